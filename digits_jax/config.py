@@ -1,0 +1,307 @@
+"""A training run's configuration: one frozen dataclass, and the presets that fill it in."""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from digits_jax.errors import InputError
+from digits_jax.runs.folder import read_json
+
+ARCHS = ("cnn", "mlp", "ann")
+PRESET_NAMES = ("quick", "standard", "best")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. A field that is None is filled in by the preset.
+
+    Example:
+      >>> TrainConfig(arch="ann", preset="quick", dropout=0.1).resolve("mnist").dropout
+      0.1
+    """
+
+    arch: str = "cnn"
+    """Network: cnn, or mlp (ann is another word for it)."""
+    preset: str = "standard"
+    """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes)."""
+    dataset: str = "auto"
+    """Data set: mnist, fashion_mnist, kmnist, emnist/letters, emnist/balanced, emnist/digits,
+    digits (1,797 images that come with scikit-learn), or auto: mnist where it can be had, else
+    digits."""
+    data_dir: str | None = None
+    """Folder with the data set's original files, or where tensorflow-datasets keeps prepared
+    ones (default: DIGITS_JAX_DATA_DIR, else TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
+    workdir: str | None = None
+    """Folder of the run (default: a new one, runs/ARCH-DATASET-PRESET-SEED)."""
+    epochs: float | None = None
+    """Passes over the training images; fractions are allowed."""
+    batch_size: int | None = None
+    """Images in a batch, over all devices."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    schedule: str | None = None
+    """Learning rate over time: one_cycle, cosine (after a warm-up) or constant (likewise)."""
+    optimizer: str | None = None
+    """Optimizer: adam, adamw, sgd (Nesterov momentum) or lion."""
+    weight_decay: float | None = None
+    """Weight decay of kernels (adam has none)."""
+    label_smoothing: float | None = None
+    """Share of each target spread over all classes, in [0, 1)."""
+    dropout: float | None = None
+    """Share of hidden activations dropped in training, in [0, 1)."""
+    batch_norm: bool | None = None
+    """Normalise activations over the batch."""
+    hidden_sizes: tuple[int, ...] | None = None
+    """mlp: width of each hidden layer, e.g. 512,256."""
+    channels: tuple[int, ...] | None = None
+    """cnn: filters of each block, e.g. 32,64; each block halves the image."""
+    convs_per_block: int | None = None
+    """cnn: convolutions in each block."""
+    dense_size: int | None = None
+    """cnn: width of the hidden dense layer; 0 for none."""
+    augment: str | None = None
+    """Random changes to training images: none, shift, affine or elastic."""
+    seed: int = 0
+    """Seed of the initial parameters, the order of the data, augmentation and dropout."""
+    dtype: str = "float32"
+    """Type that the network computes in: float32 or bfloat16 (parameters stay float32)."""
+    devices: str = "auto"
+    """Number of devices to split each batch over, or auto. A CPU counts as one per core."""
+    platform: str = "auto"
+    """Kind of device: auto, cpu, gpu or tpu."""
+    checkpoint_every_steps: int = 0
+    """Steps between checkpoints; 0: one at the end of each epoch, at most every 30 seconds."""
+    resume: bool = False
+    """Go on with the run in --workdir from its newest checkpoint."""
+    eval_only: bool = False
+    """Don't train: score the test set with the run in --workdir."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop: nothing is written."""
+
+    def resolve(self, dataset: str) -> "TrainConfig":
+        """Fills in what is None.
+
+        Args:
+          dataset: the name that "auto" came to; small sets have their own recipes.
+
+        Returns:
+          A configuration with every field of the recipe set.
+
+        Raises:
+          InputError: see `check`.
+        """
+        check(self)
+        arch = "mlp" if self.arch == "ann" else self.arch
+        size = "small" if dataset == "digits" else "large"
+        recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
+        filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}
+        # The other architecture's sizes stay None: they don't apply.
+        filled |= {name: None for name in ARCH_ONLY[arch] if getattr(self, name) is not None}
+        return dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+# Fields that say what to do now, not what is trained: they may differ between a run and its
+# resumption.
+NOT_THE_RUN = frozenset(
+    "data_dir workdir devices platform checkpoint_every_steps resume eval_only dry_run".split()
+)
+# For each architecture, the fields that belong to the other alone.
+ARCH_ONLY = {
+    "mlp": ("channels", "convs_per_block", "dense_size"),
+    "cnn": ("hidden_sizes",),
+}
+
+BASE = {
+    "mlp": {
+        "batch_size": 256,
+        "learning_rate": 0.004,
+        "schedule": "one_cycle",
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "label_smoothing": 0.1,
+        "dropout": 0.0,
+        "batch_norm": True,
+        "hidden_sizes": (512, 512),
+        "augment": "none",
+    },
+    "cnn": {
+        "batch_size": 256,
+        "learning_rate": 0.01,
+        "schedule": "one_cycle",
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "label_smoothing": 0.1,
+        "dropout": 0.0,
+        "batch_norm": True,
+        "channels": (32, 64),
+        "convs_per_block": 1,
+        "dense_size": 128,
+        "augment": "none",
+    },
+}
+
+# Chosen on the validation split; the README states what each reaches.
+RECIPES = {
+    ("cnn", "large"): {
+        "quick": {"epochs": 1.0},
+        "standard": {"epochs": 10.0, "augment": "affine"},
+        "best": {
+            "epochs": 40.0,
+            "augment": "elastic",
+            "channels": (64, 128),
+            "convs_per_block": 2,
+            "dense_size": 256,
+        },
+    },
+    ("mlp", "large"): {
+        "quick": {"epochs": 2.0},
+        "standard": {"epochs": 10.0, "augment": "shift"},
+        "best": {"epochs": 60.0, "augment": "elastic", "hidden_sizes": (1024, 1024, 512)},
+    },
+    ("cnn", "small"): {
+        "quick": {"epochs": 15.0, "batch_size": 64},
+        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
+        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+    },
+    ("mlp", "small"): {
+        "quick": {"epochs": 15.0, "batch_size": 64},
+        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
+        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+    },
+}
+
+
+def _choice(name, value, allowed):
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), allowed, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise InputError(f"--{_flag(name)}={value}: allowed are {', '.join(allowed)}{hint}")
+
+
+def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=True):
+    fits = math.isfinite(value) and (low <= value if low_allowed else low < value)
+    fits = fits and (value <= high if high_allowed else value < high)
+    if not fits:
+        bound = f"{'at least' if low_allowed else 'more than'} {low}"
+        if high < math.inf:
+            bound += f" and {'at most' if high_allowed else 'less than'} {high}"
+        raise InputError(f"--{_flag(name)}={value}: give a number that is {bound}")
+
+
+def _flag(name):
+    return name.replace("_", "-")
+
+
+def check(config: TrainConfig) -> None:
+    """Raises an InputError that names the first field of a configuration that can't be used."""
+    _choice("arch", config.arch, ARCHS)
+    _choice("preset", config.preset, PRESET_NAMES)
+    _choice("dtype", config.dtype, DTYPES)
+    given = {k: v for k, v in config.to_dict().items() if v is not None}
+    arch = "mlp" if config.arch == "ann" else config.arch
+    for name in ARCH_ONLY[arch]:
+        if name in given:
+            raise InputError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
+    for name, minimum in {"batch_size": 1, "convs_per_block": 1, "dense_size": 0}.items():
+        if name in given:
+            _number(name, given[name], minimum)
+    # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
+    _number("seed", config.seed, 0, 2**31 - 1)
+    _number("checkpoint_every_steps", config.checkpoint_every_steps, 0)
+    for name in ("epochs", "learning_rate"):
+        if name in given:
+            _number(name, given[name], 0, low_allowed=False)
+    if "weight_decay" in given:
+        _number("weight_decay", given["weight_decay"], 0)
+    for name in ("label_smoothing", "dropout"):
+        if name in given:
+            _number(name, given[name], 0, 1, high_allowed=False)
+    for name in ("hidden_sizes", "channels"):
+        for size in given.get(name, ()):
+            _number(name, size, 1)
+    if config.devices != "auto":
+        if not config.devices.isdecimal():
+            raise InputError(f"--devices={config.devices}: give a number, or auto")
+        _number("devices", int(config.devices), 1)
+    if (config.resume or config.eval_only) and not config.workdir:
+        flag = "--resume" if config.resume else "--eval-only"
+        raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
+    if config.resume and config.eval_only:
+        raise InputError("--resume and --eval-only exclude each other; give one")
+
+
+def from_dict(values: Any, source: str) -> TrainConfig:
+    """A configuration from plain values, as `TrainConfig.to_dict` gives them.
+
+    Args:
+      values: a dictionary; unknown names and wrong types are refused.
+      source: where it came from, for the message.
+
+    Raises:
+      InputError: what doesn't fit.
+
+    Example:
+      >>> from_dict({"arch": "mlp", "hidden_sizes": [64]}, "here").hidden_sizes
+      (64,)
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: expected an object with the fields of a configuration")
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for name, value in values.items():
+        if name not in fields:
+            raise InputError(f"{source}: unknown field {name!r}")
+        values = {**values, name: _typed(name, value, fields[name].type, source)}
+    config = TrainConfig(**values)
+    check(config)
+    return config
+
+
+def _typed(name, value, annotation, source):
+    kinds = typing.get_args(annotation) or (annotation,)
+    if value is None and types.NoneType in kinds:
+        return None
+    kind = kinds[0]
+    if typing.get_origin(kind) is tuple:
+        if isinstance(value, list | tuple) and all(type(v) is int for v in value):
+            return tuple(value)
+    # bool is a kind of int to Python; and JSON writes 2.0 as 2 in some hands.
+    elif type(value) is kind or (kind is float and type(value) is int):
+        return kind(value)
+    name_of = getattr(annotation, "__name__", str(annotation))
+    raise InputError(f"{source}: field {name!r} is {json.dumps(value)}, not {name_of}")
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The configuration that a run wrote to its ``config.json``.
+
+    Raises:
+      InputError: no such file, or not a configuration.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict) or "config" not in values:
+        raise InputError(f"{path}: has no field 'config'; is it a run's config.json?")
+    return from_dict(values["config"], str(path))
+
+
+def first_difference(a: TrainConfig, b: TrainConfig) -> str | None:
+    """The name of the first field in which two runs differ, or None.
+
+    Example:
+      >>> first_difference(TrainConfig(seed=1, workdir="a"), TrainConfig(seed=2, workdir="b"))
+      'seed'
+    """
+    for name, value in a.to_dict().items():
+        if name not in NOT_THE_RUN and value != getattr(b, name):
+            return name
+    return None

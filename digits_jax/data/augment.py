@@ -1,0 +1,171 @@
+"""Random changes to training images: pure functions of (key, images), for use inside a step.
+
+images: float32 [batch, height, width, channels] in [0, 1]; so is what comes back.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from digits_jax.errors import InputError
+
+# Strengths of the named policies, as `warp` takes them.
+POLICIES = {
+    "none": {},
+    "shift": {"shift_pixels": 2.0},
+    "affine": {
+        "rotation_degrees": 10.0,
+        "scale_factor": 1.1,
+        "shear_degrees": 8.0,
+        "shift_pixels": 2.0,
+    },
+    "elastic": {
+        "rotation_degrees": 10.0,
+        "scale_factor": 1.15,
+        "shear_degrees": 10.0,
+        "shift_pixels": 2.0,
+        "elastic_pixels": 1.2,
+    },
+}
+
+
+def make_augment(policy: str) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """The function that a policy's name stands for.
+
+    Args:
+      policy: a name in `POLICIES`.
+
+    Returns:
+      ``f(key, images) -> images``, or None for "none".
+
+    Raises:
+      InputError: an unknown policy.
+
+    Example:
+      >>> make_augment("none") is None
+      True
+    """
+    if policy not in POLICIES:
+        raise InputError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
+    return partial(warp, **POLICIES[policy]) if POLICIES[policy] else None
+
+
+def warp(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    rotation_degrees: float = 0.0,
+    scale_factor: float = 1.0,
+    shear_degrees: float = 0.0,
+    shift_pixels: float = 0.0,
+    elastic_pixels: float = 0.0,
+    elastic_sigma_pixels: float = 4.0,
+) -> jax.Array:
+    """Rotates, scales, shears, shifts and bends each image by its own random amounts.
+
+    All of it is one map of coordinates about the image's centre, sampled once (bilinear,
+    zero outside), so that strokes are blurred no more than by a single change.
+
+    Args:
+      key: a JAX key.
+      images: float32 [batch, height, width, channels].
+      rotation_degrees: angles are uniform in plus and minus this.
+      scale_factor: width and height are each multiplied by a factor that is log-uniform
+        between one over this and this; 1 leaves them.
+      shear_degrees: slant, uniform in plus and minus this.
+      shift_pixels: along each axis, uniform in plus and minus this.
+      elastic_pixels: standard deviation of the displacement field.
+      elastic_sigma_pixels: its smoothness, the standard deviation of the Gaussian that
+        filters it.
+
+    Returns:
+      float32 [batch, height, width, channels]. All strengths zero (and the scale factor 1)
+      is the identity.
+
+    Raises:
+      InputError: a negative strength, or a scale factor under 1.
+
+    Example:
+      >>> images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
+      >>> bool(jnp.all(warp(jax.random.key(1), images) == images))
+      True
+
+    Reference:
+      Simard, Steinkraus and Platt, Best Practices for Convolutional Neural Networks Applied
+      to Visual Document Analysis, 2003 (the elastic field).
+    """
+    strengths = {
+        "rotation_degrees": rotation_degrees,
+        "shear_degrees": shear_degrees,
+        "shift_pixels": shift_pixels,
+        "elastic_pixels": elastic_pixels,
+    }
+    for name, value in strengths.items():
+        if value < 0:
+            raise InputError(f"{name} is {value}; a strength is 0 or more")
+    if scale_factor < 1:
+        raise InputError(f"scale_factor is {scale_factor}; it is 1 (no scaling) or more")
+    chex.assert_rank(images, 4)
+    batch, height, width, _ = images.shape
+    affine_key, elastic_key = jax.random.split(key)
+    # Uniform in [-1, 1): angle, slant, two log scales, two shifts.
+    angle, slant, *rest = jax.random.uniform(affine_key, (6, batch, 1, 1), minval=-1.0)
+    log_scale_y, log_scale_x, shift_y, shift_x = rest
+    angle = jnp.deg2rad(rotation_degrees) * angle
+    slant = jnp.tan(jnp.deg2rad(shear_degrees) * slant)
+    scale_y, scale_x = (scale_factor**s for s in (log_scale_y, log_scale_x))
+
+    y = (jnp.arange(height, dtype=jnp.float32) - (height - 1) / 2).reshape(1, height, 1)
+    x = (jnp.arange(width, dtype=jnp.float32) - (width - 1) / 2).reshape(1, 1, width)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    source_y = (cos * y - sin * x) * scale_y
+    source_x = (sin * y + cos * x) * scale_x + slant * y
+    if elastic_pixels:
+        field = _smooth_field(elastic_key, batch, height, width, elastic_sigma_pixels)
+        source_y = source_y + elastic_pixels * field[0]
+        source_x = source_x + elastic_pixels * field[1]
+    source_y = source_y + shift_pixels * shift_y + (height - 1) / 2
+    source_x = source_x + shift_pixels * shift_x + (width - 1) / 2
+    return _sample(images, source_y, source_x)
+
+
+def _smooth_field(key, batch, height, width, sigma):
+    """Two Gaussian fields of unit variance, smooth over ``sigma`` pixels.
+
+    Noise lies on a grid with spacing ``sigma``, not on every pixel: smoothed, it looks the
+    same, and drawing normal numbers is what an elastic warp spends its time on.
+    """
+
+    def kernel(size):
+        grid = jnp.arange(-sigma, size + 2 * sigma, sigma)
+        weights = jnp.exp(-0.5 * ((jnp.arange(size)[:, None] - grid[None, :]) / sigma) ** 2)
+        # Unit variance everywhere, at the border and between the grid's points too.
+        return weights / jnp.sqrt(jnp.sum(weights**2, axis=1, keepdims=True))
+
+    rows, columns = kernel(height), kernel(width)
+    noise = jax.random.normal(key, (2, batch, rows.shape[1], columns.shape[1]))
+    return jnp.einsum("ij,...jk,lk->...il", rows, noise, columns)
+
+
+def _sample(images, y, x):
+    """Bilinear samples of images at (y, x), both [batch, height, width]; zero outside."""
+    batch, height, width, channels = images.shape
+    # A border of two zeros: every coordinate, once clipped to it, has four neighbours.
+    padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    y = jnp.clip(y + 2, 0.0, height + 2.0)
+    x = jnp.clip(x + 2, 0.0, width + 2.0)
+    y0, x0 = jnp.floor(y), jnp.floor(x)
+    wy, wx = (y - y0).reshape(batch, -1, 1), (x - x0).reshape(batch, -1, 1)
+    stride = width + 4
+    index = (y0.astype(jnp.int32) * stride + x0.astype(jnp.int32)).reshape(batch, -1, 1)
+    flat = padded.reshape(batch, -1, channels)
+
+    def pixels(offset):
+        return jnp.take_along_axis(flat, index + offset, axis=1, mode="clip")
+
+    top = pixels(0) * (1 - wx) + pixels(1) * wx
+    bottom = pixels(stride) * (1 - wx) + pixels(stride + 1) * wx
+    return (top * (1 - wy) + bottom * wy).reshape(images.shape)

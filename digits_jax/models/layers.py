@@ -1,0 +1,94 @@
+"""Building blocks that are fast on every backend.
+
+images and feature maps: float [batch, height, width, channels].
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+def space_to_depth(images: jax.Array, block: int = 2) -> jax.Array:
+    """Moves each block of pixels into the channels.
+
+    Args:
+      images: float [batch, height, width, channels]; height and width are multiples of ``block``.
+      block: side of a block, in pixels.
+
+    Returns:
+      float [batch, height / block, width / block, block * block * channels].
+
+    Raises:
+      AssertionError: where ``images`` isn't of rank 4.
+
+    Example:
+      >>> space_to_depth(jnp.zeros((5, 28, 28, 1))).shape
+      (5, 14, 14, 4)
+    """
+    chex.assert_rank(images, 4)
+    batch, height, width, channels = images.shape
+    x = images.reshape(batch, height // block, block, width // block, block, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // block, width // block, block * block * channels)
+
+
+def _quads(x):
+    """[batch, h, w, c] -> [batch, h // 2, 2, w // 2, 2, c]; an odd last row or column is cut."""
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+@jax.custom_vjp
+def max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over windows of 2x2 with stride 2; an odd last row or column is left out.
+
+    The values and the gradient (which goes to the first of equal maxima) are those of
+    ``flax.linen.max_pool(x, (2, 2), (2, 2))``. That one's gradient is XLA's
+    select-and-scatter, which is serial on CPU and was the slowest operation of a whole
+    train step; written with comparisons it halved the step's time or better.
+
+    Args:
+      x: float [batch, height, width, channels].
+
+    Returns:
+      float [batch, height // 2, width // 2, channels].
+
+    Example:
+      >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+    """
+    return _quads(x).max((2, 4))
+
+
+def _max_pool_forward(x):
+    y = max_pool(x)
+    return y, (x, y)
+
+
+def _max_pool_backward(residuals, grad):
+    x, y = residuals
+    _, height, width, _ = x.shape
+    quads = _quads(x)
+    top_left, top_right, bottom_left = (
+        quads[:, :, i, :, j] == y for i, j in ((0, 0), (0, 1), (1, 0))
+    )
+    zero = jnp.zeros_like(grad)
+    top = jnp.stack(
+        [jnp.where(top_left, grad, zero), jnp.where(top_right & ~top_left, grad, zero)], 3
+    )
+    above = top_left | top_right
+    bottom = jnp.stack(
+        [
+            jnp.where(bottom_left & ~above, grad, zero),
+            jnp.where(~(above | bottom_left), grad, zero),
+        ],
+        3,
+    )
+    x_grad = jnp.stack([top, bottom], 2).reshape(
+        quads.shape[0], height // 2 * 2, width // 2 * 2, -1
+    )
+    return (jnp.pad(x_grad, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -1,0 +1,56 @@
+"""The multi-layer perceptron (the "ANN").
+
+images: float [batch, height, width, channels] in [0, 1]; logits: float32 [batch, classes].
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class MLP(nn.Module):
+    """Flattens the image; then dense layers with ReLU; then logits.
+
+    Attributes:
+      num_classes: number of logits.
+      hidden_sizes: width of each hidden layer; any number of them, none included.
+      dropout: fraction of each hidden layer's activations dropped in training.
+      batch_norm: normalise each hidden layer over the batch, before its ReLU.
+      dtype: of the computation; parameters and statistics stay float32.
+
+    Example:
+      >>> variables = MLP(hidden_sizes=(64,)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> variables["params"]["hidden_0"]["kernel"].shape
+      (784, 64)
+    """
+
+    num_classes: int = 10
+    hidden_sizes: Sequence[int] = (512, 512)
+    dropout: float = 0.0
+    batch_norm: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
+        chex.assert_rank(images, 4)
+        x = images.reshape(images.shape[0], -1).astype(self.dtype)
+        for i, size in enumerate(self.hidden_sizes):
+            # A bias before BatchNorm is subtracted again with the mean.
+            x = nn.Dense(size, use_bias=not self.batch_norm, dtype=self.dtype, name=f"hidden_{i}")(
+                x
+            )
+            if self.batch_norm:
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.9,
+                    axis_name=axis_name,
+                    dtype=self.dtype,
+                    name=f"norm_{i}",
+                )(x)
+            x = nn.relu(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="logits")(x).astype(jnp.float32)

@@ -1,0 +1,231 @@
+"""A run's folder: the names of its files, and how they are written and read.
+
+    config.json        the configuration, versions, device, data set
+    metrics.jsonl      one object per epoch
+    checkpoints/       see checkpoint.py
+    predictions.npz    labels int32 [n], logits float32 [n, classes], in test-set order;
+                       validation_labels, validation_logits likewise
+    results.json       the finished run's numbers
+    curves.png         loss and accuracy by epoch
+
+Whole files are written aside and renamed, so that a reader sees the old one or the new one.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digits_jax.errors import InputError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+RESULTS = "results.json"
+PREDICTIONS = "predictions.npz"
+CHECKPOINTS = "checkpoints"
+_LOCK = ".lock"
+
+
+def new_workdir(name: str, root: Path = Path("runs")) -> Path:
+    """Makes a folder that wasn't there: root/name, or root/name-2, root/name-3, ...
+
+    Raises:
+      InputError: it can't be written.
+
+    Example:
+      >>> import tempfile
+      >>> root = Path(tempfile.mkdtemp())
+      >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
+      ['cnn-mnist', 'cnn-mnist-2']
+    """
+    for number in itertools.count(1):
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _not_writable(path, error) from None
+    raise AssertionError("count() doesn't end")
+
+
+def _not_writable(path, error):
+    return InputError(
+        f"--workdir={path} can't be written ({error.strerror}); give a folder that can"
+    )
+
+
+@contextlib.contextmanager
+def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
+    """Keeps a run's folder to this process while it writes there.
+
+    The lock is the operating system's: it goes with the process, however that ends.
+
+    Args:
+      path: the folder.
+      new: make it, for a run that is about to start; else it holds one already.
+
+    Raises:
+      InputError: it can't be written, another process has it, or (``new``) it holds a run.
+    """
+    if not new:
+        check_run(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / _LOCK, "w"))
+        except OSError as error:
+            raise _not_writable(path, error) from None
+        _lock(lock, path)
+        if new and (path / CONFIG).exists():
+            raise InputError(
+                f"--workdir={path} already holds a run; "
+                "give another folder, or --resume to go on with it"
+            )
+        yield
+
+
+def _lock(file, path):
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows has no flock: two processes aren't kept apart there.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"--workdir={path} is in use by another process; wait for it, or give another folder"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all; NaN and infinity, which JSON hasn't, are an error."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    _replace(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      InputError: it can't be read, or isn't JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+    except ValueError:
+        raise InputError(f"{path}: isn't JSON; was it changed by hand?") from None
+
+
+def write_predictions(path: Path, **arrays: np.ndarray) -> None:
+    """Writes ``predictions.npz`` into a run's folder, whole or not at all."""
+    _replace(path / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))
+
+
+def _replace(path, write):
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Adds one epoch's line to ``metrics.jsonl``."""
+    with open(path / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The epochs' numbers, oldest first; a last line cut short by a crash is left out."""
+    rows = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+def keep_metrics(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """Drops the epochs after a step, which a resumed run will do again; returns the rest."""
+    rows = [row for row in read_metrics(path) if row["step"] <= last_step]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    _replace(path / METRICS, lambda file: file.write(text.encode()))
+    return rows
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as others read it.
+
+    Attributes:
+      path: its folder.
+      results: what is in ``results.json``.
+      labels: int32 [n], of the test set.
+      logits: float32 [n, classes].
+      validation_labels, validation_logits: likewise, of the validation split.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    labels: np.ndarray
+    logits: np.ndarray
+    validation_labels: np.ndarray
+    validation_logits: np.ndarray
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """``results.json`` of a run's folder.
+
+    Raises:
+      InputError: no such folder, no run in it, or one that isn't finished.
+    """
+    check_run(path)
+    if not (path / RESULTS).exists():
+        raise InputError(
+            f"{path}: the run isn't finished (no {RESULTS}); "
+            f"finish it with python -m digits_jax.train --resume --workdir={path}"
+        )
+    return read_json(path / RESULTS)
+
+
+def read_run(path: Path) -> Run:
+    """A finished run's numbers and predictions.
+
+    Raises:
+      InputError: as `read_results`, or predictions that are missing or damaged.
+    """
+    results = read_results(path)
+    names = ("labels", "logits", "validation_labels", "validation_logits")
+    try:
+        with np.load(path / PREDICTIONS) as file:
+            arrays = {name: file[name] for name in names}
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: has no {PREDICTIONS}; write it with python -m digits_jax.evaluate {path}"
+        ) from None
+    except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
+        raise InputError(f"{path / PREDICTIONS}: can't be read ({error}); is it whole?") from None
+    return Run(path, results, **arrays)
+
+
+def check_run(path: Path) -> None:
+    """Raises an InputError where a folder holds no run."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give the folder of a run")
+    if not (path / CONFIG).is_file():
+        raise InputError(f"{path}: holds no run (no {CONFIG}); give the folder of a run")

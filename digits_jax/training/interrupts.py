@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and leave."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class Interrupted(Exception):  # noqa: N818 - it isn't an error
+    """Training was asked to stop, and has saved what it had.
+
+    Attributes:
+      signal_number: what asked.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Whether a signal came, and which."""
+
+    signal_number: int | None = None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """While open, the first SIGINT or SIGTERM is noted; a second one acts as it always does."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # Python delivers signals to the main thread alone.
+        return
+    previous = {}
+
+    def restore():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number, _frame):
+        request.signal_number = number
+        restore()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        restore()

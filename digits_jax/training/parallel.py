@@ -1,0 +1,208 @@
+"""Which devices a step runs on, and how: jit, shard_map or pmap of the same bare step.
+
+A step is called as ``step(replicated, batch, *replicated)``: the state first, then a batch (a
+pytree of arrays whose first axis is sharded over the mesh axis "data"), then whatever else is
+the same everywhere.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from digits_jax.errors import InputError
+
+AXIS = "data"
+MODES = ("jit", "shard_map", "pmap")
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+
+
+def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
+    """Starts JAX on a platform, the CPU split into several devices, and lists its devices.
+
+    A JAX that runs already (in a notebook, say) stays as it is.
+
+    Args:
+      platform: "auto" (what JAX prefers), "cpu", "gpu" or "tpu".
+      cpu_devices: devices to split the CPU into, where the CPU it is.
+
+    Returns:
+      The platform's devices.
+
+    Raises:
+      InputError: a platform that isn't here.
+    """
+    if platform not in PLATFORMS:
+        raise InputError(f"platform is {platform!r}; allowed: {', '.join(PLATFORMS)}")
+    try:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    except RuntimeError:
+        pass  # The backend has started: its devices are what there is.
+    except ValueError:
+        pass  # XLA_FLAGS already say how many.
+    try:
+        return jax.devices(None if platform == "auto" else platform)
+    except RuntimeError as error:
+        raise InputError(
+            f"platform {platform!r} isn't available to JAX here "
+            f"({str(error).splitlines()[0]}); use --platform=auto"
+        ) from None
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_devices(
+    devices: list[jax.Device], wanted: str | int, batch_size: int, *, heavy: bool
+) -> list[jax.Device]:
+    """The devices to train on.
+
+    Args:
+      devices: those that there are.
+      wanted: a number, or "auto": as many as divide the batch; but one for a light step on a
+        CPU, whose few large matrix products use all cores by themselves.
+      batch_size: images in each batch.
+      heavy: whether the step has convolutions.
+
+    Returns:
+      The first devices of the list.
+
+    Raises:
+      InputError: more devices than there are, or a batch that they don't divide.
+
+    Example:
+      >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
+      ['cpu:0', 'cpu:1']
+    """
+    if wanted == "auto":
+        if not heavy and getattr(devices[0], "platform", "cpu") == "cpu":
+            return devices[:1]
+        return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
+    count = int(wanted)
+    if not 1 <= count <= len(devices):
+        raise InputError(
+            f"devices is {count}; JAX has {len(devices)} here ({devices[0].platform}): "
+            f"give 1 to {len(devices)}, or 'auto'"
+        )
+    if batch_size % count:
+        raise InputError(
+            f"batch_size is {batch_size}, which {count} devices don't divide; "
+            f"use {batch_size // count * count or count} or {-(-batch_size // count) * count}"
+        )
+    return devices[:count]
+
+
+def make_mesh(devices: list[jax.Device]) -> Mesh:
+    """A mesh with the one axis "data" over the devices."""
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a pytree on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def shard(batch: Any, mesh: Mesh) -> Any:
+    """Splits the first axis of a batch's arrays over the devices of the mesh."""
+    return jax.device_put(batch, NamedSharding(mesh, P(AXIS)))
+
+
+def parallelize(
+    step: Callable,
+    mesh: Mesh,
+    mode: str = "jit",
+    *,
+    outputs: Any = P(),
+    donate_state: bool = False,
+) -> Callable:
+    """Compiles a bare step for the devices of a mesh.
+
+    "jit" gives the compiler the whole, sharded arrays: it inserts the communication, random
+    numbers are the same on any number of devices, and ``axis_name`` isn't passed. "shard_map"
+    and "pmap" run the step on each device's part with ``axis_name="data"``; pmap is there for
+    programs that still use it.
+
+    Args:
+      step: ``step(state, batch, *rest, axis_name=...)``.
+      mesh: of one axis, "data".
+      mode: "jit", "shard_map" or "pmap".
+      outputs: which outputs are per image, like logits (``PartitionSpec("data")``), and which
+        are the same everywhere (``PartitionSpec()``): one for all, or a tuple of one for each.
+      donate_state: let the new state take the old one's memory.
+
+    Returns:
+      The compiled step, called like the bare one.
+
+    Raises:
+      InputError: an unknown mode.
+
+    Example:
+      >>> mesh = make_mesh(jax.devices()[:1])
+      >>> total = parallelize(lambda state, batch: state + batch.sum(), mesh)
+      >>> float(total(1.0, np.ones(4)))
+      5.0
+    """
+    donate = (0,) if donate_state else ()
+    if mode == "jit":
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), outputs, is_leaf=_is_spec)
+
+        @partial(jax.jit, donate_argnums=donate, out_shardings=shardings)
+        def whole(state, batch, *rest):
+            # Inputs that weren't placed (NumPy arrays, a state from one device) are placed here.
+            batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P(AXIS)))
+            return step(state, batch, *rest)
+
+        return whole
+    named = partial(step, axis_name=AXIS)
+    if mode == "shard_map":
+
+        @partial(jax.jit, donate_argnums=donate)
+        def mapped(state, batch, *rest):
+            specs = (P(), P(AXIS), *[P()] * len(rest))
+            # Without the check of replication, psum's gradient is psum, as the step expects.
+            return jax.shard_map(
+                named, mesh=mesh, in_specs=specs, out_specs=outputs, check_vma=False
+            )(state, batch, *rest)
+
+        return mapped
+    if mode == "pmap":
+        return _pmap(named, mesh, outputs)
+    raise InputError(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
+
+
+def _is_spec(x):
+    return isinstance(x, P)
+
+
+def _pmap(step, mesh, outputs):
+    devices = list(mesh.devices.flat)
+    out_axes = jax.tree.map(lambda spec: 0 if spec == P(AXIS) else None, outputs, is_leaf=_is_spec)
+    mapped = {}
+
+    def split(x):
+        return x.reshape(len(devices), -1, *x.shape[1:])
+
+    def join(spec, tree):
+        return (
+            jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree) if spec == P(AXIS) else tree
+        )
+
+    def run(state, batch, *rest):
+        if len(rest) not in mapped:  # one pmap for all calls: each traces anew
+            axes = (None, 0, *[None] * len(rest))
+            mapped[len(rest)] = jax.pmap(
+                step, AXIS, in_axes=axes, out_axes=out_axes, devices=devices
+            )
+        out = mapped[len(rest)](state, jax.tree.map(split, batch), *rest)
+        return jax.tree.map(join, outputs, out, is_leaf=_is_spec)
+
+    return run

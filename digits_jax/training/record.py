@@ -1,0 +1,121 @@
+"""What a run writes about itself."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from digits_jax.training.scoring import Score
+from digits_jax.training.state import TrainState, count_params
+
+
+def device_name(mesh: Mesh) -> str:
+    """Platform and kind of a mesh's devices; of a CPU, the processor's name.
+
+    Example:
+      >>> device_name(Mesh(np.array(jax.devices("cpu")[:1]), ("data",))).startswith("cpu: ")
+      True
+    """
+    device = mesh.devices.flat[0]
+    kind = device.device_kind
+    if device.platform == "cpu":
+        kind = _processor() or kind
+    return f"{device.platform}: {kind}"
+
+
+def _processor():
+    # platform.processor() is empty or just "x86_64" on most Linux systems.
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def describe_run(plan: Any) -> dict[str, Any]:
+    """What ``config.json`` holds: the configuration, and what it met."""
+    packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    dataset = plan.dataset
+    return {
+        "config": plan.config.to_dict(),
+        "versions": {"python": platform.python_version(), **versions},
+        "device": {"kind": device_name(plan.mesh), "count": plan.mesh.size},
+        "dataset": {
+            "name": dataset.name,
+            "version": dataset.version,
+            "sha256": dataset.sha256,
+            "source": dataset.source,
+            "num_classes": dataset.num_classes,
+            "class_names": list(dataset.class_names),
+            "notice": dataset.notice,
+        },
+    }
+
+
+def params_sha256(params: Any) -> str:
+    """SHA-256 over the parameters' bytes, in the order of their sorted path names.
+
+    Example:
+      >>> params_sha256({"b": np.zeros(2), "a": np.ones(2)}) == params_sha256(
+      ...     {"a": np.ones(2), "b": np.zeros(2)})
+      True
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        digest.update(np.ascontiguousarray(named[name]).tobytes())
+    return digest.hexdigest()
+
+
+def make_results(
+    plan: Any, state: TrainState, validation: Score, test: Score, seconds: dict[str, float]
+) -> dict[str, Any]:
+    """What ``results.json`` holds.
+
+    Args:
+      plan: of the run (see `digits_jax.training.loop.Plan`).
+      state: after the last step.
+      validation: the validation split's score.
+      test: the test set's.
+      seconds: "train_seconds" (the steps alone), "compile_seconds", "total_seconds" (from the
+        loading of the data to here, in this process).
+    """
+    config, dataset = plan.config, plan.dataset
+    steps = int(state.step)
+    return {
+        "arch": config.arch,
+        "preset": config.preset,
+        "dataset": dataset.name,
+        "dataset_version": dataset.version,
+        "dataset_sha256": dataset.sha256,
+        "dataset_notice": dataset.notice,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "seed": config.seed,
+        "num_params": count_params(state.params),
+        "steps": steps,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "validation_accuracy": validation.accuracy,
+        "validation_errors": validation.errors,
+        "validation_count": validation.count,
+        "validation_loss": validation.loss,
+        "test_accuracy": test.accuracy,
+        "test_errors": test.errors,
+        "test_count": test.count,
+        "test_loss": test.loss,
+        **seconds,
+        "images_per_second": steps * config.batch_size / seconds["train_seconds"],
+        "params_sha256": params_sha256(state.params),
+        "device": device_name(plan.mesh),
+        "num_devices": plan.mesh.size,
+        "jax_version": jax.__version__,
+    }

@@ -1,0 +1,90 @@
+"""Scores a whole split with a trained state: every image, the last short batch included."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from digits_jax.data.pipeline import eval_batches
+from digits_jax.training.parallel import AXIS, parallelize, shard
+from digits_jax.training.state import TrainState
+from digits_jax.training.steps import eval_step, predict_step
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a split was recognised.
+
+    Attributes:
+      loss: mean cross-entropy in nats.
+      correct: images recognised.
+      count: images scored.
+      labels: int32 [count].
+      logits: float32 [count, classes].
+    """
+
+    loss: float
+    correct: int
+    count: int
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return self.correct / self.count
+
+    @property
+    def errors(self) -> int:
+        """Images not recognised."""
+        return self.count - self.correct
+
+
+def _score_step(state, batch):
+    # One forward pass: the compiler sees that the two share it.
+    return eval_step(state, batch), predict_step(state, batch["image"])
+
+
+def make_scorer(
+    state: TrainState, mesh: Mesh, batch_size: int, image_shape: tuple[int, ...] = (28, 28, 1)
+) -> Callable[[TrainState, Any], Score]:
+    """Compiles a function that scores the images and labels of a split.
+
+    Args:
+      state: whose shapes and sharding it is compiled for.
+      mesh: of the devices.
+      batch_size: images scored at once; the devices divide it.
+      image_shape: of the split's uint8 images.
+
+    Returns:
+      ``f(state, split) -> Score``, for a split with ``images`` uint8 [n, *image_shape] and
+      ``labels`` int32 [n].
+    """
+    example = {
+        "image": np.zeros((batch_size, *image_shape), np.uint8),
+        "label": np.zeros(batch_size, np.int32),
+        "mask": np.zeros(batch_size, np.float32),
+    }
+    step = parallelize(_score_step, mesh, outputs=(P(), P(AXIS)))
+    step = step.lower(state, shard(example, mesh)).compile()
+
+    def score(state: TrainState, split: Any) -> Score:
+        totals, logits = {"loss": 0.0, "correct": 0.0, "count": 0.0}, []
+        for batch in eval_batches(split.images, split.labels, batch_size):
+            sums, batch_logits = step(state, shard(batch, mesh))
+            for name in totals:
+                totals[name] += float(sums[name])
+            logits.append(np.asarray(batch_logits))
+        count = int(totals["count"])
+        return Score(
+            loss=totals["loss"] / count,
+            correct=int(totals["correct"]),
+            count=count,
+            labels=np.asarray(split.labels, np.int32),
+            logits=np.concatenate(logits)[:count],
+        )
+
+    return score

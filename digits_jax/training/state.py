@@ -1,0 +1,83 @@
+"""Everything that training changes, in one pytree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """A training run's state between two steps.
+
+    Attributes:
+      step: int32 scalar, completed updates.
+      params: the trained parameters.
+      batch_stats: BatchNorm's running statistics; empty for a module without any.
+      opt_state: the optimizer's state.
+      apply_fn: the module's ``apply`` (static).
+      tx: the optax transformation (static).
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    apply_fn: Callable = flax.struct.field(pytree_node=False)
+    tx: optax.GradientTransformation = flax.struct.field(pytree_node=False)
+
+    @property
+    def variables(self) -> dict:
+        """What ``apply_fn`` takes as its first argument."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_train_state(
+    module: nn.Module,
+    tx: optax.GradientTransformation,
+    key: jax.Array,
+    image_shape: tuple[int, ...] = (28, 28, 1),
+) -> TrainState:
+    """Initialises a module and its optimizer.
+
+    Args:
+      module: called as ``module(images, train=bool)``, float32 [batch, *image_shape] in and
+        logits [batch, classes] out. One that is to run under ``jax.shard_map`` or
+        ``jax.pmap`` takes ``axis_name`` too, for its BatchNorm.
+      tx: an optax transformation.
+      key: a JAX key.
+      image_shape: height, width, channels.
+
+    Returns:
+      The state at step 0.
+
+    Example:
+      >>> from digits_jax import MLP
+      >>> state = create_train_state(MLP(), optax.sgd(0.1), jax.random.key(0))
+      >>> int(state.step)
+      0
+    """
+    variables = jax.jit(module.init)(key, jnp.zeros((1, *image_shape), jnp.float32))
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+        apply_fn=module.apply,
+        tx=tx,
+    )
+
+
+def count_params(params: Any) -> int:
+    """The number of trained values in ``params``.
+
+    Example:
+      >>> count_params({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
+      16
+    """
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,192 @@
+"""One training step and one evaluation step: pure, not yet jitted.
+
+batch: {"image": uint8 in [0, 255] or float32 in [0, 1], [batch, height, width, channels];
+"label": int32 [batch]; "mask": float32 [batch], 1 for an image that counts and 0 for
+padding}. logits: float32 [batch, classes].
+
+``axis_name`` names the mesh axis that a batch is sharded over, inside ``jax.shard_map`` or
+``jax.pmap``. Without one (plain ``jax.jit``) arrays are global, and so are all sums.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from digits_jax.training.state import TrainState
+
+
+def check_batch(batch: dict) -> None:
+    """Raises an AssertionError that names the array of ``batch`` that can't be right."""
+    images, labels, mask = batch["image"], batch["label"], batch["mask"]
+    chex.assert_rank(images, 4, custom_message='batch["image"] is [batch, height, width, channels]')
+    chex.assert_shape([labels, mask], images.shape[:1], custom_message='"label" and "mask" [batch]')
+    chex.assert_type(labels, int, custom_message='batch["label"] holds class numbers')
+    chex.assert_type(mask, float, custom_message='batch["mask"] is 0.0 or 1.0')
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 in [0, 255] to float32 in [0, 1]; floating-point images stay as they are.
+
+    Example:
+      >>> to_float(jnp.array([0, 255], jnp.uint8)).tolist()
+      [0.0, 1.0]
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    chex.assert_type(images, float, custom_message="images are uint8, or float in [0, 1]")
+    return images
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    r"""Softmax cross-entropy against smoothed one-hot targets, not reduced.
+
+    .. math:: -\sum_k \left((1 - s) [k = y] + s / K\right) \log \mathrm{softmax}(z)_k
+
+    Args:
+      logits: float32 [batch, classes], :math:`z`.
+      labels: int32 [batch], :math:`y`.
+      label_smoothing: :math:`s` in [0, 1).
+
+    Returns:
+      float32 [batch], in nats.
+
+    Example:
+      >>> round(float(cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))[0]), 4)
+      2.3026
+
+    Reference:
+      Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
+    """
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Sums over the images whose mask is 1; the caller divides once, at the end.
+
+    Returns:
+      float32 scalars: "loss" (cross-entropy in nats, summed), "correct" and "count" (images).
+
+    Example:
+      >>> sums = metric_sums(jnp.eye(3), jnp.array([0, 1, 0]), jnp.array([1.0, 1.0, 0.0]))
+      >>> float(sums["correct"]), float(sums["count"])
+      (2.0, 2.0)
+    """
+    correct = (jnp.argmax(logits, -1) == labels).astype(mask.dtype)
+    return {
+        "loss": jnp.sum(cross_entropy(logits, labels) * mask),
+        "correct": jnp.sum(correct * mask),
+        "count": jnp.sum(mask),
+    }
+
+
+def train_step(
+    state: TrainState,
+    batch: dict,
+    key: jax.Array,
+    *,
+    axis_name: str | None = None,
+    label_smoothing: float = 0.0,
+    augment: Callable | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update of the parameters.
+
+    The loss is the mean over the images of the whole batch, on all devices, whose mask is 1.
+    BatchNorm sees every image, padding too: train on full batches.
+
+    Args:
+      state: before the step.
+      batch: see the top of this module.
+      key: the run's key, the same at every step; the step's own is folded from it, so that a
+        resumed run goes on with the keys that it would have had.
+      axis_name: see the top of this module.
+      label_smoothing: see `cross_entropy`.
+      augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
+
+    Returns:
+      The state after the step, and `metric_sums` of the batch as trained on.
+
+    Example:
+      >>> from digits_jax import MLP, create_train_state
+      >>> state = create_train_state(MLP(hidden_sizes=()), optax.sgd(0.1), jax.random.key(0))
+      >>> batch = {"image": jnp.ones((2, 28, 28, 1)), "label": jnp.array([3, 3]),
+      ...          "mask": jnp.ones(2)}
+      >>> state, first = train_step(state, batch, jax.random.key(1))
+      >>> state, second = train_step(state, batch, jax.random.key(1))
+      >>> bool(second["loss"] < first["loss"]), int(state.step)
+      (True, 2)
+    """
+    check_batch(batch)
+    labels, mask = batch["label"], batch["mask"]
+    key = jax.random.fold_in(key, state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    augment_key, dropout_key = jax.random.split(key)
+    images = to_float(batch["image"])
+    if augment is not None:
+        images = augment(augment_key, images)
+    count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
+    axis = {} if axis_name is None else {"axis_name": axis_name}
+
+    def loss_fn(params):
+        logits, changed = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+            **axis,
+        )
+        # This device's share of the mean: the shares add up, also where masks differ.
+        share = jnp.sum(cross_entropy(logits, labels, label_smoothing) * mask) / count
+        return share, (logits, changed.get("batch_stats", {}))
+
+    grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, sums = _sum_over((grads, metric_sums(logits, labels, mask)), axis_name)
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return state, sums
+
+
+def predict_step(state: TrainState, images: jax.Array) -> jax.Array:
+    """Logits of images in evaluation mode.
+
+    Args:
+      state: its ``variables`` are read.
+      images: uint8 or float32 in [0, 1], [batch, height, width, channels].
+
+    Returns:
+      float32 [batch, classes].
+    """
+    chex.assert_rank(images, 4)
+    return state.apply_fn(state.variables, to_float(images), train=False)
+
+
+def eval_step(
+    state: TrainState, batch: dict, *, axis_name: str | None = None
+) -> dict[str, jax.Array]:
+    """`metric_sums` of a batch in evaluation mode, over all devices.
+
+    Args:
+      state: its ``variables`` are read.
+      batch: see the top of this module.
+      axis_name: see the top of this module.
+
+    Returns:
+      float32 scalars "loss", "correct" and "count".
+    """
+    check_batch(batch)
+    logits = predict_step(state, batch["image"])
+    return _sum_over(metric_sums(logits, batch["label"], batch["mask"]), axis_name)
+
+
+def _sum_over(tree, axis_name):
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -1,0 +1,140 @@
+"""Calibration, against scipy, scikit-learn and hand-worked tables."""
+
+import json
+
+import numpy as np
+import pytest
+import scipy.special
+from scipy.optimize import minimize_scalar
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss, log_loss
+
+from digits_jax.errors import InputError
+from digits_jax.evaluation import (
+    brier_score,
+    calibration,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+)
+
+RNG = np.random.default_rng(3)
+LABELS = RNG.integers(0, 5, 800)
+LOGITS = (RNG.normal(size=(800, 5)) + 2.5 * np.eye(5)[LABELS]) * 2
+PROBABILITIES = scipy.special.softmax(LOGITS, axis=1)
+RIGHT = LOGITS.argmax(axis=1) == LABELS
+
+
+def test_nll_is_sklearns_log_loss():
+    found = negative_log_likelihood(LABELS, LOGITS)
+    assert found.shape == (800,)
+    assert found.mean() == pytest.approx(log_loss(LABELS, PROBABILITIES))
+
+
+def test_nll_of_huge_logits_is_finite():
+    np.testing.assert_allclose(negative_log_likelihood([1], [[1e4, 0.0]]), [1e4])
+
+
+def test_brier_by_hand_and_by_sklearn():
+    # p = (0.8, 0.2), label 1: 0.8² + 0.8² = 1.28.
+    np.testing.assert_allclose(brier_score([1], [[np.log(4), 0.0]]), [1.28])
+    one_hot = np.eye(5)[LABELS]
+    expected = sum(brier_score_loss(one_hot[:, c], PROBABILITIES[:, c]) for c in range(5))
+    assert brier_score(LABELS, LOGITS).mean() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("equal", "strategy"), [("width", "uniform"), ("mass", "quantile")])
+def test_reliability_is_sklearns_calibration_curve(equal, strategy):
+    confidence = PROBABILITIES.max(axis=1)
+    accuracy, mean = calibration_curve(RIGHT, confidence, n_bins=15, strategy=strategy)
+    found = reliability(LABELS, LOGITS, 15, equal)
+    full = found.counts > 0
+    np.testing.assert_allclose(found.accuracy[full], accuracy)
+    np.testing.assert_allclose(found.confidence[full], mean)
+    expected = np.sum(found.counts[full] * np.abs(accuracy - mean)) / 800
+    assert found.ece == pytest.approx(expected)
+
+
+def test_ece_by_hand():
+    # Confidence 0.8 four times, three right (gap 0.05); 0.6 once, wrong (gap 0.6).
+    logits = [[np.log(4), 0]] * 4 + [[np.log(1.5), 0]]
+    for equal, bins in (("width", 10), ("mass", 2)):
+        found = reliability([0, 0, 0, 1, 1], logits, bins, equal)
+        assert found.ece == pytest.approx((4 * 0.05 + 0.6) / 5)
+
+
+def test_equal_mass_holds_equally_many():
+    assert set(reliability(LABELS, LOGITS, 8, "mass").counts) == {100}
+
+
+def test_images_of_one_confidence_share_a_bin():
+    found = reliability([0] * 9 + [1], [[np.log(9), 0]] * 10, 5, "mass")
+    assert sorted(found.counts) == [0, 0, 0, 0, 10]
+    assert found.ece == pytest.approx(0, abs=1e-12)
+
+
+def test_permuting_images_changes_nothing():
+    order = RNG.permutation(800)
+    first = calibration(LABELS, LOGITS).to_dict()
+    second = calibration(LABELS[order], LOGITS[order]).to_dict()
+    for key in ("nll", "brier", "ece_equal_width", "ece_equal_mass"):
+        assert first[key] == pytest.approx(second[key], rel=1e-9)
+
+
+def test_calibration_is_json_without_nan():
+    found = calibration(LABELS, LOGITS).to_dict()
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text)["equal_width"]["accuracy"][0] is None
+    assert found["accuracy"] == RIGHT.mean()
+
+
+def test_temperature_is_the_minimum_that_scipy_finds():
+    def nll(log_temperature):
+        scaled = scipy.special.log_softmax(LOGITS / np.exp(log_temperature), axis=1)
+        return -scaled[np.arange(800), LABELS].mean()
+
+    expected = minimize_scalar(nll, bounds=(-3, 3), method="bounded", options={"xatol": 1e-10})
+    found = fit_temperature(LABELS, LOGITS)
+    assert found.temperature == pytest.approx(np.exp(expected.x), rel=1e-5)
+    assert found.nll_after == pytest.approx(expected.fun)
+    assert found.nll_after < found.nll_before
+
+
+def test_temperature_undoes_a_scale():
+    first, second = fit_temperature(LABELS, LOGITS), fit_temperature(LABELS, LOGITS * 3)
+    assert second.temperature == pytest.approx(3 * first.temperature)
+
+
+@pytest.mark.parametrize(("labels", "says"), [([0, 1], "right"), ([1, 0], "uniform")])
+def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
+    found = fit_temperature(labels, [[5.0, 0.0], [0.0, 5.0]])
+    assert found.temperature is None
+    assert says in found.reason
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "says"),
+    [
+        ([0, 1], [[0.0, 1.0]], "1 rows"),
+        ([0, 1], [[0.0, np.nan], [0.0, 1.0]], "NaN"),
+        ([0, 1], [[0.0, 1.0], [np.inf, 1.0]], "row 1"),
+        ([0, 2], [[0.0, 1.0], [0.0, 1.0]], "from 0 to 1"),
+        ([0, 1], [[0.0], [1.0]], "shape"),
+        ([0, 1], [0.0, 1.0], "shape"),
+        ([0], [["a", "b"]], "dtype"),
+    ],
+)
+@pytest.mark.parametrize(
+    "function", [negative_log_likelihood, brier_score, reliability, calibration, fit_temperature]
+)
+def test_bad_arrays_are_named(function, labels, logits, says):
+    with pytest.raises(InputError, match=says) as caught:
+        function(labels, logits)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_bins_are_refused():
+    for arguments in ({"bins": 0}, {"equal": "area"}):
+        with pytest.raises(InputError, match="bins"):
+            reliability(LABELS, LOGITS, **arguments)

@@ -1,0 +1,236 @@
+"""The bootstrap and the permutation test, against plain loops, scipy and known answers."""
+
+import json
+import time
+from itertools import combinations
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics import cohen_kappa_score, jaccard_score
+
+from digits_jax.errors import InputError
+from digits_jax.evaluation import between_or_within, bootstrap, error_overlap
+from digits_jax.evaluation.resampling import _statistics
+
+
+def runs(rng, labels, rates, classes=10):
+    """One run per error rate, with independent errors."""
+    wrong = rng.random((len(rates), len(labels))) < np.array(rates)[:, None]
+    return np.where(wrong, (labels + rng.integers(1, classes, wrong.shape)) % classes, labels)
+
+
+@pytest.fixture(scope="module")
+def groups():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 600)
+    return labels, runs(rng, labels, [0.1, 0.12, 0.08]), runs(rng, labels, [0.05, 0.07])
+
+
+def two_kinds(rng, n=2000, seeds=5):
+    """Runs of a kind share hard images; the kinds don't."""
+    labels = rng.integers(0, 10, n)
+    kinds = []
+    for _ in range(2):
+        hard = np.where(rng.random(n) < 0.05, 0.8, 0.002)
+        wrong = rng.random((seeds, n)) < hard
+        kinds.append(np.where(wrong, (labels + 1) % 10, labels))
+    return labels, *kinds
+
+
+def test_the_interval_is_scipys():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 2000)
+    a, b = runs(rng, labels, [0.1])[0], runs(rng, labels, [0.05])[0]
+    found = bootstrap(labels, a, b, resamples=4000)
+    wrong_a, wrong_b = a != labels, b != labels
+
+    def repair_rate(x, y, axis):
+        return np.sum(x & ~y, axis=axis) / np.sum(x, axis=axis)
+
+    expected = scipy.stats.bootstrap(
+        (wrong_a, wrong_b),
+        repair_rate,
+        paired=True,
+        vectorized=True,
+        n_resamples=2000,
+        batch=500,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    width = expected.high - expected.low
+    np.testing.assert_allclose(
+        found.intervals["repair_rate"], tuple(expected), atol=float(0.08 * width)
+    )
+
+
+def test_the_interval_of_an_accuracy_is_the_binomials():
+    labels = np.zeros(1000, int)
+    a = np.repeat([0, 1], [900, 100])
+    low, high = bootstrap(labels, a, a).intervals["accuracy_a"]
+    expected = scipy.stats.binom(1000, 0.9).ppf([0.025, 0.975]) / 1000
+    np.testing.assert_allclose([low, high], expected, atol=0.0021)
+
+
+def test_the_statistics_at_the_data_are_error_overlaps(groups):
+    labels, a, b = groups
+    answers = np.where(np.concatenate([a, b]) == labels, -1, np.concatenate([a, b])).T
+    ones = np.ones((1, len(labels)))
+    found = _statistics(ones, answers[:, :3], answers[:, 3:], np.ones((1, 3)), np.ones((1, 2)))
+    expected = error_overlap(labels, a, b)
+    for name, values in found.items():
+        assert values[0] == pytest.approx(getattr(expected, name)), name
+
+
+def test_a_resample_of_images_and_seeds_is_what_a_loop_computes(groups):
+    labels, a, b = groups
+    rng = np.random.default_rng(4)
+    images = rng.integers(0, 600, 600)
+    seeds_a, seeds_b = [0, 0, 2], [1, 1]
+    drawn = error_overlap(labels[images], a[seeds_a][:, images], b[seeds_b][:, images])
+    answers = np.where(np.concatenate([a, b]) == labels, -1, np.concatenate([a, b])).T
+    found = _statistics(
+        np.bincount(images, minlength=600)[None],
+        answers[:, :3],
+        answers[:, 3:],
+        np.array([[2, 0, 1]]),
+        np.array([[0, 2]]),
+    )
+    for name, values in found.items():
+        assert values[0] == pytest.approx(getattr(drawn, name)), name
+
+
+def test_intervals_hold_the_estimate_and_widen_with_seeds(groups):
+    labels, a, b = groups
+    found = bootstrap(labels, a, b, resamples=2000)
+    estimate = error_overlap(labels, a, b)
+    for name, (low, high) in found.intervals.items():
+        assert low <= getattr(estimate, name) <= high, name
+    assert found.over == "images and seeds of A and B"
+    assert bootstrap(labels, a[0], b, resamples=200).over == "images and seeds of B"
+    assert bootstrap(labels, a[0], b[0], resamples=200).over == "images"
+    # Runs that differ a lot make the interval wider than images alone do.
+    spread = np.stack([a[0], labels])
+    wide = bootstrap(labels, spread, b[0], resamples=2000).intervals["accuracy_a"]
+    narrow = bootstrap(labels, a[0], b[0], resamples=2000).intervals["accuracy_a"]
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+
+
+def test_one_seed_of_the_generator_gives_one_answer(groups):
+    labels, a, b = groups
+    first = bootstrap(labels, a, b, resamples=300, seed=5)
+    assert first == bootstrap(labels, a, b, resamples=300, seed=5)
+    assert first != bootstrap(labels, a, b, resamples=300, seed=6)
+
+
+def test_permuting_images_changes_nothing(groups):
+    labels, a, b = groups
+    order = np.random.default_rng(9).permutation(600)
+    first = bootstrap(labels, a, b, resamples=300)
+    second = bootstrap(labels[order], a[:, order], b[:, order], resamples=300)
+    for name, interval in first.intervals.items():
+        assert interval == pytest.approx(second.intervals[name], rel=0.2)
+
+
+def test_coverage_of_the_repair_rate():
+    # 200 worlds in which the truth is 0.6: an honest 95% interval holds it in about 190.
+    rng = np.random.default_rng(12)
+    labels = np.zeros(1000, int)
+    held = 0
+    for _ in range(200):
+        a = (rng.random(1000) < 0.15).astype(int)
+        b = np.where(a == 1, rng.random(1000) < 0.4, rng.random(1000) < 0.03).astype(int)
+        low, high = bootstrap(labels, a, b, resamples=200).intervals["repair_rate"]
+        held += low <= 0.6 <= high
+    assert 178 <= held <= 199
+
+
+def test_ten_thousand_resamples_of_ten_thousand_images_of_ten_runs_in_five_seconds():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 10, 10_000)
+    hard = np.where(rng.random(10_000) < 0.08, 0.35, 0.003)
+    wrong = rng.random((10, 10_000)) < hard
+    answers = np.where(wrong, (labels + rng.integers(1, 4, wrong.shape)) % 10, labels)
+    start = time.process_time()
+    bootstrap(labels, answers[:5], answers[5:], resamples=10_000)
+    assert time.process_time() - start < 5 * 4  # processor time, of at most four busy cores
+
+
+def test_without_errors_rates_are_undefined_and_say_so():
+    found = bootstrap([0] * 50, [0] * 50, [0] * 50, resamples=100)
+    assert found.intervals["repair_rate"] is None
+    assert "no errors" in found.undefined["repair_rate"]
+    assert found.intervals["accuracy_a"] == pytest.approx((0.9286, 1.0), abs=1e-3)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_a_rate_at_its_end_gets_wilsons_interval_not_certainty():
+    found = bootstrap([0] * 100, [1] * 5 + [0] * 95, [0] * 100, resamples=200)
+    low, high = found.intervals["repair_rate"]
+    assert (round(low, 3), high) == (0.566, 1.0)
+    assert "Wilson" in found.notes["repair_rate"]
+
+
+def test_the_matrix_is_sklearns(groups):
+    labels, a, b = groups
+    everyone = np.concatenate([a, b])
+    for measure, score in (("error_consistency", cohen_kappa_score), ("jaccard", jaccard_score)):
+        found = between_or_within(labels, a, b, measure=measure, resamples=100)
+        expected = [[score(x != labels, y != labels) for x in everyone] for y in everyone]
+        np.testing.assert_allclose(found.matrix, expected)
+
+
+def test_the_permutation_test_is_a_loop_over_all_labelings(groups):
+    labels, a, b = groups
+    found = between_or_within(labels, a, b, resamples=100)
+    matrix = found.matrix
+
+    def excess(first):
+        other = [i for i in range(5) if i not in first]
+        within = [np.mean([matrix[i, j] for i, j in combinations(g, 2)]) for g in (first, other)]
+        return np.mean(within) - np.mean([matrix[i, j] for i in first for j in other])
+
+    observed = excess((0, 1, 2))
+    dealt = [excess(first) for first in combinations(range(5), 3)]
+    assert found.excess == pytest.approx(observed)
+    assert found.labelings == len(dealt) == 10
+    assert found.p_value == np.mean(np.array(dealt) >= observed - 1e-12)
+    assert found.smallest_p == 0.1
+
+
+def test_two_kinds_are_told_apart_and_one_kind_is_not():
+    labels, a, b = two_kinds(np.random.default_rng(3))
+    found = between_or_within(labels, a, b, resamples=200)
+    assert found.labelings == 252
+    assert found.exact
+    assert found.p_value == found.smallest_p == pytest.approx(2 / 252)
+    assert found.excess_ci95[0] > 0
+    mixed_a = np.concatenate([a[:3], b[:2]])
+    mixed_b = np.concatenate([a[3:], b[2:]])
+    assert between_or_within(labels, mixed_a, mixed_b, resamples=200).p_value > 0.2
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_many_runs_are_dealt_at_random():
+    labels, a, b = two_kinds(np.random.default_rng(3), n=500, seeds=6)
+    found = between_or_within(labels, a, b, max_labelings=500, resamples=100)
+    assert not found.exact
+    assert found.labelings == 500
+    assert found.p_value <= 0.02
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: between_or_within([0, 1], [0, 1], [[0, 0], [1, 1]]), "two seeds"),
+        (lambda: between_or_within([0], [[1], [1]], [[1], [1]], measure="x"), "measure"),
+        (lambda: between_or_within([0, 0], [[0, 0]] * 2, [[0, 0]] * 2), "without errors"),
+        (lambda: bootstrap([0], [0], [0], resamples=5), "at least 100"),
+        (lambda: bootstrap([0], [0], [0], confidence=1.5), "confidence"),
+        (lambda: bootstrap([0, 1], [0], [0]), "1 answers"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, says):
+    with pytest.raises(InputError, match=says) as caught:
+        call()
+    assert "\n" not in str(caught.value)

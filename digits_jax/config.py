@@ -8,7 +8,9 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from digits_jax.errors import InputError
 from digits_jax.runs.folder import read_json
@@ -16,6 +18,9 @@ from digits_jax.runs.folder import read_json
 ARCHS = ("cnn", "mlp", "ann")
 PRESET_NAMES = ("quick", "standard", "best")
 DTYPES = ("float32", "bfloat16")
+
+T = TypeVar("T")
+ByPreset = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by preset)")]
 
 
 @dataclass(frozen=True)
@@ -32,41 +37,47 @@ class TrainConfig:
     preset: str = "standard"
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes)."""
     dataset: str = "auto"
-    """Data set: mnist, fashion_mnist, kmnist, emnist/letters, emnist/balanced, emnist/digits,
-    digits (1,797 images that come with scikit-learn), or auto: mnist where it can be had, else
-    digits."""
-    data_dir: str | None = None
-    """Folder with the data set's original files, or where tensorflow-datasets keeps prepared
-    ones (default: DIGITS_JAX_DATA_DIR, else TFDS_DATA_DIR, else ~/tensorflow_datasets)."""
-    workdir: str | None = None
-    """Folder of the run (default: a new one, runs/ARCH-DATASET-PRESET-SEED)."""
-    epochs: float | None = None
+    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits; auto: mnist or digits."""
+    data_dir: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help_behavior_hint="(default: DIGITS_JAX_DATA_DIR, TFDS_DATA_DIR or "
+            "~/tensorflow_datasets)"
+        ),
+    ] = None
+    """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
+    workdir: Annotated[
+        str | None,
+        tyro.conf.arg(help_behavior_hint="(default: a new runs/ARCH-DATASET-PRESET-seedSEED)"),
+    ] = None
+    """Folder of the run."""
+    epochs: ByPreset[float] = None
     """Passes over the training images; fractions are allowed."""
-    batch_size: int | None = None
+    batch_size: ByPreset[int] = None
     """Images in a batch, over all devices."""
-    learning_rate: float | None = None
+    learning_rate: ByPreset[float] = None
     """Peak learning rate."""
-    schedule: str | None = None
+    schedule: ByPreset[str] = None
     """Learning rate over time: one_cycle, cosine (after a warm-up) or constant (likewise)."""
-    optimizer: str | None = None
+    optimizer: ByPreset[str] = None
     """Optimizer: adam, adamw, sgd (Nesterov momentum) or lion."""
-    weight_decay: float | None = None
+    weight_decay: ByPreset[float] = None
     """Weight decay of kernels (adam has none)."""
-    label_smoothing: float | None = None
+    label_smoothing: ByPreset[float] = None
     """Share of each target spread over all classes, in [0, 1)."""
-    dropout: float | None = None
+    dropout: ByPreset[float] = None
     """Share of hidden activations dropped in training, in [0, 1)."""
-    batch_norm: bool | None = None
+    batch_norm: ByPreset[bool] = None
     """Normalise activations over the batch."""
-    hidden_sizes: tuple[int, ...] | None = None
+    hidden_sizes: ByPreset[tuple[int, ...]] = None
     """mlp: width of each hidden layer, e.g. 512,256."""
-    channels: tuple[int, ...] | None = None
+    channels: ByPreset[tuple[int, ...]] = None
     """cnn: filters of each block, e.g. 32,64; each block halves the image."""
-    convs_per_block: int | None = None
+    convs_per_block: ByPreset[int] = None
     """cnn: convolutions in each block."""
-    dense_size: int | None = None
+    dense_size: ByPreset[int] = None
     """cnn: width of the hidden dense layer; 0 for none."""
-    augment: str | None = None
+    augment: ByPreset[str] = None
     """Random changes to training images: none, shift, affine or elastic."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
@@ -113,8 +124,15 @@ class TrainConfig:
 
 # Fields that say what to do now, not what is trained: they may differ between a run and its
 # resumption.
-NOT_THE_RUN = frozenset(
-    "data_dir workdir devices platform checkpoint_every_steps resume eval_only dry_run".split()
+NOT_THE_RUN = (
+    "data_dir",
+    "workdir",
+    "devices",
+    "platform",
+    "checkpoint_every_steps",
+    "resume",
+    "eval_only",
+    "dry_run",
 )
 # For each architecture, the fields that belong to the other alone.
 ARCH_ONLY = {
@@ -268,6 +286,8 @@ def from_dict(values: Any, source: str) -> TrainConfig:
 
 
 def _typed(name, value, annotation, source):
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
     kinds = typing.get_args(annotation) or (annotation,)
     if value is None and types.NoneType in kinds:
         return None

@@ -18,17 +18,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from digits_jax.errors import InputError
+
+if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
+    import numpy as np
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
+CURVES = "curves.png"
 _LOCK = ".lock"
 
 
@@ -85,11 +87,23 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
             raise _not_writable(path, error) from None
         _lock(lock, path)
         if new and (path / CONFIG).exists():
-            raise InputError(
-                f"--workdir={path} already holds a run; "
-                "give another folder, or --resume to go on with it"
-            )
+            raise _taken(path)
         yield
+
+
+def check_free(path: Path) -> None:
+    """Raises an InputError where `hold_workdir` would, for a new run; makes nothing."""
+    if (path / CONFIG).exists():
+        raise _taken(path)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(f"--workdir={path} can't be written; give a folder that can")
+
+
+def _taken(path):
+    return InputError(
+        f"--workdir={path} already holds a run; give another folder, or --resume to go on with it"
+    )
 
 
 def _lock(file, path):
@@ -125,8 +139,10 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: isn't JSON; was it changed by hand?") from None
 
 
-def write_predictions(path: Path, **arrays: np.ndarray) -> None:
+def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
     """Writes ``predictions.npz`` into a run's folder, whole or not at all."""
+    import numpy as np
+
     _replace(path / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -182,10 +198,10 @@ class Run:
 
     path: Path
     results: dict[str, Any]
-    labels: np.ndarray
-    logits: np.ndarray
-    validation_labels: np.ndarray
-    validation_logits: np.ndarray
+    labels: "np.ndarray"
+    logits: "np.ndarray"
+    validation_labels: "np.ndarray"
+    validation_logits: "np.ndarray"
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -209,6 +225,8 @@ def read_run(path: Path) -> Run:
     Raises:
       InputError: as `read_results`, or predictions that are missing or damaged.
     """
+    import numpy as np
+
     results = read_results(path)
     names = ("labels", "logits", "validation_labels", "validation_logits")
     try:

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from digits_jax.errors import InputError
 
 AXIS = "data"
+EVERYWHERE = P()
 MODES = ("jit", "shard_map", "pmap")
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 
@@ -121,7 +122,7 @@ def parallelize(
     mesh: Mesh,
     mode: str = "jit",
     *,
-    outputs: Any = P(),
+    outputs: Any = EVERYWHERE,
     donate_state: bool = False,
 ) -> Callable:
     """Compiles a bare step for the devices of a mesh.

@@ -1,0 +1,131 @@
+"""What the programs share: parsing by tyro, and errors as one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from digits_jax.errors import InputError
+
+T = TypeVar("T")
+
+# What a disk or its permissions do to a program that did nothing wrong.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = None) -> T:
+    """Parses a command line into a dataclass.
+
+    Lists may be written with commas: ``--channels=32,64``, as well as ``--channels 32 64``.
+
+    Args:
+      kind: a dataclass.
+      argv: the arguments, without the program's name.
+      doc: of the program: what it does, a colon, and how it is called.
+      default: instead of the dataclass's own defaults.
+
+    Raises:
+      InputError: an unknown flag, or a value of the wrong type.
+      SystemExit: status 0, after ``--help``.
+    """
+    argv = _split_lists(kind, argv)
+    if not {"-h", "--help"} & set(argv):
+        _check_flags(kind, argv)
+    said = io.StringIO()
+    extra = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                args=argv,
+                prog=" ".join(doc.split(": ")[1].split()[:3]),
+                description=doc,
+                config=(tyro.conf.DisallowNone,),
+                **extra,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise InputError(_one_line(said.getvalue())) from None
+
+
+def _flags(kind):
+    names = (field.name.replace("_", "-") for field in dataclasses.fields(kind))
+    return [f"--{prefix}{name}" for name in names for prefix in ("", "no-")]
+
+
+def _check_flags(kind, argv):
+    allowed = _flags(kind)
+    for argument in argv:
+        flag = argument.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in allowed:
+            close = difflib.get_close_matches(flag, allowed, 1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"unknown flag {argument.split('=')[0]}; {hint}--help lists them all")
+
+
+def _split_lists(kind, argv):
+    lists = {
+        f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(kind)
+        if "tuple" in str(field.type)
+    }
+    out, in_list = [], False
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("-"):
+            in_list = flag.replace("_", "-") in lists
+        if in_list and equals:
+            out += [flag, *value.split(",")]
+        elif in_list and not flag.startswith("-"):
+            out += argument.split(",")
+        else:
+            out.append(argument)
+    return out
+
+
+def _one_line(text):
+    """tyro explains errors in a box of several lines; ours are one line."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", text)
+    text = re.sub(r"(Argument helptext|For full helptext|Got errors).*", " ", text, flags=re.S)
+    headings = (
+        r"^\s*(Parsing error|Value error|Missing argument|Unrecognized options|Required options)"
+    )
+    text = " ".join(re.sub(headings, "", text).split())
+    return f"{text or 'the arguments cannot be used'} (--help lists what is allowed)"
+
+
+def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
+    """Runs a program, and turns what its user did into one line and an exit status.
+
+    Args:
+      main: takes the arguments; returns a status, or None for 0.
+
+    Returns:
+      0; 2 for bad input; 1 where the disk failed; 128 + N where signal N stopped it.
+    """
+    try:
+        return main(sys.argv[1:]) or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone (as `| head` does); nobody is left to tell.
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        return 1

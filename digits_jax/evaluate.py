@@ -1,0 +1,79 @@
+"""Scores a trained run on its whole test set: python -m digits_jax.evaluate RUN"""
+
+import json as json_module
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from digits_jax.cli import parse, run_program
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to score."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+    json: bool = False
+    """Print JSON."""
+    data_dir: str | None = None
+    """Where the data set is, if not where it is found by itself."""
+    devices: str = "auto"
+    """Number of devices, or auto."""
+    platform: str = "auto"
+    """Kind of device: auto, cpu, gpu or tpu."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, scores, prints."""
+    arguments = parse(Arguments, argv, doc=__doc__)
+    return evaluate(
+        arguments.run, arguments.data_dir, arguments.devices, arguments.platform, arguments.json
+    )
+
+
+def evaluate(
+    workdir: Path, data_dir: str | None, devices: str, platform: str, json: bool = False
+) -> int:
+    """Restores a run's newest checkpoint, scores its test set and prints the numbers."""
+    from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
+    from digits_jax.training.loop import load_trained
+    from digits_jax.training.scoring import make_scorer
+
+    plan, state = load_trained(workdir, data_dir=data_dir, devices=devices, platform=platform)
+    score = make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test)
+    classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)
+    low, high = wilson_interval(score.correct, score.count)
+    if json:
+        numbers = {
+            "run": str(workdir),
+            "dataset": plan.dataset.name,
+            "step": int(state.step),
+            "test_accuracy": score.accuracy,
+            "test_accuracy_ci95": [low, high],
+            "test_errors": score.errors,
+            "test_count": score.count,
+            "test_loss": score.loss,
+            "class_accuracy": dict(zip(plan.dataset.class_names, classes.accuracy, strict=True)),
+        }
+        print(json_module.dumps(numbers, indent=2))
+        return 0
+    print(
+        f"{plan.dataset.name} test accuracy {score.accuracy:.2%} "
+        f"(95% interval {low:.2%} to {high:.2%}): {score.errors} errors of {score.count:,} "
+        f"images, loss {score.loss:.4f}, at step {int(state.step)}"
+    )
+    for name, count, share in zip(
+        plan.dataset.class_names, classes.counts, classes.accuracy, strict=True
+    ):
+        text = f"{share:8.2%}  {round(count * (1 - share)):4d} errors of" if count else "none of"
+        print(f"  {name:>12}  {text} {count:,}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,89 @@
+"""Trains a digit recogniser: python -m digits_jax.train --arch=cnn"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from digits_jax.cli import parse, run_program
+from digits_jax.config import TrainConfig, check, read_config
+from digits_jax.runs import folder
+
+
+def parse_config(argv: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line asks for.
+
+    With ``--resume`` or ``--eval-only`` what isn't given is the run's own.
+    """
+    config = parse(TrainConfig, argv, doc=__doc__)
+    check(config)
+    if config.resume or config.eval_only:
+        workdir = Path(config.workdir)
+        folder.check_run(workdir)
+        # Where and with what to compute is up to this call, not to the earlier one.
+        here = {"devices": "auto", "platform": "auto", "data_dir": None, "dry_run": False}
+        own = dataclasses.replace(read_config(workdir / folder.CONFIG), **here)
+        config = parse(TrainConfig, argv, default=own, doc=__doc__)
+        check(config)
+    return config
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, trains, prints."""
+    started = time.perf_counter()
+    config = parse_config(argv)
+    if config.eval_only:
+        from digits_jax.evaluate import evaluate
+
+        return evaluate(Path(config.workdir), config.data_dir, config.devices, config.platform)
+
+    from digits_jax.training.interrupts import Interrupted
+    from digits_jax.training.loop import prepare, run, summarize
+
+    plan = prepare(config)
+    print(summarize(plan), flush=True)
+    if plan.dataset.notice:
+        print_notice(plan.dataset.notice)
+    if config.dry_run:
+        if config.workdir and not config.resume:
+            folder.check_free(Path(config.workdir))
+        print("dry run: nothing was trained or written")
+        return 0
+    try:
+        result = run(plan)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
+    draw_curves(result.metrics, result.workdir, result.results)
+    if plan.dataset.notice:
+        print_notice(plan.dataset.notice)
+    print(last_line(result.results, result.workdir, time.perf_counter() - started))
+    return 0
+
+
+def print_notice(text: str) -> None:
+    """Prints what must not be overlooked."""
+    print(f"\n{'!' * 78}\n!! {text}\n{'!' * 78}\n", flush=True)
+
+
+def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:
+    """Writes ``curves.png``."""
+    from digits_jax.evaluation.curves import plot_curves
+
+    title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
+    plot_curves(metrics, workdir / folder.CURVES, title=title)
+
+
+def last_line(results: dict[str, Any], workdir: Path, seconds: float) -> str:
+    """What a finished run comes to."""
+    return (
+        f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: "
+        f"{results['test_errors']} errors of {results['test_count']:,} images, "
+        f"in {seconds:.1f} s; {workdir}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

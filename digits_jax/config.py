@@ -37,7 +37,7 @@ class TrainConfig:
     preset: str = "standard"
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes)."""
     dataset: str = "auto"
-    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits; auto: mnist or digits."""
+    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits; auto: mnist where it can be had, else digits."""  # noqa: E501
     data_dir: Annotated[
         str | None,
         tyro.conf.arg(

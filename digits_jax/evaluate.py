@@ -42,8 +42,10 @@ def evaluate(
     """Restores a run's newest checkpoint, scores its test set and prints the numbers."""
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.training.loop import load_trained
+    from digits_jax.training.parallel import use_compilation_cache
     from digits_jax.training.scoring import make_scorer
 
+    use_compilation_cache()
     plan, state = load_trained(workdir, data_dir=data_dir, devices=devices, platform=platform)
     score = make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test)
     classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)

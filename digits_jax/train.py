@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
 
     from digits_jax.training.interrupts import Interrupted
     from digits_jax.training.loop import prepare, run, summarize
+    from digits_jax.training.parallel import use_compilation_cache
 
+    use_compilation_cache()
     plan = prepare(config)
     print(summarize(plan), flush=True)
     if plan.dataset.notice:

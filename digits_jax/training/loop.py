@@ -29,7 +29,12 @@ from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.progress import Progress, ScalarLog
 from digits_jax.training.record import describe_run, device_name, make_results
 from digits_jax.training.scoring import make_scorer
-from digits_jax.training.state import TrainState, count_params, create_train_state
+from digits_jax.training.state import (
+    TrainState,
+    abstract_train_state,
+    count_params,
+    create_train_state,
+)
 from digits_jax.training.steps import train_step
 
 # Without a checkpoint interval, a checkpoint at an epoch's end is made when the last is this old.
@@ -77,9 +82,14 @@ class Plan:
 
     def initial_state(self) -> TrainState:
         """The state at step 0, on the devices."""
-        key = jax.random.key(self.config.seed)
-        state = create_train_state(self.module, self.tx, jax.random.fold_in(key, 0))
-        return parallel.replicate(state, self.mesh)
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        return parallel.replicate(create_train_state(self.module, self.tx, key), self.mesh)
+
+    @property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        state = abstract_train_state(self.module, self.tx)
+        return abstract(state, NamedSharding(self.mesh, P()))
 
     @property
     def step_key(self) -> jax.Array:
@@ -142,7 +152,7 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
 def summarize(plan: Plan) -> str:
     """What a plan will do, in a few lines for a person."""
     config, data = plan.config, plan.dataset
-    params = jax.eval_shape(plan.initial_state).params
+    params = plan.abstract_state.params
     sizes = (
         f"hidden sizes {config.hidden_sizes}"
         if config.arch == "mlp"
@@ -240,17 +250,13 @@ def _start(plan, workdir, checkpoints, *, quiet):
     if step is None:
         state, totals = plan.initial_state(), NO_TOTALS
     else:
-        state, totals = checkpoints.restore(step, _abstract_state(plan))
+        state, totals = checkpoints.restore(step, plan.abstract_state)
     if plan.config.resume:
         folder.keep_metrics(workdir, int(state.step))
         if not quiet:
             at = "no checkpoint yet: starting" if step is None else "going on"
             print(f"{workdir}: {at} at step {int(state.step)} of {plan.total_steps}", flush=True)
     return state, totals
-
-
-def _abstract_state(plan):
-    return abstract(jax.eval_shape(plan.initial_state), NamedSharding(plan.mesh, P()))
 
 
 def _stream(plan):
@@ -381,7 +387,7 @@ def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
                 f"{workdir}: has no checkpoint yet; "
                 f"train it with python -m digits_jax.train --resume --workdir={workdir}"
             )
-        state, _ = checkpoints.restore(step, _abstract_state(plan))
+        state, _ = checkpoints.restore(step, plan.abstract_state)
     return plan, state
 
 

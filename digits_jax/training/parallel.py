@@ -5,7 +5,9 @@ pytree of arrays whose first axis is sharded over the mesh axis "data"), then wh
 the same everywhere.
 """
 
+import hashlib
 import os
+import platform as platform_module
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -53,6 +55,39 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
             f"platform {platform!r} isn't available to JAX here "
             f"({str(error).splitlines()[0]}); use --platform=auto"
         ) from None
+
+
+def use_compilation_cache() -> None:
+    """Keeps what XLA compiles in a folder of this user's, for the next start of a program.
+
+    The folder is named for the jaxlib and the processor: code compiled for one may crash on
+    another. ``JAX_COMPILATION_CACHE_DIR``, where it is set, is left to JAX; without a home
+    folder to write to there is no cache.
+    """
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
+    path = os.path.join(root, "digits_jax", f"xla-{jax.lib.__version__}-{processor}")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(path, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", path)
+    # Everything, however quickly compiled: the many small functions add up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor_features():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = [line for line in file if line.startswith(("model name", "flags", "Features"))]
+        return "".join(sorted(set(lines)))
+    except OSError:
+        return platform_module.processor() + platform_module.machine()
 
 
 def cpu_count() -> int:

@@ -1,0 +1,64 @@
+"""Trains what a study needs, each run in a process of its own, and only once."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from digits_jax.config import read_config
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from digits_jax.train import parse_config
+
+SECONDS = "process_seconds.json"
+
+
+def train_once(flags: Sequence[str], workdir: Path) -> dict[str, Any]:
+    """Trains as a user would, or takes the run that is there; goes on with one cut short.
+
+    Args:
+      flags: of ``python -m digits_jax.train``.
+      workdir: the run's folder.
+
+    Returns:
+      What ``results.json`` holds, and "process_seconds", the whole process's time (None for a
+      run that was resumed).
+
+    Raises:
+      InputError: the run there is another one, or the training failed (it has said why).
+    """
+    if not (workdir / folder.RESULTS).exists():
+        _train(flags, workdir)
+    _check_same(flags, workdir)
+    timing = workdir / SECONDS
+    seconds = json.loads(timing.read_text()) if timing.exists() else None
+    return {**folder.read_results(workdir), "process_seconds": seconds}
+
+
+def _train(flags, workdir):
+    resume = (workdir / folder.CONFIG).exists()
+    command = [sys.executable, "-m", "digits_jax.train", *flags, f"--workdir={workdir}"]
+    print(f"\n{workdir}:", "going on" if resume else "training", *flags, flush=True)
+    started = time.perf_counter()
+    status = subprocess.run([*command, *(["--resume"] if resume else [])]).returncode
+    if status:
+        raise InputError(f"{workdir}: training ended with status {status}; start again to go on")
+    if not resume:
+        (workdir / SECONDS).write_text(json.dumps(time.perf_counter() - started))
+
+
+def _check_same(flags, workdir):
+    """A folder with a name that fits may hold a run of other settings, from another day."""
+    there = read_config(workdir / folder.CONFIG)
+    wanted = parse_config(flags).resolve(there.dataset)
+    for name, value in wanted.to_dict().items():
+        if name in ("workdir", "data_dir", "devices", "platform", "checkpoint_every_steps"):
+            continue
+        if value != getattr(there, name):
+            raise InputError(
+                f"{workdir} holds a run with {name}={getattr(there, name)}, not {value}; "
+                "delete it, or give another folder with --runs"
+            )

@@ -27,7 +27,7 @@ POLICIES = {
         "scale_factor": 1.15,
         "shear_degrees": 10.0,
         "shift_pixels": 2.0,
-        "elastic_pixels": 1.2,
+        "elastic_pixels": 0.6,
     },
 }
 

@@ -34,13 +34,13 @@ def report_pictures(found: Comparison, classes, images=None) -> tuple[list[Pictu
       (pictures, and a sentence for each one that is left out and why).
     """
     names = (found.a.name, found.b.name)
-    made, left_out = [_overlap(found, names)], []
+    # In pairs, for a page of two columns: the two sheets of errors stand side by side.
+    made, left_out = [_overlap(found, names), _seeds(found, names)], []
     if images is None:
         left_out.append("the misclassified images: no data set was named, so there are none")
     else:
         made += _sheets(found, names, classes, images)
-    made += [_seeds(found, names), _classes(found, names, classes)]
-    made.append(_confusions(found, names, classes))
+    made += [_classes(found, names, classes), _confusions(found, names, classes)]
     if found.by_confusion:
         caption = "The confusions with the largest gains, and below the line the largest losses."
         draw = partial(plots.repairs, found.by_confusion, names, classes)
@@ -51,6 +51,7 @@ def report_pictures(found: Comparison, classes, images=None) -> tuple[list[Pictu
         test = found.overlap_of_runs["error_consistency"]
         counts = (len(found.a.runs), len(found.b.runs))
         caption = "Each square: how alike two runs fail, corrected for their accuracies. The "
+        caption += f"runs of {names[0]} (A) come first, then those of {names[1]} (B). The "
         caption += "permutation test deals the names of the groups to the runs in every way."
         draw = partial(matrices.overlap_matrix, test, counts, names)
         made.append(Picture("overlap_matrix", caption, draw))

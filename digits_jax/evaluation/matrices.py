@@ -1,5 +1,7 @@
 """Square figures: confusion matrices, and the overlap of every two runs."""
 
+import textwrap
+
 import numpy as np
 
 from digits_jax.evaluation.resampling import BetweenOrWithin
@@ -32,7 +34,8 @@ def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Them
         title = f"The largest change from {names[0]} to {names[1]}: {classes[label]} read as "
         way = "less" if change < 0 else "more"
         title += f"{classes[answer]}, {count_text(abs(change))} images {way} often"
-    figure = new_figure(title, WIDE, 3.05)
+    wrapped = max(map(len, names)) * 2 > 20  # the third heading then takes two lines
+    figure = new_figure(title, WIDE, 3.3 if wrapped else 3.05)
     panels = figure.subplots(1, 3)
     size = len(difference)
     top = max(_errors_only(table_a).max(), _errors_only(table_b).max(), 1)
@@ -45,9 +48,9 @@ def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Them
         (difference, f"{names[1]} minus {names[0]}: images", spread, -reach, reach),
     )
     for axes, (table, head, cmap, low, high) in zip(panels, drawn, strict=True):
-        texts = np.where(np.abs(table) < 0.5, "", np.rint(table).astype(int).astype(str))
+        texts = np.where(np.rint(table) == 0, "", np.rint(table).astype(int).astype(str))
         _heat(axes, table, texts, (cmap, low, high), classes, theme, shrink=0.8)
-        axes.set(title=head, xlabel="answer", ylabel="label")
+        axes.set(title=textwrap.fill(head, 34), xlabel="answer", ylabel="label")
         axes.tick_params(length=0, labelrotation=0, labelsize=8.5 if size <= 12 else 5)
     return figure
 
@@ -76,11 +79,14 @@ def overlap_matrix(
     """
     what = {"error_consistency": "error consistency κ", "jaccard": "Jaccard index"}[found.measure]
     within = (found.within_a + found.within_b) / 2
-    told = "more" if found.excess > 0 else "no more"
-    title = f"Two runs of a kind share {told} errors ({within:.2f}) than {names[0]} with {names[1]}"
-    title += f" ({found.between:.2f}); p = {found.p_value:.3g}"
+    title = f"Two runs of a kind share more errors ({within:.2f}) than {names[0]} with {names[1]}"
+    if found.p_value > 0.05 or found.excess <= 0:
+        title = f"Two runs of a kind share errors ({within:.2f}) as {names[0]} does with {names[1]}"
+    title += f" ({found.between:.2f}); p = {found.p_value:.2g}"
     runs = sum(counts)
-    figure = new_figure(title, NARROW, min(0.33 * runs + 1.4, 5.2))
+    figure = new_figure(title, NARROW, min(max(0.33 * runs + 1.4, 2.9), 5.2))
+    if max(map(len, names)) > 10:
+        names = ("A", "B")
     axes = figure.add_subplot()
     labels = [f"{n} {i + 1}" for n, c in zip(names, counts, strict=True) for i in range(c)]
     off = found.matrix[~np.eye(runs, dtype=bool)]

@@ -25,17 +25,21 @@ ul.summary { list-style: none; margin: 0; padding: .25rem 1rem; background: var(
   border-radius: .5rem; }
 ul.summary li { padding: .5rem 0; border-bottom: 1px solid var(--line); }
 ul.summary li:last-child { border-bottom: 0; }
-figure { margin: 2rem 0; }
+.figures { display: grid; gap: 2.5rem 2rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+figure { margin: 0; min-width: 0; }
+figure.wide { grid-column: 1 / -1; }
 figcaption, .note, footer { color: var(--muted); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 .scroll:focus-visible { outline: 2px solid; }
 img { display: block; width: 100%; max-width: 36rem; height: auto; }
-.wide img { max-width: none; min-width: 46rem; }
+.wide img { max-width: none; min-width: 44rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .75rem .3rem 0; text-align: right; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { font-weight: 600; vertical-align: bottom; }
-td + td, th + th { padding-left: .5rem; white-space: nowrap; }
+td + td, th + th { padding-left: .5rem; }
+td + td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; min-width: 8rem; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 """
@@ -99,7 +103,9 @@ def to_html(page: Page) -> str:
 {lines}
 </ul>
 <h2>Figures</h2>
+<div class="figures">
 {figures}
+</div>
 <h2>Numbers</h2>
 {tables}
 </main>
@@ -141,8 +147,9 @@ def to_markdown(page: Page) -> str:
 def _figure(shown: Shown) -> str:
     light, dark = (_data(png) for png in (shown.light, shown.dark))
     width, height = shown.size
-    box = '<div class="scroll wide" tabindex="0">' if shown.wide else "<div>"
-    return f"""<figure id="{escape(shown.name)}">
+    box = '<div class="scroll" tabindex="0">' if shown.wide else "<div>"
+    kind = ' class="wide"' if shown.wide else ""
+    return f"""<figure id="{escape(shown.name)}"{kind}>
 {box}<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">
 <img src="{light}" width="{width}" height="{height}" alt="{escape(shown.title)}"></picture></div>
 <figcaption>{escape(shown.caption)}</figcaption>

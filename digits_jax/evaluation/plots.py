@@ -3,6 +3,8 @@
 Every title states the finding. seaborn is imported by the figures that use it.
 """
 
+import textwrap
+
 import numpy as np
 
 from digits_jax.evaluation.calibration import Reliability
@@ -67,7 +69,7 @@ def overlap_diagram(overlap: ErrorOverlap, name_a: str, name_b: str, *, theme: T
         (theme.both, f"{count_text(overlap.both_wrong)} both wrong: {same}, {expected}"),
         (theme.b, f"{count_text(overlap.only_b_wrong)} only {name_b} wrong: new errors"),
     )
-    handles = [Patch(color=colour, label=text) for colour, text in parts]
+    handles = [Patch(color=colour, label=textwrap.fill(text, 62)) for colour, text in parts]
     figure.legend(handles=handles, loc="outside lower left")
     return figure
 
@@ -208,6 +210,7 @@ def repairs(found: list[Repair], names: tuple[str, str], classes, *, theme: Them
     reach = max([1, *(max(r.repaired, r.new_errors) for r in shown)])
     for row, repair in zip(rows, shown, strict=True):
         text = f"{repair.gain:+.3g}" if repair.gain % 1 == 0 else f"{repair.gain:+.1f}"
+        text = text.replace("-", "−")
         axes.text(repair.repaired + 0.02 * reach, row, text, va="center", fontsize=8.5)
     if len(found) > len(shown):
         axes.axhline(3.5, color=theme.muted, lw=0.8, ls=":")
@@ -217,7 +220,7 @@ def repairs(found: list[Repair], names: tuple[str, str], classes, *, theme: Them
     axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     axes.axvline(0, color=theme.muted, lw=0.8)
     axes.grid(axis="x")
-    figure.legend(loc="outside lower left", ncols=2)
+    figure.legend(loc="outside lower left", ncols=2 if len(left) < 34 else 1)
     return figure
 
 
@@ -264,7 +267,7 @@ def reliability_diagrams(
         widths = 100 * np.diff(curve.edges)
         share = 100 * curve.counts / curve.counts.sum()
         bottom.bar(100 * curve.edges[:-1], share, widths, align="edge", color=colour, log=True)
-        top.set_title(heading, fontsize=9)
+        top.set_title(textwrap.fill(heading, 31), fontsize=9)
         top.grid()
         bottom.grid(axis="y")
         bottom.set_xlabel("confidence in %")

@@ -49,6 +49,7 @@ def themed(draw: Callable) -> Callable:
             figure = draw(*args, theme=theme, **kwargs)
             # Ticks are made on the first draw, from the settings of that moment.
             figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # the layout stands; saving needn't find it again
         return figure
 
     return wrapper

@@ -243,8 +243,11 @@ def _mcnemar_line(found: Comparison) -> str:
     if found.groups:
         most = _p(found.pair_p_values.max())
         how = f", twice the mean over {found.pair_p_values.size} pairs, the largest {most}"
-    gain = _bounds(found.interval("accuracy_gain"), "share")
-    text = f"{verdict}: {100 * overlap.accuracy_gain:+.2f} points {gain}"
+    interval = found.interval("accuracy_gain")
+    gain = f"{_signed(100 * overlap.accuracy_gain, 2)} points"
+    if interval is not None:
+        gain += " [{}, {}]".format(*(_signed(100 * end, 2) for end in interval))
+    text = f"{verdict}: {gain}"
     return f"{text}; McNemar's exact p = {_p(overlap.mcnemar_p)}{how}"
 
 
@@ -255,8 +258,8 @@ def _repairs_line(found: Comparison, classes) -> str:
         return "by confusion: no confusion is more frequent in one than in the other"
 
     def name(repair: Repair) -> str:
-        gain = f"{repair.gain:+.1f}".removesuffix(".0")
-        return f"{classes[repair.label]} read as {classes[repair.answer]} {gain}"
+        pair = f"{classes[repair.label]} read as {classes[repair.answer]}"
+        return f"{pair} ({_signed(repair.gain, 1).removesuffix('.0')})"
 
     text = f"{found.b.name} gains most on: {', '.join(map(name, best))}" if best else "no gains"
     return text + (f"; loses on: {', '.join(map(name, worst))}" if worst else "")
@@ -302,7 +305,7 @@ def _rate(found: Comparison, name: str, kind: str) -> str:
 
 def _repair(repair: Repair) -> tuple[str, ...]:
     counts = (repair.errors_a, repair.errors_b, repair.repaired, repair.new_errors)
-    return (*map(count_text, counts), f"{repair.gain:+.1f}".removesuffix(".0"))
+    return (*map(count_text, counts), _signed(repair.gain, 1).removesuffix(".0"))
 
 
 def _number(value: float, kind: str) -> str:
@@ -313,6 +316,10 @@ def _number(value: float, kind: str) -> str:
 
 def _bounds(interval, kind: str) -> str:
     return "[" + ", ".join(_number(end, kind) for end in interval) + "]"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _share(value: float) -> str:

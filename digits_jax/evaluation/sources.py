@@ -1,0 +1,129 @@
+"""From what was read of runs to two groups that may be compared, or the reason why not."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from digits_jax.errors import InputError
+from digits_jax.evaluation.checks import as_labels
+from digits_jax.evaluation.comparison import Group, Run
+
+_LONGEST_NAME = 24  # letters; what the figures have room for
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of one run.
+
+    name: where it came from; kind: its architecture, or another word for what it is; labels:
+    int [n]; run: its answers; dataset and dataset_sha256: None for a run that doesn't say.
+    """
+
+    name: str
+    kind: str
+    labels: np.ndarray
+    run: Run
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+
+
+def source_of(name: str, short: str, arrays, results: dict | None = None) -> Source:
+    """A run from the arrays of its predictions and its results.
+
+    Args:
+      name: where it came from, for messages.
+      short: what tables call it.
+      arrays: name -> array, at least labels and logits; validation_labels and
+        validation_logits where there are.
+      results: of a run of ours: arch, dataset, dataset_sha256.
+
+    Returns:
+      A `Source`.
+
+    Raises:
+      InputError: labels or logits are missing.
+
+    Example:
+      >>> source_of("a.npz", "a", {"labels": [0, 1], "logits": np.eye(2)}).kind
+      'a'
+    """
+    for key in ("labels", "logits"):
+        if key not in arrays:
+            raise InputError(
+                f"{name} has no {key}; it needs labels int [n] and logits float [n, classes]"
+            )
+    results = results or {}
+    validation = (arrays.get("validation_labels"), arrays.get("validation_logits"))
+    run = Run(short, arrays["logits"], *validation)
+    arch = str(results.get("arch") or "")
+    kind = (arch.upper() if len(arch) <= 4 else arch) or short
+    # The files of other frameworks hold int64 or uint8: the class numbers are the same.
+    labels = as_labels(arrays["labels"], f"{name}: labels")
+    return Source(name, kind, labels, run, results.get("dataset"), results.get("dataset_sha256"))
+
+
+def groups_of(
+    a: list[Source], b: list[Source], name_a: str | None = None, name_b: str | None = None
+) -> tuple[Group, Group]:
+    """Two groups of runs on one test set.
+
+    Args:
+      a, b: their runs.
+      name_a, name_b: what to call them; by default their architectures, if these differ.
+
+    Returns:
+      (A, B).
+
+    Raises:
+      InputError: a group without runs or of several architectures, or runs on different data
+        sets, of different lengths or with labels in another order.
+
+    Example:
+      >>> one, two = (source_of(n, n, {"labels": [0, 1], "logits": np.eye(2)}) for n in "xy")
+      >>> [group.name for group in groups_of([one], [two])]
+      ['x', 'y']
+    """
+    if not a or not b:
+        raise InputError("two groups are compared; give at least one run of A and one of B")
+    first = a[0]
+    for other in (*a[1:], *b):
+        _check_same_images(first, other)
+    kinds = []
+    for group, flag in ((a, "--a"), (b, "--b")):
+        found = sorted({source.kind for source in group})
+        if len(found) > 1:
+            raise InputError(f"{flag} mixes {' and '.join(found)}; give runs of one architecture")
+        kinds.append(found[0])
+    names = [name_a or kinds[0], name_b or kinds[1]]
+    if names[0] == names[1] and len(a) == len(b) == 1:
+        names = [a[0].run.name, b[0].run.name]
+    if names[0] == names[1]:
+        names = [f"{names[0]} A", f"{names[1]} B"]
+    names = [_shortened(name) for name in names]
+    runs = [tuple(source.run for source in group) for group in (a, b)]
+    return Group(names[0], runs[0]), Group(names[1], runs[1])
+
+
+def _check_same_images(one: Source, other: Source) -> None:
+    def say(what: str) -> InputError:
+        return InputError(f"{one.name} and {other.name} {what}; compare runs on one test set")
+
+    shas = (one.dataset_sha256, other.dataset_sha256)
+    if None not in shas and shas[0] != shas[1]:
+        raise say(f"are of different data sets ({one.dataset} and {other.dataset}, by SHA-256)")
+    if one.labels.size != other.labels.size:
+        raise say(f"have {one.labels.size} and {other.labels.size} labels")
+    different = np.flatnonzero(one.labels != other.labels)
+    if different.size:
+        raise say(
+            f"have other labels or another order ({different.size} of {one.labels.size} differ, "
+            f"the first is image {different[0]})"
+        )
+    shapes = [np.shape(source.run.logits) for source in (one, other)]
+    if shapes[0][1:] != shapes[1][1:]:
+        raise say("have logits [n, classes] of shapes {} and {}".format(*shapes))
+
+
+def _shortened(name: str) -> str:
+    # The end tells "…-mlp-0" from "…-cnn-0".
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -93,7 +93,7 @@ def _split_lists(kind, argv):
 
 def _one_line(text):
     """tyro explains errors in a box of several lines; ours are one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", text)
+    text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", text)
     text = re.sub(r"(Argument helptext|For full helptext|Got errors).*", " ", text, flags=re.S)
     headings = (
         r"^\s*(Parsing error|Value error|Missing argument|Unrecognized options|Required options)"

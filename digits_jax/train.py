@@ -9,6 +9,7 @@ from typing import Any
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig, check, read_config
+from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
 
@@ -18,15 +19,20 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     With ``--resume`` or ``--eval-only`` what isn't given is the run's own.
     """
     config = parse(TrainConfig, argv, doc=__doc__)
-    check(config)
-    if config.resume or config.eval_only:
+    if config.workdir and config.resume != config.eval_only:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
         # Where and with what to compute is up to this call, not to the earlier one.
         here = {"devices": "auto", "platform": "auto", "data_dir": None, "dry_run": False}
         own = dataclasses.replace(read_config(workdir / folder.CONFIG), **here)
         config = parse(TrainConfig, argv, default=own, doc=__doc__)
-        check(config)
+        # First of all: the sizes of one architecture can't be checked against the other.
+        if {"ann": "mlp"}.get(config.arch, config.arch) != own.arch:
+            raise InputError(
+                f"--arch={config.arch}: the run in {workdir} has arch={own.arch}; "
+                "leave the flag out, or start a new run"
+            )
+    check(config)
     return config
 
 

@@ -15,6 +15,9 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tests compile much and compute little. What is compiled as users have it runs in test_programs.
+jax.config.update("jax_disable_most_optimizations", True)
+jax.devices()  # Started here, or the first `fit` would choose the number of devices.
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MNIST_FILES = (
@@ -23,6 +26,14 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Programs that are the same to XLA are compiled once in a session."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")

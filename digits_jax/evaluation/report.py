@@ -115,10 +115,9 @@ def write_report(
       The folder.
 
     Raises:
-      InputError: as `check_output`, or seaborn isn't installed.
+      InputError: as `check_output`.
     """
     path = check_output(directory, overwrite)
-    _need_seaborn()
     page, figures = _page(found, class_names, images, notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -196,13 +195,3 @@ def _swap(aside: Path, path: Path) -> None:
     if path.is_dir():
         path.rmdir()
     aside.rename(path)
-
-
-def _need_seaborn() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("seaborn") is None:
-        raise InputError(
-            "the report's figures need seaborn, which isn't installed: "
-            "pip install 'digits_jax[report]', or use --json for the numbers alone"
-        )

@@ -6,6 +6,7 @@ loop needs to go on in the middle of an epoch).
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
+        hook = sys.unraisablehook
+        sys.unraisablehook = _without_leftovers(hook)
         try:
             restored = self._manager.restore(
                 step,
@@ -79,7 +82,23 @@ class Checkpoints:
                 f"{self._path / str(step)}: the checkpoint can't be restored "
                 f"({_first_line(error)}); delete that folder to go back to the one before"
             ) from None
+        sys.unraisablehook = hook
         return restored.state, restored.progress
+
+
+def _without_leftovers(hook):
+    """Keeps quiet about the reads that a failed restore leaves behind.
+
+    Their event loop is closed, and Python would print a traceback for each, whenever it notices:
+    so the hook stays where the restore failed.
+    """
+
+    def quiet(unraisable):
+        text = str(unraisable.exc_value)
+        if "Event loop is closed" not in text and "error while reading array" not in text:
+            hook(unraisable)
+
+    return quiet
 
 
 def _first_line(error):
@@ -102,8 +121,9 @@ def open_checkpoints(path: Path, *, read_only: bool = False) -> Iterator[Checkpo
     """
     import orbax.checkpoint as ocp
 
-    # Orbax logs each save at INFO and, on one process, warns of what has no effect there.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs each save at INFO, warns of what has no effect on one process, and logs as
+    # errors what it raises too.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=KEEP,
         create=not read_only,

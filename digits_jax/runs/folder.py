@@ -230,7 +230,8 @@ def read_run(path: Path) -> Run:
     results = read_results(path)
     names = ("labels", "logits", "validation_labels", "validation_logits")
     try:
-        with np.load(path / PREDICTIONS) as file:
+        # NumPy leaves a file that it opened by itself open where it isn't whole.
+        with open(path / PREDICTIONS, "rb") as opened, np.load(opened) as file:
             arrays = {name: file[name] for name in names}
     except FileNotFoundError:
         raise InputError(

@@ -46,6 +46,8 @@ def make_schedule(
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, total_steps)
     if name == "constant":
+        if not warmup_steps:  # optax would stay at 0 for ever.
+            return optax.constant_schedule(learning_rate)
         return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
     raise InputError(f"schedule is {name!r}; allowed: {', '.join(SCHEDULES)}")
 

@@ -83,7 +83,7 @@ def abstract_train_state(
 
 
 def _create(module, tx, image_shape, key):
-    variables = module.init(key, jnp.zeros((1, *image_shape), jnp.float32))
+    variables = module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -1,0 +1,177 @@
+"""Augmentation against SciPy's interpolation, NumPy's rotations and known statistics."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+
+from digits_jax.data import augment
+from digits_jax.data.augment import POLICIES, make_augment, warp
+from digits_jax.errors import InputError
+
+KEY = jax.random.key(0)
+sample = jax.jit(augment._sample)
+
+
+def random_images(count=3, height=28, width=28, channels=1, seed=0):
+    shape = (count, height, width, channels)
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def grid(height, width, batch=1):
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    return (np.broadcast_to(a, (batch, height, width)).astype(np.float32) for a in (y, x))
+
+
+@pytest.fixture
+def extreme(monkeypatch):
+    """Lets every amount that `warp` draws be the largest that its strength allows."""
+
+    def ones(key, shape, minval):
+        assert minval == -1.0
+        return jnp.ones(shape)
+
+    monkeypatch.setattr(jax.random, "uniform", ones)
+
+
+# --- sampling ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 0), (0, -4), (-2, 5), (40, 0)])
+def test_an_integer_shift_moves_pixels(shift):
+    images = random_images(count=2, height=12, width=10, channels=2)
+    y, x = grid(12, 10, batch=2)
+    moved = sample(images, y + shift[0], x + shift[1])
+    expected = np.zeros_like(images)
+    for row in range(12):
+        for column in range(10):
+            source = row + shift[0], column + shift[1]
+            if 0 <= source[0] < 12 and 0 <= source[1] < 10:
+                expected[:, row, column] = images[:, source[0], source[1]]
+    np.testing.assert_array_equal(moved, expected)
+
+
+def test_sampling_is_scipys_bilinear_interpolation():
+    images = random_images(count=3, height=9, width=13)
+    coordinates = np.random.default_rng(1).uniform(-4, 17, (2, 3, 9, 13)).astype(np.float32)
+    sampled = sample(images, *coordinates)
+    for i in range(3):
+        expected = scipy.ndimage.map_coordinates(
+            images[i, :, :, 0], coordinates[:, i], order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(sampled[i, :, :, 0], expected, atol=1e-5)
+
+
+# --- geometry ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("extreme")
+def test_rotation_by_a_right_angle():
+    images = random_images()
+    turned = jax.jit(partial(warp, rotation_degrees=90))(KEY, images)
+    np.testing.assert_allclose(turned, np.rot90(images, -1, axes=(1, 2)), atol=1e-4)
+
+
+@pytest.mark.usefixtures("extreme")
+def test_shift_moves_by_the_given_pixels():
+    images = random_images()
+    moved = np.asarray(jax.jit(partial(warp, shift_pixels=2))(KEY, images))
+    np.testing.assert_allclose(moved[:, :-2, :-2], images[:, 2:, 2:], atol=1e-5)
+    assert not moved[:, -2:].any()
+    assert not moved[:, :, -2:].any()
+
+
+@pytest.mark.usefixtures("extreme")
+def test_scaling_by_two_keeps_every_second_pixel():
+    images = random_images(height=9, width=9)  # odd: the centre is a pixel
+    scaled = np.asarray(jax.jit(partial(warp, scale_factor=2))(KEY, images))
+    np.testing.assert_allclose(scaled[:, 2:7, 2:7], images[:, ::2, ::2], atol=1e-5)
+    assert not scaled[:, 0].any()
+
+
+@pytest.mark.usefixtures("extreme")
+def test_a_slant_of_45_degrees_moves_each_row_by_its_height():
+    images = random_images(height=9, width=9)
+    slanted = np.asarray(jax.jit(partial(warp, shear_degrees=45))(KEY, images))
+    np.testing.assert_allclose(slanted[:, 4], images[:, 4], atol=1e-5)
+    np.testing.assert_allclose(slanted[:, 6, :-2], images[:, 6, 2:], atol=1e-5)
+    np.testing.assert_allclose(slanted[:, 1, 3:], images[:, 1, :-3], atol=1e-5)
+
+
+def test_shifts_are_uniform_in_their_range():
+    images = np.zeros((800, 15, 15, 1), np.float32)
+    images[:, 7, 7] = 1
+    moved = np.asarray(jax.jit(partial(warp, shift_pixels=3))(KEY, images))[..., 0]
+    # Bilinear sampling keeps a dot's centre of mass.
+    for axis in (1, 2):
+        offsets = moved.sum(3 - axis) @ np.arange(15) - 7
+        assert np.abs(offsets).max() <= 3 + 1e-5
+        assert scipy.stats.kstest(offsets, scipy.stats.uniform(-3, 6).cdf).pvalue > 0.01
+
+
+def test_elastic_field_has_unit_variance_and_its_smoothness():
+    field = np.asarray(
+        jax.jit(augment._smooth_field, static_argnums=(1, 2, 3, 4))(KEY, 2000, 20, 20, 4.0)
+    )
+    assert field.shape == (2, 2000, 20, 20)
+    np.testing.assert_allclose(field.std(axis=(0, 1)), 1, atol=0.06)
+    # White noise under a Gaussian of standard deviation s: exp(-d^2 / 4s^2) at distance d.
+    products = (field[..., 4:] * field[..., :-4]).mean()
+    np.testing.assert_allclose(products, np.exp(-16 / 64), atol=0.03)
+
+
+# --- the contract --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 28, 1), (1, 7, 10, 3)])
+def test_zero_strength_is_the_identity(shape):
+    images = random_images(*shape)
+    np.testing.assert_array_equal(jax.jit(warp)(KEY, images), images)
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "none"])
+def test_policies(policy):
+    apply = jax.jit(make_augment(policy))
+    images = np.tile(random_images(count=1), (6, 1, 1, 1))
+    out = np.asarray(apply(KEY, images))
+    assert (out.shape, out.dtype) == (images.shape, np.float32)
+    assert out.min() >= 0
+    assert out.max() <= 1
+    # The same key gives the same images, and each image of a batch its own change.
+    np.testing.assert_array_equal(apply(KEY, images), out)
+    assert len({image.tobytes() for image in out}) == 6
+    assert (np.asarray(apply(jax.random.key(1), images)) != out).any(axis=(1, 2, 3)).all()
+
+
+def test_none_is_no_function():
+    assert make_augment("none") is None
+
+
+def test_unknown_policy():
+    with pytest.raises(InputError, match=r"'flip'; allowed: none, shift, affine, elastic"):
+        make_augment("flip")
+
+
+@pytest.mark.parametrize(
+    "strength",
+    [
+        {"rotation_degrees": -1.0},
+        {"shear_degrees": -1.0},
+        {"shift_pixels": -0.5},
+        {"elastic_pixels": -2.0},
+        {"scale_factor": 0.9},
+    ],
+)
+def test_negative_strength(strength):
+    (name,) = strength
+    with pytest.raises(InputError, match=name):
+        warp(KEY, jnp.zeros((1, 4, 4, 1)), **strength)
+
+
+def test_images_need_four_axes():
+    with pytest.raises(AssertionError):
+        warp(KEY, jnp.zeros((28, 28, 1)))

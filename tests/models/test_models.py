@@ -1,0 +1,198 @@
+"""MLP and CNN: parameter counts by hand, values by NumPy, and how they are built."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from digits_jax.errors import InputError
+from digits_jax.models.build import build_model
+from digits_jax.models.cnn import CNN
+from digits_jax.models.mlp import MLP
+
+
+def shapes(module, image_shape=(28, 28, 1)):
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), images)
+
+
+def random_variables(module, image_shape):
+    """Parameters and statistics that leave no term at 0 or 1."""
+    random = np.random.default_rng(3)
+    return jax.tree.map(
+        lambda leaf: (
+            random.uniform(0.2, 1.2, leaf.shape).astype(np.float32) - 0.5 * (leaf.ndim > 1)
+        ),
+        shapes(module, image_shape),
+    )
+
+
+# Dense: inputs * outputs + outputs; convolution: 3 * 3 * inputs * outputs (+ outputs). With
+# BatchNorm, a scale and a bias instead of the layer's own bias.
+COUNTS = [
+    (MLP(), 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10),
+    (MLP(batch_norm=True), 784 * 512 + 2 * 512 + 512 * 512 + 2 * 512 + 512 * 10 + 10),
+    (MLP(hidden_sizes=()), 784 * 10 + 10),
+    (MLP(hidden_sizes=(3,), num_classes=26), 784 * 3 + 3 + 3 * 26 + 26),
+    # 28x28 -> 14x14x4 -> pooled 7x7 -> pooled 3x3x64 = 576.
+    (CNN(), 36 * 32 + 64 + 288 * 64 + 128 + 576 * 128 + 256 + 128 * 10 + 10),
+    (CNN(batch_norm=False), 36 * 32 + 32 + 288 * 64 + 64 + 576 * 128 + 128 + 128 * 10 + 10),
+    # 28x28x1 -> 14x14 -> 7x7x64 = 3136.
+    (CNN(space_to_depth=False), 9 * 32 + 64 + 288 * 64 + 128 + 3136 * 128 + 256 + 1290),
+    (CNN(dense_size=0, num_classes=47), 36 * 32 + 64 + 288 * 64 + 128 + 576 * 47 + 47),
+    (
+        CNN(channels=(8,), convs_per_block=2, dense_size=5),
+        36 * 8 + 16 + 72 * 8 + 16 + 7 * 7 * 8 * 5 + 10 + 5 * 10 + 10,
+    ),
+]
+
+
+@pytest.mark.parametrize(("module", "count"), COUNTS, ids=[repr(i) for i in range(len(COUNTS))])
+def test_parameter_counts(module, count):
+    leaves = jax.tree.leaves(shapes(module)["params"])
+    assert sum(leaf.size for leaf in leaves) == count
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("make", [MLP, CNN])
+def test_dtype_is_that_of_the_computation_alone(make, dtype):
+    module = make(dtype=dtype, batch_norm=True)
+    variables = shapes(module)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+    logits = jax.eval_shape(module.apply, variables, images)
+    assert (logits.shape, logits.dtype) == ((2, 10), jnp.float32)
+    # The first layer's product is where most of the time goes.
+    jaxpr = str(jax.make_jaxpr(module.apply)(variables, images))
+    assert ("bf16" in jaxpr) == (dtype == jnp.bfloat16)
+
+
+def normalise(x, params, stats):
+    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
+
+
+def test_mlp_values():
+    module = MLP(num_classes=3, hidden_sizes=(5, 4), batch_norm=True)
+    variables = random_variables(module, (2, 3, 1))
+    params, stats = variables["params"], variables["batch_stats"]
+    images = np.random.default_rng(0).random((7, 2, 3, 1), dtype=np.float32)
+    x = images.reshape(7, 6)
+    for i in range(2):
+        x = x @ params[f"hidden_{i}"]["kernel"]
+        x = np.maximum(normalise(x, params[f"norm_{i}"], stats[f"norm_{i}"]), 0)
+    expected = x @ params["logits"]["kernel"] + params["logits"]["bias"]
+    logits = jax.jit(module.apply)(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def convolve(x, kernel):
+    """3x3 with zeros around, as a loop over the kernel's nine places."""
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1:3]
+    return sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)
+    )
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_cnn_values(batch_norm):
+    module = CNN(num_classes=3, channels=(2, 3), convs_per_block=2, dense_size=4)
+    module = module.clone(batch_norm=batch_norm)
+    variables = random_variables(module, (16, 16, 1))
+    params, stats = variables["params"], variables.get("batch_stats")
+    images = np.random.default_rng(0).random((2, 16, 16, 1), dtype=np.float32)
+    # The four pixels of each 2x2 block, row by row, become channels.
+    x = np.stack([images[:, i::2, j::2, 0] for i in (0, 1) for j in (0, 1)], -1)
+    for name in ("0_0", "0_1", "1_0", "1_1"):
+        x = convolve(x, params[f"conv_{name}"]["kernel"]) + params[f"conv_{name}"].get("bias", 0)
+        if name.endswith("1"):
+            x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
+        if batch_norm:
+            x = normalise(x, params[f"norm_{name}"], stats[f"norm_{name}"])
+        x = np.maximum(x, 0)
+    x = x.reshape(2, -1) @ params["dense"]["kernel"] + params["dense"].get("bias", 0)
+    if batch_norm:
+        x = normalise(x, params["norm_dense"], stats["norm_dense"])
+    expected = np.maximum(x, 0) @ params["logits"]["kernel"] + params["logits"]["bias"]
+    logits = jax.jit(module.apply)(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_normalises_over_the_batch_and_keeps_running_statistics():
+    module = MLP(num_classes=3, hidden_sizes=(5,), batch_norm=True)
+    variables = random_variables(module, (2, 3, 1))
+    params, old = variables["params"], variables["batch_stats"]["norm_0"]
+    images = np.random.default_rng(0).random((7, 2, 3, 1), dtype=np.float32)
+    x = images.reshape(7, 6) @ params["hidden_0"]["kernel"]
+    batch = {"mean": x.mean(0), "var": x.var(0)}
+    hidden = np.maximum(normalise(x, params["norm_0"], batch), 0)
+    expected = hidden @ params["logits"]["kernel"] + params["logits"]["bias"]
+    apply = jax.jit(partial(module.apply, train=True, mutable=["batch_stats"]))
+    logits, changed = apply(variables, images)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    for name in ("mean", "var"):
+        running = changed["batch_stats"]["norm_0"][name]
+        np.testing.assert_allclose(running, 0.9 * old[name] + 0.1 * batch[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        MLP(hidden_sizes=(40,), dropout=0.75, batch_norm=True),
+        CNN(channels=(2,), dense_size=40, dropout=0.75),
+    ],
+)
+def test_dropout_is_for_training_alone(module):
+    variables = random_variables(module, (8, 8, 1))
+    images = np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32)
+
+    @jax.jit
+    def trained(key):
+        rngs = {"dropout": key}
+        return module.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    first, second = trained(jax.random.key(0)), trained(jax.random.key(1))
+    assert (np.asarray(first) != np.asarray(second)).any()
+    without = module.clone(dropout=0.0)
+    expected = jax.jit(without.apply)(variables, images)
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, images), expected)
+
+
+@pytest.mark.parametrize("module", [MLP(), CNN()])
+def test_images_need_four_axes(module):
+    with pytest.raises(AssertionError):
+        module.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
+
+
+COMMON = {"dropout": 0.25, "batch_norm": False, "dtype": "bfloat16", "seed": 3}
+
+
+def test_build_mlp():
+    settings = {"arch": "mlp", "hidden_sizes": [64, 32], **COMMON}
+    assert build_model(settings, 26) == MLP(
+        num_classes=26,
+        hidden_sizes=(64, 32),
+        dropout=0.25,
+        batch_norm=False,
+        dtype=jnp.dtype("bfloat16"),
+    )
+
+
+def test_build_cnn():
+    settings = {"arch": "cnn", "channels": [8], "convs_per_block": 2, "dense_size": 16, **COMMON}
+    assert build_model(settings, 10) == CNN(
+        num_classes=10,
+        channels=(8,),
+        convs_per_block=2,
+        dense_size=16,
+        dropout=0.25,
+        batch_norm=False,
+        dtype=jnp.dtype("bfloat16"),
+    )
+
+
+def test_build_unknown():
+    with pytest.raises(InputError, match=r"arch is 'rnn'; allowed: cnn, mlp"):
+        build_model({"arch": "rnn", **COMMON}, 10)

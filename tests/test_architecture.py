@@ -1,0 +1,157 @@
+"""Who imports whom, what is public, and what a start costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import digits_jax
+
+PACKAGE = Path(digits_jax.__file__).parent
+REPOSITORY = PACKAGE.parent
+ROOMS = {"data", "models", "training", "runs", "evaluation", "deploy"}
+# What each room may import of ours, beside itself and the errors.
+ALLOWED = {
+    "data": set(),
+    "models": set(),
+    "runs": set(),
+    "evaluation": set(),
+    "training": {"data", "models", "runs"},
+    "deploy": {"data", "models", "runs"},
+}
+HEAVY = {"tensorflow_datasets", "matplotlib", "orbax", "onnx", "seaborn", "tensorboardX"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path, *, at_start_only=False):
+    """The modules that a file imports, "a.b" for ``from a import b`` where that is a module."""
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            return  # names for the type checker: nothing is loaded
+        for child in ast.iter_child_nodes(node):
+            inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+            if not (at_start_only and isinstance(child, inner)):
+                visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def ours(path):
+    """What a file imports of the package, by parts after its name."""
+    names = (name.split(".") for name in imports(path))
+    return {tuple(parts[1:]) for parts in names if parts[0] == "digits_jax"}
+
+
+def in_rooms():
+    return [path for path in FILES if path.parent != PACKAGE]
+
+
+def name_of(path):
+    return str(path.relative_to(PACKAGE))
+
+
+def test_every_folder_has_its_rules():
+    assert {path.parent.relative_to(PACKAGE).parts[0] for path in in_rooms()} <= ROOMS
+
+
+@pytest.mark.parametrize("path", in_rooms(), ids=name_of)
+def test_imports_point_one_way(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    allowed = ALLOWED[room] | {room, "errors"}
+    if name_of(path) == "training/loop.py":
+        allowed |= {"config"}
+    wrong = sorted(".".join(parts) for parts in ours(path) if parts[0] not in allowed)
+    assert wrong == []
+
+
+def test_what_lies_beside_the_programs():
+    """The configuration reads JSON and raises errors; the parser raises errors; no more."""
+    assert ours(PACKAGE / "config.py") == {
+        ("errors", "InputError"),
+        ("runs", "folder", "read_json"),
+    }
+    assert ours(PACKAGE / "cli.py") == {("errors", "InputError")}
+    assert ours(PACKAGE / "errors.py") == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_package_needs_no_experiments_and_no_tests(path):
+    assert not {name.split(".")[0] for name in imports(path)} & {"experiments", "tests", "pytest"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_heavy_imports_are_in_functions(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    heavy = HEAVY - ({"matplotlib", "seaborn"} if room == "evaluation" else set())
+    found = {name.split(".")[0] for name in imports(path, at_start_only=True)}
+    assert found & heavy == set()
+
+
+def test_the_walk_finds_what_it_looks_for(tmp_path):
+    """The tests above can fail."""
+    (tmp_path / "file.py").write_text(
+        "import matplotlib.pyplot\n"
+        "from digits_jax.training import steps\n"
+        "def f():\n    from digits_jax.config import TrainConfig\n    import orbax.checkpoint\n"
+    )
+    assert imports(tmp_path / "file.py", at_start_only=True) == {
+        "matplotlib.pyplot",
+        "digits_jax.training.steps",
+    }
+    assert ours(tmp_path / "file.py") == {("training", "steps"), ("config", "TrainConfig")}
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_help_imports_no_jax(program):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"digits_jax.{program}", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "tyro" in loaded
+    assert loaded & {"jax", "jaxlib", "flax", "optax", "numpy", "scipy", "sklearn", *HEAVY} == set()
+
+
+# --- public names --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", digits_jax.__all__)
+def test_public_names(name):
+    assert getattr(digits_jax, name).__name__ == name
+    assert getattr(digits_jax, name).__doc__
+    assert name in dir(digits_jax)
+
+
+def test_public_names_are_those_that_users_want():
+    wanted = "TrainConfig fit MLP CNN create_train_state train_step eval_step load_dataset"
+    assert set(wanted.split()) <= set(digits_jax.__all__)
+
+
+def test_other_names_are_not_there():
+    with pytest.raises(AttributeError, match="has no attribute 'Trainer'"):
+        digits_jax.Trainer  # noqa: B018
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module.removeprefix("digits_jax.")
+        for node in block.body
+        for alias in node.names
+    }
+    assert seen == digits_jax._HOME

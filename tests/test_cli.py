@@ -1,0 +1,141 @@
+"""Command lines -> dataclasses, and what happened -> one line and a status."""
+
+import errno
+import re
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from digits_jax import TrainConfig
+from digits_jax.cli import parse, run_program
+from digits_jax.errors import InputError
+
+DOC = "Does it: python -m digits_jax.train"
+
+
+def train(*argv):
+    return parse(TrainConfig, argv, doc=DOC)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--batch-size=64", "--learning-rate=0.5"),
+        ("--batch_size=64", "--learning_rate", "0.5"),
+        ("--learning-rate=.5", "--batch-size", "64"),
+    ],
+)
+def test_flags(argv):
+    assert train(*argv) == TrainConfig(batch_size=64, learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--channels=32,64", "--seed=3"),
+        ("--channels", "32", "64", "--seed=3"),
+        ("--channels", "32,64", "--seed=3"),
+        ("--seed=3", "--channels=32", "64"),
+    ],
+)
+def test_lists(argv):
+    assert train(*argv) == TrainConfig(channels=(32, 64), seed=3)
+
+
+def test_switches():
+    assert train("--resume", "--no-batch-norm") == TrainConfig(resume=True, batch_norm=False)
+    assert train("--batch-norm").batch_norm is True
+    assert train() == TrainConfig()
+
+
+def test_defaults_can_be_given():
+    own = TrainConfig(arch="mlp", hidden_sizes=(8,), epochs=3.0)
+    found = parse(TrainConfig, ["--epochs=5"], doc=DOC, default=own)
+    assert found == TrainConfig(arch="mlp", hidden_sizes=(8,), epochs=5.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--epoch=3"], r"unknown flag --epoch; did you mean --epochs\? --help lists"),
+        (["--learing-rate", "1"], r"unknown flag --learing-rate; did you mean --learning-rate"),
+        (["--zzz"], r"unknown flag --zzz; --help lists them all"),
+        (["--epochs=many"], "epochs.*many"),
+        (["--batch-size=2.5"], "batch-size.*2.5"),
+        (["--channels=8,x"], "channels.*x"),
+        (["--seed"], "seed"),
+        (["cnn"], "cnn"),
+    ],
+)
+def test_bad_flags_are_one_line(argv, said):
+    with pytest.raises(InputError, match=said) as caught:
+        train(*argv)
+    message = str(caught.value)
+    # No box, no colour, no line break.
+    assert re.fullmatch(r"[ -~]+", message), message
+    assert "---" not in message
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train("--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    flags = "arch preset dataset data-dir workdir epochs batch-size learning-rate optimizer "
+    flags += "weight-decay label-smoothing dropout hidden-sizes channels dense-size augment seed "
+    flags += "dtype devices platform checkpoint-every-steps resume eval-only dry-run"
+    assert [flag for flag in flags.split() if f"--{flag}" not in text] == []
+    assert "python -m digits_jax.train" in text
+
+
+def test_a_dataclass_of_ones_own():
+    @dataclass(frozen=True)
+    class Arguments:
+        size: int = 1
+
+    assert parse(Arguments, ["--size=2"], doc=DOC) == Arguments(2)
+
+
+# --- endings -------------------------------------------------------------------------------
+
+
+def ending(monkeypatch, capsys, result):
+    """The status and the output of a program that ends so."""
+
+    def main(argv):
+        assert argv == ["--a"]
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    monkeypatch.setattr(sys, "argv", ["program", "--a"])
+    status = run_program(main)
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "said"),
+    [
+        (None, 0, ""),
+        (0, 0, ""),
+        (143, 143, ""),
+        (InputError("--a: not so"), 2, "error: --a: not so\n"),
+        (KeyboardInterrupt(), 130, "stopped\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/x"),
+            1,
+            "error: No space left on device (run/x)\n",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied"), 1, "error: Permission denied\n"),
+    ],
+)
+def test_endings(monkeypatch, capsys, result, status, said):
+    assert ending(monkeypatch, capsys, result) == (status, "", said)
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.ENOENT, "No such file")])
+def test_bugs_are_not_hidden(monkeypatch, capsys, error):
+    with pytest.raises(type(error)) as caught:
+        ending(monkeypatch, capsys, error)
+    assert caught.value is error

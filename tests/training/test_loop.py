@@ -1,0 +1,392 @@
+"""Training from a configuration: what it leaves, how it stops, and that it goes on exactly."""
+
+import dataclasses
+import json
+import re
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+
+from digits_jax import Dataset, InputError, Split, TrainConfig, TrainStream, fit, load_dataset
+from digits_jax.runs.checkpoint import open_checkpoints
+from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
+from digits_jax.training import loop
+from digits_jax.training.interrupts import Interrupted, stop_on_signals
+from digits_jax.training.loop import default_name, prepare, summarize
+
+# 120 images in batches of 16: 7.5 steps in an epoch.
+SMALL = TrainConfig(
+    arch="mlp",
+    preset="quick",
+    epochs=2.0,
+    batch_size=16,
+    hidden_sizes=(12,),
+    batch_norm=True,
+    dropout=0.25,
+    augment="shift",
+    devices="1",
+)
+SMALL_CNN = dataclasses.replace(
+    SMALL, arch="cnn", hidden_sizes=None, channels=(4,), dense_size=8, devices="2"
+)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """A few of the embedded digits, under a name of their own."""
+    digits = load_dataset("digits")
+
+    def some(split, count):
+        return Split(split.images[:count], split.labels[:count])
+
+    return Dataset(
+        name="toy",
+        version="1",
+        source="here",
+        sha256="a" * 64,
+        class_names=digits.class_names,
+        train=some(digits.train, 120),
+        validation=some(digits.validation, 40),
+        test=some(digits.test, 50),
+    )
+
+
+def train(toy, workdir, config=SMALL, **changes):
+    config = dataclasses.replace(config, workdir=str(workdir), **changes)
+    return fit(config, dataset=toy, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory):
+    """A run that wasn't disturbed; it is read only."""
+    return train(toy, tmp_path_factory.mktemp("runs") / "run", checkpoint_every_steps=2)
+
+
+def stop_after(monkeypatch, step, number=signal.SIGINT):
+    """Sends a signal while the given step is under way."""
+    real = TrainStream.batch
+
+    def batch(stream, wanted):
+        if wanted == step:
+            signal.raise_signal(number)
+        return real(stream, wanted)
+
+    monkeypatch.setattr(TrainStream, "batch", batch)
+
+
+def without_seconds(rows):
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
+
+
+def assert_same_state(found, wanted):
+    for part in ("step", "params", "batch_stats", "opt_state"):
+        leaves = [jax.tree.leaves(getattr(state, part)) for state in (found, wanted)]
+        for a, b in zip(*leaves, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# --- what a run leaves ---------------------------------------------------------------------
+
+
+def test_files(finished):
+    names = {path.name for path in finished.workdir.iterdir() if path.name[0] != "."}
+    events = {name for name in names if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    files = {"config.json", "metrics.jsonl", "results.json", "predictions.npz", "checkpoints"}
+    assert names - events == files
+    steps = sorted(int(p.name) for p in (finished.workdir / "checkpoints").iterdir())
+    assert steps == [12, 14, 15]  # every second step and the last, of which three are kept
+
+
+def test_config_names_versions_device_and_data(finished):
+    found = read_json(finished.workdir / "config.json")
+    assert found["versions"].keys() >= {"python", "jax", "flax", "optax", "orbax-checkpoint"}
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["device"]["count"] == 1
+    assert found["device"]["kind"].startswith("cpu: ")
+    data = {name: found["dataset"][name] for name in ("name", "version", "sha256")}
+    assert data == {"name": "toy", "version": "1", "sha256": "a" * 64}
+    assert found["config"]["hidden_sizes"] == [12]
+    # All that the preset filled in is written down.
+    resolved = dataclasses.replace(SMALL.resolve("toy"), workdir=str(finished.workdir))
+    wanted = json.loads(json.dumps({**resolved.to_dict(), "checkpoint_every_steps": 2}))
+    assert found["config"] == wanted
+
+
+def test_results(finished):
+    results = finished.results
+    assert json.loads((finished.workdir / "results.json").read_text()) == results
+    wanted = "arch preset dataset dataset_sha256 seed num_params steps epochs batch_size "
+    wanted += "validation_accuracy test_accuracy test_errors test_count test_loss train_seconds "
+    wanted += "compile_seconds total_seconds images_per_second params_sha256 device num_devices "
+    wanted += "jax_version"
+    assert set(wanted.split()) - set(results) == set()
+    expected = {
+        "arch": "mlp",
+        "dataset": "toy",
+        "seed": 0,
+        "num_params": 784 * 12 + 2 * 12 + 12 * 10 + 10,
+        "steps": 15,
+        "epochs": 2.0,
+        "batch_size": 16,
+        "test_count": 50,
+        "validation_count": 40,
+        "num_devices": 1,
+    }
+    assert {name: results[name] for name in expected} == expected
+    assert int(finished.state.step) == 15
+    assert 0 < results["train_seconds"] < results["total_seconds"]
+    speed = 15 * 16 / results["train_seconds"]
+    np.testing.assert_allclose(results["images_per_second"], speed)
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_predictions_give_the_results(finished, toy, part):
+    run, split = read_run(finished.workdir), getattr(toy, part)
+    labels, logits = {
+        "test": (run.labels, run.logits),
+        "validation": (run.validation_labels, run.validation_logits),
+    }[part]
+    np.testing.assert_array_equal(labels, split.labels)
+    assert (labels.dtype, logits.dtype) == (np.int32, np.float32)
+    assert logits.shape == (len(split), 10)
+    errors = int((logits.argmax(-1) != labels).sum())
+    loss = -scipy.special.log_softmax(logits, -1)[np.arange(len(labels)), labels].mean()
+    results = finished.results
+    assert results[f"{part}_errors"] == errors
+    assert results[f"{part}_accuracy"] == (len(split) - errors) / len(split)
+    np.testing.assert_allclose(results[f"{part}_loss"], loss, rtol=1e-5)
+
+
+def test_metrics_by_epoch(finished):
+    rows = read_metrics(finished.workdir)
+    assert rows == finished.metrics
+    assert [row["step"] for row in rows] == [8, 15]  # 7.5 steps: after 8 all were seen
+    np.testing.assert_allclose([row["epoch"] for row in rows], [8 * 16 / 120, 2])
+    last = finished.results
+    assert rows[-1]["validation_accuracy"] == last["validation_accuracy"]
+    assert rows[-1]["train_seconds"] == last["train_seconds"]
+    # Means over the epoch's own images: an accuracy is a count of them.
+    counts = np.array([row["train_accuracy"] for row in rows]) * np.array([8, 7]) * 16
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-3)
+
+
+def test_training_is_reproducible_and_the_seed_matters(finished, toy, tmp_path):
+    again = train(toy, tmp_path / "again")
+    assert again.results["params_sha256"] == finished.results["params_sha256"]
+    other = train(toy, tmp_path / "other", seed=1, epochs=0.1)
+    assert other.results["steps"] == 1
+    assert [row["step"] for row in other.metrics] == [1]
+    assert other.results["params_sha256"] != finished.results["params_sha256"]
+
+
+def test_a_workdir_of_its_own(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(SMALL, epochs=0.1)
+    assert fit(config, dataset=toy, quiet=True).workdir.as_posix() == "runs/mlp-toy-quick-seed0"
+    name = default_name(TrainConfig(arch="cnn", dataset="emnist/letters", seed=3))
+    assert name == "cnn-emnist-letters-standard-seed3"
+
+
+def test_a_plan_in_words(toy, tmp_path):
+    text = summarize(prepare(dataclasses.replace(SMALL, workdir=str(tmp_path / "run")), toy))
+    for part in ("120 training, 40 validation, 50 test", "9,562 parameters", "15 steps of 16"):
+        assert part in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "size"),
+    [("1", 50), ("4", 52), ("8", 56)],  # the 50 test images, and what fills the devices
+)
+def test_evaluation_batches_fit_data_and_devices(toy, devices, size):
+    assert prepare(dataclasses.replace(SMALL, devices=devices), toy).eval_batch_size == size
+
+
+# --- resuming ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [5, 8, 11])
+def test_an_interrupted_run_goes_on_exactly(finished, toy, tmp_path, monkeypatch, stop):
+    """In the middle of the first epoch, at its end, and in the second."""
+    workdir = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, stop)
+        with pytest.raises(Interrupted) as caught:
+            train(toy, workdir)
+    assert caught.value.signal_number == signal.SIGINT
+    assert f"stopped at step {stop} of 15, saved" in str(caught.value)
+    assert f"--resume --workdir='{workdir}'" in str(caught.value)
+    assert not (workdir / "results.json").exists()
+    resumed = train(toy, workdir, resume=True)
+    assert_same_state(resumed.state, finished.state)
+    assert without_seconds(resumed.metrics) == without_seconds(finished.metrics)
+    results = [
+        {k: v for k, v in run.results.items() if "second" not in k} for run in (resumed, finished)
+    ]
+    assert results[0] == results[1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_crash_goes_back_to_the_checkpoint(toy, tmp_path, monkeypatch):
+    """A CNN on two devices; what was logged after the checkpoint is done again."""
+    straight = train(toy, tmp_path / "straight", SMALL_CNN)
+    real, workdir = TrainStream.batch, tmp_path / "run"
+
+    def crash(stream, step):
+        if step == 12:
+            raise MemoryError("as good as any")
+        return real(stream, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStream, "batch", crash)
+        with pytest.raises(MemoryError):
+            train(toy, workdir, SMALL_CNN, checkpoint_every_steps=7)
+    assert [row["step"] for row in read_metrics(workdir)] == [8]
+    with open_checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step == 7
+    resumed = train(toy, workdir, SMALL_CNN, resume=True)
+    assert_same_state(resumed.state, straight.state)
+    assert without_seconds(resumed.metrics) == without_seconds(straight.metrics)
+
+
+def test_resuming_without_a_checkpoint_starts_at_0(finished, toy, tmp_path, capsys):
+    write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
+    config = dataclasses.replace(SMALL, workdir=str(tmp_path), resume=True)
+    result = fit(config, dataset=toy)
+    assert f"{tmp_path}: no checkpoint yet: starting at step 0 of 15" in capsys.readouterr().out
+    assert_same_state(result.state, finished.state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 1}, r"--seed=1: the run in .* has seed=0"),
+        ({"batch_size": 8}, r"--batch-size=8"),
+        ({"hidden_sizes": (13,)}, r"--hidden-sizes=\(13,\): .* has hidden-sizes=\(12,\)"),
+        ({"arch": "cnn", "hidden_sizes": None}, r"--arch=cnn"),
+        ({"learning_rate": 0.1}, r"--learning-rate=0.1"),
+    ],
+)
+def test_another_run_is_refused(finished, toy, changes, said):
+    with pytest.raises(InputError, match=said):
+        train(toy, finished.workdir, resume=True, **changes)
+
+
+def test_other_data_is_refused(finished, toy):
+    changed = dataclasses.replace(toy, sha256="b" * 64)
+    with pytest.raises(InputError, match=r"another version of 'toy' .*aaaaaaaaaaaa.*bbbbbbbbbbbb"):
+        train(changed, finished.workdir, resume=True)
+    renamed = dataclasses.replace(toy, name="other")
+    with pytest.raises(InputError, match=r"--dataset=other: the run in .* has dataset=toy"):
+        train(renamed, finished.workdir, resume=True)
+
+
+def test_a_second_run_is_refused(finished, toy):
+    before = (finished.workdir / "results.json").read_bytes()
+    with pytest.raises(InputError, match=r"already holds a run"):
+        train(toy, finished.workdir)
+    assert (finished.workdir / "results.json").read_bytes() == before
+
+
+def test_resuming_nothing(toy, tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        train(toy, tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(finished, toy, tmp_path):
+    write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
+    (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"checkpoints/3: the checkpoint can't be restored"):
+        train(toy, tmp_path, resume=True)
+
+
+def test_trained_networks_are_loaded(finished, toy, monkeypatch):
+    monkeypatch.setattr(loop, "load_dataset", lambda name, data_dir: toy)
+    plan, state = loop.load_trained(finished.workdir, devices="1")
+    assert_same_state(state, finished.state)
+    assert plan.config.hidden_sizes == (12,)
+
+
+def test_an_untrained_network_is_not(finished, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "load_dataset", lambda name, data_dir: toy)
+    write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
+    with pytest.raises(InputError, match=r"has no checkpoint yet; train it with .*--resume"):
+        loop.load_trained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+# --- what goes wrong -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 15, "devices": "2"}, "batch_size is 15, which 2 devices don't divide"),
+        ({"devices": "9"}, "devices is 9; JAX has 8"),
+        ({"platform": "abacus"}, "platform is 'abacus'"),
+        ({"optimizer": "rmsprop"}, "optimizer is 'rmsprop'"),
+        ({"optimizer": "adam", "weight_decay": 0.1}, "use 'adamw'"),
+        ({"schedule": "linear"}, "schedule is 'linear'"),
+        ({"augment": "flip"}, "augment is 'flip'"),
+        ({"batch_size": 0}, "--batch-size=0"),
+    ],
+)
+def test_bad_plans_write_nothing(toy, tmp_path, changes, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        train(toy, tmp_path / "run", **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_diverged_training_says_so(toy, tmp_path):
+    bad = {"learning_rate": 1e30, "schedule": "constant", "optimizer": "sgd", "batch_norm": False}
+    with pytest.raises(
+        InputError, match=r"the loss became (nan|inf) .*--learning-rate under 1e\+30"
+    ):
+        train(toy, tmp_path / "run", **bad)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+# --- signals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted(number):
+    before = signal.getsignal(number)
+    with stop_on_signals() as request:
+        assert request.signal_number is None
+        signal.raise_signal(number)
+        assert request.signal_number == number
+        assert signal.getsignal(number) is before  # a second one acts as it always does
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_is_pythons():
+    with stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ValueError, match="any"), stop_on_signals():
+        raise ValueError("any")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_leave_signals_alone():
+    found = []
+
+    def work():
+        with stop_on_signals() as request:
+            found.append((request.signal_number, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(timeout=60)
+    assert found == [(None, signal.default_int_handler)]

@@ -1,0 +1,283 @@
+"""One step: against NumPy, against numbers written down, with and without jit."""
+
+import re
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+
+from digits_jax import CNN, MLP, create_train_state, eval_step, predict_step, train_step
+from digits_jax.training.steps import check_batch, cross_entropy, metric_sums, to_float
+
+KEY = jax.random.key(7)
+SHAPE = (4, 4, 1)
+RATE = 0.5
+
+
+def make_batch(count=6, shape=SHAPE, classes=3, seed=0):
+    """Random images and labels; the last two images are masked."""
+    random = np.random.default_rng(seed)
+    return {
+        "image": random.integers(0, 256, (count, *shape), dtype=np.uint8),
+        "label": random.integers(0, classes, count, dtype=np.int32),
+        "mask": np.array([1] * (count - 2) + [0] * 2, np.float32),
+    }
+
+
+def linear_state(tx=None):
+    module = MLP(num_classes=3, hidden_sizes=())
+    state = create_train_state(module, tx or optax.sgd(RATE), jax.random.key(0), SHAPE)
+    bias = jnp.array([0.1, -0.2, 0.3])  # not zero, so that a lost bias is noticed
+    return state.replace(params={"logits": {**state.params["logits"], "bias": bias}})
+
+
+def numpy_linear(state, batch):
+    """Images as rows, logits and probabilities of a linear softmax model, in float64."""
+    x = batch["image"].reshape(len(batch["image"]), -1) / 255
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params["logits"])
+    logits = x @ params["kernel"] + params["bias"]
+    return x, logits, scipy.special.softmax(logits, axis=-1)
+
+
+def numpy_sums(logits, batch):
+    kept = batch["mask"] == 1
+    log_probabilities = scipy.special.log_softmax(logits, axis=-1)[kept]
+    labels = batch["label"][kept]
+    return {
+        "loss": -log_probabilities[np.arange(len(labels)), labels].sum(),
+        "correct": (logits[kept].argmax(-1) == labels).sum(),
+        "count": len(labels),
+    }
+
+
+def numpy_step(state, batch, smoothing=0.0):
+    """The kernel and bias after a step of gradient descent, by the textbook's gradient."""
+    x, _, probabilities = numpy_linear(state, batch)
+    targets = (1 - smoothing) * np.eye(3)[batch["label"]] + smoothing / 3
+    error = (probabilities - targets) * batch["mask"][:, None] / batch["mask"].sum()
+    return {
+        "kernel": state.params["logits"]["kernel"] - RATE * x.T @ error,
+        "bias": state.params["logits"]["bias"] - RATE * error.sum(0),
+    }
+
+
+# --- losses and sums -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_cross_entropy(smoothing):
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(0, 5, (20, 7)), random.integers(0, 7, 20)
+    targets = np.full((20, 7), smoothing / 7)
+    targets[np.arange(20), labels] += 1 - smoothing
+    expected = -(targets * scipy.special.log_softmax(logits, axis=-1)).sum(-1)
+    found = cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), smoothing)
+    assert found.shape == (20,)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cross_entropy_of_huge_logits_is_finite():
+    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([0, 0])), [0, 2e4])
+
+
+def test_metric_sums_leave_out_what_is_masked():
+    random = np.random.default_rng(1)
+    batch = make_batch(count=30)
+    batch["mask"] = random.integers(0, 2, 30).astype(np.float32)
+    logits = random.normal(size=(30, 3)).astype(np.float32)
+    sums = metric_sums(logits, batch["label"], batch["mask"])
+    expected = numpy_sums(logits, batch)
+    assert sums.keys() == expected.keys()
+    assert 0 < expected["correct"] < expected["count"] < 30
+    for name, value in expected.items():
+        np.testing.assert_allclose(sums[name], value, rtol=1e-5)
+
+
+def test_to_float():
+    levels = jnp.arange(256, dtype=jnp.uint8)
+    np.testing.assert_allclose(to_float(levels), np.arange(256) / 255, rtol=1e-6)
+    as_they_are = jnp.array([0.25, 1.0])
+    np.testing.assert_array_equal(to_float(as_they_are), as_they_are)
+    with pytest.raises(AssertionError, match="images are uint8"):
+        to_float(jnp.zeros(3, jnp.int32))
+
+
+# --- the step ------------------------------------------------------------------------------
+
+
+class Variants(chex.TestCase):
+    """The steps as they are, and under jit."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_train_step_is_numpys(self):
+        state, batch = linear_state(), make_batch()
+        after, sums = self.variant(train_step)(state, batch, KEY)
+        chex.assert_trees_all_close(
+            dict(after.params["logits"]), numpy_step(state, batch), atol=1e-6
+        )
+        _, logits, _ = numpy_linear(state, batch)
+        chex.assert_trees_all_close(sums, numpy_sums(logits, batch), rtol=1e-5)
+        assert int(after.step) == 1
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_eval_step_is_numpys(self):
+        state, batch = linear_state(), make_batch()
+        _, logits, _ = numpy_linear(state, batch)
+        sums = self.variant(eval_step)(state, batch)
+        chex.assert_trees_all_close(sums, numpy_sums(logits, batch), rtol=1e-5)
+        predicted = self.variant(predict_step)(state, batch["image"])
+        np.testing.assert_allclose(predicted, logits, rtol=1e-5)
+
+
+def test_smoothed_step_is_numpys():
+    state, batch = linear_state(), make_batch()
+    after, _ = train_step(state, batch, KEY, label_smoothing=0.2)
+    expected = numpy_step(state, batch, smoothing=0.2)
+    chex.assert_trees_all_close(dict(after.params["logits"]), expected, atol=1e-6)
+
+
+def test_masked_images_teach_nothing():
+    state, batch = linear_state(), make_batch()
+    other = {**batch, "image": batch["image"].copy(), "label": batch["label"].copy()}
+    other["image"][4:] = 255
+    other["label"][4:] = 0
+    after, sums = train_step(state, batch, KEY)
+    after_other, sums_other = train_step(state, other, KEY)
+    chex.assert_trees_all_equal((after.params, sums), (after_other.params, sums_other))
+
+
+def test_a_batch_of_padding_changes_nothing():
+    state, batch = linear_state(), make_batch()
+    after, sums = train_step(state, {**batch, "mask": np.zeros(6, np.float32)}, KEY)
+    chex.assert_trees_all_equal(after.params, state.params)
+    assert [float(value) for value in sums.values()] == [0, 0, 0]
+
+
+def test_augmentation_sees_float_images_and_changes_what_is_trained_on():
+    seen = []
+
+    def blacken(key, images):
+        seen.append((images.dtype, float(images.max()) <= 1))
+        return images * 0
+
+    state, batch = linear_state(), make_batch()
+    after, _ = train_step(state, batch, KEY, augment=blacken)
+    expected, _ = train_step(state, {**batch, "image": batch["image"] * 0}, KEY)
+    chex.assert_trees_all_equal(after.params, expected.params)
+    assert seen == [(jnp.float32, True)]
+
+
+def test_each_step_has_its_own_key():
+    drawn = []
+
+    def note(key, images):
+        drawn.append(float(jax.random.uniform(key)))
+        return images
+
+    state, batch = linear_state(), make_batch()
+    for step in (0, 1, 0, 1):
+        train_step(state.replace(step=jnp.int32(step)), batch, KEY, augment=note)
+    assert drawn[:2] == drawn[2:]  # as it would be after a resume
+    assert drawn[0] != drawn[1]
+    train_step(state, batch, jax.random.key(8), augment=note)
+    assert drawn[-1] != drawn[0]
+
+
+def test_train_step_is_traced_once():
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(train_step, n=1))
+    state, batch = linear_state(optax.adam(0.01)), make_batch()
+    for seed in range(4):
+        state, _ = step(state, make_batch(seed=seed), KEY)
+    assert int(state.step) == 4
+    # The counter counts: another shape is another trace.
+    with pytest.raises(AssertionError, match="traced"):
+        step(state, make_batch(count=7), KEY)
+    del batch
+
+
+# Made by this test, from the code as it was when the table of invariants (tests/training/
+# test_parallel.py) and the NumPy step above held: python 3.11, jax 0.10.2, CPU, float32.
+GOLDEN_LOSSES = [1.164011, 0.823874]
+GOLDEN_PARAM_SUM = 65.85190
+GOLDEN_STATS_SUM = 10.935112
+
+
+def test_golden_numbers_of_a_small_cnn():
+    module = CNN(num_classes=3, channels=(4,), dense_size=8)
+    state = create_train_state(module, optax.sgd(0.1), jax.random.key(0), (8, 8, 1))
+    batch = make_batch(count=8, shape=(8, 8, 1))
+    step = jax.jit(train_step)
+    losses = []
+    for _ in range(2):
+        state, sums = step(state, batch, KEY)
+        losses.append(float(sums["loss"] / sums["count"]))
+    total, stats = (
+        sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(tree))
+        for tree in (state.params, state.batch_stats)
+    )
+    np.testing.assert_allclose(losses, GOLDEN_LOSSES, rtol=1e-4)
+    np.testing.assert_allclose(total, GOLDEN_PARAM_SUM, rtol=1e-5)
+    np.testing.assert_allclose(stats, GOLDEN_STATS_SUM, rtol=1e-5)
+
+
+# --- the doors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"image": np.zeros((6, 16), np.uint8)}, 'batch["image"]'),
+        ({"label": np.zeros((6, 3), np.int32)}, '"label" and "mask"'),
+        ({"label": np.zeros(5, np.int32)}, '"label" and "mask"'),
+        ({"mask": np.zeros(7, np.float32)}, '"label" and "mask"'),
+        ({"label": np.zeros(6, np.float32)}, 'batch["label"]'),
+        ({"mask": np.zeros(6, np.int32)}, 'batch["mask"]'),
+        ({"mask": np.zeros(6, bool)}, 'batch["mask"]'),
+    ],
+)
+def test_wrong_arrays_are_named(changed, named):
+    batch = {**make_batch(), **changed}
+    check_batch(make_batch())
+    with pytest.raises(AssertionError, match=re.escape(named)):
+        check_batch(batch)
+    state = linear_state()
+    for call in (lambda: jax.jit(train_step)(state, batch, KEY), lambda: eval_step(state, batch)):
+        with pytest.raises(AssertionError, match=re.escape(named)):
+            call()
+
+
+def test_predictions_need_images_with_four_axes():
+    with pytest.raises(AssertionError):
+        predict_step(linear_state(), np.zeros(SHAPE, np.uint8))
+
+
+# --- a module of one's own -----------------------------------------------------------------
+
+
+class Squares(nn.Module):
+    """What a user may write: no BatchNorm, no dropout, no axis_name."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dense(16)(images.reshape(len(images), -1))
+        return nn.Dense(3)(x**2)
+
+
+def test_a_module_of_ones_own_learns():
+    batch = make_batch(count=12)
+    state = create_train_state(Squares(), optax.adam(0.02), jax.random.key(0), SHAPE)
+    step = jax.jit(train_step)
+    first = eval_step(state, batch)
+    for _ in range(100):
+        state, _ = step(state, batch, KEY)
+    last = eval_step(state, batch)
+    assert float(first["correct"]) < 10
+    assert float(last["correct"]) == float(last["count"]) == 10
+    assert last["loss"] < first["loss"] / 5

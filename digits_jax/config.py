@@ -176,7 +176,7 @@ BASE = {
 RECIPES = {
     ("cnn", "large"): {
         "quick": {"epochs": 2.0, "learning_rate": 0.025},
-        "standard": {"epochs": 18.0, "augment": "affine"},
+        "standard": {"epochs": 15.0, "augment": "affine"},
         "best": {
             "epochs": 40.0,
             "augment": "elastic",

@@ -16,7 +16,7 @@ from digits_jax.cli import parse, run_program
 class Arguments:
     """What to score."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
     json: bool = False
     """Print JSON."""

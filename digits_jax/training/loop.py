@@ -127,13 +127,14 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
     """
     started = time.perf_counter()
     check(config)
-    cores = parallel.cpu_count() if config.devices == "auto" else int(config.devices)
-    devices = parallel.start_backend(config.platform, cores)
+    heavy = config.arch == "cnn"
+    # A CPU in one piece serves a light step best: its matrix products use all cores.
+    most = parallel.cpu_count() if heavy else 1
+    cpu_devices = most if config.devices == "auto" else int(config.devices)
+    devices = parallel.start_backend(config.platform, cpu_devices)
     dataset = dataset or load_dataset(config.dataset, config.data_dir)
     config = config.resolve(dataset.name)
-    devices = parallel.choose_devices(
-        devices, config.devices, config.batch_size, heavy=config.arch == "cnn"
-    )
+    devices = parallel.choose_devices(devices, config.devices, config.batch_size, heavy=heavy)
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     make_augment(config.augment)  # An unknown name is noticed here, not in the step.

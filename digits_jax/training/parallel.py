@@ -5,6 +5,7 @@ pytree of arrays whose first axis is sharded over the mesh axis "data"), then wh
 the same everywhere.
 """
 
+import contextlib
 import hashlib
 import os
 import platform as platform_module
@@ -42,12 +43,9 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
     """
     if platform not in PLATFORMS:
         raise InputError(f"platform is {platform!r}; allowed: {', '.join(PLATFORMS)}")
-    try:
+    # A backend that has started keeps the devices that it has.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cpu_devices)
-    except RuntimeError:
-        pass  # The backend has started: its devices are what there is.
-    except ValueError:
-        pass  # XLA_FLAGS already say how many.
     try:
         return jax.devices(None if platform == "auto" else platform)
     except RuntimeError as error:
@@ -130,9 +128,10 @@ def choose_devices(
             f"give 1 to {len(devices)}, or 'auto'"
         )
     if batch_size % count:
+        fitting = {max(1, batch_size // count) * count, -(-batch_size // count) * count}
         raise InputError(
             f"batch_size is {batch_size}, which {count} devices don't divide; "
-            f"use {batch_size // count * count or count} or {-(-batch_size // count) * count}"
+            f"use {' or '.join(map(str, sorted(fitting)))}"
         )
     return devices[:count]
 

@@ -272,8 +272,8 @@ def test_damaged_prepared_data_set(spec, tmp_path):
     [
         b"",
         b"no gzip",
-        gzip.compress(b"no idx"),
-        gzip.compress(b"\0\0\x08\x03\0"),
+        gzip.compress(b"no idx", mtime=0),
+        gzip.compress(b"\0\0\x08\x03\0", mtime=0),
         MNIST_FILES[NAMES["train_images"]][:-9],
     ],
 )

@@ -142,7 +142,8 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
         config=config,
         dataset=dataset,
         module=build_model(config.to_dict(), dataset.num_classes),
-        schedule=schedule,
+        # Read once an epoch: outside of jit each of its operations would be compiled by itself.
+        schedule=jax.jit(schedule),
         tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
         mesh=parallel.make_mesh(devices),
         total_steps=total_steps,

@@ -19,20 +19,20 @@ from experiments.running import train_once
 WEAK = {
     "mlp": (
         "--hidden-sizes=64",
-        "--batch-norm=False",
+        "--no-batch-norm",
         "--label-smoothing=0",
         "--augment=none",
         "--epochs=5",
-        "--learning-rate=0.001",
+        "--learning-rate=0.005",
     ),
     "cnn": (
-        "--channels=4,8",
+        "--channels=8,16",
         "--dense-size=32",
-        "--batch-norm=False",
+        "--no-batch-norm",
         "--label-smoothing=0",
         "--augment=none",
         "--epochs=3",
-        "--learning-rate=0.001",
+        "--learning-rate=0.006",
     ),
 }
 

@@ -35,6 +35,14 @@ SMALL_CNN = dataclasses.replace(
 )
 
 
+@pytest.fixture(autouse=True)
+def python_answers_sigint():
+    """A shell starts background jobs, which a CI's may be, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def toy():
     """A few of the embedded digits, under a name of their own."""

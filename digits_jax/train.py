@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
 
 def print_notice(text: str) -> None:
     """Prints what must not be overlooked."""
-    print(f"\n{'!' * 78}\n!! {text}\n{'!' * 78}\n", flush=True)
+    lines = textwrap.wrap(text, 75, break_long_words=False, break_on_hyphens=False)
+    print("", "!" * 78, *(f"!! {line}" for line in lines), "!" * 78, "", sep="\n", flush=True)
 
 
 def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A training's loss and accuracy by epoch, as a picture."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
       >>> path.stat().st_size > 1000
       True
     """
+    # Matplotlib warns at length where there is no home folder to keep its font list in.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Not pyplot, which keeps every figure in a global list and chooses a backend for screens.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

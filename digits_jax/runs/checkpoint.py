@@ -37,24 +37,29 @@ class Checkpoints:
         Raises:
           InputError: the disk is full or can't be written; older checkpoints stay.
         """
-        import orbax.checkpoint as ocp
 
         if step in self._manager.all_steps():
             return
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress)
-                ),
-            )
-            # A save that isn't waited for is lost at exit, with status 0.
-            self._manager.wait_until_finished()
+            with _without_leftovers():
+                self._save(step, tree, progress)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self._path}: step {step} could not be saved ({_first_line(error)}); "
                 "earlier checkpoints are kept: free some space, then go on with --resume"
             ) from None
+
+    def _save(self, step, tree, progress):
+        import orbax.checkpoint as ocp
+
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress)
+            ),
+        )
+        # A save that isn't waited for is lost at exit, with status 0.
+        self._manager.wait_until_finished()
 
     def restore(self, step: int, abstract_tree: Any) -> tuple[Any, dict[str, float]]:
         """Restores a step into the shapes, dtypes and shardings of a tree.
@@ -68,37 +73,40 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        hook = sys.unraisablehook
-        sys.unraisablehook = _without_leftovers(hook)
         try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_tree), progress=ocp.args.JsonRestore()
-                ),
-            )
+            with _without_leftovers():
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(abstract_tree),
+                        progress=ocp.args.JsonRestore(),
+                    ),
+                )
         except Exception as error:  # tensorstore's, orbax's and json's, by what is damaged
             raise InputError(
                 f"{self._path / str(step)}: the checkpoint can't be restored "
                 f"({_first_line(error)}); delete that folder to go back to the one before"
             ) from None
-        sys.unraisablehook = hook
         return restored.state, restored.progress
 
 
-def _without_leftovers(hook):
-    """Keeps quiet about the reads that a failed restore leaves behind.
+@contextlib.contextmanager
+def _without_leftovers():
+    """Keeps quiet about the reads and writes that orbax leaves behind where one of them failed.
 
     Their event loop is closed, and Python would print a traceback for each, whenever it notices:
-    so the hook stays where the restore failed.
+    so after a failure the hook stays.
     """
+    hook = sys.unraisablehook
 
     def quiet(unraisable):
         text = str(unraisable.exc_value)
         if "Event loop is closed" not in text and "error while reading array" not in text:
             hook(unraisable)
 
-    return quiet
+    sys.unraisablehook = quiet
+    yield
+    sys.unraisablehook = hook
 
 
 def _first_line(error):

@@ -47,8 +47,9 @@ def main(argv: Sequence[str]) -> int:
         return evaluate(Path(config.workdir), config.data_dir, config.devices, config.platform)
 
     from digits_jax.training.interrupts import Interrupted
-    from digits_jax.training.loop import prepare, run, summarize
+    from digits_jax.training.loop import prepare, run
     from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.training.record import summarize
 
     use_compilation_cache()
     plan = prepare(config)

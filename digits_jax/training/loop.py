@@ -27,12 +27,11 @@ from digits_jax.training import parallel
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.progress import Progress, ScalarLog
-from digits_jax.training.record import describe_run, device_name, make_results
+from digits_jax.training.record import describe_run, make_results
 from digits_jax.training.scoring import make_scorer
 from digits_jax.training.state import (
     TrainState,
     abstract_train_state,
-    count_params,
     create_train_state,
 )
 from digits_jax.training.steps import train_step
@@ -148,29 +147,6 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
         mesh=parallel.make_mesh(devices),
         total_steps=total_steps,
         started=started,
-    )
-
-
-def summarize(plan: Plan) -> str:
-    """What a plan will do, in a few lines for a person."""
-    config, data = plan.config, plan.dataset
-    params = plan.abstract_state.params
-    sizes = (
-        f"hidden sizes {config.hidden_sizes}"
-        if config.arch == "mlp"
-        else f"channels {config.channels}, dense {config.dense_size}"
-    )
-    return "\n".join(
-        (
-            f"data     {data.name} {data.version}: {len(data.train):,} training, "
-            f"{len(data.validation):,} validation, {len(data.test):,} test images; {data.source}",
-            f"model    {config.arch}: {count_params(params):,} parameters "
-            f"({sizes}), {config.dtype}",
-            f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
-            f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
-            f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
-            f"devices  {plan.mesh.size} x {device_name(plan.mesh)}",
-        )
     )
 
 

@@ -38,6 +38,29 @@ def _processor():
     return platform.processor()
 
 
+def summarize(plan: Any) -> str:
+    """What a plan will do, in a few lines for a person."""
+    config, data = plan.config, plan.dataset
+    params = plan.abstract_state.params
+    sizes = (
+        f"hidden sizes {config.hidden_sizes}"
+        if config.arch == "mlp"
+        else f"channels {config.channels}, dense {config.dense_size}"
+    )
+    return "\n".join(
+        (
+            f"data     {data.name} {data.version}: {len(data.train):,} training, "
+            f"{len(data.validation):,} validation, {len(data.test):,} test images; {data.source}",
+            f"model    {config.arch}: {count_params(params):,} parameters "
+            f"({sizes}), {config.dtype}",
+            f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
+            f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
+            f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
+            f"devices  {plan.mesh.size} x {device_name(plan.mesh)}",
+        )
+    )
+
+
 def describe_run(plan: Any) -> dict[str, Any]:
     """What ``config.json`` holds: the configuration, and what it met."""
     packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

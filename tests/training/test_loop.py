@@ -16,7 +16,8 @@ from digits_jax.runs.checkpoint import open_checkpoints
 from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
 from digits_jax.training import loop
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.loop import default_name, prepare, summarize
+from digits_jax.training.loop import default_name, prepare
+from digits_jax.training.record import summarize
 
 # 120 images in batches of 16: 7.5 steps in an epoch.
 SMALL = TrainConfig(

@@ -1,19 +1,25 @@
 """Where is one run better than another, on which images, by how much, and is it sure?"""
 
 import argparse
+import errno
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from digits_jax.data.datasets import load_dataset
+from digits_jax.cli import run_program
 from digits_jax.errors import InputError
-from digits_jax.evaluation.comparison import compare
-from digits_jax.evaluation.report import check_output, overlap_json, write_report
-from digits_jax.evaluation.sources import Source, groups_of, source_of
-from digits_jax.evaluation.summary import summary_lines
-from digits_jax.runs.folder import PREDICTIONS, read_results
+from digits_jax.runs.folder import PREDICTIONS, RESULTS, read_results
+
+# NumPy and what needs it are imported by the functions: Ctrl-C is then one line from the start.
+if TYPE_CHECKING:
+    import numpy as np
+
+    from digits_jax.evaluation.sources import Source
+
+_FACTS = ("arch", "dataset", "dataset_sha256")  # what a comparison reads of results.json
+# Full disks are nobody's input: `run_program` has a line and a status for them.
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,20 +42,51 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file."""
+def read_arrays(path: Path, hint: str = "name another") -> dict[str, "np.ndarray"]:
+    """The arrays of an .npz file; hint: what to do where there is none."""
+    import numpy as np
+
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with path.open("rb") as opened:
+            if opened.read(2) != b"PK":  # how a zip file begins
+                raise InputError(
+                    f"{path} isn't an .npz file; write one with "
+                    "numpy.savez(FILE, labels=..., logits=...)"
+                )
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+    except InputError:
+        raise
     except FileNotFoundError:
-        hint = f"write it with python -m digits_jax.evaluate {path.parent}"
-        raise InputError(f"{path}: no such file; {hint}, or name another") from None
+        raise InputError(f"{path}: no such file; {hint}") from None
+    except IsADirectoryError:
+        raise InputError(
+            f"{path}: can't be read as .npz, it is a folder; give a file, or leave out "
+            "--predictions for folders of runs"
+        ) from None
     except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
         raise InputError(f"{path}: can't be read as .npz ({error}); is it whole?") from None
 
 
-def read_sources(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
+def read_run(path: Path, short: str) -> "Source":
+    """A finished run of ours; short: what tables call it."""
+    from digits_jax.evaluation.sources import source_of
+
+    results = read_results(path)
+    if not isinstance(results, dict) or any(not results.get(key) for key in _FACTS):
+        raise InputError(
+            f"{path / RESULTS} doesn't hold {', '.join(_FACTS)} of a run; give the folder of a "
+            "finished run, or --predictions for other files"
+        )
+    hint = f"write it with python -m digits_jax.evaluate {path}, or name another run"
+    return source_of(str(path), short, read_arrays(path / PREDICTIONS, hint), results)
+
+
+def read_sources(args: argparse.Namespace) -> tuple[list["Source"], list["Source"]]:
     """A's runs and B's, from whichever way they were given."""
+    from digits_jax.evaluation.sources import check_distinct, source_of
+
     if [bool(args.runs), bool(args.a or args.b), bool(args.predictions)].count(True) != 1:
         raise InputError("give RUN_A RUN_B, or --a RUN... --b RUN..., or --predictions A.npz B.npz")
     if args.predictions:
@@ -71,42 +108,78 @@ def read_sources(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
         counts = f"{len(groups[0])} run(s) in --a and {len(groups[1])} in --b"
         raise InputError(f"{counts}; groups need two seeds each, or give just RUN_A RUN_B")
     paths = [Path(name) for group in groups for name in group]
+    if not args.runs:
+        _check_each_once(paths)
     unique = len({path.resolve().name for path in paths}) == len(paths)
-    found = []
+    found = [read_run(p, p.resolve().name if unique else str(p)) for p in paths]
+    a, b = found[: len(groups[0])], found[len(groups[0]) :]
+    if not args.runs:  # one run with itself is allowed: it repairs nothing
+        check_distinct(a, b)
+    return a, b
+
+
+def _check_each_once(paths: list[Path]) -> None:
+    """Before anything is read: a folder that is given twice needs no other check."""
+    seen = set()
     for path in paths:
-        results = read_results(path)
-        short = path.resolve().name if unique else str(path)
-        found.append(source_of(str(path), short, read_arrays(path / PREDICTIONS), results))
-    return found[: len(groups[0])], found[len(groups[0]) :]
+        if path.resolve() in seen:
+            raise InputError(f"{path} is given twice; a run counts once: give each run once")
+        seen.add(path.resolve())
 
 
 def run(args: argparse.Namespace, command: str) -> None:
     """Read, compare, write, print."""
-    output = args.output or (None if args.json else "comparison")
-    if output:
+    import numpy as np
+
+    from digits_jax.data.datasets import load_dataset
+    from digits_jax.evaluation.comparison import compare
+    from digits_jax.evaluation.report import check_output, overlap_json
+    from digits_jax.evaluation.sources import groups_of, mixed_presets
+    from digits_jax.evaluation.summary import summary_lines
+
+    output = args.output
+    if output is None and not args.json:
+        output = "comparison"
+    if output is not None:
         check_output(output, args.overwrite)
     a, b = read_sources(args)
     groups = groups_of(a, b, args.name_a, args.name_b)
+    mixed = mixed_presets(a, b)
+    for note in mixed:
+        print(f"note: {note}", file=sys.stderr)
     name, sha256 = args.dataset or a[0].dataset, a[0].dataset_sha256
     data = load_dataset(name, args.data_dir) if output and name else None
     if data is not None:
         name = data.name
         if sha256 not in (None, data.sha256) or not np.array_equal(data.test.labels, a[0].labels):
-            raise InputError(
-                f"{a[0].name} is not of the data set {name} that is here; give --data-dir"
-            )
+            hint = "give another --dataset, or leave it out" if args.dataset else "give --data-dir"
+            raise InputError(f"{a[0].name} is not of the data set {name} that is here; {hint}")
     facts = {"dataset": name, "dataset_sha256": sha256, "resamples": args.resamples}
     found = compare(a[0].labels, *groups, **facts)
     classes = data.class_names if data else [str(i) for i in range(found.num_classes)]
     if output:
         pictures = {"class_names": classes, "images": data.test.images if data else None}
-        made = f"Made with: {command}"
-        folder = write_report(found, output, notes=(made,), overwrite=args.overwrite, **pictures)
+        pictures["notes"] = (*mixed, f"Made with: {command}")
+        folder = write(found, output, args.overwrite, **pictures)
     if args.json:
         print(overlap_json(found), end="")
         return
     print("\n".join(summary_lines(found, classes)))
     print(f"report: {folder / 'report.html'}")
+
+
+def write(found, output: str, overwrite: bool, **pictures) -> Path:
+    """The report; what the file system refuses is one line."""
+    from digits_jax.evaluation.report import write_report
+
+    try:
+        return write_report(found, output, overwrite=overwrite, **pictures)
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise
+        raise InputError(
+            f"{output} can't be written ({error.strerror or error}); give another folder to -o"
+        ) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,4 +195,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

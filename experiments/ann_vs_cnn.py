@@ -11,7 +11,10 @@ from pathlib import Path
 
 from digits_jax import compare
 from digits_jax.cli import parse, run_program
+from digits_jax.data.datasets import DATASETS
 from digits_jax.errors import InputError
+from digits_jax.evaluation.report import check_output
+from digits_jax.train import parse_config
 from experiments.running import train_once
 
 # Two models as weak as those of the small Keras study that this library started from: an ANN
@@ -55,22 +58,37 @@ class Arguments:
     """Folder of the report (default: RUNS/DATASET-PRESET)."""
 
 
+def _flags(arguments: Arguments, arch: str, seed: int) -> list[str]:
+    flags = [f"--arch={arch}", f"--dataset={arguments.dataset}", f"--seed={seed}"]
+    return [*flags, *WEAK[arch]] if arguments.weak else [*flags, f"--preset={arguments.preset}"]
+
+
+def _check(arguments: Arguments, output: Path) -> None:
+    """What would fail after hours of training fails now."""
+    if arguments.seeds < 2:
+        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, to tell seeds from models")
+    if arguments.dataset not in DATASETS:
+        raise InputError(
+            f"--dataset={arguments.dataset}: no such data set; give one of {', '.join(DATASETS)}"
+        )
+    for arch in WEAK:
+        parse_config(_flags(arguments, arch, 0))
+    check_output(output, overwrite=True)
+
+
 def main(argv: Sequence[str]) -> int:
     """Trains what is missing, then compares."""
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
-    if arguments.seeds < 2:
-        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, to tell seeds from models")
     groups = {"mlp": [], "cnn": []}
     recipe = "weak" if arguments.weak else arguments.preset
+    name = f"{arguments.dataset.replace('/', '-')}-{recipe}"
+    output = arguments.output or arguments.runs / name
+    _check(arguments, output)
     for arch, group in groups.items():
         for seed in range(arguments.seeds):
-            flags = [f"--arch={arch}", f"--dataset={arguments.dataset}", f"--seed={seed}"]
-            flags += WEAK[arch] if arguments.weak else [f"--preset={arguments.preset}"]
-            dataset = arguments.dataset.replace("/", "-")
-            workdir = arguments.runs / f"{arch}-{dataset}-{recipe}-seed{seed}"
-            train_once(flags, workdir)
+            workdir = arguments.runs / f"{arch}-{name}-seed{seed}"
+            train_once(_flags(arguments, arch, seed), workdir)
             group.append(str(workdir))
-    output = arguments.output or arguments.runs / f"{arguments.dataset.replace('/', '-')}-{recipe}"
     return compare.main(
         ["--a", *groups["mlp"], "--b", *groups["cnn"], "-o", str(output), "--overwrite"]
     )

@@ -12,6 +12,7 @@ import pytest
 
 from digits_jax.compare import main
 from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError
 
 DIGITS = load_dataset("digits")
 LABELS = DIGITS.test.labels
@@ -133,7 +134,7 @@ def test_runs_without_errors_say_so(tmp_path, capsys):
     paths = [make_run(tmp_path / name, name, 0, 0.0) for name in ("mlp", "cnn")]
     assert main([*paths, "-o", str(tmp_path / "out"), "--resamples=200"]) == 0
     said = capsys.readouterr().out
-    assert "undefined (A makes no errors that could be repaired)" in said
+    assert "CNN makes no errors, so there is no new-error rate" in said
     assert "nan" not in said
     assert json.loads((tmp_path / "out" / "overlap.json").read_text())["repair_rate"] is None
 
@@ -168,7 +169,7 @@ def test_a_bad_run_is_one_line_and_nothing_is_written(case, runs, tmp_path, caps
 
 
 def test_bad_folders_and_bad_uses(runs, tmp_path, capsys):
-    (a, a2), (b, _) = runs
+    (a, a2), (b, b2) = runs
     shutil.copytree(b, tmp_path / "unpredicted")
     (tmp_path / "unpredicted" / "predictions.npz").unlink()
     shutil.copytree(b, tmp_path / "torn")
@@ -187,7 +188,7 @@ def test_bad_folders_and_bad_uses(runs, tmp_path, capsys):
         ([a, b, "--a", a, "--b", b], "give RUN_A RUN_B"),
         (["--a", a, a2, "--b", b], "two seeds each"),
         (["--a", a, a2], "two seeds each"),
-        (["--a", a, b, "--b", b, a], "mixes CNN and MLP"),
+        (["--a", a, b, "--b", b2, a2], "mixes CNN and MLP"),
         ([a, b, "--dataset=mnist"], "--dataset goes with"),
         ([a, b, "--resamples=5"], "at least 100"),
         ([a, b, "-o", tmp_path / "full"], "other files"),
@@ -204,3 +205,80 @@ def test_bad_folders_and_bad_uses(runs, tmp_path, capsys):
         assert said.err.startswith("error: ")
         assert said.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def refused(arguments, capsys):
+    """The one line that a bad call says."""
+    assert main([*map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_a_run_counts_once(runs, tmp_path, capsys):
+    (a, a2), (b, b2) = runs
+    copy = tmp_path / "copy"
+    shutil.copytree(a, copy)
+    assert "given twice" in refused(["--a", a, a, "--b", b, b2, "--json"], capsys)
+    assert "given twice" in refused(["--a", a, a2, "--b", b, f"{a}/", "--json"], capsys)
+    assert "same logits" in refused(["--a", a, copy, "--b", b, b2, "--json"], capsys)
+    assert "same logits" in refused(["--a", a, a2, "--b", copy, b, "--json"], capsys)
+    assert main([a, str(copy), "--json", "--resamples=200"]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write")
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, capsys):
+    # The runs don't exist: had they been read first, the message would be about them.
+    missing = [tmp_path / "x", tmp_path / "y"]
+    assert "isn't writable" in refused([*missing, "-o", "/proc/foo"], capsys)
+    assert "-o is empty" in refused([*missing, "-o", ""], capsys)
+
+
+def test_an_output_that_fails_late_is_one_line(runs, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    monkeypatch.setattr("digits_jax.evaluation.report.write_report", fail)
+    arguments = [runs[0][0], runs[1][0], "-o", tmp_path / "out", "--resamples=100"]
+    assert "can't be written" in refused(arguments, capsys)
+
+
+def test_the_study_checks_its_flags_before_training(tmp_path, monkeypatch):
+    from experiments import ann_vs_cnn
+
+    def train(*_):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(ann_vs_cnn, "train_once", train)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("")
+    for flags, says in (
+        (["--dataset=mnits"], "no such data set"),
+        (["--preset=bets"], "preset"),
+        (["--seeds=1"], "2 or more"),
+        ([f"--output={tmp_path / 'full'}"], "other files"),
+    ):
+        with pytest.raises(InputError, match=says):
+            ann_vs_cnn.main([f"--runs={tmp_path / 'runs'}", *flags])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_foreign_files_are_named_in_full(runs, tmp_path, capsys):
+    a = runs[0][0]
+    array, text = tmp_path / "a.npy", tmp_path / "a.txt"
+    np.save(array, LABELS)
+    text.write_text("labels")
+    for path in (array, text):
+        assert f"{path} isn't an .npz file" in refused(["--predictions", path, path], capsys)
+    missing = refused(["--predictions", tmp_path / "no.npz", array], capsys)
+    assert "no such file" in missing
+    assert "evaluate" not in missing
+    good = Path(a, "predictions.npz")
+    named = ["--predictions", good, good, "--name-a=X", "--name-b=X"]
+    assert "both 'X'" in refused(named, capsys)
+    bad = make_run(tmp_path / "bad", "cnn", 0, 0.1, validation_logits=NAN[:9])
+    assert f"{bad}: validation_logits" in refused([a, bad], capsys)
+    (Path(bad) / "results.json").write_text("[]")
+    assert "doesn't hold arch" in refused([a, bad], capsys)

@@ -50,6 +50,7 @@ class Run:
     logits: np.ndarray
     validation_labels: np.ndarray | None = None
     validation_logits: np.ndarray | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -281,11 +282,12 @@ def _checked(labels: np.ndarray, group: Group) -> Group:
         logits = as_logits(run.logits, labels.size, f"{run.name}: logits")
         validation = (run.validation_labels, run.validation_logits)
         if any(array is None for array in validation):
-            runs.append(Run(run.name, logits))
+            runs.append(Run(run.name, logits, seed=run.seed))
             continue
         name = f"{run.name}: validation"
         known = as_labels(validation[0], f"{name}_labels", logits.shape[1])
-        runs.append(Run(run.name, logits, known, as_logits(validation[1], known.size, name)))
+        fitted = as_logits(validation[1], known.size, f"{name}_logits")
+        runs.append(Run(run.name, logits, known, fitted, run.seed))
     return Group(group.name, tuple(runs))
 
 

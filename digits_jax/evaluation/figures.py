@@ -10,6 +10,7 @@ from digits_jax.evaluation import matrices, pictures, plots
 from digits_jax.evaluation.comparison import Comparison, RunCalibration, pooled_reliability
 from digits_jax.evaluation.metrics import class_accuracy, confusion
 from digits_jax.evaluation.repairs import plurality
+from digits_jax.evaluation.summary import ALPHA
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,18 @@ def report_pictures(found: Comparison, classes, images=None) -> tuple[list[Pictu
       (pictures, and a sentence for each one that is left out and why).
     """
     names = (found.a.name, found.b.name)
+    sure = found.overlap.mcnemar_p <= ALPHA
     # In pairs, for a page of two columns: the two sheets of errors stand side by side.
     made, left_out = [_overlap(found, names), _seeds(found, names)], []
     if images is None:
         left_out.append("the misclassified images: no data set was named, so there are none")
     else:
         made += _sheets(found, names, classes, images)
-    made += [_classes(found, names, classes), _confusions(found, names, classes)]
+    made += [_classes(found, names, classes), _confusions(found, names, classes, sure)]
     if found.by_confusion:
-        caption = "The confusions with the largest gains, and below the line the largest losses."
-        draw = partial(plots.repairs, found.by_confusion, names, classes)
+        caption = "The confusions with the largest gains, and below the line the largest losses; "
+        caption += "those that gain as many as they lose are left out."
+        draw = partial(plots.repairs, found.by_confusion, names, classes, sure)
         made.append(Picture("repairs", caption, draw))
     else:
         left_out.append("repairs by confusion: neither makes an error")
@@ -53,7 +56,7 @@ def report_pictures(found: Comparison, classes, images=None) -> tuple[list[Pictu
         caption = "Each square: how alike two runs fail, corrected for their accuracies. The "
         caption += f"runs of {names[0]} (A) come first, then those of {names[1]} (B). The "
         caption += "permutation test deals the names of the groups to the runs in every way."
-        draw = partial(matrices.overlap_matrix, test, counts, names)
+        draw = partial(matrices.overlap_matrix, test, counts, names, _seed_numbers(found))
         made.append(Picture("overlap_matrix", caption, draw))
     else:
         left_out.append(f"the overlap of any two runs: {found.overlap_of_runs_reason}")
@@ -64,19 +67,25 @@ def report_pictures(found: Comparison, classes, images=None) -> tuple[list[Pictu
 def _overlap(found: Comparison, names) -> Picture:
     caption = "Areas are proportional to numbers of images"
     caption += ", means over all pairs of runs." if found.groups else "."
-    draw = partial(plots.overlap_diagram, found.overlap, *names)
+    draw = partial(plots.overlap_diagram, found.overlap, *names, found.interval("repair_rate"))
     return Picture("overlap", caption, draw)
 
 
 def _sheets(found: Comparison, names, classes, images) -> list[Picture]:
     answers = [plurality(g.predictions, found.num_classes)[0] for g in (found.a, found.b)]
-    voted = " A group's answer is its most frequent one." if found.groups else ""
+    voted = ""
+    if found.groups:
+        voted = " A group's answer here is its most frequent one, so the counts differ from the "
+        voted += "headline's, which are means over runs."
     made = []
     for side, (own, other) in enumerate(((0, 1), (1, 0))):
         tiles, count = pictures.error_tiles(found.labels, answers[own], answers[other], classes)
         wrong, fixer = names[own], names[other]
         fixed = int(((answers[own] != found.labels) & (answers[other] == found.labels)).sum())
         title = f"{fixer} gets {fixed} of the {count} images right that {wrong} gets wrong"
+        if count == 1:
+            same = "right" if fixed else "wrong too"
+            title = f"{wrong} gets 1 image wrong, {fixer} gets it {same}"
         if not count:
             title = f"{wrong} gets no image wrong"
         shown = "All of them" if len(tiles) == count else f"{len(tiles)} of them, evenly drawn"
@@ -99,6 +108,8 @@ def _hardest(found: Comparison, classes, images) -> Picture:
         for image in shown
     ]
     title = f"{len(found.hardest)} images are wrong in every run: is it the label?"
+    if len(shown) == 1:
+        title = "1 image is wrong in every run: is it the label?"
     if not shown:
         title = "No image is wrong in every run"
     caption = "By mean confidence in the wrong answer. Below each image: its label → the answer "
@@ -124,14 +135,14 @@ def _classes(found: Comparison, names, classes) -> Picture:
     return Picture("classes", caption, partial(plots.accuracy_by_class, *scores, names, classes))
 
 
-def _confusions(found: Comparison, names, classes) -> Picture:
+def _confusions(found: Comparison, names, classes, sure: bool) -> Picture:
     tables = [
         confusion(found.labels, group.predictions, found.num_classes)
         for group in (found.a, found.b)
     ]
     caption = "Errors only, the diagonal is left grey"
     caption += "; means over the runs of each group." if found.groups else "."
-    draw = partial(matrices.confusions, *tables, names, classes)
+    draw = partial(matrices.confusions, *tables, names, classes, sure)
     return Picture("confusion", caption, draw, wide=True)
 
 
@@ -145,10 +156,20 @@ def _reliability(found: Comparison, names) -> Picture:
         )
     caption = "On the dotted line confidence can be believed. Bars: 95% intervals, Wilson. "
     caption += "Below: how many answers have that confidence, as trained; note the log scale."
+    caption += f" Bins of fewer than {plots.FEWEST} answers have no point. Under-confident: more "
+    caption += "is right than the confidence says, often from label smoothing in training."
     if found.groups:
         caption += " All runs of a group are pooled."
     draw = partial(plots.reliability_diagrams, tuple(before), tuple(after), names)
     return Picture("reliability", caption, draw)
+
+
+def _seed_numbers(found: Comparison) -> tuple[list[int], list[int]] | None:
+    """The runs' own seeds, where all are known and tell the runs of a group apart."""
+    seeds = tuple([run.seed for run in group.runs] for group in (found.a, found.b))
+    if any(None in own or len(set(own)) < len(own) for own in seeds):
+        return None
+    return seeds
 
 
 def _temperatures(runs: list[RunCalibration]) -> list[float] | None:

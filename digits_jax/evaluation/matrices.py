@@ -5,17 +5,29 @@ import textwrap
 import numpy as np
 
 from digits_jax.evaluation.resampling import BetweenOrWithin
-from digits_jax.evaluation.style import LIGHT, NARROW, WIDE, Theme, count_text, new_figure, themed
+from digits_jax.evaluation.style import (
+    LIGHT,
+    NARROW,
+    WIDE,
+    Theme,
+    fixed,
+    new_figure,
+    plural,
+    themed,
+)
 
 
 @themed
-def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Theme = LIGHT):
+def confusions(
+    table_a, table_b, names: tuple[str, str], classes, sure: bool = True, *, theme: Theme = LIGHT
+):
     """Both confusion matrices, their diagonals muted, and their difference.
 
     Args:
       table_a, table_b: [classes, classes], rows the labels, columns the answers.
       names: of the classifiers.
       classes: the classes' names.
+      sure: the two differ in accuracy beyond chance; else no confusion is singled out.
       theme: the colours.
 
     Returns:
@@ -27,13 +39,17 @@ def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Them
       'The largest change from A to B: 0 read as 1, 2 images less often'
     """
     difference = _errors_only(table_b) - _errors_only(table_a)
-    label, answer = np.unravel_index(np.abs(difference).argmax(), difference.shape)
+    # Rounded, so that among equals the first is found, whatever their last bits.
+    largest = np.abs(difference).round(9).argmax()
+    label, answer = np.unravel_index(largest, difference.shape)
     change = difference[label, answer]
     title = f"{names[0]} and {names[1]} confuse the same classes equally often"
-    if change:
+    if change and (abs(change) < 1 or not sure):
+        title = f"No confusion stands out between {names[0]} and {names[1]}"
+    elif change:
         title = f"The largest change from {names[0]} to {names[1]}: {classes[label]} read as "
         way = "less" if change < 0 else "more"
-        title += f"{classes[answer]}, {count_text(abs(change))} images {way} often"
+        title += f"{classes[answer]}, {plural(abs(change), 'image')} {way} often"
     wrapped = max(map(len, names)) * 2 > 20  # the third heading then takes two lines
     figure = new_figure(title, WIDE, 3.3 if wrapped else 3.05)
     panels = figure.subplots(1, 3)
@@ -48,7 +64,7 @@ def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Them
         (difference, f"{names[1]} minus {names[0]}: images", spread, -reach, reach),
     )
     for axes, (table, head, cmap, low, high) in zip(panels, drawn, strict=True):
-        texts = np.where(np.rint(table) == 0, "", np.rint(table).astype(int).astype(str))
+        texts = np.array([[fixed(v, 0) if np.rint(v) else "" for v in row] for row in table])
         _heat(axes, table, texts, (cmap, low, high), classes, theme, shrink=0.8)
         axes.set(title=textwrap.fill(head, 34), xlabel="answer", ylabel="label")
         axes.tick_params(length=0, labelrotation=0, labelsize=8.5 if size <= 12 else 5)
@@ -57,7 +73,12 @@ def confusions(table_a, table_b, names: tuple[str, str], classes, *, theme: Them
 
 @themed
 def overlap_matrix(
-    found: BetweenOrWithin, counts: tuple[int, int], names: tuple[str, str], *, theme: Theme = LIGHT
+    found: BetweenOrWithin,
+    counts: tuple[int, int],
+    names: tuple[str, str],
+    seeds: tuple[list[int], list[int]] | None = None,
+    *,
+    theme: Theme = LIGHT,
 ):
     """How alike any two runs fail: a square per pair, A's runs first.
 
@@ -65,6 +86,7 @@ def overlap_matrix(
       found: of `between_or_within`.
       counts: number of runs of A and of B.
       names: of the classifiers.
+      seeds: the numbers of A's runs and of B's; by default 1, 2, ...
       theme: the colours.
 
     Returns:
@@ -79,18 +101,22 @@ def overlap_matrix(
     """
     what = {"error_consistency": "error consistency κ", "jaccard": "Jaccard index"}[found.measure]
     within = (found.within_a + found.within_b) / 2
-    title = f"Two runs of a kind share more errors ({within:.2f}) than {names[0]} with {names[1]}"
+    sign = {"error_consistency": "κ", "jaccard": "Jaccard"}[found.measure]
+    kinds = f"({sign} {fixed(within, 2)})"
+    title = f"Runs of one kind agree more in what they get wrong {kinds} than "
     if found.p_value > 0.05 or found.excess <= 0:
-        title = f"Two runs of a kind share errors ({within:.2f}) as {names[0]} does with {names[1]}"
-    title += f" ({found.between:.2f}); p = {found.p_value:.2g}"
+        title = f"No sign that runs of one kind agree more in what they get wrong {kinds} than "
+    title += f"{names[0]} with {names[1]} ({sign} {fixed(found.between, 2)}); "
+    title += f"p = {found.p_value:.2g}"
     runs = sum(counts)
     figure = new_figure(title, NARROW, min(max(0.33 * runs + 1.4, 2.9), 5.2))
     if max(map(len, names)) > 10:
         names = ("A", "B")
     axes = figure.add_subplot()
-    labels = [f"{n} {i + 1}" for n, c in zip(names, counts, strict=True) for i in range(c)]
+    seeds = seeds or tuple(list(range(1, count + 1)) for count in counts)
+    labels = [f"{name} {seed}" for name, own in zip(names, seeds, strict=True) for seed in own]
     off = found.matrix[~np.eye(runs, dtype=bool)]
-    texts = np.array([[f"{value:.2f}" for value in row] for row in found.matrix])
+    texts = np.array([[fixed(value, 2) for value in row] for row in found.matrix])
     look = (_colours(theme.background, theme.b), min(0, off.min()), off.max())
     _heat(axes, found.matrix, texts, look, labels, theme, label=what, shrink=0.8)
     for edge in (axes.axhline, axes.axvline):

@@ -11,16 +11,35 @@ from digits_jax.evaluation.calibration import Reliability
 from digits_jax.evaluation.metrics import ClassAccuracy, wilson_interval
 from digits_jax.evaluation.overlap import ErrorOverlap
 from digits_jax.evaluation.repairs import Repair
-from digits_jax.evaluation.style import LIGHT, NARROW, Theme, count_text, new_figure, themed
+from digits_jax.evaluation.style import (
+    LIGHT,
+    NARROW,
+    Theme,
+    count_text,
+    new_figure,
+    plural,
+    signed_count,
+    themed,
+)
+
+FEWEST = 10  # answers that a bin of the reliability curve needs to be drawn
 
 
 @themed
-def overlap_diagram(overlap: ErrorOverlap, name_a: str, name_b: str, *, theme: Theme = LIGHT):
+def overlap_diagram(
+    overlap: ErrorOverlap,
+    name_a: str,
+    name_b: str,
+    interval: tuple[float, float] | None = None,
+    *,
+    theme: Theme = LIGHT,
+):
     """Both sets of errors as circles whose areas, and common area, are the numbers of images.
 
     Args:
       overlap: of two runs or two groups.
       name_a, name_b: the classifiers' names.
+      interval: the 95% interval of the repair rate, for the title.
       theme: the colours.
 
     Returns:
@@ -35,10 +54,11 @@ def overlap_diagram(overlap: ErrorOverlap, name_a: str, name_b: str, *, theme: T
     from matplotlib.patches import Circle, Patch
 
     if overlap.repair_rate is None:
-        others = f"{name_b} makes {count_text(overlap.errors_b)}"
+        others = f"{name_b} makes {plural(overlap.errors_b, 'error')}"
         title = f"{name_a} makes no errors; {others if overlap.errors_b else 'nor does ' + name_b}"
     else:
-        title = f"{name_b} gets {overlap.repair_rate:.0%} of {name_a}'s errors right"
+        bounds = f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else ""
+        title = f"{name_b} gets {overlap.repair_rate:.0%}{bounds} of {name_a}'s errors right"
     figure = new_figure(title, NARROW, 4.1)
     axes = figure.add_subplot()
     total = max(overlap.errors_a, overlap.errors_b, 1e-9)
@@ -54,10 +74,10 @@ def overlap_diagram(overlap: ErrorOverlap, name_a: str, name_b: str, *, theme: T
     pad = max(3.1 - (right - left), 0.1) / 2
     axes.set(xlim=(left - pad, right + pad), ylim=(-1.02, 1.02), aspect="equal")
     axes.axis("off")
-    axes.set_title(f"{name_a}: {count_text(overlap.errors_a)} errors", loc="left")
+    axes.set_title(f"{name_a}: {plural(overlap.errors_a, 'error')}", loc="left")
     # At the other corner, so that two long names can't meet.
     axes.text(
-        *(1, -0.02, f"{name_b}: {count_text(overlap.errors_b)} errors"),
+        *(1, -0.02, f"{name_b}: {plural(overlap.errors_b, 'error')}"),
         transform=axes.transAxes,
         ha="right",
         va="top",
@@ -93,16 +113,12 @@ def accuracy_by_class(
       >>> from digits_jax.evaluation import class_accuracy
       >>> one, two = class_accuracy([0, 1], [0, 0]), class_accuracy([0, 1], [0, 1])
       >>> accuracy_by_class(one, two, ("A", "B"), ["0", "1"]).get_suptitle()
-      'B is ahead on 1 of 2 classes, most on 1 (+100.0 points)'
+      'No class differs clearly between\\nA and B (95% intervals overlap)'
     """
     shown = [c for c, count in enumerate(a.counts) if count]
     gains = {c: b.accuracy[c] - a.accuracy[c] for c in shown}
     shown.sort(key=lambda c: (gains[c], -c))
-    best = shown[-1]
-    ahead = sum(gain > 1e-12 for gain in gains.values())
-    title = f"{names[1]} is ahead on {ahead} of {len(shown)} classes"
-    if ahead:
-        title += f", most on {classes[best]} (+{100 * gains[best]:.1f} points)"
+    title = _classes_title(a, b, names, shown)
     figure = new_figure(title, NARROW, 0.33 * len(shown) + 1.1)
     axes = figure.add_subplot()
     rows = np.arange(len(shown))
@@ -119,6 +135,17 @@ def accuracy_by_class(
     axes.grid(axis="x")
     figure.legend(loc="outside lower left", ncols=2)
     return figure
+
+
+def _classes_title(a: ClassAccuracy, b: ClassAccuracy, names, shown: list[int]) -> str:
+    """Only classes whose intervals don't meet count: a gain alone may be two images."""
+    ahead = []
+    for low, high in ((b, a), (a, b)):
+        ahead.append(sum(low.accuracy_ci95[c][1] < high.accuracy_ci95[c][0] for c in shown))
+    sides = [f"{names[i]} is clearly ahead on {ahead[i]}" for i in (1, 0) if ahead[i]]
+    if not sides:
+        return f"No class differs clearly between {names[0]} and {names[1]} (95% intervals overlap)"
+    return f"{', '.join(sides)} of {len(shown)} classes (95% intervals apart)"
 
 
 @themed
@@ -177,13 +204,21 @@ def seeds_spread(
 
 
 @themed
-def repairs(found: list[Repair], names: tuple[str, str], classes, *, theme: Theme = LIGHT):
+def repairs(
+    found: list[Repair],
+    names: tuple[str, str],
+    classes,
+    sure: bool = True,
+    *,
+    theme: Theme = LIGHT,
+):
     """The confusions with the largest gains and losses: repaired to the right, new to the left.
 
     Args:
-      found: of `repairs_by_confusion`, sorted by gain.
+      found: of `repairs_by_confusion`, sorted by gain; those without a gain are left out.
       names: of the classifiers.
       classes: the classes' names.
+      sure: the two differ in accuracy beyond chance; else no confusion is singled out.
       theme: the colours.
 
     Returns:
@@ -195,12 +230,9 @@ def repairs(found: list[Repair], names: tuple[str, str], classes, *, theme: Them
       >>> repairs(found, ("A", "B"), list("0123456789")).get_suptitle()
       'B gains most where 4 is read as 9: 2 images fewer, net'
     """
+    found = [repair for repair in found if signed_count(repair.gain) != "0"]
     shown = found if len(found) <= 16 else [*found[:12], *found[-4:]]
-    title = f"{names[1]} gains on no confusion"
-    if shown and shown[0].gain > 0:
-        best = shown[0]
-        title = f"{names[1]} gains most where {classes[best.label]} is read as "
-        title += f"{classes[best.answer]}: {count_text(best.gain)} images fewer, net"
+    title = _repairs_title(shown, names, classes, sure)
     figure = new_figure(title, NARROW, 0.27 * max(len(shown), 3) + 1.2)
     axes = figure.add_subplot()
     rows = np.arange(len(shown))[::-1]
@@ -209,19 +241,33 @@ def repairs(found: list[Repair], names: tuple[str, str], classes, *, theme: Them
     axes.barh(rows, [-r.new_errors for r in shown], color=theme.a, label=left, height=0.72)
     reach = max([1, *(max(r.repaired, r.new_errors) for r in shown)])
     for row, repair in zip(rows, shown, strict=True):
-        text = f"{repair.gain:+.3g}" if repair.gain % 1 == 0 else f"{repair.gain:+.1f}"
-        text = text.replace("-", "−")
-        axes.text(repair.repaired + 0.02 * reach, row, text, va="center", fontsize=8.5)
+        place = (repair.repaired + 0.02 * reach, row)
+        axes.text(*place, signed_count(repair.gain), va="center", fontsize=8.5)
     if len(found) > len(shown):
         axes.axhline(3.5, color=theme.muted, lw=0.8, ls=":")
     axes.set_yticks(rows, [f"{classes[r.label]} read as {classes[r.answer]}" for r in shown])
     axes.set_xlabel("images (the number beside a bar: repaired minus new)")
     axes.margins(x=0.12, y=0.02)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
+    axes.xaxis.set_major_formatter(lambda value, _: count_text(abs(value)))
     axes.axvline(0, color=theme.muted, lw=0.8)
     axes.grid(axis="x")
     figure.legend(loc="outside lower left", ncols=2 if len(left) < 34 else 1)
     return figure
+
+
+def _repairs_title(shown: list[Repair], names, classes, sure: bool) -> str:
+    if not shown:
+        return f"{names[1]} gains on no confusion"
+    most = max(abs(repair.gain) for repair in shown)
+    if not sure or most < 1:
+        return f"No confusion stands out between {names[0]} and {names[1]}"
+    # Among equals the first by label and answer, as in the title of the confusion matrices.
+    largest = min(
+        (r for r in shown if abs(r.gain) > most - 1e-9), key=lambda r: (r.label, r.answer)
+    )
+    verb, way = ("gains", "fewer") if largest.gain > 0 else ("loses", "more")
+    title = f"{names[1]} {verb} most where {classes[largest.label]} is read as "
+    return f"{title}{classes[largest.answer]}: {plural(most, 'image')} {way}, net"
 
 
 @themed
@@ -282,7 +328,9 @@ def reliability_diagrams(
 
 
 def _curve(axes, curve: Reliability, fmt: str, **style) -> None:
-    full = curve.counts > 0
+    full = curve.counts >= FEWEST  # fewer answers make a line of noise
+    if not full.any():
+        return
     accuracy = 100 * curve.accuracy[full]
     low, high = wilson_interval(curve.accuracy[full] * curve.counts[full], curve.counts[full])
     bars = np.maximum(0, [accuracy - 100 * low, 100 * high - accuracy])

@@ -7,7 +7,6 @@ there whole or not at all.
 import csv
 import io
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -75,6 +74,8 @@ def check_output(directory, overwrite: bool = False) -> Path:
     Raises:
       InputError: it holds something, is a file, or can't be made.
     """
+    if not str(directory):
+        raise InputError("-o is empty; give the name of an empty or new folder")
     path = Path(directory)
     if path.is_dir() and any(path.iterdir()):
         ours = (path / OVERLAP).is_file()
@@ -86,9 +87,15 @@ def check_output(directory, overwrite: bool = False) -> Path:
             )
     elif path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; give an empty or new folder to -o")
-    parent = next((p for p in path.absolute().parents if p.exists()), None)
-    if parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"{path} can't be made in {parent}; give a folder to -o that can")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    try:
+        # Tried, not asked: to root every folder seems writable, those of /proc too.
+        Path(tempfile.mkdtemp(dir=parent)).rmdir()
+    except OSError as error:
+        raise InputError(
+            f"{path} can't be written: {parent} isn't writable ({error.strerror}); "
+            "give another folder to -o"
+        ) from None
     return path
 
 
@@ -189,7 +196,11 @@ def _swap(aside: Path, path: Path) -> None:
     if path.is_dir() and any(path.iterdir()):
         old = aside.with_name(f"{aside.name}.old")
         path.rename(old)
-        aside.rename(path)
+        try:
+            aside.rename(path)
+        except BaseException:  # Ctrl-C too: the older report goes back to its place
+            old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
         return
     if path.is_dir():

@@ -1,11 +1,13 @@
 """From what was read of runs to two groups that may be compared, or the reason why not."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from digits_jax.errors import InputError
-from digits_jax.evaluation.checks import as_labels
+from digits_jax.evaluation.checks import as_labels, as_logits
 from digits_jax.evaluation.comparison import Group, Run
 
 _LONGEST_NAME = 24  # letters; what the figures have room for
@@ -25,6 +27,7 @@ class Source:
     run: Run
     dataset: str | None = None
     dataset_sha256: str | None = None
+    preset: str | None = None
 
 
 def source_of(name: str, short: str, arrays, results: dict | None = None) -> Source:
@@ -54,12 +57,70 @@ def source_of(name: str, short: str, arrays, results: dict | None = None) -> Sou
             )
     results = results or {}
     validation = (arrays.get("validation_labels"), arrays.get("validation_logits"))
-    run = Run(short, arrays["logits"], *validation)
+    seed = results.get("seed")
+    run = Run(short, arrays["logits"], *validation, seed if isinstance(seed, int) else None)
     arch = str(results.get("arch") or "")
     kind = (arch.upper() if len(arch) <= 4 else arch) or short
     # The files of other frameworks hold int64 or uint8: the class numbers are the same.
     labels = as_labels(arrays["labels"], f"{name}: labels")
-    return Source(name, kind, labels, run, results.get("dataset"), results.get("dataset_sha256"))
+    facts = (results.get(key) for key in ("dataset", "dataset_sha256", "preset"))
+    return Source(name, kind, labels, run, *facts)
+
+
+def check_distinct(a: list[Source], b: list[Source]) -> None:
+    """Refuses a run that is given twice, by its folder or as a copy.
+
+    A copy would count as another seed, and make every p-value and interval too sure.
+
+    Args:
+      a, b: the groups' runs.
+
+    Raises:
+      InputError: two of them are the same folder, or have equal logits.
+
+    Example:
+      >>> one = source_of("x", "x", {"labels": [0, 1], "logits": np.eye(2)})
+      >>> check_distinct([one], [one])
+      Traceback (most recent call last):
+      digits_jax.errors.InputError: x is given twice; a run counts once: give each run once
+    """
+    folders, answers = {}, {}
+    for source in (*a, *b):
+        path = Path(source.name).resolve()
+        if path in folders:
+            raise InputError(f"{source.name} is given twice; a run counts once: give each run once")
+        logits = np.asarray(source.run.logits)
+        digest = hashlib.sha256(logits.astype(np.float64).tobytes()).digest()
+        if digest in answers:
+            raise InputError(
+                f"{answers[digest]} and {source.name} have the same logits, so one is a copy; "
+                "a run counts once: give each run once"
+            )
+        folders[path], answers[digest] = source, source.name
+
+
+def mixed_presets(a: list[Source], b: list[Source]) -> list[str]:
+    """A sentence for each group whose runs were trained with several presets.
+
+    Args:
+      a, b: the groups' runs.
+
+    Returns:
+      At most two sentences.
+
+    Example:
+      >>> mixed_presets([], [])
+      []
+    """
+    notes = []
+    for group, flag in ((a, "--a"), (b, "--b")):
+        found = sorted({str(source.preset) for source in group if source.preset})
+        if len(found) > 1:
+            notes.append(
+                f"The runs of {flag} were trained with several presets ({', '.join(found)}): their "
+                "spread is not that of seeds alone."
+            )
+    return notes
 
 
 def groups_of(
@@ -94,12 +155,18 @@ def groups_of(
         if len(found) > 1:
             raise InputError(f"{flag} mixes {' and '.join(found)}; give runs of one architecture")
         kinds.append(found[0])
+    for source in (*a, *b):
+        _check_run(source)
+    if name_a and name_a == name_b:
+        raise InputError(f"--name-a and --name-b are both {name_a!r}; give two different names")
     names = [name_a or kinds[0], name_b or kinds[1]]
     if names[0] == names[1] and len(a) == len(b) == 1:
         names = [a[0].run.name, b[0].run.name]
     if names[0] == names[1]:
         names = [f"{names[0]} A", f"{names[1]} B"]
     names = [_shortened(name) for name in names]
+    if names[0] == names[1]:
+        names = [f"{_shortened(n, _LONGEST_NAME - 2)} {'AB'[i]}" for i, n in enumerate(names)]
     runs = [tuple(source.run for source in group) for group in (a, b)]
     return Group(names[0], runs[0]), Group(names[1], runs[1])
 
@@ -124,6 +191,14 @@ def _check_same_images(one: Source, other: Source) -> None:
         raise say("have logits [n, classes] of shapes {} and {}".format(*shapes))
 
 
-def _shortened(name: str) -> str:
-    # The end tells "…-mlp-0" from "…-cnn-0".
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+def _check_run(source: Source) -> None:
+    """The arrays of a run; later messages would have only its short name."""
+    as_logits(source.run.logits, source.labels.size, f"{source.name}: logits")
+    labels, logits = source.run.validation_labels, source.run.validation_logits
+    if labels is not None and logits is not None:
+        count = as_labels(labels, f"{source.name}: validation_labels").size
+        as_logits(logits, count, f"{source.name}: validation_logits")
+
+
+def _shortened(name: str, most: int = _LONGEST_NAME) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -127,3 +127,58 @@ def count_text(value: float) -> str:
       ('3', '3.0', '1,234')
     """
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:,.1f}"
+
+
+def plural(value: float, noun: str) -> str:
+    """A count with its noun.
+
+    Args:
+      value: the count, or a mean of counts.
+      noun: in the singular, with a plural in -s.
+
+    Returns:
+      Only 1 itself is singular; a mean of 1.0 isn't.
+
+    Example:
+      >>> plural(1, "error"), plural(0, "error"), plural(2.5, "image")
+      ('1 error', '0 errors', '2.5 images')
+    """
+    text = count_text(value)
+    return f"{text} {noun}" if text == "1" else f"{text} {noun}s"
+
+
+def fixed(value: float, digits: int, sign: str = "") -> str:
+    """A number with so many decimals, a proper minus sign, and no minus before zero.
+
+    Args:
+      value: the number.
+      digits: decimals.
+      sign: "+" to write it before positive numbers and zero.
+
+    Returns:
+      The text.
+
+    Example:
+      >>> fixed(-0.0001, 3), fixed(-1.5, 1), fixed(1500, 0, "+")
+      ('0.000', '−1.5', '+1,500')
+    """
+    value = round(float(value), digits) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{value:{sign},.{digits}f}".replace("-", "−")
+
+
+def signed_count(value: float) -> str:
+    """A difference of counts, or of means of counts, with its sign.
+
+    Args:
+      value: the difference.
+
+    Returns:
+      As `count_text`, with a sign.
+
+    Example:
+      >>> signed_count(-1000.0), signed_count(0.04), signed_count(2.5)
+      ('−1,000', '0', '+2.5')
+    """
+    whole = abs(value) >= 100 or abs(value - round(value)) < 1e-9
+    text = fixed(value, 0 if whole else 1, "+")
+    return "0" if text in ("+0", "+0.0") else text

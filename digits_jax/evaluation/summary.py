@@ -7,7 +7,7 @@ import numpy as np
 from digits_jax.evaluation.comparison import Comparison, RunCalibration
 from digits_jax.evaluation.metrics import accuracy
 from digits_jax.evaluation.repairs import Repair
-from digits_jax.evaluation.style import count_text
+from digits_jax.evaluation.style import count_text, fixed, plural, signed_count
 
 ALPHA = 0.05
 
@@ -81,17 +81,17 @@ def summary_lines(found: Comparison, classes) -> list[str]:
       >>> len(lines), lines[0]
       (10, 'A: 50.00% right [15.00%, 85.00%], 2 errors in 4 images')
     """
-    overlap, a, b = found.overlap, found.a.name, found.b.name
+    overlap = found.overlap
     same = count_text(overlap.both_wrong_same_label)
-    both = f"both wrong: {count_text(overlap.both_wrong)} images, {same} with the same answer"
+    both = f"both wrong: {plural(overlap.both_wrong, 'image')}, {same} with the same answer"
     both += f"; {count_text(overlap.expected_both_wrong)} expected if errors were independent"
     alike = f"error consistency κ {_rate(found, 'error_consistency', 'number')}"
     alike += f", Jaccard {_rate(found, 'jaccard', 'number')}"
     return [
         _accuracy_line(found, "a"),
         _accuracy_line(found, "b"),
-        f"repair rate: {b} gets {_rate(found, 'repair_rate', 'share')} of {a}'s errors right",
-        f"new errors: {a} gets {_rate(found, 'new_error_rate', 'share')} of {b}'s errors right",
+        _rate_line(found, "repair_rate"),
+        _rate_line(found, "new_error_rate"),
         f"{both}; {alike}",
         _mcnemar_line(found),
         between_line(found),
@@ -114,9 +114,9 @@ def between_line(found: Comparison) -> str:
         return f"between or within: {found.overlap_of_runs_reason}"
     a, b = found.a.name, found.b.name
     test = found.overlap_of_runs["error_consistency"]
-    numbers = f"κ within {a} {test.within_a:.2f}, within {b} {test.within_b:.2f}, "
-    numbers += f"between {test.between:.2f}; excess {test.excess:.3f}"
-    numbers += f" [{test.excess_ci95[0]:.3f}, {test.excess_ci95[1]:.3f}]"
+    numbers = f"κ within {a} {fixed(test.within_a, 2)}, within {b} {fixed(test.within_b, 2)}, "
+    numbers += f"between {fixed(test.between, 2)}; excess {fixed(test.excess, 3)} "
+    numbers += _bounds(test.excess_ci95, "number")
     p = f"p = {_p(test.p_value)}"
     p += f" ({'all' if test.exact else 'random'} {test.labelings} labelings)"
     if test.p_value <= ALPHA and test.excess > 0:
@@ -225,43 +225,54 @@ def _hardest_table(found: Comparison, classes) -> Table:
 
 def _accuracy_line(found: Comparison, side: str) -> str:
     group, values = getattr(found, side), found.accuracies(side)
-    errors = count_text(getattr(found.overlap, f"errors_{side}"))
+    errors = plural(getattr(found.overlap, f"errors_{side}"), "error")
     spread = ""
     if len(values) > 1:
         spread = f" ± {100 * values.std(ddof=1):.2f} (mean ± sd of {len(values)} seeds)"
     interval = _bounds(found.interval(f"accuracy_{side}"), "share")
     shown = f"{_share(values.mean())}{spread} right {interval}"
-    return f"{group.name}: {shown}, {errors} errors in {found.labels.size:,} images"
+    return f"{group.name}: {shown}, {errors} in {plural(found.labels.size, 'image')}"
 
 
 def _mcnemar_line(found: Comparison) -> str:
     overlap, a, b = found.overlap, found.a.name, found.b.name
     sure = overlap.mcnemar_p <= ALPHA
-    better = b if overlap.accuracy_gain > 0 else a
-    verdict = f"{better} is more accurate" if sure else f"{a} and {b} can't be told apart"
+    # The difference is positive: that of the better one from the other.
+    turned = overlap.accuracy_gain < 0
+    better, other = (a, b) if turned else (b, a)
+    verdict = f"{better} is more accurate than {other}"
+    if not sure:
+        verdict = f"{a} and {b} can't be told apart"
+        verdict += f", {better} minus {other}" if overlap.accuracy_gain else ""
     how = ""
     if found.groups:
         most = _p(found.pair_p_values.max())
         how = f", twice the mean over {found.pair_p_values.size} pairs, the largest {most}"
     interval = found.interval("accuracy_gain")
-    gain = f"{_signed(100 * overlap.accuracy_gain, 2)} points"
+    gain = f"{fixed(100 * abs(overlap.accuracy_gain), 2, '+')} points"
     if interval is not None:
-        gain += " [{}, {}]".format(*(_signed(100 * end, 2) for end in interval))
+        ends = [-end for end in interval[::-1]] if turned else interval
+        gain += " [{}, {}]".format(*(fixed(100 * end, 2, "+") for end in ends))
     text = f"{verdict}: {gain}"
     return f"{text}; McNemar's exact p = {_p(overlap.mcnemar_p)}{how}"
 
 
 def _repairs_line(found: Comparison, classes) -> str:
-    best = [r for r in found.by_confusion if r.gain > 0][:4]
-    worst = [r for r in found.by_confusion[::-1] if r.gain < 0][:2]
+    some = [r for r in found.by_confusion if signed_count(r.gain) != "0"]
+    best = [r for r in some if r.gain > 0][:4]
+    worst = [r for r in some[::-1] if r.gain < 0][:2]
     if not best + worst:
         return "by confusion: no confusion is more frequent in one than in the other"
 
     def name(repair: Repair) -> str:
         pair = f"{classes[repair.label]} read as {classes[repair.answer]}"
-        return f"{pair} ({_signed(repair.gain, 1).removesuffix('.0')})"
+        return f"{pair} ({signed_count(repair.gain)})"
 
-    text = f"{found.b.name} gains most on: {', '.join(map(name, best))}" if best else "no gains"
+    text = (
+        f"{found.b.name} gains most on: {', '.join(map(name, best))}"
+        if best
+        else f"{found.b.name} gains on no confusion"
+    )
     return text + (f"; loses on: {', '.join(map(name, worst))}" if worst else "")
 
 
@@ -287,6 +298,8 @@ def _calibration_line(found: Comparison) -> str:
 
 def _hardest_line(found: Comparison) -> str:
     line = f"{len(found.hardest)} images are wrong in every run"
+    if len(found.hardest) == 1:
+        line = "1 image is wrong in every run"
     if found.known and found.cleaned is not None:
         known = sum(image.known for image in found.hardest)
         clean_a, clean_b = _share(found.cleaned.accuracy_a), _share(found.cleaned.accuracy_b)
@@ -294,6 +307,17 @@ def _hardest_line(found: Comparison) -> str:
         line += f"without these {len(found.known)}: {found.a.name} {clean_a}, "
         line += f"{found.b.name} {clean_b}"
     return line
+
+
+def _rate_line(found: Comparison, name: str) -> str:
+    one, other = found.a.name, found.b.name
+    head, what = "repair rate", "is nothing to repair"
+    if name == "new_error_rate":
+        one, other = other, one
+        head, what = "new errors", "is no new-error rate"
+    if getattr(found.overlap, name) is None:
+        return f"{head}: {one} makes no errors, so there {what}"
+    return f"{head}: {other} gets {_rate(found, name, 'share')} of {one}'s errors right"
 
 
 def _rate(found: Comparison, name: str, kind: str) -> str:
@@ -305,25 +329,21 @@ def _rate(found: Comparison, name: str, kind: str) -> str:
 
 def _repair(repair: Repair) -> tuple[str, ...]:
     counts = (repair.errors_a, repair.errors_b, repair.repaired, repair.new_errors)
-    return (*map(count_text, counts), _signed(repair.gain, 1).removesuffix(".0"))
+    return (*map(count_text, counts), signed_count(repair.gain))
 
 
 def _number(value: float, kind: str) -> str:
     if kind == "share":
         return _share(value)
-    return count_text(value) if kind == "count" else f"{value:.3f}"
+    return count_text(value) if kind == "count" else fixed(value, 3)
 
 
 def _bounds(interval, kind: str) -> str:
     return "[" + ", ".join(_number(end, kind) for end in interval) + "]"
 
 
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
 def _share(value: float) -> str:
-    return f"{100 * value:.2f}%"
+    return f"{fixed(100 * value, 2)}%"
 
 
 def _p(value: float) -> str:

@@ -8,7 +8,7 @@ from matplotlib.patches import Circle
 
 from digits_jax.evaluation import class_accuracy, confusion, error_overlap, reliability
 from digits_jax.evaluation.figures import report_pictures
-from digits_jax.evaluation.matrices import confusions
+from digits_jax.evaluation.matrices import confusions, overlap_matrix
 from digits_jax.evaluation.pictures import Tile, error_tiles, image_sheet
 from digits_jax.evaluation.plots import (
     _distance,
@@ -121,7 +121,13 @@ def test_the_drawn_circles_are_the_errors():
 def test_titles_say_what_was_found():
     better, worse = class_accuracy([0, 1], [0, 1]), class_accuracy([0, 1], [0, 0])
     names = ("A", "B")
-    assert "ahead on 0 of 2" in accuracy_by_class(better, worse, names, "01").get_suptitle()
+    assert "No class differs" in accuracy_by_class(better, worse, names, "01").get_suptitle()
+    labels = np.repeat([0, 1], 50)
+    better, worse = class_accuracy(labels, labels), class_accuracy(labels, 0 * labels)
+    title = accuracy_by_class(worse, better, names, "01").get_suptitle()
+    assert " ".join(title.split()) == "B is clearly ahead on 1 of 2 classes (95% intervals apart)"
+    tables = np.array([[5, 2], [1, 5]]), np.array([[7, 0], [1, 5]])
+    assert "No confusion stands out" in confusions(*tables, names, "01", False).get_suptitle()
     assert "beats" in seeds_spread([0.9, 0.8], [0.95, 0.96], names, 50).get_suptitle()
     assert "overlap" in seeds_spread([0.9, 0.8], [0.85, 0.96], names, 50).get_suptitle()
     same = confusion([0, 1], [0, 0])
@@ -165,3 +171,17 @@ def test_an_empty_sheet_says_none():
     figure = image_sheet(np.zeros((1, 28, 28, 1), np.uint8), [], "nothing", None)
     assert "none" in [t.get_text() for t in figure.axes[0].texts]
     assert Tile(0, "", None).good is None
+
+
+def test_the_matrix_names_runs_by_their_seeds(comparison):
+    found = comparison(seeds=2)
+    test = found.overlap_of_runs["error_consistency"]
+    figure = overlap_matrix(test, (2, 2), ("MLP", "CNN"), ([3, 7], [0, 1]))
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == ["MLP 3", "MLP 7", "CNN 0", "CNN 1"]
+
+
+def test_the_overlap_title_has_the_interval():
+    overlap = error_overlap([0, 0, 0], [1, 0, 0], [0, 1, 0])
+    title = overlap_diagram(overlap, "A", "B", (0.2, 1.0)).get_suptitle()
+    assert title == "B gets 100% [20%, 100%] of A's errors right"

@@ -14,7 +14,7 @@ from digits_jax.errors import InputError
 from digits_jax.evaluation.comparison import Group, Run, compare
 from digits_jax.evaluation.page import Page, to_html, to_markdown
 from digits_jax.evaluation.report import check_output, write_report
-from digits_jax.evaluation.sources import groups_of, source_of
+from digits_jax.evaluation.sources import groups_of, mixed_presets, source_of
 from digits_jax.evaluation.summary import Table, summary_lines
 
 KEYS = (
@@ -211,6 +211,27 @@ def test_groups_are_named_so_that_they_can_be_told_apart():
     assert all(len(n) <= 24 for n in names([one("l" * 90, "m" * 90)], [one("y", "cnn")]))
     with pytest.raises(InputError, match="mixes"):
         groups_of([one("x", "cnn"), one("y", "mlp")], twice)
+
+
+def test_long_names_are_cut_at_the_end_and_stay_apart():
+    def one(name, **results):
+        return source_of(name, name, {"labels": [0, 1], "logits": np.eye(2)}, results)
+
+    names = [g.name for g in groups_of([one("l" * 90 + "1")], [one("l" * 90 + "2")])]
+    assert names == [f"{'l' * 21}… A", f"{'l' * 21}… B"]
+    with pytest.raises(InputError, match="two different names"):
+        groups_of([one("x")], [one("y")], name_a="N", name_b="N")
+    group = [one("x", preset="quick"), one("y", preset="best")]
+    [note] = mixed_presets(group, [one("z", preset="best")])
+    assert "best, quick" in note
+
+
+def test_sentences_name_the_better_one_and_count_in_words(comparison):
+    lines = summary_lines(comparison(seeds=1, rates=(0.02, 0.1)), "0123456789")
+    assert "MLP is more accurate than CNN: +" in lines[5]
+    lines = summary_lines(comparison(seeds=1, rates=(0.02, 0.0)), "0123456789")
+    assert lines[3] == "new errors: CNN makes no errors, so there is no new-error rate"
+    assert not any("-0" in line or "1 errors" in line for line in lines)
 
 
 def open_in_browser(page, folder, width):

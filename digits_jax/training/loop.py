@@ -5,7 +5,7 @@ import math
 import shlex
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Plan:
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
         return parallel.replicate(create_train_state(self.module, self.tx, key), self.mesh)
 
-    @property
+    @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         state = abstract_train_state(self.module, self.tx)
@@ -137,7 +137,7 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     make_augment(config.augment)  # An unknown name is noticed here, not in the step.
-    return Plan(
+    plan = Plan(
         config=config,
         dataset=dataset,
         module=build_model(config.to_dict(), dataset.num_classes),
@@ -148,6 +148,8 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
         total_steps=total_steps,
         started=started,
     )
+    parallel.check_memory(plan.abstract_state, plan.mesh)
+    return plan
 
 
 def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = False) -> FitResult:

@@ -136,6 +136,32 @@ def choose_devices(
     return devices[:count]
 
 
+def check_memory(state: Any, mesh: Mesh) -> None:
+    """Raises an InputError for a state that the devices can't hold.
+
+    XLA on CPU doesn't fail where an allocation does: it waits for ever.
+
+    Args:
+      state: arrays or `jax.ShapeDtypeStruct`; each device has a copy.
+      mesh: of the devices.
+    """
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    first = mesh.devices.flat[0]
+    if first.platform == "cpu":
+        needed *= mesh.size
+        names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
+        if "SC_PHYS_PAGES" not in names:
+            return
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        limit = (first.memory_stats() or {}).get("bytes_limit", needed)
+    if needed > limit:
+        raise InputError(
+            f"the network and its optimizer take {needed / 2**30:.1f} GiB and there are "
+            f"{limit / 2**30:.1f} GiB: give smaller --hidden-sizes, --channels or --dense-size"
+        )
+
+
 def make_mesh(devices: list[jax.Device]) -> Mesh:
     """A mesh with the one axis "data" over the devices."""
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))

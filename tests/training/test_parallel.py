@@ -12,7 +12,14 @@ from jax.sharding import PartitionSpec as P
 from digits_jax import CNN, MLP, create_train_state, make_mesh, parallelize, train_step
 from digits_jax.errors import InputError
 from digits_jax.training import parallel
-from digits_jax.training.parallel import MODES, choose_devices, replicate, shard, start_backend
+from digits_jax.training.parallel import (
+    MODES,
+    check_memory,
+    choose_devices,
+    replicate,
+    shard,
+    start_backend,
+)
 from digits_jax.training.steps import eval_step, predict_step
 
 SHAPE = (8, 8, 1)
@@ -250,3 +257,11 @@ def test_without_a_home_there_is_no_cache(updates, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     parallel.use_compilation_cache()
     assert updates == {}
+
+
+def test_a_state_larger_than_the_memory_is_refused():
+    mesh = make_mesh(jax.devices()[:2])
+    check_memory({"kernel": jax.ShapeDtypeStruct((1000, 1000), np.float32)}, mesh)
+    huge = {"kernel": jax.ShapeDtypeStruct((2**24, 2**24), np.float32)}  # 1 PiB, twice
+    with pytest.raises(InputError, match=r"take 2097152\.0 GiB .* smaller --hidden-sizes"):
+        check_memory(huge, mesh)

@@ -240,9 +240,9 @@ def check(config: TrainConfig) -> None:
     # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
     _number("seed", config.seed, 0, 2**31 - 1)
     _number("checkpoint_every_steps", config.checkpoint_every_steps, 0)
-    for name in ("epochs", "learning_rate"):
+    for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():
         if name in given:
-            _number(name, given[name], 0, low_allowed=False)
+            _number(name, given[name], 0, high, low_allowed=False)
     if "weight_decay" in given:
         _number("weight_decay", given["weight_decay"], 0)
     for name in ("label_smoothing", "dropout"):

@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 
 from digits_jax.cli import parse, run_program
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,19 @@ def evaluate(
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.training.loop import load_trained
     from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.training.record import params_sha256
     from digits_jax.training.scoring import make_scorer
 
     use_compilation_cache()
     plan, state = load_trained(workdir, data_dir=data_dir, devices=devices, platform=platform)
+    results = workdir / folder.RESULTS
+    if results.exists():
+        expected = folder.read_json(results).get("params_sha256")
+        if expected != params_sha256(state.params):
+            raise InputError(
+                f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
+                "(params_sha256 differs): it is damaged, or of another run; train again"
+            )
     score = make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test)
     classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)
     low, high = wilson_interval(score.correct, score.count)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import parse, run_program
-from digits_jax.config import TrainConfig, check, read_config
+from digits_jax.config import TrainConfig, check, first_difference, read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
@@ -24,7 +24,7 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
         # Where and with what to compute is up to this call, not to the earlier one.
-        here = {"devices": "auto", "platform": "auto", "data_dir": None, "dry_run": False}
+        here = {"devices": "auto", "platform": "auto", "dry_run": False}
         own = dataclasses.replace(read_config(workdir / folder.CONFIG), **here)
         config = parse(TrainConfig, argv, default=own, doc=__doc__)
         # First of all: the sizes of one architecture can't be checked against the other.
@@ -32,6 +32,12 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
             raise InputError(
                 f"--arch={config.arch}: the run in {workdir} has arch={own.arch}; "
                 "leave the flag out, or start a new run"
+            )
+        name = first_difference(config, own) if config.eval_only else None
+        if name and name != "arch":
+            raise InputError(
+                f"--{name.replace('_', '-')}={getattr(config, name)}: the run in {workdir} has "
+                f"{getattr(own, name)}; --eval-only scores it as it is: leave the flag out"
             )
     check(config)
     return config

@@ -86,18 +86,23 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
         except OSError as error:
             raise _not_writable(path, error) from None
         _lock(lock, path)
-        if new and (path / CONFIG).exists():
+        if new and _holds_a_run(path):
             raise _taken(path)
         yield
 
 
 def check_free(path: Path) -> None:
     """Raises an InputError where `hold_workdir` would, for a new run; makes nothing."""
-    if (path / CONFIG).exists():
+    if _holds_a_run(path):
         raise _taken(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise InputError(f"--workdir={path} can't be written; give a folder that can")
+
+
+def _holds_a_run(path):
+    # What is left of a run whose config.json is gone counts: orbax would keep its checkpoints.
+    return any((path / name).exists() for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS))
 
 
 def _taken(path):

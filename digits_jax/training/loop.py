@@ -357,7 +357,9 @@ def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
     """
     folder.check_run(workdir)
     config = read_config(workdir / folder.CONFIG)
-    elsewhere = {"devices": "auto", "platform": "auto", "data_dir": None, **elsewhere}
+    elsewhere = {"devices": "auto", "platform": "auto", **elsewhere}
+    if not elsewhere.get("data_dir"):
+        elsewhere["data_dir"] = config.data_dir
     plan = prepare(dataclasses.replace(config, resume=False, eval_only=False, **elsewhere))
     check_same_run(plan, workdir)
     with open_checkpoints(workdir / folder.CHECKPOINTS, read_only=True) as checkpoints:

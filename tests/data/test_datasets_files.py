@@ -14,6 +14,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,7 +109,9 @@ def check(dataset):
 
 
 def leftovers(folder):
-    return [path for path in folder.rglob(".digits_jax-*")]
+    # os.walk, not rglob, which fails where a folder of tfds's goes while it looks.
+    found = (Path(top, name) for top, folders, _ in os.walk(folder) for name in folders)
+    return [path for path in found if path.name.startswith(".digits_jax-")]
 
 
 # --- where it is ---------------------------------------------------------------------------

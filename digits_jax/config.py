@@ -115,6 +115,8 @@ class TrainConfig:
         arch = "mlp" if self.arch == "ann" else self.arch
         size = "small" if dataset == "digits" else "large"
         recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
+        if self.optimizer == "adam":
+            recipe["weight_decay"] = 0.0  # Adam has none; the recipes' is for AdamW.
         filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}
         # The other architecture's sizes stay None: they don't apply.
         filled |= {name: None for name in ARCH_ONLY[arch] if getattr(self, name) is not None}

@@ -217,3 +217,8 @@ def test_first_difference():
     }
     for name in compared:
         assert first_difference(run, dataclasses.replace(run, **{name: "other"})) == name
+
+
+def test_adam_alone_leaves_out_the_recipes_weight_decay():
+    assert TrainConfig(optimizer="adam").resolve("mnist").weight_decay == 0
+    assert TrainConfig(optimizer="sgd").resolve("mnist").weight_decay > 0

@@ -5,8 +5,11 @@ import dataclasses
 import difflib
 import errno
 import io
+import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -102,6 +105,43 @@ def _one_line(text):
     return f"{text or 'the arguments cannot be used'} (--help lists what is allowed)"
 
 
+@contextlib.contextmanager
+def _leaving_on_signals():
+    """SIGINT and SIGTERM end the process there and then, with status 128 + the signal.
+
+    Python's own KeyboardInterrupt is swallowed, or becomes a crash, where it strikes the imports
+    of an extension module or a call back from XLA. Whoever has something to save or to remove
+    (training, the preparation of data) puts a handler of its own in front of this one.
+    """
+
+    def leave(number, _frame):
+        with contextlib.suppress(Exception):  # the output may be just being written
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            os.write(2, b"stopped\n")
+        os._exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone.
+        return
+    previous = {n: signal.signal(n, leave) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _make_output_safe():
+    """Output that is closed, or that can't show a letter of a path, is no reason to fail."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process's life
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
     """Runs a program, and turns what its user did into one line and an exit status.
 
@@ -111,6 +151,16 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
     Returns:
       0; 2 for bad input; 1 where the disk failed; 128 + N where signal N stopped it.
     """
+    _make_output_safe()
+    with _leaving_on_signals():
+        status = _run(main)
+    if status == 141:
+        # Nobody reads our output, and Python would complain when it flushes it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _run(main):
     try:
         return main(sys.argv[1:]) or 0
     except InputError as error:
@@ -120,9 +170,7 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (as `| head` does); nobody is left to tell.
-        sys.stderr.close()
-        return 141
+        return 141  # The reader of our output has gone, as `| head` does.
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

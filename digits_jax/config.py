@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 import difflib
-import json
 import math
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -19,6 +19,11 @@ from digits_jax.runs.folder import read_json
 ARCHS = ("cnn", "mlp", "ann")
 PRESET_NAMES = ("quick", "standard", "best")
 DTYPES = ("float32", "bfloat16")
+# As the rooms have them that do the work: a test holds them together.
+OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
+SCHEDULES = ("one_cycle", "cosine", "constant")
+AUGMENTS = ("none", "shift", "affine", "elastic")
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 # 28x28, folded to 14x14, is halved to 7x7, 3x3 and 1x1.
 MAX_BLOCKS = 3
 
@@ -97,7 +102,18 @@ class TrainConfig:
     eval_only: bool = False
     """Don't train: score the test set with the run in --workdir."""
     dry_run: bool = False
-    """Check everything, print what would be done, and stop: nothing is written."""
+    """Check everything, print what would be done, and stop: no run is written."""
+
+    def __post_init__(self):
+        # What is meant is clear, and the rest of the house counts on one type for each.
+        plain = {"workdir": _plain_path(self.workdir), "data_dir": _plain_path(self.data_dir)}
+        if type(self.devices) is int:
+            plain["devices"] = str(self.devices)
+        for name in ("hidden_sizes", "channels"):
+            if isinstance(getattr(self, name), list):
+                plain[name] = tuple(getattr(self, name))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def resolve(self, dataset: str) -> "TrainConfig":
         """Fills in what is None.
@@ -207,9 +223,16 @@ RECIPES = {
 
 def _choice(name, value, allowed):
     if value not in allowed:
-        close = difflib.get_close_matches(str(value), allowed, 1)
+        close = difflib.get_close_matches(str(value).lower(), allowed, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise InputError(f"--{_flag(name)}={value}: allowed are {', '.join(allowed)}{hint}")
+
+
+def _choice_if_given(config):
+    allowed = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "augment": AUGMENTS}
+    for name, words in {**allowed, "platform": PLATFORMS}.items():
+        if getattr(config, name) is not None:
+            _choice(name, getattr(config, name), words)
 
 
 def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=True):
@@ -222,12 +245,20 @@ def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=T
         raise InputError(f"--{_flag(name)}={value}: give a number that is {bound}")
 
 
+def _plain_path(path):
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    return os.path.expanduser(path) if isinstance(path, str) else path
+
+
 def _flag(name):
     return name.replace("_", "-")
 
 
 def check(config: TrainConfig) -> None:
     """Raises an InputError that names the first field of a configuration that can't be used."""
+    for field in dataclasses.fields(TrainConfig):
+        _typed(field.name, getattr(config, field.name), field.type, "TrainConfig")
     _choice("arch", config.arch, ARCHS)
     _choice("preset", config.preset, PRESET_NAMES)
     _choice("dtype", config.dtype, DTYPES)
@@ -236,6 +267,7 @@ def check(config: TrainConfig) -> None:
     for name in ARCH_ONLY[arch]:
         if name in given:
             raise InputError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
+    _choice_if_given(config)
     for name, minimum in {"batch_size": 1, "convs_per_block": 1, "dense_size": 0}.items():
         if name in given:
             _number(name, given[name], minimum)
@@ -259,9 +291,11 @@ def check(config: TrainConfig) -> None:
             f"--channels={sizes}: each block halves the image; give at most {MAX_BLOCKS} numbers"
         )
     if config.devices != "auto":
-        if not config.devices.isdecimal():
+        if not (config.devices.isascii() and config.devices.isdecimal()):
             raise InputError(f"--devices={config.devices}: give a number, or auto")
         _number("devices", int(config.devices), 1)
+    if config.workdir == "":
+        raise InputError("--workdir is empty; give a folder, or leave the flag out")
     if (config.resume or config.eval_only) and not config.workdir:
         flag = "--resume" if config.resume else "--eval-only"
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
@@ -309,8 +343,11 @@ def _typed(name, value, annotation, source):
     elif type(value) is kind or (kind is float and type(value) is int):
         with contextlib.suppress(OverflowError):  # an integer beyond all floats
             return kind(value)
-    name_of = getattr(annotation, "__name__", str(annotation))
-    raise InputError(f"{source}: field {name!r} is {json.dumps(value)}, not {name_of}")
+    if typing.get_origin(kind) is tuple:
+        wanted = "a tuple of int"
+    else:
+        wanted = {"int": "an int"}.get(kind.__name__, f"a {kind.__name__}")
+    raise InputError(f"{source}: field {name!r} is {value!r}; give {wanted}")
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -22,8 +22,10 @@ class Arguments:
     """Folder of the run."""
     json: bool = False
     """Print JSON."""
-    data_dir: str | None = None
-    """Where the data set is, if not where it is found by itself."""
+    data_dir: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: where the run had it)")
+    ] = None
+    """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
     devices: str = "auto"
     """Number of devices, or auto."""
     platform: str = "auto"

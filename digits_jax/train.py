@@ -52,31 +52,47 @@ def main(argv: Sequence[str]) -> int:
 
         return evaluate(Path(config.workdir), config.data_dir, config.devices, config.platform)
 
-    from digits_jax.training.interrupts import Interrupted
-    from digits_jax.training.loop import prepare, run
+    from digits_jax.training.interrupts import Interrupted, stop_on_signals
+    from digits_jax.training.loop import run
     from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.training.plan import check_same_run, prepare
     from digits_jax.training.record import summarize
 
-    use_compilation_cache()
+    if not config.dry_run:
+        use_compilation_cache()
     plan = prepare(config)
     print(summarize(plan), flush=True)
     if plan.dataset.notice:
         print_notice(plan.dataset.notice)
     if config.dry_run:
-        if config.workdir and not config.resume:
+        if config.resume:
+            check_same_run(plan, Path(config.workdir))
+        elif config.workdir:
             folder.check_free(Path(config.workdir))
-        print("dry run: nothing was trained or written")
+        print(f"dry run: no run was written{_where_it_is(plan)}")
         return 0
     try:
         result = run(plan)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number
-    draw_curves(result.metrics, result.workdir, result.results)
+    with stop_on_signals() as stop:  # The run is whole: what is left takes a moment.
+        draw_curves(result.metrics, result.workdir, result.results)
     if plan.dataset.notice:
         print_notice(plan.dataset.notice)
     print(last_line(result.results, result.workdir, time.perf_counter() - started))
-    return 0
+    return 128 + stop.signal_number if stop.signal_number else 0
+
+
+def _where_it_is(plan: Any) -> str:
+    """For a dry run: where a resumed run would go on."""
+    if not plan.config.resume:
+        return ""
+    from digits_jax.runs.checkpoint import open_checkpoints
+
+    path = Path(plan.config.workdir) / folder.CHECKPOINTS
+    with open_checkpoints(path, read_only=True) as checkpoints:
+        return f"; it would go on at step {checkpoints.latest_step or 0} of {plan.total_steps}"
 
 
 def print_notice(text: str) -> None:

@@ -170,7 +170,7 @@ def test_a_dry_run_writes_nothing(here, tmp_path):
     assert (status, err) == (0, "")
     assert "12,746 parameters" in out
     assert "30 steps" in out
-    assert out.endswith("dry run: nothing was trained or written\n")
+    assert out.endswith("dry run: no run was written\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -180,7 +180,7 @@ def test_a_run_can_be_resumed_after_its_end(trained, here, tmp_path):
     (workdir / "results.json").unlink()
     status, out, _ = here(train_program, "--resume", f"--workdir={workdir}", "--devices=1")
     assert status == 0
-    assert "going on at step 30 of 30" in out
+    assert "already finished at step 30 of 30" in out
     after = json.loads((workdir / "results.json").read_text())
     for name in ("params_sha256", "test_errors", "steps", "train_seconds"):
         assert after[name] == before[name]
@@ -234,10 +234,10 @@ BAD = [
     (["--dropout=1.5"], "--dropout=1.5"),
     (["--label-smoothing=1"], "--label-smoothing=1"),
     (["--seed=-1"], "--seed=-1"),
-    (["--optimizer=rmsprop"], "allowed: adam, adamw, sgd, lion"),
+    (["--optimizer=rmsprop"], "allowed are adam, adamw, sgd, lion"),
     (["--optimizer=adam", "--weight-decay=0.1"], "use 'adamw'"),
-    (["--schedule=linear"], "allowed: one_cycle, cosine, constant"),
-    (["--augment=flip"], "allowed: none, shift, affine, elastic"),
+    (["--schedule=linear"], "allowed are one_cycle, cosine, constant"),
+    (["--augment=flip"], "allowed are none, shift, affine, elastic"),
     (["--dtype=float64"], "allowed are float32, bfloat16"),
     (["--channels=0,8"], "--channels=0"),
     (["--channels=8,8,8,8"], "--channels=8,8,8,8: each block halves the image"),
@@ -245,7 +245,7 @@ BAD = [
     (["--devices=99"], "JAX has 8 here"),
     (["--devices=3", "--batch-size=64"], "3 devices don't divide"),
     (["--devices=some"], "--devices=some"),
-    (["--platform=abacus"], "allowed: auto, cpu, gpu, tpu"),
+    (["--platform=abacus"], "allowed are auto, cpu, gpu, tpu"),
     (["--platform=tpu"], "isn't available"),
     (["--workdir=file/run"], "can't be written"),
     (["--data-dir=nowhere", "--dataset=mnist"], "does not exist"),
@@ -350,7 +350,7 @@ def test_damage_prints_nothing_else(trained, home):
 def test_bad_input_to_a_process_of_its_own(home):
     said = call(home, "train", "--dataset=digits", "--devices=2", "--batch-size=3")
     assert_one_error_line(*said)
-    assert "batch_size is 3, which 2 devices don't divide" in said[2]
+    assert "--batch-size=3: 2 devices don't divide it" in said[2]
 
 
 # --- the real thing ------------------------------------------------------------------------

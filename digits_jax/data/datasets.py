@@ -33,9 +33,9 @@ from digits_jax.data.files import (
     read_cache,
     require_folder,
     sha256_of_arrays,
-    why_unreachable,
     write_cache,
 )
+from digits_jax.data.originals import why_unreachable
 from digits_jax.data.tfds_prepare import SPECS, Spec, UnavailableError
 from digits_jax.errors import InputError
 
@@ -128,8 +128,8 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) 
     """
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, 1, 0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}{hint}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"--dataset={name}: allowed are {', '.join(DATASETS)}{hint}")
     if data_dir == "":  # how a command line says none
         data_dir = None
     if data_dir is not None:

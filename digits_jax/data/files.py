@@ -1,4 +1,4 @@
-"""Files of data sets: the original ones, verified; decoded arrays, cached; folders, renamed.
+"""Folders of data sets: decoded arrays, cached; made aside and renamed into place.
 
 A cache is a folder of ``.npy`` files and a ``manifest.json`` with their sizes, times and the
 SHA-256 of the whole. It is written aside and renamed; whatever is wrong with it, it is as if
@@ -6,16 +6,14 @@ it were not there. Decoded arrays are opened by memory map: the second start rea
 """
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
 import secrets
 import shutil
-import struct
+import signal
 import threading
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -175,11 +173,38 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
       OSError: ``parent`` can't be written.
     """
     folder = parent / f".digits_jax-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def remove():
+        shutil.rmtree(folder, ignore_errors=True)
+
     folder.mkdir()
     try:
-        yield folder
+        with _first_on_signals(remove):
+            yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
+
+
+@contextlib.contextmanager
+def _first_on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Calls ``act`` before SIGINT or SIGTERM does what it did: no ``finally`` may come to run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone.
+        return
+    previous = {}
+
+    def handle(number, _frame):
+        act()
+        signal.signal(number, previous[number])
+        signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def is_writable(folder: Path) -> bool:
@@ -217,186 +242,3 @@ def require_folder(folder: str | os.PathLike, what: str) -> Path:
             "(empty will do), or none for the default"
         )
     return path
-
-
-# --- original files ------------------------------------------------------------------------
-
-
-def find_originals(
-    name: str,
-    folder: Path,
-    urls: Mapping[str, str],
-    sums: Mapping[str, tuple[str, int]],
-    foreign: Collection[str],
-) -> Path | None:
-    """Finds the original files in ``folder/<name>`` or in ``folder`` and verifies them.
-
-    Several data sets share their file names, so files directly in ``folder`` that are those
-    of another one count as not there.
-
-    Args:
-      name: of the data set.
-      folder: where to look.
-      urls: file name -> address.
-      sums: file name -> (SHA-256, bytes).
-      foreign: the SHA-256 sums of other data sets' files.
-
-    Returns:
-      The folder with all the files, or None where there is none of them.
-
-    Raises:
-      InputError: some files are missing, or one is truncated or damaged.
-    """
-    for place in (folder / name, folder):
-        found = {
-            file: _sha256_of_file(place / file) for file in urls if os.path.isfile(place / file)
-        }
-        if not found or (place == folder and all(digest in foreign for digest in found.values())):
-            continue
-        missing = [file for file in urls if file not in found]
-        if missing:
-            raise InputError(
-                f"{place} holds only {len(found)} of the {len(urls)} files of {name}; missing: "
-                f"{', '.join(missing)}; get them from {urls[missing[0]].rpartition('/')[0]}/"
-            )
-        for file, digest in found.items():
-            expected, size = sums[file]
-            if digest == expected:
-                continue
-            has = (place / file).stat().st_size
-            state = "is truncated" if has < size else "is damaged, or another file"
-            raise InputError(
-                f"{place / file} {state}: {has} bytes with SHA-256 {digest[:12]}..., where "
-                f"{name} has {size} bytes with {expected[:12]}...; get it again from {urls[file]}"
-            )
-        return place
-    return None
-
-
-def _sha256_of_file(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}; check its permissions") from None
-
-
-def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
-    """Reads the first ``count`` entries of a gzipped IDX file.
-
-    Args:
-      data: the gzipped bytes.
-      count: how many entries (stock tfds takes the first ones, and no more, too).
-      name: the file, for the message.
-
-    Returns:
-      uint8 [count] or [count, rows, columns].
-
-    Raises:
-      InputError: it isn't a gzipped IDX file, or holds too few entries.
-
-    Reference:
-      http://yann.lecun.com/exdb/mnist/ ("the IDX file format")
-    """
-    try:
-        raw = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name} can't be unpacked ({error}); get it again") from None
-    rank = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
-    header = 4 + 4 * rank
-    if rank not in (1, 3) or len(raw) < header:
-        raise InputError(f"{name} isn't an IDX file of bytes; get it again")
-    shape = struct.unpack(f">{rank}I", raw[4:header])
-    size = count * int(np.prod(shape[1:], dtype=np.int64))
-    if shape[0] < count or len(raw) < header + size:
-        raise InputError(f"{name} holds fewer than {count} entries; get it again")
-    return np.frombuffer(raw, np.uint8, size, header).reshape(count, *shape[1:])
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """A grey image as PNG bytes; a fifth of Pillow's time, of which tens of thousands count.
-
-    Args:
-      image: uint8 [height, width].
-
-    Returns:
-      The bytes of a PNG file, 8 bits a pixel, every row unfiltered.
-
-    Reference:
-      https://www.w3.org/TR/png-3/
-    """
-    height, width = image.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter: none
-    rows[:, 1:] = image
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, body in (
-        (b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
-        (b"IEND", b""),
-    ):
-        parts += [struct.pack(">I", len(body)), kind, body]
-        parts.append(struct.pack(">I", zlib.crc32(kind + body)))
-    return b"".join(parts)
-
-
-def read_tfrecords(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file, which tfds by itself reads only with TensorFlow.
-
-    Args:
-      path: the file; it is read whole.
-
-    Yields:
-      The bytes of each record; their checksums are not verified (a PNG has its own).
-
-    Raises:
-      ValueError: the file ends within a record.
-
-    Reference:
-      https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-    """
-    data = path.read_bytes()
-    start = 0
-    while start < len(data):
-        (size,) = struct.unpack_from("<Q", data.ljust(start + 8), start)
-        if start + size + 16 > len(data):
-            raise ValueError(f"{path.name} is truncated")
-        yield data[start + 12 : start + 12 + size]
-        start += size + 16
-
-
-# --- the network ---------------------------------------------------------------------------
-
-# Below the five seconds that a decision without a network may take, imports included.
-REACH_SECONDS = 3.0
-
-
-def why_unreachable(url: str, limit_seconds: float = REACH_SECONDS) -> str:
-    """Asks once, and not for long, whether a download could start.
-
-    tfds by itself retries for a minute, and a name lookup can block for as long: hence the
-    thread, which is left behind when it doesn't answer in time.
-
-    Args:
-      url: the address of a file.
-      limit_seconds: how long to wait at most.
-
-    Returns:
-      The reason why not; empty where the server answers.
-    """
-    import requests  # what tfds downloads with: the same proxies and certificates
-
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            status = requests.head(url, timeout=limit_seconds, allow_redirects=True).status_code
-        except (OSError, ValueError) as error:
-            answer.append(f"no connection ({type(error).__name__})")
-        else:
-            # 405: a server that knows only GET; it is there.
-            answer.append("" if status < 400 or status == 405 else f"HTTP status {status}")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_seconds)
-    return answer[0] if answer else f"no answer within {limit_seconds:.0f} s"

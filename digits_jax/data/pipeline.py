@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import chex
 import numpy as np
 
+from digits_jax.errors import InputError
+
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order in which an epoch visits the images.
@@ -62,8 +64,12 @@ class TrainStream:
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, *, seed: int, batch_size: int):
-        chex.assert_rank(images, 4)
-        chex.assert_shape(labels, images.shape[:1])
+        chex.assert_rank(images, 4, custom_message="images are [n, height, width, channels]")
+        chex.assert_shape(labels, images.shape[:1], custom_message="labels are [n]")
+        if images.dtype != np.uint8:
+            raise InputError(f"images are {images.dtype}; give uint8 in [0, 255]")
+        if batch_size < 1 or not len(labels):
+            raise InputError(f"batch_size is {batch_size} of {len(labels)} images; give 1 or more")
         self._images, self._labels = images, labels
         self._seed, self._batch_size = seed, batch_size
         self._orders: dict[int, np.ndarray] = {}

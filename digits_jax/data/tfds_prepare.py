@@ -22,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.data.files import (
+from digits_jax.data.files import install_folder, scratch_folder
+from digits_jax.data.originals import (
     encode_png,
     find_originals,
-    install_folder,
     read_idx,
     read_tfrecords,
-    scratch_folder,
+    refuse_unpacked,
 )
 from digits_jax.errors import InputError
 
@@ -137,6 +137,8 @@ def find_files(spec: Spec, folder: Path) -> Path | None:
     """The folder of the verified original files; None where there are none in ``folder``."""
     places = (folder / spec.base_name, folder)
     if not any(os.path.isfile(place / file) for place in places for file in spec.urls):
+        for place in places:
+            refuse_unpacked(place, spec.urls)
         return None  # and tfds, which knows the sums, need not be imported
     foreign = {
         digest
@@ -231,9 +233,12 @@ def _raise_clearly(spec: Spec, root: Path, error: Exception) -> None:
             f"{spec.name} can't be downloaded from {spec.url}: {line}; "
             "put the files into a folder and give it as data_dir (--data-dir)"
         ) from None
-    if isinstance(error, OSError):
+    # array_record, which is C++, raises RuntimeError for a disk that is full.
+    full = isinstance(error, RuntimeError) and shutil.disk_usage(root).free < 2**20
+    if full or isinstance(error, OSError):
+        why = getattr(error, "strerror", None) or ("the disk is full" if full else line)
         raise InputError(
-            f"{spec.name} can't be prepared in {root}: {error.strerror or line}; "
+            f"{spec.name} can't be prepared in {root}: {why}; "
             "give another folder as data_dir (--data-dir), or make room there"
         ) from None
     raise error

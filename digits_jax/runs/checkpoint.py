@@ -32,27 +32,41 @@ class Checkpoints:
     def save(self, step: int, tree: Any, progress: dict[str, float]) -> None:
         """Saves and waits until the checkpoint is whole on disk.
 
-        A step that is there already is left: it is the same step of the same run.
+        Args:
+          step: after all that are there.
+          tree: of arrays.
+          progress: JSON values.
 
         Raises:
-          InputError: the disk is full or can't be written; older checkpoints stay.
+          InputError: the disk is full or can't be written, or a step that is not the newest;
+            older checkpoints stay.
         """
-
-        if step in self._manager.all_steps():
-            return
+        latest = self.latest_step
+        if latest is not None and step <= latest:
+            # Orbax would say nothing, and save nothing.
+            raise InputError(
+                f"{self._path}: step {step} can't be saved, as step {latest} is there already"
+            )
         try:
             with _without_leftovers():
-                self._save(step, tree, progress)
+                saved = self._save(step, tree, progress)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self._path}: step {step} could not be saved ({_first_line(error)}); "
-                "earlier checkpoints are kept: free some space, then go on with --resume"
-            ) from None
+            raise InputError(self._not_saved(step, _first_line(error))) from None
+        if not saved:
+            raise InputError(self._not_saved(step, "orbax declined it"))
+
+    def _not_saved(self, step, why):
+        latest = self.latest_step
+        left = "no earlier one is there" if latest is None else f"step {latest} is kept"
+        return (
+            f"{self._path}: step {step} could not be saved ({why}); {left}: "
+            "free some space, then go on with --resume"
+        )
 
     def _save(self, step, tree, progress):
         import orbax.checkpoint as ocp
 
-        self._manager.save(
+        saved = self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress)
@@ -60,6 +74,7 @@ class Checkpoints:
         )
         # A save that isn't waited for is lost at exit, with status 0.
         self._manager.wait_until_finished()
+        return saved
 
     def restore(self, step: int, abstract_tree: Any) -> tuple[Any, dict[str, float]]:
         """Restores a step into the shapes, dtypes and shardings of a tree.
@@ -139,6 +154,8 @@ def open_checkpoints(path: Path, *, read_only: bool = False) -> Iterator[Checkpo
         # A save takes milliseconds here: a thread would cost more than it hides.
         enable_async_checkpointing=False,
     )
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is not a folder; move that file away")
     # Orbax takes absolute paths only, and says so late.
     manager = ocp.CheckpointManager(path.absolute(), options=options)
     try:

@@ -14,7 +14,9 @@ Whole files are written aside and renamed, so that a reader sees the old one or 
 import contextlib
 import itertools
 import json
+import math
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,16 @@ PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 _LOCK = ".lock"
+METRICS_FIELDS = (
+    "step",
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "train_seconds",
+)
 
 
 def new_workdir(name: str, root: Path = Path("runs")) -> Path:
@@ -96,8 +108,12 @@ def check_free(path: Path) -> None:
     if _holds_a_run(path):
         raise _taken(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(f"--workdir={path} can't be written; give a folder that can")
+    try:
+        # By trying: permissions don't tell all (nor do they bind root).
+        with tempfile.TemporaryDirectory(prefix=".digits_jax-", dir=there):
+            pass
+    except OSError as error:
+        raise _not_writable(path, error) from None
 
 
 def _holds_a_run(path):
@@ -140,7 +156,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{path}: isn't JSON; was it changed by hand?") from None
 
 
@@ -170,15 +186,38 @@ def append_metrics(path: Path, row: dict[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs' numbers, oldest first; a last line cut short by a crash is left out."""
+    """The epochs' numbers, oldest first, up to the first line that isn't one.
+
+    The last line may be cut short by a crash, and a hand may have been in the file.
+
+    Raises:
+      InputError: the file is there and can't be read.
+    """
+    try:
+        text = (path / METRICS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path / METRICS}: can't be read ({error.strerror})") from None
     rows = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not _is_metrics_row(row):
+            break
+        rows.append(row)
     return rows
+
+
+def _is_metrics_row(row):
+    # Exactly these: whoever reads on counts on them.
+    return (
+        isinstance(row, dict)
+        and all(type(row.get(name)) in (int, float) for name in METRICS_FIELDS)
+        and all(math.isfinite(row[name]) for name in METRICS_FIELDS)
+    )
 
 
 def keep_metrics(path: Path, last_step: int) -> list[dict[str, Any]]:
@@ -240,7 +279,8 @@ def read_run(path: Path) -> Run:
             arrays = {name: file[name] for name in names}
     except FileNotFoundError:
         raise InputError(
-            f"{path}: has no {PREDICTIONS}; write it with python -m digits_jax.evaluate {path}"
+            f"{path}: has no {PREDICTIONS}; "
+            f"write it with python -m digits_jax.train --resume --workdir={path}"
         ) from None
     except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
         raise InputError(f"{path / PREDICTIONS}: can't be read ({error}); is it whole?") from None
@@ -250,6 +290,7 @@ def read_run(path: Path) -> Run:
 def check_run(path: Path) -> None:
     """Raises an InputError where a folder holds no run."""
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give the folder of a run")
+        what = "is not a folder" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {what}; give the folder of a run")
     if not (path / CONFIG).is_file():
         raise InputError(f"{path}: holds no run (no {CONFIG}); give the folder of a run")

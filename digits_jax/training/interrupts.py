@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the step, save, and leave."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -25,8 +26,12 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """While open, the first SIGINT or SIGTERM is noted; a second one acts as it always does."""
+def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:
+    """While open, the first SIGINT or SIGTERM is noted; a second one acts as it did before.
+
+    Args:
+      last_words: printed when the second one comes, before it acts.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # Python delivers signals to the main thread alone.
@@ -38,8 +43,13 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
     def note(number, _frame):
-        request.signal_number = number
+        if request.signal_number is None:
+            request.signal_number = number
+            return
+        with contextlib.suppress(OSError):
+            os.write(2, f"{last_words}\n".encode() if last_words else b"")
         restore()
+        signal.raise_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, note)

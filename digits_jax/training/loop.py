@@ -1,39 +1,32 @@
 """Trains what a configuration describes: the only place with a loop."""
 
+import contextlib
 import dataclasses
 import math
 import shlex
+import signal
 import time
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
-import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from digits_jax.config import TrainConfig, check, first_difference, read_config
+from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.augment import make_augment
-from digits_jax.data.datasets import Dataset, load_dataset
+from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import TrainStream, num_steps
 from digits_jax.errors import InputError
-from digits_jax.models.build import build_model
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import abstract, open_checkpoints
+from digits_jax.runs.checkpoint import open_checkpoints
 from digits_jax.training import parallel
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.optimizers import make_optimizer, make_schedule
+from digits_jax.training.plan import Plan, check_same_run, prepare
 from digits_jax.training.progress import Progress, ScalarLog
-from digits_jax.training.record import describe_run, make_results
+from digits_jax.training.record import describe_run, make_results, params_sha256
 from digits_jax.training.scoring import make_scorer
-from digits_jax.training.state import (
-    TrainState,
-    abstract_train_state,
-    create_train_state,
-)
+from digits_jax.training.state import TrainState
 from digits_jax.training.steps import train_step
 
 # Without a checkpoint interval, a checkpoint at an epoch's end is made when the last is this old.
@@ -41,60 +34,6 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 # Steps that may be under way at once. Several CPU devices hang in a collective when many
 # steps wait behind each other; for one device, a few hide the time of preparing batches.
 MAX_STEPS_AHEAD = 16
-EVAL_BATCH_SIZE = 1000
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a run needs, checked, before anything is written.
-
-    Attributes:
-      config: resolved.
-      dataset: loaded.
-      module: the network.
-      schedule: learning rate by step.
-      tx: the optimizer.
-      mesh: of the devices.
-      total_steps: of the whole run.
-      started: `time.perf_counter` when its preparation began.
-    """
-
-    config: TrainConfig
-    dataset: Dataset
-    module: nn.Module
-    schedule: optax.Schedule
-    tx: optax.GradientTransformation
-    mesh: Mesh
-    total_steps: int
-    started: float
-
-    @property
-    def platform(self) -> str:
-        """Of the devices: "cpu", "gpu" or "tpu"."""
-        return self.mesh.devices.flat[0].platform
-
-    @property
-    def eval_batch_size(self) -> int:
-        """Images scored at once: as many as fit, but no more than a small data set has."""
-        most = max(len(self.dataset.validation), len(self.dataset.test))
-        return -(-min(EVAL_BATCH_SIZE, most) // self.mesh.size) * self.mesh.size
-
-    def initial_state(self) -> TrainState:
-        """The state at step 0, on the devices."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        return parallel.replicate(create_train_state(self.module, self.tx, key), self.mesh)
-
-    @cached_property
-    def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
-        state = abstract_train_state(self.module, self.tx)
-        return abstract(state, NamedSharding(self.mesh, P()))
-
-    @property
-    def step_key(self) -> jax.Array:
-        """The key that every training step is given."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
-        return parallel.replicate(key, self.mesh)
 
 
 @dataclass(frozen=True)
@@ -112,44 +51,6 @@ class FitResult:
     results: dict[str, Any]
     workdir: Path
     metrics: list[dict[str, Any]]
-
-
-def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
-    """Checks a configuration, loads its data and sets up what trains on it; writes nothing.
-
-    Args:
-      config: what to train.
-      dataset: instead of the one that ``config.dataset`` names.
-
-    Raises:
-      InputError: what can't be used.
-    """
-    started = time.perf_counter()
-    check(config)
-    heavy = config.arch == "cnn"
-    # A CPU in one piece serves a light step best: its matrix products use all cores.
-    most = parallel.cpu_count() if heavy else 1
-    cpu_devices = most if config.devices == "auto" else int(config.devices)
-    devices = parallel.start_backend(config.platform, cpu_devices)
-    dataset = dataset or load_dataset(config.dataset, config.data_dir)
-    config = config.resolve(dataset.name)
-    devices = parallel.choose_devices(devices, config.devices, config.batch_size, heavy=heavy)
-    total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
-    schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
-    make_augment(config.augment)  # An unknown name is noticed here, not in the step.
-    plan = Plan(
-        config=config,
-        dataset=dataset,
-        module=build_model(config.to_dict(), dataset.num_classes),
-        # Read once an epoch: outside of jit each of its operations would be compiled by itself.
-        schedule=jax.jit(schedule),
-        tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
-        mesh=parallel.make_mesh(devices),
-        total_steps=total_steps,
-        started=started,
-    )
-    parallel.check_memory(plan.abstract_state, plan.mesh)
-    return plan
 
 
 def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = False) -> FitResult:
@@ -175,7 +76,47 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
       >>> result.results["test_count"], result.results["steps"] == int(result.state.step)
       (360, True)
     """
+    for name in ("dry_run", "eval_only"):
+        if getattr(config, name):
+            raise InputError(
+                f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
+                "a configuration, `digits_jax.load_trained` loads a run"
+            )
     return run(prepare(config, dataset), quiet=quiet)
+
+
+def resume(
+    workdir: str | Path, *, dataset: Dataset | None = None, quiet: bool = False
+) -> FitResult:
+    """Goes on with a run where its newest checkpoint is.
+
+    Args:
+      workdir: the run's folder.
+      dataset: the one it was trained on, where it isn't one that has a name.
+      quiet: print nothing.
+
+    Returns:
+      As `fit` does.
+
+    Raises:
+      InputError: no run is there, or the data set isn't the same.
+      Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
+
+    Example:
+      >>> import tempfile
+      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
+      ...                      epochs=1, workdir=tempfile.mkdtemp())
+      >>> first = fit(config, quiet=True)
+      >>> resume(config.workdir, quiet=True).results == first.results
+      True
+    """
+    folder.check_run(Path(workdir))
+    config = read_config(Path(workdir) / folder.CONFIG)
+    return fit(
+        dataclasses.replace(config, workdir=str(workdir), resume=True, devices="auto"),
+        dataset=dataset,
+        quiet=quiet,
+    )
 
 
 def run(plan: Plan, *, quiet: bool = False) -> FitResult:
@@ -183,7 +124,7 @@ def run(plan: Plan, *, quiet: bool = False) -> FitResult:
     config = plan.config
     workdir = Path(config.workdir) if config.workdir else folder.new_workdir(default_name(config))
     with (
-        stop_on_signals() as stop,
+        stop_on_signals(f"not waiting; {_how_to_go_on(workdir)}") as stop,
         folder.hold_workdir(workdir, new=not config.resume),
         open_checkpoints(workdir / folder.CHECKPOINTS) as checkpoints,
     ):
@@ -192,11 +133,15 @@ def run(plan: Plan, *, quiet: bool = False) -> FitResult:
         else:
             folder.write_json(workdir / folder.CONFIG, describe_run(plan))
         state, totals = _start(plan, workdir, checkpoints, quiet=quiet)
+        finished = int(state.step) == plan.total_steps
         started_compiling = time.perf_counter()
-        step = _compile_step(plan, state)
+        step = None if finished else _compile_step(plan, state)
         score = make_scorer(state, plan.mesh, plan.eval_batch_size)
-        compile_seconds = time.perf_counter() - started_compiling
-        state, totals = _train(plan, state, totals, workdir, step, score, checkpoints, stop, quiet)
+        totals["compile_seconds"] += _since(started_compiling)
+        if not finished:
+            state, totals = _train(
+                plan, state, totals, workdir, step, score, checkpoints, stop, quiet
+            )
         validation, test = score(state, plan.dataset.validation), score(state, plan.dataset.test)
         folder.write_predictions(
             workdir,
@@ -205,11 +150,9 @@ def run(plan: Plan, *, quiet: bool = False) -> FitResult:
             validation_labels=validation.labels,
             validation_logits=validation.logits,
         )
-        seconds = {
-            "train_seconds": totals["train_seconds"],
-            "compile_seconds": compile_seconds,
-            "total_seconds": time.perf_counter() - plan.started,
-        }
+        seconds = _seconds_so_far(plan, totals)
+        if finished:  # What its training took, not what it takes to look at it again.
+            seconds = _seconds_of_results(workdir, state) or seconds
         results = make_results(plan, state, validation, test, seconds)
         folder.write_json(workdir / folder.RESULTS, results)
     return FitResult(state, results, workdir, folder.read_metrics(workdir))
@@ -221,22 +164,65 @@ def default_name(config: TrainConfig) -> str:
     return f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
 
 
-NO_TOTALS = {"train_seconds": 0.0, "loss": 0.0, "correct": 0.0, "count": 0.0}
+# What a checkpoint holds beside the state: sums over the epoch so far, and over all sessions.
+NO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0}
+NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
 
 
 def _start(plan, workdir, checkpoints, *, quiet):
     """The state and the running totals to go on from; drops what was logged after them."""
     step = checkpoints.latest_step if plan.config.resume else None
     if step is None:
-        state, totals = plan.initial_state(), NO_TOTALS
+        state, totals = plan.initial_state(), {**NO_SUMS, **NO_SECONDS}
     else:
         state, totals = checkpoints.restore(step, plan.abstract_state)
+        totals = _checked(totals, step, plan, workdir)
     if plan.config.resume:
         folder.keep_metrics(workdir, int(state.step))
         if not quiet:
             at = "no checkpoint yet: starting" if step is None else "going on"
+            at = "already finished" if step == plan.total_steps else at
             print(f"{workdir}: {at} at step {int(state.step)} of {plan.total_steps}", flush=True)
     return state, totals
+
+
+def _checked(totals, step, plan, workdir):
+    """A checkpoint's totals, as far as they can be those of this run."""
+    names = {*NO_SUMS, *NO_SECONDS, "total_steps"}
+    if not isinstance(totals, dict) or totals.keys() != names:
+        raise InputError(
+            f"{workdir / folder.CHECKPOINTS / str(step)}: its progress is damaged; "
+            "delete that folder to go back to the one before"
+        )
+    if totals["total_steps"] != plan.total_steps:
+        raise InputError(
+            f"{workdir / folder.CONFIG} comes to {plan.total_steps} steps, but the checkpoint of "
+            f"step {step} is of a run of {totals['total_steps']}: the file was changed by hand; "
+            "put it back, or start a new run"
+        )
+    return {name: value for name, value in totals.items() if name != "total_steps"}
+
+
+def _seconds_so_far(plan, totals):
+    return {
+        **{name: totals[name] for name in NO_SECONDS},
+        "total_seconds": totals["total_seconds"] + _since(plan.started),
+    }
+
+
+def _seconds_of_results(workdir, state):
+    """The durations in the ``results.json`` of this very state; None where there is none."""
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        results = folder.read_json(workdir / folder.RESULTS)
+        if results["params_sha256"] == params_sha256(state.params):
+            return {name: float(results[name]) for name in NO_SECONDS}
+    return None
+
+
+def _how_to_go_on(workdir):
+    return (
+        f"go on with\n  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
+    )
 
 
 def _stream(plan):
@@ -280,29 +266,41 @@ def _train(plan, state, totals, workdir, step_fn, score, checkpoints, stop, quie
             if ends or save or len(pending) >= ahead:
                 totals, pending = _add(totals, pending, step, config), []
             totals = {**totals, "train_seconds": totals["train_seconds"] + _since(started)}
-            if not pending:
-                progress.update(step, totals, config.batch_size)
-            if ends:
-                row = _epoch_row(plan, step, totals, score(state, dataset.validation))
-                folder.append_metrics(workdir, row)
-                scalars.write(row)
-                progress.line(_epoch_line(row, config.epochs))
-                totals = {**NO_TOTALS, "train_seconds": totals["train_seconds"]}
+            with _stopping_unread(stop):
+                if not pending:
+                    progress.update(step, totals, config.batch_size)
+                if ends:
+                    row = _epoch_row(plan, step, totals, score(state, dataset.validation))
+                    folder.append_metrics(workdir, row)
+                    scalars.write(row)
+                    totals = {**totals, **NO_SUMS}
+                    progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
             if save:
-                checkpoints.save(step, state, totals)
+                so_far = {**totals, **_seconds_so_far(plan, totals), "total_steps": last}
+                checkpoints.save(step, state, so_far)
                 last_save = time.monotonic()
             if stopping and step < last:
                 raise Interrupted(
-                    f"stopped at step {step} of {last}, saved; go on with\n"
-                    f"  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}",
+                    f"stopped at step {step} of {last}, saved; {_how_to_go_on(workdir)}",
                     stop.signal_number,
                 )
     return state, totals
 
 
+@contextlib.contextmanager
+def _stopping_unread(stop):
+    """Output that nobody reads any more (``| head``) is a wish to stop."""
+    try:
+        yield
+    except BrokenPipeError:
+        stop.signal_number = signal.SIGPIPE
+
+
 def _epoch_ends(config, size, total_steps):
+    """The steps at which epochs end, and how many have then."""
     epochs = range(1, math.ceil(config.epochs))
-    return {*(num_steps(epoch, size, config.batch_size) for epoch in epochs), total_steps}
+    ends = {num_steps(epoch, size, config.batch_size): epoch for epoch in epochs}
+    return {**ends, total_steps: config.epochs}
 
 
 def _since(started):
@@ -319,7 +317,7 @@ def _add(totals, pending, step, config):
     if not math.isfinite(totals["loss"]):
         raise InputError(
             f"the loss became {totals['loss']} by step {step}: training has diverged; "
-            f"try a --learning-rate under {config.learning_rate:g}"
+            f"try a --learning-rate under {config.learning_rate:g}, in another --workdir"
         )
     return totals
 
@@ -337,9 +335,9 @@ def _epoch_row(plan, step, totals, validation):
     }
 
 
-def _epoch_line(row, epochs):
+def _epoch_line(row, epoch, epochs):
     return (
-        f"epoch {row['epoch']:.4g}/{epochs:g}: loss {row['train_loss']:.4f}, "
+        f"epoch {epoch:g}/{epochs:g}: loss {row['train_loss']:.4f}, "
         f"accuracy {row['train_accuracy']:.2%}; "
         f"validation accuracy {row['validation_accuracy']:.2%}, {row['train_seconds']:.1f} s"
     )
@@ -371,23 +369,3 @@ def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
             )
         state, _ = checkpoints.restore(step, plan.abstract_state)
     return plan, state
-
-
-def check_same_run(plan: Plan, workdir: Path) -> None:
-    """Raises an InputError where a plan isn't that of the run in a folder."""
-    path = workdir / folder.CONFIG
-    old = read_config(path)
-    name = first_difference(plan.config, old)
-    if name:
-        flag = name.replace("_", "-")
-        raise InputError(
-            f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
-            f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
-        )
-    sha256 = folder.read_json(path).get("dataset", {}).get("sha256")
-    if sha256 != plan.dataset.sha256:
-        raise InputError(
-            f"{workdir}: was trained on another version of {plan.dataset.name!r} "
-            f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
-            "give the same data with --data-dir"
-        )

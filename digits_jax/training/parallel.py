@@ -26,6 +26,10 @@ MODES = ("jit", "shard_map", "pmap")
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 
 
+# A CPU may be split into a few more devices than it has cores: to try a step on many.
+MOST_CPU_DEVICES = 8
+
+
 def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
     """Starts JAX on a platform, the CPU split into several devices, and lists its devices.
 
@@ -33,7 +37,8 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
 
     Args:
       platform: "auto" (what JAX prefers), "cpu", "gpu" or "tpu".
-      cpu_devices: devices to split the CPU into, where the CPU it is.
+      cpu_devices: devices to split the CPU into, where the CPU it is; no more than there are
+        cores, or 8.
 
     Returns:
       The platform's devices.
@@ -45,7 +50,8 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
         raise InputError(f"platform is {platform!r}; allowed: {', '.join(PLATFORMS)}")
     # A backend that has started keeps the devices that it has.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
+        most = max(MOST_CPU_DEVICES, cpu_count())
+        jax.config.update("jax_num_cpu_devices", min(cpu_devices, most))
     try:
         return jax.devices(None if platform == "auto" else platform)
     except RuntimeError as error:
@@ -124,14 +130,14 @@ def choose_devices(
     count = int(wanted)
     if not 1 <= count <= len(devices):
         raise InputError(
-            f"devices is {count}; JAX has {len(devices)} here ({devices[0].platform}): "
-            f"give 1 to {len(devices)}, or 'auto'"
+            f"--devices={count}: JAX has {len(devices)} here ({devices[0].platform}); "
+            f"give 1 to {len(devices)}, or auto"
         )
     if batch_size % count:
         fitting = {max(1, batch_size // count) * count, -(-batch_size // count) * count}
         raise InputError(
-            f"batch_size is {batch_size}, which {count} devices don't divide; "
-            f"use {' or '.join(map(str, sorted(fitting)))}"
+            f"--batch-size={batch_size}: {count} devices don't divide it; "
+            f"give {' or '.join(map(str, sorted(fitting)))}"
         )
     return devices[:count]
 

@@ -1,6 +1,7 @@
 """What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard."""
 
 import importlib.util
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ class Progress:
         self._total, self._first, self._quiet = total_steps, first_step, quiet
         self._bar = None
         self._started = self._last_line = time.monotonic()
-        if not quiet and sys.stderr.isatty():
+        if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from tqdm import tqdm
 
             self._bar = tqdm(

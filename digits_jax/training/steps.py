@@ -20,6 +20,9 @@ from digits_jax.training.state import TrainState
 
 def check_batch(batch: dict) -> None:
     """Raises an AssertionError that names the array of ``batch`` that can't be right."""
+    missing = {"image", "label", "mask"} - set(batch if isinstance(batch, dict) else ())
+    if missing:
+        raise AssertionError(f"batch is a dict with image, label, mask; missing: {sorted(missing)}")
     images, labels, mask = batch["image"], batch["label"], batch["mask"]
     chex.assert_rank(images, 4, custom_message='batch["image"] is [batch, height, width, channels]')
     chex.assert_shape([labels, mask], images.shape[:1], custom_message='"label" and "mask" [batch]')
@@ -51,7 +54,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
       label_smoothing: :math:`s` in [0, 1).
 
     Returns:
-      float32 [batch], in nats.
+      float32 [batch], in nats; NaN for a label that is no class, as compiled code can't raise.
 
     Example:
       >>> round(float(cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))[0]), 4)
@@ -60,8 +63,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     Reference:
       Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
     """
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    classes = logits.shape[-1]
+    targets = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
+    loss = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
 
 
 def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
@@ -77,7 +82,7 @@ def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[s
     """
     correct = (jnp.argmax(logits, -1) == labels).astype(mask.dtype)
     return {
-        "loss": jnp.sum(cross_entropy(logits, labels) * mask),
+        "loss": jnp.sum(_counted(cross_entropy(logits, labels), mask)),
         "correct": jnp.sum(correct * mask),
         "count": jnp.sum(mask),
     }
@@ -141,7 +146,8 @@ def train_step(
             **axis,
         )
         # This device's share of the mean: the shares add up, also where masks differ.
-        share = jnp.sum(cross_entropy(logits, labels, label_smoothing) * mask) / count
+        loss = cross_entropy(logits, labels, label_smoothing)
+        share = jnp.sum(_counted(loss, mask)) / count
         return share, (logits, changed.get("batch_stats", {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -186,6 +192,11 @@ def eval_step(
     check_batch(batch)
     logits = predict_step(state, batch["image"])
     return _sum_over(metric_sums(logits, batch["label"], batch["mask"]), axis_name)
+
+
+def _counted(loss, mask):
+    # Not a mere product: padding may have a label that is no class, and 0 * NaN is NaN.
+    return jnp.where(mask > 0, loss, 0) * mask
 
 
 def _sum_over(tree, axis_name):

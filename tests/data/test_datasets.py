@@ -58,7 +58,7 @@ def test_unknown_name_lists_the_allowed(given, hint):
     with pytest.raises(InputError) as caught:
         load_dataset(given)
     message = str(caught.value)
-    assert repr(given) in message
+    assert f"--dataset={given}:" in message
     assert all(name in message for name in DATASETS)
     assert "\n" not in message
     assert (f"did you mean {hint}?" in message) if hint else ("did you mean" not in message)

@@ -21,6 +21,7 @@ import pytest
 
 from digits_jax.data import datasets, files, tfds_prepare
 from digits_jax.data.datasets import load_dataset
+from digits_jax.data.originals import read_idx
 from digits_jax.data.tfds_prepare import SPECS, UnavailableError
 from digits_jax.errors import InputError
 
@@ -282,9 +283,9 @@ def test_damaged_prepared_data_set(spec, tmp_path):
 )
 def test_idx_that_is_none(blob):
     with pytest.raises(InputError, match="the file"):
-        files.read_idx(blob, TRAIN, "the file")
+        read_idx(blob, TRAIN, "the file")
     with pytest.raises(InputError, match="fewer than 121"):
-        files.read_idx(MNIST_FILES[NAMES["train_images"]], TRAIN + 1, "the file")
+        read_idx(MNIST_FILES[NAMES["train_images"]], TRAIN + 1, "the file")
 
 
 # --- the cache -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_datasets_files import MNIST_FILES, NAMES, check, leftovers, stand_in, write_files
 
-from digits_jax.data import datasets, files, tfds_prepare
+from digits_jax.data import datasets, files, originals, tfds_prepare
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.tfds_prepare import UnavailableError
 from digits_jax.errors import InputError
@@ -114,7 +114,7 @@ def test_refused_connection(monkeypatch, home):
 def test_server_that_never_answers():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
-        reason = files.why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x", 0.3)
+        reason = originals.why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}/x", 0.3)
         assert 0.25 < time.monotonic() - start < 2
     assert reason
 
@@ -126,20 +126,20 @@ def test_name_lookup_that_blocks(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", block)
     start = time.monotonic()
-    reason = files.why_unreachable("http://data.example/x", 0.2)
+    reason = originals.why_unreachable("http://data.example/x", 0.2)
     assert time.monotonic() - start < 0.9
     assert "no answer within" in reason
 
 
 def test_limit_leaves_room_below_five_seconds():
-    assert files.REACH_SECONDS <= 3.5
+    assert originals.REACH_SECONDS <= 3.5
 
 
 @pytest.mark.parametrize(("path", "reason"), [("there", ""), ("elsewhere", "HTTP status 404")])
 def test_reachable(path, reason, server):
     address, folder = server
     (folder / "there").touch()
-    assert files.why_unreachable(address + path) == reason
+    assert originals.why_unreachable(address + path) == reason
 
 
 # --- other processes -----------------------------------------------------------------------

@@ -57,9 +57,14 @@ def test_reading_makes_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_is_saved_once(saved):
-    with open_checkpoints(saved) as checkpoints:
-        checkpoints.save(5, tree(99), {"loss": 99.0})
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_step_that_is_not_new_is_refused(saved, step):
+    """Orbax would keep quiet, and save nothing."""
+    with (
+        open_checkpoints(saved) as checkpoints,
+        pytest.raises(InputError, match=rf"step {step} can't be saved, as step 5 is there"),
+    ):
+        checkpoints.save(step, tree(99), {"loss": 99.0})
     assert restore(saved, 5)[1] == {"loss": 5 / 3}
 
 

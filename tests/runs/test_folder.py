@@ -11,6 +11,7 @@ import pytest
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.folder import (
+    METRICS_FIELDS,
     append_metrics,
     check_free,
     check_run,
@@ -123,32 +124,47 @@ def test_json_that_cannot_be_read(tmp_path):
 # --- metrics -------------------------------------------------------------------------------
 
 
+def row(step):
+    """An epoch's line, with a field that later versions may add."""
+    return {**dict.fromkeys(METRICS_FIELDS, 0.25), "step": step, "more": "x"}
+
+
 def test_metrics_are_added_line_by_line(tmp_path):
     assert read_metrics(tmp_path) == []
-    rows = [{"step": 10, "train_loss": 0.25}, {"step": 20, "train_loss": 0.1}]
-    for row in rows:
-        append_metrics(tmp_path, row)
+    rows = [row(10), row(20)]
+    for each in rows:
+        append_metrics(tmp_path, each)
     assert read_metrics(tmp_path) == rows
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows
 
 
-def test_a_cut_line_of_metrics_is_left_out(tmp_path):
-    append_metrics(tmp_path, {"step": 10})
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 20, "train_lo')
-    assert read_metrics(tmp_path) == [{"step": 10}]
+@pytest.mark.parametrize(
+    "bad",
+    [b'{"step": 20, "train_lo', b"5\n", b"{}\n", b"\xff\xfe\n", b'{"step": "x"}\n', b"[" * 10**5],
+)
+def test_metrics_end_before_the_first_line_that_is_none(tmp_path, bad):
+    append_metrics(tmp_path, row(10))
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(bad)
+    assert read_metrics(tmp_path) == [row(10)]
     # A resumed run goes on from a whole file.
-    assert keep_metrics(tmp_path, 10) == [{"step": 10}]
-    append_metrics(tmp_path, {"step": 20})
-    assert read_metrics(tmp_path) == [{"step": 10}, {"step": 20}]
+    assert keep_metrics(tmp_path, 10) == [row(10)]
+    append_metrics(tmp_path, row(20))
+    assert read_metrics(tmp_path) == [row(10), row(20)]
+
+
+def test_metrics_that_are_a_folder(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
+        read_metrics(tmp_path)
 
 
 def test_later_metrics_are_dropped(tmp_path):
     for step in (10, 20, 30):
-        append_metrics(tmp_path, {"step": step})
-    assert keep_metrics(tmp_path, 20) == [{"step": 10}, {"step": 20}]
-    assert read_metrics(tmp_path) == [{"step": 10}, {"step": 20}]
+        append_metrics(tmp_path, row(step))
+    assert keep_metrics(tmp_path, 20) == [row(10), row(20)]
+    assert read_metrics(tmp_path) == [row(10), row(20)]
 
 
 # --- whole or not at all -------------------------------------------------------------------

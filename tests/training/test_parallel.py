@@ -206,9 +206,9 @@ def test_choice_of_devices(there, wanted, batch_size, heavy, chosen):
     ("wanted", "batch_size", "said"),
     [
         ("9", 256, "JAX has 8 here .*give 1 to 8"),
-        ("0", 256, "devices is 0"),
-        ("3", 256, "batch_size is 256, which 3 devices don't divide; use 255 or 258"),
-        ("4", 2, "use 4$"),
+        ("0", 256, "--devices=0"),
+        ("3", 256, "--batch-size=256: 3 devices don't divide it; give 255 or 258"),
+        ("4", 2, "give 4$"),
     ],
 )
 def test_devices_that_do_not_fit(wanted, batch_size, said):

@@ -1,0 +1,143 @@
+"""What a configuration comes to: data, network, optimizer, devices; nothing is trained here."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from digits_jax.config import TrainConfig, check, first_difference, read_config
+from digits_jax.data.augment import make_augment
+from digits_jax.data.datasets import Dataset, load_dataset
+from digits_jax.data.pipeline import num_steps
+from digits_jax.errors import InputError
+from digits_jax.models.build import build_model
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import abstract
+from digits_jax.training import parallel
+from digits_jax.training.optimizers import make_optimizer, make_schedule
+from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
+
+EVAL_BATCH_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run needs, checked, before anything is written.
+
+    Attributes:
+      config: resolved.
+      dataset: loaded.
+      module: the network.
+      schedule: learning rate by step.
+      tx: the optimizer.
+      mesh: of the devices.
+      total_steps: of the whole run.
+      started: `time.perf_counter` when its preparation began.
+    """
+
+    config: TrainConfig
+    dataset: Dataset
+    module: nn.Module
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    mesh: Mesh
+    total_steps: int
+    started: float
+
+    @property
+    def platform(self) -> str:
+        """Of the devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images scored at once: as many as fit, but no more than a small data set has."""
+        most = max(len(self.dataset.validation), len(self.dataset.test))
+        return -(-min(EVAL_BATCH_SIZE, most) // self.mesh.size) * self.mesh.size
+
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on the devices."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        return parallel.replicate(create_train_state(self.module, self.tx, key), self.mesh)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        state = abstract_train_state(self.module, self.tx)
+        return abstract(state, NamedSharding(self.mesh, P()))
+
+    @property
+    def step_key(self) -> jax.Array:
+        """The key that every training step is given."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
+        return parallel.replicate(key, self.mesh)
+
+
+def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
+    """Checks a configuration, loads its data and sets up what trains on it; no run is written.
+
+    Args:
+      config: what to train.
+      dataset: instead of the one that ``config.dataset`` names.
+
+    Raises:
+      InputError: what can't be used.
+    """
+    started = time.perf_counter()
+    check(config)
+    heavy = config.arch == "cnn"
+    # A CPU in one piece serves a light step best: its matrix products use all cores.
+    most = parallel.cpu_count() if heavy else 1
+    cpu_devices = most if config.devices == "auto" else int(config.devices)
+    devices = parallel.start_backend(config.platform, cpu_devices)
+    dataset = dataset or load_dataset(config.dataset, config.data_dir)
+    config = config.resolve(dataset.name)
+    if config.batch_size > len(dataset.train):
+        raise InputError(
+            f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
+            "images; give at most that"
+        )
+    devices = parallel.choose_devices(devices, config.devices, config.batch_size, heavy=heavy)
+    total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
+    schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
+    make_augment(config.augment)  # An unknown name is noticed here, not in the step.
+    plan = Plan(
+        config=config,
+        dataset=dataset,
+        module=build_model(config.to_dict(), dataset.num_classes),
+        # Read once an epoch: outside of jit each of its operations would be compiled by itself.
+        schedule=jax.jit(schedule),
+        tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
+        mesh=parallel.make_mesh(devices),
+        total_steps=total_steps,
+        started=started,
+    )
+    parallel.check_memory(plan.abstract_state, plan.mesh)
+    return plan
+
+
+def check_same_run(plan: Plan, workdir: Path) -> None:
+    """Raises an InputError where a plan isn't that of the run in a folder."""
+    path = workdir / folder.CONFIG
+    old = read_config(path)
+    name = first_difference(plan.config, old)
+    if name:
+        flag = name.replace("_", "-")
+        raise InputError(
+            f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
+            f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
+        )
+    described = folder.read_json(path).get("dataset")
+    sha256 = described.get("sha256") if isinstance(described, dict) else None
+    if sha256 != plan.dataset.sha256:
+        raise InputError(
+            f"{workdir}: was trained on another version of {plan.dataset.name!r} "
+            f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
+            "give the same data with --data-dir"
+        )

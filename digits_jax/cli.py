@@ -10,17 +10,21 @@ import re
 import signal
 import sys
 import threading
+import types
+import typing
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import tyro
 
 from digits_jax.errors import InputError
 
-T = TypeVar("T")
+T = typing.TypeVar("T")
 
-# What a disk or its permissions do to a program that did nothing wrong.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+# What a disk, its permissions or what lies on it do to a program that did nothing wrong.
+_DISK_ERRORS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP),
+)
 
 
 def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = None) -> T:
@@ -38,9 +42,10 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
       InputError: an unknown flag, or a value of the wrong type.
       SystemExit: status 0, after ``--help``.
     """
-    argv = _split_lists(kind, argv)
+    given = argv
     if not {"-h", "--help"} & set(argv):
         _check_flags(kind, argv)
+    argv = _split_lists(kind, argv)
     said = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -56,30 +61,57 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(_one_line(said.getvalue())) from None
+        raise InputError(_explain(said.getvalue(), kind, given)) from None
 
 
 def _flags(kind):
-    names = (field.name.replace("_", "-") for field in dataclasses.fields(kind))
-    return [f"--{prefix}{name}" for name in names for prefix in ("", "no-")]
+    """The flags of a dataclass, and the type of each, None left out: int for ``int | None``."""
+    return {
+        f"--{field.name.replace('_', '-')}": _plain_type(field.type)
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _plain_type(annotation):
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        annotation = typing.get_args(annotation)[0]
+    return typing.get_origin(annotation) or annotation
 
 
 def _check_flags(kind, argv):
-    allowed = _flags(kind)
-    for argument in argv:
-        flag = argument.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in allowed:
-            close = difflib.get_close_matches(flag, allowed, 1)
+    flags = _flags(kind)
+    off = {f"--no-{flag[2:]}": flag for flag, type_ in flags.items() if type_ is bool}
+    allowed = [*flags, *off]
+    for place, argument in enumerate(argv):
+        following = argv[place + 1] if place + 1 < len(argv) else "--"
+        written, equals, value = argument.partition("=")
+        flag = written.replace("_", "-")
+        if not flag.startswith("--"):
+            continue
+        if flag not in allowed:
+            close = [name for name in sorted(allowed) if name.startswith(flag)]
+            close = close or difflib.get_close_matches(flag, allowed, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"unknown flag {argument.split('=')[0]}; {hint}--help lists them all")
+            raise InputError(f"unknown flag {written}; {hint}--help lists them all")
+        flag = off.get(flag, flag)
+        if flags[flag] is bool:
+            if equals:
+                raise InputError(
+                    f"{argument}: it is a switch; give {flag}, or --no-{flag[2:]}, with no value"
+                )
+        elif (equals and not value and flags[flag] in _WANTED) or (
+            not equals and following.startswith("--")
+        ):
+            raise InputError(f"{written} needs a value: give {_WANTED.get(flags[flag], 'a word')}")
+
+
+_WANTED = {tuple: "whole numbers, like 32,64", int: "a whole number", float: "a number"}
 
 
 def _split_lists(kind, argv):
-    lists = {
-        f"--{field.name.replace('_', '-')}"
-        for field in dataclasses.fields(kind)
-        if "tuple" in str(field.type)
-    }
+    lists = {flag for flag, type_ in _flags(kind).items() if type_ is tuple}
     out, in_list = [], False
     for argument in argv:
         flag, equals, value = argument.partition("=")
@@ -94,6 +126,25 @@ def _split_lists(kind, argv):
     return out
 
 
+def _explain(text, kind, argv):
+    """One line for what tyro says, which speaks of types, for programmers."""
+    text = _one_line(text)
+    flag = re.match(r"Error parsing (--[\w-]+)", text)
+    wanted = _WANTED.get(_flags(kind).get(flag[1])) if flag else None
+    if wanted:
+        given = " ".join(argv).replace("_", "-").partition(flag[1])[2].lstrip("= ").split(" --")[0]
+        return f"{flag[1]}={given}: give {wanted}"
+    if text.startswith("Missing value for argument"):
+        return re.sub(r"Missing value for argument '(.*?)'.*", r"\1 needs a value", text)
+    missing = re.match(r"Missing from .*?: (\w+) (.*?)\. \(required\)", text)
+    if missing:
+        return f"{missing[1]} is missing: {missing[2].lower()} (--help shows how)"
+    if text.startswith("Unrecognized options: "):
+        word = text.removeprefix("Unrecognized options: ").split(" (--help")[0]
+        return f"{word}: not understood; flags begin with --, and --help lists them"
+    return text
+
+
 def _one_line(text):
     """tyro explains errors in a box of several lines; ours are one line."""
     text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", text)
@@ -105,13 +156,13 @@ def _one_line(text):
     return f"{text or 'the arguments cannot be used'} (--help lists what is allowed)"
 
 
-@contextlib.contextmanager
-def _leaving_on_signals():
+def _leave_on_signals():
     """SIGINT and SIGTERM end the process there and then, with status 128 + the signal.
 
     Python's own KeyboardInterrupt is swallowed, or becomes a crash, where it strikes the imports
-    of an extension module or a call back from XLA. Whoever has something to save or to remove
-    (training, the preparation of data) puts a handler of its own in front of this one.
+    of an extension module, a call back from XLA or the clearing up at exit. Whoever has something
+    to save or to remove (training, the preparation of data) puts a handler of its own in front of
+    this one.
     """
 
     def leave(number, _frame):
@@ -122,14 +173,9 @@ def _leaving_on_signals():
         os._exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone.
-        return
-    previous = {n: signal.signal(n, leave) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        return  # Python delivers signals to the main thread alone.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
 
 def _make_output_safe():
@@ -152,8 +198,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
       0; 2 for bad input; 1 where the disk failed; 128 + N where signal N stopped it.
     """
     _make_output_safe()
-    with _leaving_on_signals():
-        status = _run(main)
+    _leave_on_signals()
+    status = _run(main)
     if status == 141:
         # Nobody reads our output, and Python would complain when it flushes it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

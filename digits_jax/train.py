@@ -102,7 +102,9 @@ def print_notice(text: str) -> None:
 
 
 def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:
-    """Writes ``curves.png``."""
+    """Writes ``curves.png``, where there is an epoch to draw."""
+    if not metrics:  # of a finished run, whose metrics.jsonl is gone
+        return
     from digits_jax.evaluation.curves import plot_curves
 
     title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"

@@ -9,10 +9,12 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import signal
 from pathlib import Path
 
 import jax
 import pytest
+from programs import here, home, trained  # noqa: F401 - fixtures
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little. What is compiled as users have it runs in test_programs.
@@ -34,6 +36,16 @@ def _compile_once(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_come_back():
+    """A program leaves its signal handlers in place, as its process is about to end."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

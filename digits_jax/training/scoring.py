@@ -1,5 +1,6 @@
 """Scores a whole split with a trained state: every image, the last short batch included."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.pipeline import eval_batches
+from digits_jax.errors import InputError
 from digits_jax.training.parallel import AXIS, parallelize, shard
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import eval_step, predict_step
@@ -61,7 +63,7 @@ def make_scorer(
 
     Returns:
       ``f(state, split) -> Score``, for a split with ``images`` uint8 [n, *image_shape] and
-      ``labels`` int32 [n].
+      ``labels`` int32 [n]; it raises an InputError where the loss isn't finite.
     """
     example = {
         "image": np.zeros((batch_size, *image_shape), np.uint8),
@@ -78,6 +80,11 @@ def make_scorer(
             for name in totals:
                 totals[name] += float(sums[name])
             logits.append(np.asarray(batch_logits))
+        if not math.isfinite(totals["loss"]):
+            raise InputError(
+                f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
+                "--learning-rate), or its checkpoint is damaged"
+            )
         count = int(totals["count"])
         return Score(
             loss=totals["loss"] / count,

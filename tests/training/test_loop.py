@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import signal
-import threading
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from digits_jax.runs.checkpoint import open_checkpoints
 from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
 from digits_jax.training import loop
 from digits_jax.training import plan as plan_module
-from digits_jax.training.interrupts import Interrupted, stop_on_signals
+from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.loop import default_name
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import summarize
@@ -366,45 +365,3 @@ def test_diverged_training_says_so(toy, tmp_path):
     ):
         train(toy, tmp_path / "run", **bad)
     assert not (tmp_path / "run" / "results.json").exists()
-
-
-# --- signals -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted(number):
-    before = signal.getsignal(number)
-    with stop_on_signals() as request:
-        assert request.signal_number is None
-        signal.raise_signal(number)
-        assert request.signal_number == number
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_interrupt_is_pythons(capfd):
-    with stop_on_signals("last words"):
-        signal.raise_signal(signal.SIGINT)
-        assert capfd.readouterr().err == ""
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert capfd.readouterr().err == "last words\n"
-
-
-def test_handlers_come_back_after_an_error():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ValueError, match="any"), stop_on_signals():
-        raise ValueError("any")
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_other_threads_leave_signals_alone():
-    found = []
-
-    def work():
-        with stop_on_signals() as request:
-            found.append((request.signal_number, signal.getsignal(signal.SIGINT)))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(timeout=60)
-    assert found == [(None, signal.default_int_handler)]

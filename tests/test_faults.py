@@ -1,0 +1,259 @@
+"""What goes wrong around a program: signals, disks, files that were changed, readers that leave."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+from programs import TIMEOUT_SECONDS, TINY, call, start
+
+from digits_jax import InputError, TrainConfig, resume
+from digits_jax import evaluate as evaluate_program
+from digits_jax import train as train_program
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of a finished run, to be damaged."""
+    return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def edit_config(run, **values):
+    path = run / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def edit_trained(run, **values):
+    config = json.loads((run / "config.json").read_text())["config"]
+    edit_config(run, config={**config, **values})
+
+
+def write_progress(run, text):
+    for path in run.glob("checkpoints/*/progress/metadata"):
+        path.write_text(text)
+
+
+def in_place_of(path):
+    """A folder where a file was."""
+    path.unlink()
+    path.mkdir()
+
+
+def put_a_file(path):
+    shutil.rmtree(path)
+    path.touch()
+
+
+# --- a finished run that somebody has changed ------------------------------------------------
+
+MENDED = {
+    "metrics cut": lambda run: os.truncate(run / "metrics.jsonl", 50),
+    "metrics gone": lambda run: (run / "metrics.jsonl").unlink(),
+    "metrics are a number": lambda run: (run / "metrics.jsonl").write_text("5\n"),
+    "metrics are no text": lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\x00\xfe"),
+    "results cut": lambda run: os.truncate(run / "results.json", 50),
+    "results are a list": lambda run: (run / "results.json").write_text("[]"),
+    "predictions cut": lambda run: os.truncate(run / "predictions.npz", 50),
+}
+
+
+@pytest.mark.parametrize("damage", MENDED)
+def test_a_resumed_run_is_mended(run, trained, here, damage):
+    MENDED[damage](run)
+    status, out, err = here(train_program, "--resume", f"--workdir={run}", "--devices=1")
+    assert (status, err) == (0, "")
+    assert f"{run}: already finished at step 30 of 30" in out
+    found, wanted = (json.loads((path / "results.json").read_text()) for path in (run, trained[0]))
+    for name in ("params_sha256", "test_errors", "test_loss", "steps"):
+        assert found[name] == wanted[name]
+
+
+def test_a_finished_run_keeps_its_times(run, here):
+    before = json.loads((run / "results.json").read_text())
+    (run / "predictions.npz").unlink()
+    assert here(train_program, "--resume", f"--workdir={run}", "--devices=1")[0] == 0
+    assert (run / "predictions.npz").is_file()
+    assert json.loads((run / "results.json").read_text()) == before
+
+
+REFUSED = {
+    "metrics are a folder": (lambda run: in_place_of(run / "metrics.jsonl"), "Is a directory"),
+    "no data set": (lambda run: edit_config(run, dataset=None), "another version of 'digits'"),
+    "a list": (lambda run: (run / "config.json").write_text("[]"), "is it a run's config.json?"),
+    "a number": (lambda run: edit_trained(run, dataset=5), "field 'dataset' is 5; give a str"),
+    "other epochs": (lambda run: edit_trained(run, epochs=1.0), "was changed by hand"),
+    "progress": (lambda run: write_progress(run, "{}"), "progress is damaged; delete that folder"),
+    "progress list": (lambda run: write_progress(run, "[1]"), "progress is damaged"),
+    "checkpoints": (lambda run: put_a_file(run / "checkpoints"), "is not a folder"),
+    "an empty step": (lambda run: (run / "checkpoints/99").mkdir(), "can't be restored"),
+    "predictions": (lambda run: in_place_of(run / "predictions.npz"), "Is a directory"),
+    "curves": (lambda run: in_place_of(run / "curves.png"), "Is a directory"),
+}
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_what_cannot_be_mended_is_one_line(run, here, damage):
+    act, said = REFUSED[damage]
+    act(run)
+    status, _, err = here(train_program, "--resume", f"--workdir={run}", "--devices=1")
+    assert status in (1, 2)
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_scores_that_are_no_numbers(run, here, monkeypatch):
+    """A parameter that became NaN is told, and isn't written as JSON that none can read."""
+    import jax.numpy as jnp
+
+    from digits_jax.training import steps
+
+    monkeypatch.setattr(steps, "cross_entropy", lambda logits, labels: labels * jnp.nan)
+    status, out, err = here(evaluate_program, run, "--json", "--devices=1")
+    assert (status, out) == (2, "")
+    assert "the network's loss is nan" in err
+
+
+# --- signals -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("said", ["data ", "epoch 1/"], ids=["compiling", "training"])
+def test_signals_end_a_program(home, said, number):
+    argv = [*TINY, "--epochs=500", f"--workdir=killed-{said[:4].strip()}-{number}"]
+    with start(home, "train", *argv) as process:
+        try:
+            while not process.stdout.readline().startswith(said):
+                assert process.poll() is None
+            process.send_signal(number)
+            _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert err == "stopped\n" or err.startswith("stopped at step ")
+
+
+def test_a_signal_while_python_imports(home):
+    """Python's own KeyboardInterrupt would be an ImportError in NumPy, or be swallowed."""
+    script = "import sys; from digits_jax.cli import run_program; from digits_jax import train\n"
+    script += "def main(argv):\n    print('here', flush=True)\n    return train.main(argv)\n"
+    script += "sys.exit(run_program(main))"
+    for _ in range(3):
+        with start(home, None, *TINY, "--epochs=500", "--dry-run", script=script) as process:
+            try:
+                assert process.stdout.readline() == "here\n"
+                process.send_signal(signal.SIGINT)  # within the import of jax, a second long
+                _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+            finally:
+                process.kill()
+        assert (process.returncode, err) == (130, "stopped\n")
+
+
+def test_a_second_signal_does_not_wait(home):
+    argv = [*TINY, "--epochs=500", "--checkpoint-every-steps=1", "--workdir=twice"]
+    with start(home, "train", *argv) as process:
+        try:
+            while not process.stdout.readline().startswith("epoch 1/"):
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+    # The two may arrive as one.
+    assert process.returncode == 130
+    assert "--resume --workdir=twice" in err
+    assert "Traceback" not in err
+    status, out, _ = call(home, "train", "--resume", "--dry-run", "--workdir=twice")
+    assert status == 0
+    assert "it would go on at step" in out
+
+
+def test_a_reader_that_leaves_stops_a_training(home):
+    """As ``| head -3`` does; what was trained until then is saved."""
+    argv = [*TINY, "--epochs=500", "--workdir=unread"]
+    with start(home, "train", *argv) as process:
+        try:
+            while not process.stdout.readline().startswith("epoch 1/"):
+                assert process.poll() is None
+            process.stdout.close()
+            assert process.wait(TIMEOUT_SECONDS) == 141
+        finally:
+            process.kill()
+        err = process.stderr.read()
+    assert err.startswith("stopped at step ")
+    assert "saved; go on with" in err
+
+
+def test_streams_that_are_closed_or_ascii(home):
+    """A service has no standard error; an old locale has no umlauts."""
+    done = start(home, "train", *TINY, "--workdir=über", env={"PYTHONIOENCODING": "ascii"})
+    out, err = done.communicate(timeout=TIMEOUT_SECONDS)
+    assert (done.returncode, err) == (0, "")
+    assert r"\xfcber" in out
+    done = start(home, "train", *TINY, "--workdir=closed", closed_stderr=True)
+    out, _ = done.communicate(timeout=TIMEOUT_SECONDS)
+    assert done.returncode == 0
+    assert "digits test accuracy" in out
+
+
+# --- the disk ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_that_fills_up(home, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting isn't allowed here")
+    try:
+        argv = [*TINY, "--hidden-sizes=200", f"--workdir={small / 'run'}"]
+        status, _, err = call(home, "train", *argv)
+        assert status in (1, 2)
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        subprocess.run(["mount", "-o", "remount,size=40m", small], check=True)
+        status, out, err = call(home, "train", "--resume", f"--workdir={small / 'run'}")
+        assert (status, err) == (0, "")
+        assert "digits test accuracy" in out
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+# --- the library's doors ---------------------------------------------------------------------
+
+
+def test_other_types_that_mean_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = TrainConfig(devices=2, workdir=tmp_path / "run", channels=[8, 16], data_dir="~/data")
+    assert config.devices == "2"
+    assert config.workdir == str(tmp_path / "run")
+    assert config.channels == (8, 16)
+    assert config.data_dir == str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"batch_size": "64"}, "field 'batch_size' is '64'; give an int"),
+        ({"hidden_sizes": 8}, "field 'hidden_sizes' is 8; give a tuple of int"),
+        ({"epochs": None, "seed": 1.5}, "field 'seed' is 1.5; give an int"),
+        ({"devices": 2.0}, "field 'devices' is 2.0; give a str"),
+        ({"workdir": 3}, "field 'workdir' is 3; give a str"),
+        ({"devices": "²"}, "--devices=²: give a number, or auto"),
+    ],
+)
+def test_types_that_mean_nothing(values, said):
+    with pytest.raises(InputError, match=said):
+        TrainConfig(**values).resolve("digits")
+
+
+def test_resume_as_a_function(run):
+    before = json.loads((run / "results.json").read_text())
+    assert resume(run, quiet=True).results["params_sha256"] == before["params_sha256"]
+    with pytest.raises(InputError, match="no such folder"):
+        resume(run / "other")

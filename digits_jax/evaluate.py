@@ -45,9 +45,9 @@ def evaluate(
 ) -> int:
     """Restores a run's newest checkpoint, scores its test set and prints the numbers."""
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
+    from digits_jax.runs.checkpoint import params_sha256
     from digits_jax.training.loop import load_trained
     from digits_jax.training.parallel import use_compilation_cache
-    from digits_jax.training.record import params_sha256
     from digits_jax.training.scoring import make_scorer
 
     use_compilation_cache()

@@ -5,6 +5,7 @@ loop needs to go on in the middle of an epoch).
 """
 
 import contextlib
+import hashlib
 import logging
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from digits_jax.errors import InputError
 
@@ -167,3 +169,58 @@ def open_checkpoints(path: Path, *, read_only: bool = False) -> Iterator[Checkpo
 def abstract(tree: Any, sharding: Any = None) -> Any:
     """Shapes and dtypes of a pytree's arrays, with a sharding where one is given."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def read_weights(path: Path) -> tuple[int, dict[str, Any]]:
+    """The newest checkpoint's parameters and statistics, without the optimizer's state.
+
+    Args:
+      path: the folder of the checkpoints.
+
+    Returns:
+      The step, and {"params": ..., "batch_stats": ...} of NumPy arrays, whatever devices they
+      were saved from.
+
+    Raises:
+      InputError: there is no checkpoint, or it is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    with open_checkpoints(path, read_only=True) as checkpoints:
+        step = checkpoints.latest_step
+    if step is None:
+        raise InputError(f"{path}: holds no checkpoint; train the run first")
+    folder = (path / str(step) / "state").absolute()
+    try:
+        with _without_leftovers(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+            wanted = {name: jax.tree.map(lambda _: 0, tree[name]) for name in tree}
+            wanted = {name: wanted[name] for name in ("params", "batch_stats") if name in wanted}
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+            weights = reader.restore(folder, args=args)
+            return step, {
+                "params": weights["params"],
+                "batch_stats": weights.get("batch_stats", {}),
+            }
+    except Exception as error:  # tensorstore's, orbax's and json's, by what is damaged
+        raise InputError(
+            f"{folder.parent}: the checkpoint can't be restored ({_first_line(error)}); "
+            "delete that folder to go back to the one before"
+        ) from None
+
+
+def params_sha256(params: Any) -> str:
+    """SHA-256 over the parameters' bytes, in the order of their sorted path names.
+
+    Example:
+      >>> params_sha256({"b": np.zeros(2), "a": np.ones(2)}) == params_sha256(
+      ...     {"a": np.ones(2), "b": np.zeros(2)})
+      True
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        digest.update(np.ascontiguousarray(named[name]).tobytes())
+    return digest.hexdigest()

@@ -19,12 +19,12 @@ from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import TrainStream, num_steps
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import open_checkpoints
+from digits_jax.runs.checkpoint import open_checkpoints, params_sha256
 from digits_jax.training import parallel
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.plan import Plan, check_same_run, prepare
 from digits_jax.training.progress import Progress, ScalarLog
-from digits_jax.training.record import describe_run, make_results, params_sha256
+from digits_jax.training.record import describe_run, make_results
 from digits_jax.training.scoring import make_scorer
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import train_step

@@ -1,16 +1,15 @@
 """What a run writes about itself."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from digits_jax.runs.checkpoint import params_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
 
@@ -80,22 +79,6 @@ def describe_run(plan: Any) -> dict[str, Any]:
             "notice": dataset.notice,
         },
     }
-
-
-def params_sha256(params: Any) -> str:
-    """SHA-256 over the parameters' bytes, in the order of their sorted path names.
-
-    Example:
-      >>> params_sha256({"b": np.zeros(2), "a": np.ones(2)}) == params_sha256(
-      ...     {"a": np.ones(2), "b": np.zeros(2)})
-      True
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
-    digest = hashlib.sha256()
-    for name in sorted(named):
-        digest.update(np.ascontiguousarray(named[name]).tobytes())
-    return digest.hexdigest()
 
 
 def make_results(

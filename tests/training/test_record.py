@@ -10,7 +10,7 @@ import scipy.special
 
 from digits_jax import CNN, MLP, create_train_state, make_mesh
 from digits_jax.data.datasets import Split
-from digits_jax.training.record import params_sha256
+from digits_jax.runs.checkpoint import params_sha256
 from digits_jax.training.scoring import Score, make_scorer
 from digits_jax.training.state import abstract_train_state, count_params
 

@@ -1,0 +1,350 @@
+"""A trained network as a list of plain layers: what every way out of here starts from.
+
+images: float32 [n, 28, 28, 1] in [0, 1]; logits: float32 [n, classes].
+
+The linen module is taken apart once: BatchNorm becomes a factor and an offset, and is folded into
+the weights before it where nothing comes in between. What is left are eight kinds of layers,
+each a line in any language:
+
+    space_to_depth             [n, h, w, c] -> [n, h/2, w/2, 4c], pixels of a 2x2 block in rows
+    conv     kernel, bias      3x3, padded with zeros to the same size; kernel [3, 3, in, out]
+    max_pool                   2x2 windows, stride 2; an odd last row or column is left out
+    scale    factor, offset    x * factor + offset, by channel
+    relu                       max(x, 0)
+    flatten                    [n, h, w, c] -> [n, h * w * c]
+    dense    kernel, bias      x @ kernel + bias; kernel [in, out]
+
+An ensemble has several members; its logits are the logarithm of their mean probability.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import params_sha256, read_weights
+
+IMAGE_SHAPE = (28, 28, 1)
+KINDS = {
+    "space_to_depth": (),
+    "conv": ("kernel", "bias"),
+    "max_pool": (),
+    "scale": ("factor", "offset"),
+    "relu": (),
+    "flatten": (),
+    "dense": ("kernel", "bias"),
+}
+_BATCH_NORM_EPSILON = 1e-5  # flax.linen.BatchNorm's default
+# The threshold of confidence leaves this share of the right answers below it.
+RIGHT_ANSWERS_GIVEN_UP = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One step of a network.
+
+    Attributes:
+      kind: one of ``KINDS``.
+      arrays: float32, by the names that ``KINDS`` has for it.
+    """
+
+    kind: str
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A trained network, or an ensemble of some, free of the library that trained it.
+
+    Attributes:
+      name: for a person.
+      class_names: a name for each logit.
+      members: the layers of each member.
+      threshold: the least probability at which an answer is sure.
+      facts: JSON values: where it comes from, and what it reaches.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    members: tuple[tuple[Layer, ...], ...]
+    threshold: float
+    facts: Mapping[str, Any]
+
+    @property
+    def num_params(self) -> int:
+        """Numbers in all layers, of all members."""
+        return sum(
+            array.size
+            for member in self.members
+            for layer in member
+            for array in layer.arrays.values()
+        )
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiplications with an addition for one image, of all members."""
+        return sum(_multiply_adds(member) for member in self.members)
+
+
+def _multiply_adds(layers):
+    total, (height, width, _) = 0, IMAGE_SHAPE
+    for layer in layers:
+        if layer.kind in ("space_to_depth", "max_pool"):
+            height, width = height // 2, width // 2
+        elif layer.kind == "conv":
+            total += height * width * layer.arrays["kernel"].size
+        elif layer.kind == "dense":
+            total += layer.arrays["kernel"].size
+    return total
+
+
+def load_network(path: str | Path) -> Network:
+    """The network of a finished run.
+
+    Args:
+      path: the run's folder.
+
+    Raises:
+      InputError: no finished run is there, or its checkpoint isn't the one that was scored.
+    """
+    path = Path(path)
+    run = folder.read_run(path)
+    config = folder.read_json(path / folder.CONFIG)
+    step, weights = read_weights(path / folder.CHECKPOINTS)
+    results = run.results
+    try:
+        settings, names = config["config"], tuple(map(str, results["class_names"]))
+        expected = results["params_sha256"]
+        layers = take_apart(settings, weights["params"], weights["batch_stats"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: isn't a whole run ({error!r}); train it again") from None
+    if params_sha256(weights["params"]) != expected:
+        raise InputError(
+            f"{path}: the parameters of step {step} aren't those that {folder.RESULTS} names "
+            "(params_sha256 differs): finish the run with --resume, or train it again"
+        )
+    threshold, cost = choose_threshold(run.validation_logits, run.validation_labels)
+    facts = {
+        "runs": [{**results, "config": settings, "versions": config.get("versions", {})}],
+        "threshold": threshold,
+        "threshold_cost": cost,
+    }
+    return Network(path.resolve().name, names, (layers,), threshold, facts)
+
+
+def combine(networks: Sequence[Network], threshold: float | None = None) -> Network:
+    """An ensemble of networks: their probabilities are averaged.
+
+    Args:
+      networks: of the same classes.
+      threshold: of the ensemble; None for the members' mean.
+
+    Raises:
+      InputError: none at all, or networks of other classes or data.
+    """
+    if not networks:
+        raise InputError("an ensemble needs a network; give the folder of a run")
+    first = networks[0]
+    for other in networks[1:]:
+        if other.class_names != first.class_names:
+            raise InputError(
+                f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
+                f"{' '.join(first.class_names)}: an ensemble needs the same"
+            )
+        if _datasets(other) != _datasets(first):
+            raise InputError(f"{other.name} and {first.name} were trained on different data sets")
+    if len(networks) == 1:
+        return first
+    if threshold is None:
+        threshold = sum(network.threshold for network in networks) / len(networks)
+    runs = [run for network in networks for run in network.facts.get("runs", ())]
+    return Network(
+        name="ensemble of " + ", ".join(network.name for network in networks),
+        class_names=first.class_names,
+        members=tuple(member for network in networks for member in network.members),
+        threshold=threshold,
+        facts={"runs": runs, "threshold": threshold},
+    )
+
+
+def _datasets(network):
+    return {run["dataset_sha256"] for run in network.facts.get("runs", ())}
+
+
+def choose_threshold(
+    logits: np.ndarray, labels: np.ndarray, give_up: float = RIGHT_ANSWERS_GIVEN_UP
+) -> tuple[float, float]:
+    """The probability under which an answer isn't sure, from a validation split.
+
+    Args:
+      logits: float32 [n, classes].
+      labels: int32 [n].
+      give_up: the share of the right answers that may fall below it.
+
+    Returns:
+      The threshold, and the share of the right answers that does fall below it.
+
+    Example:
+      >>> logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.5, 0.5]]))
+      >>> threshold, cost = choose_threshold(logits, np.array([0, 0, 0, 1]), give_up=0.34)
+      >>> round(threshold, 3), round(cost, 3)
+      (0.8, 0.333)
+
+    Reference:
+      Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution
+      Examples in Neural Networks, 2017: the largest probability as the confidence.
+    """
+    confidence = softmax(logits).max(-1)
+    right = np.sort(confidence[np.argmax(logits, -1) == labels])
+    if not len(right):
+        return 1.0, 0.0
+    threshold = float(right[math.floor(give_up * len(right))])
+    return threshold, float(np.mean(right < threshold))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, [..., classes], float64.
+
+    Example:
+      >>> softmax(np.zeros((1, 4))).tolist()
+      [[0.25, 0.25, 0.25, 0.25]]
+    """
+    powers = np.exp(np.asarray(logits, np.float64) - np.max(logits, -1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def take_apart(
+    settings: Mapping[str, Any], params: Mapping[str, Any], batch_stats: Mapping[str, Any]
+) -> tuple[Layer, ...]:
+    """The layers of a linen MLP or CNN of ours.
+
+    Args:
+      settings: "arch", "batch_norm" and, for a CNN, "channels", "convs_per_block" and
+        "dense_size"; for an MLP "hidden_sizes".
+      params, batch_stats: of the module.
+
+    Raises:
+      KeyError: parameters that aren't those of that architecture.
+    """
+    parts = _Parts(params, batch_stats, settings["batch_norm"])
+    if settings["arch"] == "mlp":
+        layers = [Layer("flatten")]
+        for i in range(len(settings["hidden_sizes"])):
+            layers += [parts.folded("dense", f"hidden_{i}", f"norm_{i}"), Layer("relu")]
+        return (*layers, parts.plain("dense", "logits"))
+    layers = [Layer("space_to_depth")]
+    for i in range(len(settings["channels"])):
+        for j in range(settings["convs_per_block"]):
+            name, norm = f"conv_{i}_{j}", f"norm_{i}_{j}"
+            if j < settings["convs_per_block"] - 1:
+                layers.append(parts.folded("conv", name, norm))
+            else:  # The pooling lies between, and a negative factor doesn't commute with it.
+                layers += [parts.plain("conv", name), Layer("max_pool"), *parts.scale(norm)]
+            layers.append(Layer("relu"))
+    layers.append(Layer("flatten"))
+    if settings["dense_size"]:
+        layers += [parts.folded("dense", "dense", "norm_dense"), Layer("relu")]
+    return (*layers, parts.plain("dense", "logits"))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A module's parameters, layer by layer."""
+
+    params: Mapping[str, Any]
+    batch_stats: Mapping[str, Any]
+    batch_norm: bool
+
+    def plain(self, kind, name):
+        kernel = np.asarray(self.params[name]["kernel"], np.float32)
+        bias = self.params[name].get("bias", np.zeros(kernel.shape[-1]))
+        return Layer(kind, {"kernel": kernel, "bias": np.asarray(bias, np.float32)})
+
+    def _norm(self, name):
+        # In float64: the fold is exact to float32's rounding.
+        own, stats = self.params[name], self.batch_stats[name]
+        variance = np.asarray(stats["var"], np.float64) + _BATCH_NORM_EPSILON
+        factor = np.asarray(own["scale"], np.float64) / np.sqrt(variance)
+        offset = np.asarray(own["bias"], np.float64) - np.asarray(stats["mean"]) * factor
+        return factor, offset
+
+    def scale(self, name):
+        if not self.batch_norm:
+            return []
+        factor, offset = self._norm(name)
+        arrays = {"factor": factor.astype(np.float32), "offset": offset.astype(np.float32)}
+        return [Layer("scale", arrays)]
+
+    def folded(self, kind, name, norm):
+        layer = self.plain(kind, name)
+        if not self.batch_norm:
+            return layer
+        factor, offset = self._norm(norm)
+        arrays = {
+            "kernel": (layer.arrays["kernel"] * factor).astype(np.float32),
+            "bias": (layer.arrays["bias"] * factor + offset).astype(np.float32),
+        }
+        return dataclasses.replace(layer, arrays=arrays)
+
+
+def numpy_logits(network: Network, images: np.ndarray) -> np.ndarray:
+    """What a network answers, with NumPy alone: slow, short, and what the others are held to.
+
+    Args:
+      network: any.
+      images: float32 [n, 28, 28, 1] in [0, 1].
+
+    Returns:
+      float32 [n, classes].
+
+    Example:
+      >>> layers = (Layer("flatten"), Layer("dense", {"kernel": np.ones((784, 2), np.float32),
+      ...                                             "bias": np.zeros(2, np.float32)}))
+      >>> network = Network("ones", ("a", "b"), (layers,), 0.5, {})
+      >>> numpy_logits(network, np.ones((1, 28, 28, 1), np.float32)).tolist()
+      [[784.0, 784.0]]
+    """
+    answers = []
+    for member in network.members:
+        x = np.asarray(images, np.float32)
+        for layer in member:
+            x = _NUMPY[layer.kind](x, **layer.arrays)
+        answers.append(x)
+    if len(answers) == 1:
+        return answers[0]
+    return np.log(np.mean([softmax(x) for x in answers], 0)).astype(np.float32)
+
+
+def _space_to_depth(x):
+    n, height, width, channels = x.shape
+    x = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, height // 2, width // 2, 4 * channels)
+
+
+def _conv(x, kernel, bias):
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+    return np.tensordot(patches, kernel, ((4, 5, 3), (0, 1, 2))) + bias
+
+
+def _max_pool(x):
+    n, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+
+
+_NUMPY = {
+    "space_to_depth": _space_to_depth,
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "scale": lambda x, factor, offset: x * factor + offset,
+    "relu": lambda x: np.maximum(x, 0),
+    "flatten": lambda x: x.reshape(len(x), -1),
+    "dense": lambda x, kernel, bias: x @ kernel + bias,
+}

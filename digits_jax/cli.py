@@ -1,5 +1,6 @@
-"""What the programs share: parsing by tyro, and errors as one line."""
+"""What the programs share: parsing, and errors as one line."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -154,6 +155,18 @@ def _one_line(text):
     )
     text = " ".join(re.sub(headings, "", text).split())
     return f"{text or 'the arguments cannot be used'} (--help lists what is allowed)"
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, for programs whose arguments aren't the fields of a configuration.
+
+    Raises:
+      InputError: where argparse would print its usage and exit.
+    """
+
+    def error(self, message):
+        """One line, as everywhere."""
+        raise InputError(f"{message} (--help shows how)")
 
 
 def _leave_on_signals():

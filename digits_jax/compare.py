@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digits_jax.cli import run_program
+from digits_jax.cli import Parser, run_program
 from digits_jax.errors import InputError
 from digits_jax.runs.folder import PREDICTIONS, RESULTS, read_results
 
@@ -24,7 +24,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m digits_jax.compare", description=__doc__)
+    made = Parser(prog="python -m digits_jax.compare", description=__doc__)
     add = made.add_argument
     add("runs", nargs="*", metavar="RUN", help="folders of two finished runs, A and B")
     add("--a", nargs="+", metavar="RUN", help="folders of A's runs, a seed each, at least two")
@@ -79,7 +79,7 @@ def read_run(path: Path, short: str) -> "Source":
             f"{path / RESULTS} doesn't hold {', '.join(_FACTS)} of a run; give the folder of a "
             "finished run, or --predictions for other files"
         )
-    hint = f"write it with python -m digits_jax.evaluate {path}, or name another run"
+    hint = f"write it with python -m digits_jax.train --resume --workdir={path}, or name another"
     return source_of(str(path), short, read_arrays(path / PREDICTIONS, hint), results)
 
 
@@ -185,8 +185,8 @@ def write(found, output: str, overwrite: bool, **pictures) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    args = parser().parse_args(arguments)
     try:
+        args = parser().parse_args(arguments)
         run(args, shlex.join(["python", "-m", "digits_jax.compare", *arguments]))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

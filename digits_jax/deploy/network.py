@@ -19,12 +19,14 @@ An ensemble has several members; its logits are the logarithm of their mean prob
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
@@ -165,12 +167,18 @@ def combine(networks: Sequence[Network], threshold: float | None = None) -> Netw
         threshold = sum(network.threshold for network in networks) / len(networks)
     runs = [run for network in networks for run in network.facts.get("runs", ())]
     return Network(
-        name="ensemble of " + ", ".join(network.name for network in networks),
+        name=_common_name([network.name for network in networks]),
         class_names=first.class_names,
         members=tuple(member for network in networks for member in network.members),
         threshold=threshold,
         facts={"runs": runs, "threshold": threshold},
     )
+
+
+def _common_name(names):
+    # Letter by letter is what is meant: the runs differ in the digits after "seed".
+    start = os.path.commonprefix(names).removesuffix("seed").strip("-_ ")  # noqa: RUF071
+    return f"ensemble-of-{len(names)}-{start or '-and-'.join(names)}"
 
 
 def _datasets(network):
@@ -200,23 +208,12 @@ def choose_threshold(
       Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution
       Examples in Neural Networks, 2017: the largest probability as the confidence.
     """
-    confidence = softmax(logits).max(-1)
+    confidence = softmax(logits, -1).max(-1)
     right = np.sort(confidence[np.argmax(logits, -1) == labels])
     if not len(right):
         return 1.0, 0.0
     threshold = float(right[math.floor(give_up * len(right))])
     return threshold, float(np.mean(right < threshold))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, [..., classes], float64.
-
-    Example:
-      >>> softmax(np.zeros((1, 4))).tolist()
-      [[0.25, 0.25, 0.25, 0.25]]
-    """
-    powers = np.exp(np.asarray(logits, np.float64) - np.max(logits, -1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def take_apart(
@@ -318,7 +315,7 @@ def numpy_logits(network: Network, images: np.ndarray) -> np.ndarray:
         answers.append(x)
     if len(answers) == 1:
         return answers[0]
-    return np.log(np.mean([softmax(x) for x in answers], 0)).astype(np.float32)
+    return np.log(np.mean([softmax(x, -1) for x in answers], 0)).astype(np.float32)
 
 
 def _space_to_depth(x):

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,7 @@ def _lock(file, path):
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; NaN and infinity, which JSON hasn't, are an error."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    _replace(path, lambda file: file.write(text.encode()))
+    replace_file(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path) -> Any:
@@ -164,10 +164,11 @@ def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
     """Writes ``predictions.npz`` into a run's folder, whole or not at all."""
     import numpy as np
 
-    _replace(path / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))
+    replace_file(path / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))
 
 
-def _replace(path, write):
+def replace_file(path: Path, write: Callable[[Any], object]) -> None:
+    """Calls ``write`` with a file aside, and renames it into place when it is whole."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(aside, "wb") as file:
@@ -224,7 +225,7 @@ def keep_metrics(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Drops the epochs after a step, which a resumed run will do again; returns the rest."""
     rows = [row for row in read_metrics(path) if row["step"] <= last_step]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    _replace(path / METRICS, lambda file: file.write(text.encode()))
+    replace_file(path / METRICS, lambda file: file.write(text.encode()))
     return rows
 
 

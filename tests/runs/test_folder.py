@@ -214,7 +214,7 @@ def test_a_writer_that_fails_midway_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        folder._replace(tmp_path / "file", write)
+        folder.replace_file(tmp_path / "file", write)
     assert files(tmp_path) == {}
 
 

@@ -1,0 +1,114 @@
+"""A network as one ``.npz`` file, to be read with NumPy and the standard library alone.
+
+The entry ``network`` is JSON text; it names the entry of every array:
+
+    file = np.load("model.npz")
+    network = json.loads(str(file["network"]))
+    for layer in network["members"][0]:
+        print(layer["kind"], {name: file[entry].shape for name, entry in layer["arrays"].items()})
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digits_jax.deploy.network import KINDS, Layer, Network
+from digits_jax.errors import InputError
+from digits_jax.runs.folder import replace_file
+
+FORMAT = 1
+PREPROCESSING = (
+    "Grey images of 28x28 pixels, light ink on dark paper: 0 the paper, 1 the ink (uint8 divided "
+    "by 255). The digit is scaled to fit 20x20 pixels, its aspect kept, and placed so that its "
+    "centre of mass is the centre of the image; digits_jax.data.images does so for any picture."
+)
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """What a reader of any format must know: JSON values."""
+    classes = list(network.class_names)
+    return {
+        "format": FORMAT,
+        "name": network.name,
+        "class_names": classes,
+        "threshold": network.threshold,
+        "input": {"name": "images", "dtype": "float32", "shape": ["n", 28, 28, 1], "range": [0, 1]},
+        "output": {"name": "logits", "dtype": "float32", "shape": ["n", len(classes)]},
+        "preprocessing": PREPROCESSING,
+        "facts": dict(network.facts),
+    }
+
+
+def write_archive(network: Network, path: Path) -> None:
+    """Writes a network, whole or not at all."""
+    arrays, members = {}, []
+    for i, member in enumerate(network.members):
+        members.append([])
+        for j, layer in enumerate(member):
+            entries = {name: f"{i}.{j}.{name}" for name in layer.arrays}
+            members[-1].append({"kind": layer.kind, "arrays": entries})
+            arrays |= {entries[name]: array for name, array in layer.arrays.items()}
+    text = json.dumps({**describe(network), "members": members})
+    replace_file(path, lambda file: np.savez(file, network=np.array(text), **arrays))
+
+
+def read_archive(path: Path) -> Network:
+    """Reads a network.
+
+    Raises:
+      InputError: no such file, or it isn't one that `write_archive` wrote.
+    """
+    try:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            about = json.loads(str(file["network"]))
+            if about["format"] != FORMAT:
+                raise InputError(
+                    f"{path}: is of format {about['format']}, and this program reads {FORMAT}"
+                )
+            members = tuple(
+                tuple(_read_layer(layer, file) for layer in member) for member in about["members"]
+            )
+            network = Network(
+                name=str(about["name"]),
+                class_names=tuple(map(str, about["class_names"])),
+                members=members,
+                threshold=float(about["threshold"]),
+                facts=dict(about["facts"]),
+            )
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
+    except InputError:
+        raise
+    # zipfile, zlib, json, NumPy: each has errors of its own for what isn't theirs.
+    except Exception as error:
+        raise InputError(
+            f"{path}: isn't a network that digits_jax exported ({type(error).__name__}); "
+            "give a run's folder, or a file made by --format=npz"
+        ) from None
+    _check_shapes(network, path)
+    return network
+
+
+def _read_layer(layer, file):
+    kind, entries = layer["kind"], layer["arrays"]
+    if set(entries) != set(KINDS[kind]):
+        raise ValueError(f"a {kind} layer has the arrays {sorted(KINDS[kind])}")
+    arrays = {name: file[entry] for name, entry in entries.items()}
+    for array in arrays.values():
+        if array.dtype != np.float32 or not np.isfinite(array).all():
+            raise ValueError("an array isn't of finite float32")
+    return Layer(kind, arrays)
+
+
+def _check_shapes(network, path):
+    """One blank image through every member: shapes that don't fit are noticed here."""
+    from digits_jax.deploy.network import numpy_logits
+
+    try:
+        logits = numpy_logits(network, np.zeros((1, 28, 28, 1), np.float32))
+    except (ValueError, IndexError, MemoryError) as error:
+        raise InputError(f"{path}: its layers don't fit each other ({error})") from None
+    if logits.shape != (1, len(network.class_names)):
+        raise InputError(f"{path}: its layers don't end in {len(network.class_names)} classes")

@@ -1,0 +1,216 @@
+"""A trained network for programs: images in, digits and probabilities out."""
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from scipy.special import softmax
+
+from digits_jax.deploy.archive import read_archive
+from digits_jax.deploy.forward import jax_logits, weights_of
+from digits_jax.deploy.network import Network, combine, load_network
+from digits_jax.errors import InputError
+
+# Code is compiled for one image, and for this many: what a processor's cache holds.
+CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network answers to some images.
+
+    Attributes:
+      class_names: a name for each label.
+      logits: float32 [n, classes].
+      probabilities: float32 [n, classes]; rows sum to 1.
+      threshold: the least probability at which an answer is sure.
+
+    Example:
+      >>> answers = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
+      ...                       np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
+      >>> answers.labels.tolist(), answers.confidence.tolist(), answers.names
+      ([1], [0.7], ['1'])
+      >>> answers.runners_up.tolist(), answers.sure.tolist()
+      ([0], [True])
+    """
+
+    class_names: tuple[str, ...]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The likeliest class of each image: int32 [n]."""
+        return self._ranked(0)
+
+    @property
+    def runners_up(self) -> np.ndarray:
+        """The second likeliest class of each image: int32 [n]."""
+        return self._ranked(1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of each label: [n]."""
+        return self._of(self.labels)
+
+    @property
+    def runner_up_confidence(self) -> np.ndarray:
+        """The probability of each runner-up: [n]."""
+        return self._of(self.runners_up)
+
+    @property
+    def sure(self) -> np.ndarray:
+        """Whether the probability of the label reaches the threshold: bool [n]."""
+        return self.confidence >= self.threshold
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each label."""
+        return [self.class_names[label] for label in self.labels]
+
+    def _ranked(self, place):
+        return np.argsort(-self.probabilities, -1, kind="stable")[:, place].astype(np.int32)
+
+    def _of(self, labels):
+        return np.take_along_axis(self.probabilities, labels[:, None], 1)[:, 0]
+
+
+class Predictor:
+    """Answers with a trained network; may be shared by threads.
+
+    Code is compiled once for a single image and once for chunks of ``CHUNK``, each when it is
+    first needed.
+
+    Args:
+      network: see `load`.
+
+    Example:
+      >>> import tempfile
+      >>> from digits_jax import TrainConfig, fit, load_dataset
+      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
+      ...                      workdir=tempfile.mkdtemp())
+      >>> predictor = Predictor.load(fit(config, quiet=True).workdir)
+      >>> answers = predictor.predict(load_dataset("digits").test.images)
+      >>> bool((answers.labels == load_dataset("digits").test.labels).mean() > 0.9)
+      True
+      >>> answers.logits.shape
+      (360, 10)
+    """
+
+    def __init__(self, network: Network):
+        self.network = network
+        # One device, whatever the process has: the chunks are spread over threads instead.
+        self._device = jax.devices()[0]
+        self._weights = jax.device_put(weights_of(network), self._device)
+        self._compiled: dict[int, jax.stages.Compiled] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: str | Path | Iterable[str | Path]) -> "Predictor":
+        """From a run's folder, an exported ``.npz``, or several of them as one ensemble.
+
+        Raises:
+          InputError: what is there isn't a finished run, nor an archive.
+        """
+        paths = [path] if isinstance(path, str | Path) else list(path)
+        return cls(combine([open_network(each) for each in paths]))
+
+    def predict(self, images: np.ndarray) -> Predictions:
+        """Answers to images as MNIST has them (see `digits_jax.data.images` for others).
+
+        Args:
+          images: uint8 in [0, 255] or floating point in [0, 1], 0 the paper and the largest value
+            the ink; [28, 28] or [28, 28, 1] for one, [n, 28, 28] or [n, 28, 28, 1].
+
+        Raises:
+          InputError: another shape, dtype or range, or NaN.
+        """
+        images = check_images(images)
+        size = 1 if len(images) == 1 else CHUNK
+        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+        if len(chunks) > 1:
+            self._code(size)  # Not by all threads at once.
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                parts = list(pool.map(self._answer, chunks))
+        else:
+            parts = [self._answer(chunk) for chunk in chunks]
+        classes = self.network.class_names
+        logits = np.concatenate(parts) if parts else np.zeros((0, len(classes)), np.float32)
+        probabilities = softmax(logits, -1)
+        return Predictions(classes, logits, probabilities, self.network.threshold)
+
+    def _answer(self, images):
+        size = 1 if len(images) == 1 else CHUNK
+        count = len(images)
+        if count < size:
+            images = np.concatenate([images, np.zeros((size - count, 28, 28, 1), images.dtype)])
+        return np.asarray(self._code(size)(self._weights, images))[:count]
+
+    def _code(self, size):
+        with self._lock:
+            if size not in self._compiled:
+                shape = jax.ShapeDtypeStruct((size, 28, 28, 1), np.float32)
+
+                def logits(weights, images):
+                    return jax_logits(self.network, weights, images)
+
+                with jax.default_device(self._device):
+                    self._compiled[size] = jax.jit(logits).lower(self._weights, shape).compile()
+            return self._compiled[size]
+
+
+def open_network(path: str | Path) -> Network:
+    """The network in a run's folder or in an exported ``.npz``.
+
+    Raises:
+      InputError: neither is there.
+    """
+    path = Path(path)
+    return read_archive(path) if path.is_file() else load_network(path)
+
+
+def check_images(images: np.ndarray | Sequence) -> np.ndarray:
+    """Images as the networks take them: float32 [n, 28, 28, 1] in [0, 1].
+
+    Args:
+      images: see `Predictor.predict`.
+
+    Raises:
+      InputError: another shape, dtype or range, or NaN.
+
+    Example:
+      >>> check_images(np.full((28, 28), 255, np.uint8)).shape
+      (1, 28, 28, 1)
+    """
+    try:
+        images = np.asarray(images)
+    except ValueError as error:
+        raise InputError(f"images aren't an array ({error})") from None
+    if images.shape in ((28, 28), (28, 28, 1)):
+        images = images[None]
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
+        raise InputError(
+            f"images are of shape {list(images.shape)}; "
+            "give [28, 28], [n, 28, 28] or [n, 28, 28, 1]"
+        )
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    if not np.issubdtype(images.dtype, np.floating):
+        raise InputError(f"images are {images.dtype}; give uint8 or floating point in [0, 1]")
+    if len(images) and not (images.min() >= 0 and images.max() <= 1):  # NaN is neither
+        raise InputError(
+            f"images hold values from {images.min():g} to {images.max():g}; "
+            "floating-point images are in [0, 1], 0 the paper"
+        )
+    return images.astype(np.float32)

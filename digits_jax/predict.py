@@ -1,0 +1,168 @@
+"""Reads digits in anybody's pictures: python -m digits_jax.predict RUN IMAGE..."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from digits_jax.cli import Parser, run_program
+from digits_jax.errors import InputError
+
+SHEET = "seen.png"
+COLUMNS = ("file", "model", "digit", "probability", "runner_up", "runner_up_probability", "sure")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = Parser(prog="python -m digits_jax.predict", description=__doc__.split(":")[0] + ".")
+    add = made.add_argument
+    add("run", metavar="RUN", help="folder of a finished run, or a .npz file of digits_jax.export")
+    add("paths", nargs="*", metavar="IMAGE", help="PNG, JPEG, WebP, BMP or TIFF files, folders of "
+        "them, or - for standard input; with --image: more runs")  # fmt: skip
+    add("--image", nargs="+", metavar="IMAGE", help="the pictures; all else are runs to compare")
+    add("--ensemble", action="store_true", help="several runs answer as one")
+    modes = made.add_mutually_exclusive_group()
+    modes.add_argument("--line", action="store_true", help="read a row of digits")
+    modes.add_argument("--page", action="store_true", help="read several rows of digits")
+    forms = made.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print a list of objects")
+    forms.add_argument("--csv", action="store_true", help="print a table (one digit an image)")
+    add("--show", action="store_true", help=f"write a picture of what was read to {SHEET}")
+    add("-o", "--output", metavar="FILE", help=f"write that picture here instead of {SHEET}")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses, reads, prints; 1 where a picture couldn't be read."""
+    args = parser().parse_args(argv)
+    runs = [args.run, *args.paths] if args.image else [args.run]
+    names = args.image or args.paths
+    if not names:
+        raise InputError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
+    if args.csv and (args.line or args.page):
+        raise InputError("--csv is for one digit an image; give --json for lines and pages")
+    sheet = _sheet(args, names)
+    from digits_jax.deploy.pictures import find_files, read_bytes, read_picture
+    from digits_jax.deploy.predictor import Predictor
+    from digits_jax.training.parallel import use_compilation_cache
+
+    use_compilation_cache()
+    predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
+    models = [predictor.network.name for predictor in predictors]
+    mode = "page" if args.page else "line" if args.line else "digit"
+    files, readings, rows, failed = list(find_files(names)), [], [], 0
+    for name in _progress(files, args):
+        try:
+            reading = read_picture(read_bytes(name, sys.stdin.buffer), name, predictors, mode)
+        except InputError as error:
+            reading = None
+            rows.append([{"error": str(error)}] * len(models))
+        else:
+            rows.append(reading.rows)
+            if sheet and len(readings) < 60:
+                readings.append((name, reading))
+        failed += "error" in rows[-1][0]
+        if not (args.json or args.csv):
+            _print_text(name, rows[-1], models)
+    if args.json:
+        print(json.dumps(_objects(files, rows, models), indent=1))
+    if args.csv:
+        _print_csv(files, rows, models)
+    if sheet:
+        _write(sheet, readings, models, len(files))
+    return 1 if failed else 0
+
+
+def _progress(files, args):
+    """A bar, where the answers themselves don't run past."""
+    if not (args.json or args.csv) or not sys.stderr.isatty():
+        return files
+    from tqdm import tqdm
+
+    return tqdm(files, unit="picture", delay=2, leave=False)
+
+
+def _sheet(args, names) -> Path | None:
+    if not (args.show or args.output):
+        return None
+    path = Path(args.output or SHEET)
+    if any(Path(name).exists() and path.exists() and path.samefile(name) for name in names):
+        raise InputError(f"{path}: is one of the pictures; give another file with --output")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"{path}: can't be written; give a file in a folder that is there")
+    return path
+
+
+def _write(path, readings, models, count):
+    from digits_jax.deploy.show import write_sheet
+
+    names, read = zip(*readings, strict=True) if readings else ((), ())
+    shown = write_sheet(path, names, read, models)
+    more = f" (the first {shown} of {count})" if shown < count else ""
+    print(f"what was read: {path}{more}", file=sys.stderr)
+
+
+def _print_text(name, rows, models):
+    if "error" in rows[0]:
+        print(f"error: {rows[0]['error']}", file=sys.stderr)
+        return
+    if len(models) == 1:
+        print(f"{name}: {_said(rows[0])}", flush=True)
+        return
+    differ = len({_answer(row) for row in rows}) > 1
+    print(f"{name}:{' (they disagree)' if differ else ''}")
+    for model, row in zip(models, rows, strict=True):
+        print(f"  {model}: {_said(row)}", flush=True)
+
+
+def _answer(row):
+    return row["text"] if "text" in row else row["digit"]
+
+
+def _said(row):
+    if "lines" in row:
+        return "no digit" if not row["lines"] else "\n  " + "\n  ".join(map(_said, row["lines"]))
+    if "text" in row:
+        if not row["digits"]:
+            return "no digit"
+        unsure = [str(i + 1) for i, digit in enumerate(row["digits"]) if not digit["sure"]]
+        note = f"; not sure of number {', '.join(unsure)}" if unsure else ""
+        each = " ".join(f"{digit['probability']:.0%}" for digit in row["digits"])
+        return f"{row['text']}  ({each}{note})"
+    if row["digit"] is None:
+        return "no digit"
+    text = f"{row['digit']}  {row['probability']:.1%}, then {row['runner_up']} "
+    text += f"{row['runner_up_probability']:.1%}"
+    return text if row["sure"] else f"{text}; not sure"
+
+
+def _objects(files, rows, models) -> list[dict[str, Any]]:
+    if len(models) == 1:
+        return [{"file": name, **row[0]} for name, row in zip(files, rows, strict=True)]
+    return [
+        {"file": name, "error": row[0]["error"]}
+        if "error" in row[0]
+        else {
+            "file": name,
+            "agree": len({_answer(each) for each in row}) == 1,
+            "models": [{"model": m, **each} for m, each in zip(models, row, strict=True)],
+        }
+        for name, row in zip(files, rows, strict=True)
+    ]
+
+
+def _print_csv(files, rows, models):
+    columns = [c for c in COLUMNS if c != "model" or len(models) > 1]
+    table = csv.DictWriter(sys.stdout, [*columns, "error"], restval="", lineterminator="\n")
+    table.writeheader()
+    for name, row in zip(files, rows, strict=True):
+        for model, each in zip(models, row, strict=True):
+            extra = {"model": model} if len(models) > 1 else {}
+            table.writerow({"file": name, **extra, **each})
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -66,9 +66,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _file_name(name):
-    return (
-        "".join(c if c.isalnum() or c in "-_." else "-" for c in name)[:80].strip("-.") or "model"
-    )
+    plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    return plain[:80].strip("-.") or "model"
 
 
 def _ensemble(runs, networks):

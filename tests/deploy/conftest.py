@@ -1,0 +1,20 @@
+"""A trained network to take out of here."""
+
+import pytest
+
+from digits_jax import TrainConfig, fit
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """The folder of a CNN that reads the embedded digits; it is read only."""
+    config = TrainConfig(
+        dataset="digits",
+        preset="quick",
+        epochs=8.0,
+        channels=(8, 16),
+        dense_size=32,
+        devices=1,
+        workdir=tmp_path_factory.mktemp("runs") / "digits-cnn",
+    )
+    return fit(config, quiet=True).workdir

@@ -178,7 +178,10 @@ def _flatten(grey):
     smooth = ndimage.gaussian_filter(np.stack([rest * flat, flat]), (0, sigma, sigma))
     correction = smooth[0] / (smooth[1] + 0.02)
     if step > 1:
-        index = [np.minimum(np.arange(n) / step, s - 1) for n, s in zip(grey.shape, rest.shape)]
+        index = [
+            np.minimum(np.arange(n) / step, s - 1)
+            for n, s in zip(grey.shape, rest.shape, strict=True)
+        ]
         correction = _interpolate(correction, *index)
     paper = np.clip(paper + correction, 0, 255)
     rest = grey - paper

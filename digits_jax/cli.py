@@ -78,7 +78,7 @@ def _plain_type(annotation):
         annotation = typing.get_args(annotation)[0]
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         annotation = typing.get_args(annotation)[0]
-    return typing.get_origin(annotation) or annotation
+    return annotation
 
 
 def _check_flags(kind, argv):
@@ -108,11 +108,11 @@ def _check_flags(kind, argv):
             raise InputError(f"{written} needs a value: give {_WANTED.get(flags[flag], 'a word')}")
 
 
-_WANTED = {tuple: "whole numbers, like 32,64", int: "a whole number", float: "a number"}
+_WANTED = {tuple[int, ...]: "whole numbers, like 32,64", int: "a whole number", float: "a number"}
 
 
 def _split_lists(kind, argv):
-    lists = {flag for flag, type_ in _flags(kind).items() if type_ is tuple}
+    lists = {f for f, type_ in _flags(kind).items() if typing.get_origin(type_) is tuple}
     out, in_list = [], False
     for argument in argv:
         flag, equals, value = argument.partition("=")

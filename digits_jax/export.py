@@ -71,10 +71,10 @@ def _file_name(name):
 
 
 def _ensemble(runs, networks):
-    """One network of several, with a threshold from its own validation probabilities."""
+    """One network of several, calibrated by its own answers to the validation split."""
     import numpy as np
 
-    from digits_jax.deploy.network import choose_threshold, combine
+    from digits_jax.deploy.network import calibrate, combine
     from digits_jax.runs.folder import read_run
 
     together = combine(networks)
@@ -84,9 +84,7 @@ def _ensemble(runs, networks):
     logits = np.stack([run.validation_logits for run in found]).astype(np.float64)
     logits -= np.logaddexp.reduce(logits, -1, keepdims=True)
     mean = np.logaddexp.reduce(logits, 0) - np.log(len(found))
-    threshold, cost = choose_threshold(mean, found[0].validation_labels)
-    facts = {**together.facts, "threshold": threshold, "threshold_cost": cost}
-    return dataclasses.replace(together, threshold=threshold, facts=facts)
+    return calibrate(together, mean, found[0].validation_labels)
 
 
 def _export(network, args, folder: Path) -> None:

@@ -34,6 +34,7 @@ def describe(network: Network) -> dict[str, Any]:
         "name": network.name,
         "class_names": classes,
         "threshold": network.threshold,
+        "temperature": network.temperature,
         "input": {"name": "images", "dtype": "float32", "shape": ["n", 28, 28, 1], "range": [0, 1]},
         "output": {"name": "logits", "dtype": "float32", "shape": ["n", len(classes)]},
         "preprocessing": PREPROCESSING,
@@ -76,6 +77,7 @@ def read_archive(path: Path) -> Network:
                 members=members,
                 threshold=float(about["threshold"]),
                 facts=dict(about["facts"]),
+                temperature=float(about["temperature"]),
             )
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None

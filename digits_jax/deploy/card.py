@@ -13,7 +13,8 @@ _LIMITS = """\
 - Its test images come from where its training images come from; other hands, other habits (a
   crossed 7, a 1 with a long flag) and cameras are harder.
 - {people}
-- Trained with smoothed labels, a network says less than its true chance: see the table."""
+- A probability is the softmax of the logits divided by {temperature:.3f}, which was fitted on the
+  validation split: it holds for images like those."""
 
 _PEOPLE = {
     "mnist": "MNIST was written by employees of a US census bureau and by US high-school students "
@@ -72,7 +73,10 @@ def model_card(
         )
     people = _PEOPLE.get(runs[0]["dataset"] if runs else "", _OTHERS)
     limits = _LIMITS.format(
-        count=len(network.class_names), threshold=network.threshold, people=people
+        count=len(network.class_names),
+        threshold=network.threshold,
+        temperature=network.temperature,
+        people=people,
     )
     parts += ["## Limits", limits, "## How it was trained", _training(runs)]
     return "\n\n".join(parts) + "\n"
@@ -92,8 +96,8 @@ def _summary(network, runs):
 def _contract(network):
     return (
         "Input `images`: float32 [n, 28, 28, 1] in [0, 1], any n. Output `logits`: float32 "
-        f"[n, {len(network.class_names)}], in the order of the classes above; their softmax are "
-        f"the probabilities.\n\n{PREPROCESSING}"
+        f"[n, {len(network.class_names)}], in the order of the classes above; the softmax of "
+        f"logits / {network.temperature:.6g} are the probabilities.\n\n{PREPROCESSING}"
     )
 
 

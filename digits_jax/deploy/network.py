@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
@@ -70,6 +71,7 @@ class Network:
       members: the layers of each member.
       threshold: the least probability at which an answer is sure.
       facts: JSON values: where it comes from, and what it reaches.
+      temperature: probabilities are the softmax of logits divided by it (see `fit_temperature`).
     """
 
     name: str
@@ -77,6 +79,7 @@ class Network:
     members: tuple[tuple[Layer, ...], ...]
     threshold: float
     facts: Mapping[str, Any]
+    temperature: float = 1.0
 
     @property
     def num_params(self) -> int:
@@ -131,21 +134,18 @@ def load_network(path: str | Path) -> Network:
             f"{path}: the parameters of step {step} aren't those that {folder.RESULTS} names "
             "(params_sha256 differs): finish the run with --resume, or train it again"
         )
-    threshold, cost = choose_threshold(run.validation_logits, run.validation_labels)
-    facts = {
-        "runs": [{**results, "config": settings, "versions": config.get("versions", {})}],
-        "threshold": threshold,
-        "threshold_cost": cost,
-    }
-    return Network(path.resolve().name, names, (layers,), threshold, facts)
+    facts = {"runs": [{**results, "config": settings, "versions": config.get("versions", {})}]}
+    network = Network(path.resolve().name, names, (layers,), 1.0, facts)
+    return calibrate(network, run.validation_logits, run.validation_labels)
 
 
-def combine(networks: Sequence[Network], threshold: float | None = None) -> Network:
+def combine(networks: Sequence[Network]) -> Network:
     """An ensemble of networks: their probabilities are averaged.
+
+    Its temperature and threshold are the means of its members', until it is calibrated itself.
 
     Args:
       networks: of the same classes.
-      threshold: of the ensemble; None for the members' mean.
 
     Raises:
       InputError: none at all, or networks of other classes or data.
@@ -163,15 +163,14 @@ def combine(networks: Sequence[Network], threshold: float | None = None) -> Netw
             raise InputError(f"{other.name} and {first.name} were trained on different data sets")
     if len(networks) == 1:
         return first
-    if threshold is None:
-        threshold = sum(network.threshold for network in networks) / len(networks)
     runs = [run for network in networks for run in network.facts.get("runs", ())]
     return Network(
         name=_common_name([network.name for network in networks]),
         class_names=first.class_names,
         members=tuple(member for network in networks for member in network.members),
-        threshold=threshold,
-        facts={"runs": runs, "threshold": threshold},
+        threshold=sum(network.threshold for network in networks) / len(networks),
+        facts={"runs": runs},
+        temperature=sum(network.temperature for network in networks) / len(networks),
     )
 
 
@@ -183,6 +182,55 @@ def _common_name(names):
 
 def _datasets(network):
     return {run["dataset_sha256"] for run in network.facts.get("runs", ())}
+
+
+def calibrate(network: Network, logits: np.ndarray, labels: np.ndarray) -> Network:
+    """The network with a temperature and a threshold from its answers to a validation split.
+
+    Args:
+      network: any.
+      logits: float32 [n, classes], its own.
+      labels: int32 [n].
+
+    Returns:
+      It, with both, and in its facts "threshold_cost": the share of the right answers that fall
+      below the threshold.
+    """
+    temperature = fit_temperature(logits, labels)
+    threshold, cost = choose_threshold(np.asarray(logits) / temperature, labels)
+    facts = {**network.facts, "threshold_cost": cost}
+    return dataclasses.replace(network, temperature=temperature, threshold=threshold, facts=facts)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """What to divide logits by, so that their softmax says how often the network is right.
+
+    Smoothed labels teach a network to say 90% where it is right 99 times of 100. The order of the
+    classes stays as it is.
+
+    Args:
+      logits: float32 [n, classes].
+      labels: int32 [n].
+
+    Returns:
+      In [0.25, 4]: without an error among the labels the best one would be 0.
+
+    Example:
+      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # says 95%, is right 3 times of 4
+      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): says 75%
+      1.1
+
+    Reference:
+      Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    logits = np.asarray(logits, np.float64)
+
+    def loss(log_temperature):
+        scaled = logits / np.exp(log_temperature)
+        return -log_softmax(scaled, -1)[np.arange(len(labels)), labels].mean()
+
+    bounds = (-math.log(4), math.log(4))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
 def choose_threshold(

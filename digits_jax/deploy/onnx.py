@@ -21,6 +21,7 @@ from digits_jax.runs.folder import replace_file
 # Of 2022: what runtimes on phones and in browsers have had time to learn.
 OPSET = 17
 CALIBRATION_IMAGES = 1000
+_PROPERTIES = ("class_names", "threshold", "temperature")
 
 
 def to_onnx(network: Network) -> Any:
@@ -32,13 +33,13 @@ def to_onnx(network: Network) -> Any:
     onnx = need("onnx")
     graph = _Graph(onnx)
     answers = [graph.member(layers, f"m{i}_") for i, layers in enumerate(network.members)]
-    shares = [graph.add("Softmax", [logits], axis=-1) for logits in answers]
     if len(answers) == 1:
         graph.add("Identity", answers, "logits")
-        graph.add("Identity", shares, "probabilities")
     else:
-        graph.add("Mean", shares, "probabilities")
-        graph.add("Log", ["probabilities"], "logits")
+        shares = [graph.add("Softmax", [logits], axis=-1) for logits in answers]
+        graph.add("Log", [graph.add("Mean", shares)], "logits")
+    temperature = graph.constant("temperature", np.float32([network.temperature]))
+    graph.add("Softmax", [graph.add("Div", ["logits", temperature])], "probabilities", axis=-1)
     kinds = onnx.TensorProto.FLOAT
     value, classes = onnx.helper.make_tensor_value_info, len(network.class_names)
     model = onnx.helper.make_model(
@@ -55,7 +56,7 @@ def to_onnx(network: Network) -> Any:
         producer_name="digits_jax",
         doc_string=describe(network)["preprocessing"],
     )
-    about = {name: json.dumps(describe(network)[name]) for name in ("class_names", "threshold")}
+    about = {name: json.dumps(describe(network)[name]) for name in _PROPERTIES}
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     return model

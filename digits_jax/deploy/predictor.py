@@ -145,7 +145,7 @@ class Predictor:
             parts = [self._answer(chunk) for chunk in chunks]
         classes = self.network.class_names
         logits = np.concatenate(parts) if parts else np.zeros((0, len(classes)), np.float32)
-        probabilities = softmax(logits, -1)
+        probabilities = softmax(logits / np.float32(self.network.temperature), -1)
         return Predictions(classes, logits, probabilities, self.network.threshold)
 
     def _answer(self, images):

@@ -52,6 +52,7 @@ def random_network(name="cnn", seed=0, **changes):
     _, variables = random_module(name, seed)
     layers = take_apart(SETTINGS[name], variables["params"], variables.get("batch_stats", {}))
     values = {"name": name, "class_names": CLASSES, "threshold": 0.5, "facts": {"runs": []}}
+    values["temperature"] = 0.7
     return Network(members=(layers,), **{**values, **changes})
 
 

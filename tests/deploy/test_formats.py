@@ -39,12 +39,8 @@ def close(found, wanted):
 def test_npz_comes_back(network, tmp_path):
     write_archive(network, tmp_path / "model.npz")
     found = read_archive(tmp_path / "model.npz")
-    assert (found.name, found.class_names, found.threshold, dict(found.facts)) == (
-        network.name,
-        network.class_names,
-        network.threshold,
-        dict(network.facts),
-    )
+    for name in ("name", "class_names", "threshold", "temperature", "facts"):
+        assert getattr(found, name) == getattr(network, name)
     images = random_images()
     np.testing.assert_array_equal(numpy_logits(found, images), numpy_logits(network, images))
 
@@ -99,7 +95,7 @@ def test_archives_that_do_not_fit(tmp_path):
     path = tmp_path / "model.npz"
     for layers in (good.members[0][1:], good.members[0][:-1]):
         write_archive(random_network("mlp", class_names=good.class_names), path)
-        write_archive(type(good)("x", good.class_names, (layers,), 0.5, {}), path)
+        write_archive(type(good)("x", good.class_names, (layers,), 0.5, {}, 1.0), path)
         with pytest.raises(InputError, match="layers don't"):
             read_archive(path)
 
@@ -154,7 +150,7 @@ def test_onnx_answers_the_same(network, tmp_path):
         logits, probabilities = session.run(None, {"images": images})
         wanted = numpy_logits(network, images)
         close(logits, wanted)
-        close(probabilities, softmax(wanted, -1))
+        close(probabilities, softmax(wanted / network.temperature, -1))
     (images,) = session.get_inputs()
     assert (images.name, images.shape, images.type) == (
         "images",
@@ -169,7 +165,11 @@ def test_onnx_states_its_opset(tmp_path):
     write_onnx(random_network(), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]
-    assert {each.key for each in model.metadata_props} == {"class_names", "threshold"}
+    assert {each.key for each in model.metadata_props} == {
+        "class_names",
+        "threshold",
+        "temperature",
+    }
     assert "20x20" in model.doc_string
 
 

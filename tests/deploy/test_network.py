@@ -17,6 +17,7 @@ from digits_jax.deploy.network import (
     KINDS,
     choose_threshold,
     combine,
+    fit_temperature,
     load_network,
     numpy_logits,
 )
@@ -95,6 +96,22 @@ def test_the_threshold_costs_no_more_than_allowed(count, give_up, seed):
             assert np.mean(right < above.min()) > give_up
     else:
         assert (threshold, cost) == (1.0, 0.0)
+
+
+@given(st.integers(0, 2**31), st.floats(0.4, 2.5))
+def test_the_temperature_undoes_a_scale(seed, scale):
+    """Labels that are drawn from the softmax need the temperature by which it was scaled."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(4000, 3)) * 2
+    shares = softmax(logits, -1).cumsum(-1)
+    labels = np.minimum((rng.uniform(size=(4000, 1)) > shares).sum(-1), 2)
+    assert fit_temperature(scale * logits, labels) == pytest.approx(scale, rel=0.15)
+
+
+def test_the_temperature_has_bounds():
+    logits = np.array([[3.0, 0.0], [0.0, 3.0]])
+    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(0.25, rel=1e-3)
+    assert fit_temperature(logits, np.array([1, 0])) == pytest.approx(4, rel=1e-3)
 
 
 # --- runs ------------------------------------------------------------------------------------

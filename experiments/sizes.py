@@ -75,8 +75,7 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
         "preset": preset,
         "parameters": network.num_params,
         "multiply_adds": network.multiply_adds,
-        "one_image_milliseconds": 1e3
-        * _seconds(lambda: predictor.predict(images[0]), SINGLE_CALLS),
+        "one_image_milliseconds": 1e3 * one,
         "images_per_second": MANY / _seconds(lambda: predictor.predict(images[:MANY]), 5),
         "seeds": len(runs),
         "jax_version": jax.__version__,

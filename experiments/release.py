@@ -1,0 +1,59 @@
+"""What a release carries beside the code: python -m experiments.release
+
+Trains a CNN and a small MLP on MNIST (or takes the runs that are there), and writes into one
+folder: ``digits.html``, a page on which anybody can draw and that runs both; each model as
+``.npz`` with its card; and ``SHA256SUMS``. The repository holds no weights.
+"""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from digits_jax import export
+from digits_jax.cli import parse, run_program
+from digits_jax.runs.folder import replace_file
+from experiments.running import train_once
+
+MODELS = {
+    "cnn": ("--arch=cnn", "--dataset=mnist"),
+    "mlp-128": ("--arch=mlp", "--dataset=mnist", "--hidden-sizes=128"),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Where from, where to."""
+
+    runs: Path = Path("runs/release")
+    """Folder of the runs."""
+    output: Path = Path("release")
+    """Folder of what is made."""
+    preset: str = "standard"
+    """Of both models."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains, exports, sums."""
+    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
+    runs = {name: arguments.runs / f"{name}-{arguments.preset}" for name in MODELS}
+    for name, run in runs.items():
+        train_once([*MODELS[name], f"--preset={arguments.preset}"], run)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    page = arguments.output / "digits.html"
+    export.main([*map(str, runs.values()), "--format=html", "-o", str(page)])
+    for name, run in runs.items():
+        export.main([str(run), "--format=npz", "-o", str(arguments.output / name)])
+    files = sorted(path for path in arguments.output.rglob("*") if path.is_file())
+    files = [path for path in files if path.name != "SHA256SUMS"]
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(arguments.output)}\n"
+        for path in files
+    ]
+    replace_file(arguments.output / "SHA256SUMS", lambda file: file.write("".join(lines).encode()))
+    print("".join(lines), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -213,6 +213,10 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
     _make_output_safe()
     _leave_on_signals()
     status = _run(main)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # All is done: a signal now would make a failure of it, while Python clears up.
+        if status == 0 and threading.current_thread() is threading.main_thread():
+            signal.signal(number, signal.SIG_IGN)
     if status == 141:
         # Nobody reads our output, and Python would complain when it flushes it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

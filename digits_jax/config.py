@@ -109,6 +109,10 @@ class TrainConfig:
         plain = {"workdir": _plain_path(self.workdir), "data_dir": _plain_path(self.data_dir)}
         if type(self.devices) is int:
             plain["devices"] = str(self.devices)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
+                plain[field.name] = value.item()  # NumPy's scalars, as sweeps give them
         for name in ("hidden_sizes", "channels"):
             if isinstance(getattr(self, name), list):
                 plain[name] = tuple(getattr(self, name))
@@ -242,7 +246,8 @@ def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=T
         bound = f"{'at least' if low_allowed else 'more than'} {low}"
         if high < math.inf:
             bound += f" and {'at most' if high_allowed else 'less than'} {high}"
-        raise InputError(f"--{_flag(name)}={value}: give a number that is {bound}")
+        kind = "number" if -math.inf < value < math.inf else "finite number"
+        raise InputError(f"--{_flag(name)}={value}: give a {kind} that is {bound}")
 
 
 def _plain_path(path):
@@ -268,9 +273,11 @@ def check(config: TrainConfig) -> None:
         if name in given:
             raise InputError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
     _choice_if_given(config)
-    for name, minimum in {"batch_size": 1, "convs_per_block": 1, "dense_size": 0}.items():
+    for name, minimum in {"batch_size": 1, "dense_size": 0}.items():
         if name in given:
             _number(name, given[name], minimum)
+    if "convs_per_block" in given:  # each is traced, and compiled, by itself
+        _number("convs_per_block", given["convs_per_block"], 1, 16)
     # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
     _number("seed", config.seed, 0, 2**31 - 1)
     _number("checkpoint_every_steps", config.checkpoint_every_steps, 0)
@@ -299,8 +306,9 @@ def check(config: TrainConfig) -> None:
     if (config.resume or config.eval_only) and not config.workdir:
         flag = "--resume" if config.resume else "--eval-only"
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
-    if config.resume and config.eval_only:
-        raise InputError("--resume and --eval-only exclude each other; give one")
+    if config.resume + config.eval_only + (config.dry_run and config.eval_only) > 1:
+        other = "--resume" if config.resume else "--dry-run"
+        raise InputError(f"{other} and --eval-only exclude each other; give one")
 
 
 def from_dict(values: Any, source: str) -> TrainConfig:

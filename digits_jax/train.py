@@ -103,7 +103,8 @@ def print_notice(text: str) -> None:
 
 def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:
     """Writes ``curves.png``, where there is an epoch to draw."""
-    if not metrics:  # of a finished run, whose metrics.jsonl is gone
+    if not metrics:
+        print(f"notice: {workdir / folder.METRICS} holds no epoch, so there are no curves")
         return
     from digits_jax.evaluation.curves import plot_curves
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from programs import TIMEOUT_SECONDS, TINY, call, start
 
-from digits_jax import InputError, TrainConfig, resume
+from digits_jax import InputError, TrainConfig, fit, resume
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
 
@@ -84,9 +84,18 @@ REFUSED = {
     "a list": (lambda run: (run / "config.json").write_text("[]"), "is it a run's config.json?"),
     "a number": (lambda run: edit_trained(run, dataset=5), "field 'dataset' is 5; give a str"),
     "other epochs": (lambda run: edit_trained(run, epochs=1.0), "was changed by hand"),
-    "progress": (lambda run: write_progress(run, "{}"), "progress is damaged; delete that folder"),
+    "progress": (
+        lambda run: write_progress(run, "{}"),
+        "its progress is damaged); there is no other",
+    ),
     "progress list": (lambda run: write_progress(run, "[1]"), "progress is damaged"),
     "checkpoints": (lambda run: put_a_file(run / "checkpoints"), "is not a folder"),
+    "another seed": (lambda run: edit_trained(run, seed=5), "says seed=5, but the checkpoint"),
+    "another size": (
+        lambda run: edit_trained(run, hidden_sizes=[17]),
+        "says hidden_sizes=[17], but the checkpoint of step 30 was made with [16]",
+    ),
+    "another rate": (lambda run: edit_trained(run, learning_rate=0.5), "says learning_rate=0.5"),
     "an empty step": (lambda run: (run / "checkpoints/99").mkdir(), "can't be restored"),
     "predictions": (lambda run: in_place_of(run / "predictions.npz"), "Is a directory"),
     "curves": (lambda run: in_place_of(run / "curves.png"), "Is a directory"),
@@ -102,6 +111,19 @@ def test_what_cannot_be_mended_is_one_line(run, here, damage):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert said in err
+
+
+def test_results_of_another_kind(run, here):
+    (run / "results.json").write_text("[]")
+    status, _, err = here(evaluate_program, run, "--devices=1")
+    assert status == 2
+    assert "params_sha256 differs" in err
+
+
+def test_scoring_asks_nothing_of_the_batch_size(run, here):
+    status, out, _ = here(evaluate_program, run, "--devices=3")
+    assert status == 0
+    assert "digits test accuracy" in out
 
 
 def test_scores_that_are_no_numbers(run, here, monkeypatch):
@@ -250,6 +272,14 @@ def test_other_types_that_mean_the_same(tmp_path, monkeypatch):
 def test_types_that_mean_nothing(values, said):
     with pytest.raises(InputError, match=said):
         TrainConfig(**values).resolve("digits")
+
+
+def test_other_things_than_a_configuration():
+    for config in (None, {"arch": "cnn"}):
+        with pytest.raises(InputError, match="give a TrainConfig"):
+            fit(config)
+    with pytest.raises(InputError, match=r"the data set is a tuple; give a digits_jax\.Dataset"):
+        fit(TrainConfig(), dataset=(1, 2))
 
 
 def test_resume_as_a_function(run):

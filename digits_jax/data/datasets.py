@@ -127,7 +127,9 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) 
       digits: https://doi.org/10.24432/C50P49; tfds: https://www.tensorflow.org/datasets
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(str(name).lower(), DATASETS, 1, 0.5)
+        word = str(name).lower()
+        near = [other for other in DATASETS if other.startswith(word) and word]
+        near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(f"--dataset={name}: allowed are {', '.join(DATASETS)}{hint}")
     if data_dir == "":  # how a command line says none

@@ -31,7 +31,7 @@ from scipy.special import log_softmax, softmax
 
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import params_sha256, read_weights
+from digits_jax.runs.checkpoint import read_weights, tree_sha256
 
 IMAGE_SHAPE = (28, 28, 1)
 KINDS = {
@@ -129,7 +129,7 @@ def load_network(path: str | Path) -> Network:
         layers = take_apart(settings, weights["params"], weights["batch_stats"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: isn't a whole run ({error!r}); train it again") from None
-    if params_sha256(weights["params"]) != expected:
+    if tree_sha256(weights["params"]) != expected:
         raise InputError(
             f"{path}: the parameters of step {step} aren't those that {folder.RESULTS} names "
             "(params_sha256 differs): finish the run with --resume, or train it again"

@@ -44,11 +44,18 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
         style = {"color": colour, "label": name, "marker": "o", "markersize": 3}
         loss.plot(epochs, [row[f"{split}_loss"] for row in rows], **style)
         errors = np.array([100 * (1 - row[f"{split}_accuracy"]) for row in rows])
-        # A log axis has no place for zero errors.
-        error.plot(epochs, np.where(errors > 0, errors, np.nan), **style)
+        error.plot(epochs, errors, **style)
     loss.set_ylabel("cross-entropy (nats)")
     error.set_ylabel("error rate (%)")
-    error.set_yscale("log")
+    errors = np.ravel([[row["train_accuracy"], row["validation_accuracy"]] for row in rows])
+    positive = 100 * (1 - errors[errors < 1])
+    if len(positive) and positive.max() > 0:
+        error.set_yscale("log")
+    if (errors == 1).any():
+        # A log axis has no place for zero: below the least error, a linear piece down to it.
+        least = positive.min() if len(positive) else 1.0
+        error.set_yscale("symlog", linthresh=least, linscale=0.4)
+        error.set_ylim(bottom=0)
     # Sub-decade ticks get labels: error rates often span less than a factor of ten.
     error.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     error.yaxis.set_minor_formatter(

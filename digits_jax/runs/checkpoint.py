@@ -1,7 +1,8 @@
 """Checkpoints: orbax, waited for and closed.
 
-A checkpoint holds a pytree (the training state) and a small dictionary of numbers (what the
-loop needs to go on in the middle of an epoch).
+A checkpoint holds a pytree (the training state) and a small dictionary of JSON values (what the
+loop needs to go on in the middle of an epoch), with the SHA-256 of the pytree's bytes: orbax
+restores a flipped bit without a word.
 """
 
 import contextlib
@@ -68,15 +69,47 @@ class Checkpoints:
     def _save(self, step, tree, progress):
         import orbax.checkpoint as ocp
 
+        noted = {"values": progress, "sha256": tree_sha256(tree)}
         saved = self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress)
+                state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(noted)
             ),
         )
         # A save that isn't waited for is lost at exit, with status 0.
         self._manager.wait_until_finished()
         return saved
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """What was noted beside the pytree of a step.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        return self._noted(step)["values"]
+
+    def _noted(self, step):
+        import orbax.checkpoint as ocp
+
+        try:
+            with _without_leftovers():
+                args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+                noted = self._manager.restore(step, args=args).progress
+            if set(noted) == {"values", "sha256"} and isinstance(noted["values"], dict):
+                return noted
+            why = "its progress is damaged"
+        except Exception as error:  # orbax's and json's, by what is damaged
+            why = _first_line(error)
+        raise InputError(self._damaged(step, why)) from None
+
+    def _damaged(self, step, why):
+        others = [other for other in self._manager.all_steps() if other != step]
+        advice = (
+            f"delete that folder to go back to step {max(others)}"
+            if others
+            else "there is no other: train the run anew, in another folder"
+        )
+        return f"{self._path / str(step)}: the checkpoint can't be restored ({why}); {advice}"
 
     def restore(self, step: int, abstract_tree: Any) -> tuple[Any, dict[str, float]]:
         """Restores a step into the shapes, dtypes and shardings of a tree.
@@ -90,21 +123,16 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
+        noted = self._noted(step)
         try:
             with _without_leftovers():
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract_tree),
-                        progress=ocp.args.JsonRestore(),
-                    ),
-                )
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_tree))
+                tree = self._manager.restore(step, args=args).state
         except Exception as error:  # tensorstore's, orbax's and json's, by what is damaged
-            raise InputError(
-                f"{self._path / str(step)}: the checkpoint can't be restored "
-                f"({_first_line(error)}); delete that folder to go back to the one before"
-            ) from None
-        return restored.state, restored.progress
+            raise InputError(self._damaged(step, _first_line(error))) from None
+        if tree_sha256(tree) != noted["sha256"]:
+            raise InputError(self._damaged(step, "its SHA-256 isn't the one that was noted"))
+        return tree, noted["values"]
 
 
 @contextlib.contextmanager
@@ -122,6 +150,7 @@ def _without_leftovers():
             hook(unraisable)
 
     sys.unraisablehook = quiet
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs the same once more
     yield
     sys.unraisablehook = hook
 
@@ -210,15 +239,15 @@ def read_weights(path: Path) -> tuple[int, dict[str, Any]]:
         ) from None
 
 
-def params_sha256(params: Any) -> str:
-    """SHA-256 over the parameters' bytes, in the order of their sorted path names.
+def tree_sha256(tree: Any) -> str:
+    """SHA-256 over the bytes of a pytree's arrays, in the order of their sorted path names.
 
     Example:
-      >>> params_sha256({"b": np.zeros(2), "a": np.ones(2)}) == params_sha256(
+      >>> tree_sha256({"b": np.zeros(2), "a": np.ones(2)}) == tree_sha256(
       ...     {"a": np.ones(2), "b": np.zeros(2)})
       True
     """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
     digest = hashlib.sha256()
     for name in sorted(named):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import math
 import shlex
 import signal
@@ -13,13 +14,13 @@ from typing import Any
 
 import jax
 
-from digits_jax.config import TrainConfig, read_config
+from digits_jax.config import NOT_THE_RUN, TrainConfig, read_config
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import TrainStream, num_steps
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import open_checkpoints, params_sha256
+from digits_jax.runs.checkpoint import open_checkpoints, tree_sha256
 from digits_jax.training import parallel
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.plan import Plan, check_same_run, prepare
@@ -77,7 +78,7 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
       (360, True)
     """
     for name in ("dry_run", "eval_only"):
-        if getattr(config, name):
+        if getattr(config, name, False):
             raise InputError(
                 f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
                 "a configuration, `digits_jax.load_trained` loads a run"
@@ -86,7 +87,7 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
 
 
 def resume(
-    workdir: str | Path, *, dataset: Dataset | None = None, quiet: bool = False
+    workdir: str | Path, *, dataset: Dataset | None = None, quiet: bool = False, **elsewhere: Any
 ) -> FitResult:
     """Goes on with a run where its newest checkpoint is.
 
@@ -94,6 +95,7 @@ def resume(
       workdir: the run's folder.
       dataset: the one it was trained on, where it isn't one that has a name.
       quiet: print nothing.
+      elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
 
     Returns:
       As `fit` does.
@@ -112,11 +114,9 @@ def resume(
     """
     folder.check_run(Path(workdir))
     config = read_config(Path(workdir) / folder.CONFIG)
-    return fit(
-        dataclasses.replace(config, workdir=str(workdir), resume=True, devices="auto"),
-        dataset=dataset,
-        quiet=quiet,
-    )
+    here = {"devices": "auto", "platform": "auto", "eval_only": False, "dry_run": False}
+    config = dataclasses.replace(config, workdir=str(workdir), resume=True, **{**here, **elsewhere})
+    return fit(config, dataset=dataset, quiet=quiet)
 
 
 def run(plan: Plan, *, quiet: bool = False) -> FitResult:
@@ -175,8 +175,8 @@ def _start(plan, workdir, checkpoints, *, quiet):
     if step is None:
         state, totals = plan.initial_state(), {**NO_SUMS, **NO_SECONDS}
     else:
-        state, totals = checkpoints.restore(step, plan.abstract_state)
-        totals = _checked(totals, step, plan, workdir)
+        totals = _checked(checkpoints.progress(step), step, plan, workdir)
+        state, _ = checkpoints.restore(step, plan.abstract_state)
     if plan.config.resume:
         folder.keep_metrics(workdir, int(state.step))
         if not quiet:
@@ -188,19 +188,27 @@ def _start(plan, workdir, checkpoints, *, quiet):
 
 def _checked(totals, step, plan, workdir):
     """A checkpoint's totals, as far as they can be those of this run."""
-    names = {*NO_SUMS, *NO_SECONDS, "total_steps"}
-    if not isinstance(totals, dict) or totals.keys() != names:
+    if totals.keys() != {*NO_SUMS, *NO_SECONDS, "run"}:
         raise InputError(
-            f"{workdir / folder.CHECKPOINTS / str(step)}: its progress is damaged; "
-            "delete that folder to go back to the one before"
+            f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
+            "train the run anew, in another folder"
         )
-    if totals["total_steps"] != plan.total_steps:
-        raise InputError(
-            f"{workdir / folder.CONFIG} comes to {plan.total_steps} steps, but the checkpoint of "
-            f"step {step} is of a run of {totals['total_steps']}: the file was changed by hand; "
-            "put it back, or start a new run"
-        )
-    return {name: value for name, value in totals.items() if name != "total_steps"}
+    saved, own = totals["run"], _what_it_trains(plan)
+    for name in own:
+        if saved.get(name) != own[name]:
+            raise InputError(
+                f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
+                f"{step} was made with {saved.get(name)}: the file was changed by hand; "
+                "put it back, or start a new run"
+            )
+    return {name: value for name, value in totals.items() if name != "run"}
+
+
+def _what_it_trains(plan):
+    """All that the parameters depend on, as JSON gives it back."""
+    config = plan.config.to_dict()
+    fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
+    return json.loads(json.dumps({**fields, "dataset_sha256": plan.dataset.sha256}))
 
 
 def _seconds_so_far(plan, totals):
@@ -214,7 +222,7 @@ def _seconds_of_results(workdir, state):
     """The durations in the ``results.json`` of this very state; None where there is none."""
     with contextlib.suppress(InputError, KeyError, TypeError):
         results = folder.read_json(workdir / folder.RESULTS)
-        if results["params_sha256"] == params_sha256(state.params):
+        if results["params_sha256"] == tree_sha256(state.params):
             return {name: float(results[name]) for name in NO_SECONDS}
     return None
 
@@ -276,7 +284,7 @@ def _train(plan, state, totals, workdir, step_fn, score, checkpoints, stop, quie
                     totals = {**totals, **NO_SUMS}
                     progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
             if save:
-                so_far = {**totals, **_seconds_so_far(plan, totals), "total_steps": last}
+                so_far = {**totals, **_seconds_so_far(plan, totals), "run": _what_it_trains(plan)}
                 checkpoints.save(step, state, so_far)
                 last_save = time.monotonic()
             if stopping and step < last:
@@ -343,7 +351,7 @@ def _epoch_line(row, epoch, epochs):
     )
 
 
-def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
+def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
     """A run's plan and its newest checkpoint.
 
     Args:
@@ -353,12 +361,14 @@ def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
     Raises:
       InputError: no run, no checkpoint, or a data set that has changed.
     """
+    workdir = Path(workdir)
     folder.check_run(workdir)
     config = read_config(workdir / folder.CONFIG)
     elsewhere = {"devices": "auto", "platform": "auto", **elsewhere}
     if not elsewhere.get("data_dir"):
         elsewhere["data_dir"] = config.data_dir
-    plan = prepare(dataclasses.replace(config, resume=False, eval_only=False, **elsewhere))
+    config = dataclasses.replace(config, resume=False, eval_only=False, **elsewhere)
+    plan = prepare(config, to_train=False)
     check_same_run(plan, workdir)
     with open_checkpoints(workdir / folder.CHECKPOINTS, read_only=True) as checkpoints:
         step = checkpoints.latest_step
@@ -367,5 +377,6 @@ def load_trained(workdir: Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
                 f"{workdir}: has no checkpoint yet; "
                 f"train it with python -m digits_jax.train --resume --workdir={workdir}"
             )
+        _checked(checkpoints.progress(step), step, plan, workdir)
         state, _ = checkpoints.restore(step, plan.abstract_state)
     return plan, state

@@ -79,17 +79,22 @@ class Plan:
         return parallel.replicate(key, self.mesh)
 
 
-def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
+def prepare(config: TrainConfig, dataset: Dataset | None = None, *, to_train: bool = True) -> Plan:
     """Checks a configuration, loads its data and sets up what trains on it; no run is written.
 
     Args:
       config: what to train.
       dataset: instead of the one that ``config.dataset`` names.
+      to_train: False for a run that is only to be scored: its batches needn't fit the devices.
 
     Raises:
       InputError: what can't be used.
     """
     started = time.perf_counter()
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"the configuration is {config!r:.60}; give a TrainConfig")
+    if not (dataset is None or isinstance(dataset, Dataset)):
+        raise InputError(f"the data set is a {type(dataset).__name__}; give a digits_jax.Dataset")
     check(config)
     heavy = config.arch == "cnn"
     # A CPU in one piece serves a light step best: its matrix products use all cores.
@@ -103,7 +108,8 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None) -> Plan:
             f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
             "images; give at most that"
         )
-    devices = parallel.choose_devices(devices, config.devices, config.batch_size, heavy=heavy)
+    batch_size = config.batch_size if to_train else 0  # which any number divides
+    devices = parallel.choose_devices(devices, config.devices, batch_size, heavy=heavy)
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     make_augment(config.augment)  # An unknown name is noticed here, not in the step.

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from digits_jax.runs.checkpoint import params_sha256
+from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
 
@@ -120,7 +120,7 @@ def make_results(
         "test_loss": test.loss,
         **seconds,
         "images_per_second": steps * config.batch_size / seconds["train_seconds"],
-        "params_sha256": params_sha256(state.params),
+        "params_sha256": tree_sha256(state.params),
         "device": device_name(plan.mesh),
         "num_devices": plan.mesh.size,
         "jax_version": jax.__version__,

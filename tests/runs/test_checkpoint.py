@@ -87,9 +87,36 @@ def test_a_damaged_checkpoint_is_named(saved, damage):
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
             else:
                 path.unlink()
-    with pytest.raises(InputError, match=r"checkpoints/5: .*can't be restored .*the one before"):
+    with pytest.raises(InputError, match=r"checkpoints/5: .*can't be restored .*back to step 4$"):
         restore(saved, 5)
     np.testing.assert_array_equal(restore(saved, 4)[0]["params"]["kernel"][0], [4, 5, 6])
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(saved):
+    """Orbax restores many of them without a word, with wrong values."""
+    noticed = 0
+    for path in sorted(p for p in (saved / "5").rglob("*") if p.is_file()):
+        good = path.read_bytes()
+        for place in range(0, len(good), max(1, len(good) // 6)):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+            try:
+                found, progress = restore(saved, 5)
+            except InputError:
+                noticed += 1
+                continue
+            np.testing.assert_array_equal(found["params"]["kernel"], tree(5)["params"]["kernel"])
+            np.testing.assert_array_equal(found["opt_state"][0], tree(5)["opt_state"][0])
+            assert (int(found["step"]), progress) == (5, {"loss": 5 / 3})
+        path.write_bytes(good)
+    assert noticed > 10
+
+
+def test_the_only_checkpoint_is_not_to_be_deleted(tmp_path):
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree(1), {})
+    (tmp_path / "1" / "progress" / "metadata").write_text("{}")
+    with pytest.raises(InputError, match="there is no other: train the run anew"):
+        restore(tmp_path, 1)
 
 
 def test_a_checkpoint_of_another_tree(saved):

@@ -10,7 +10,7 @@ import scipy.special
 
 from digits_jax import CNN, MLP, create_train_state, make_mesh
 from digits_jax.data.datasets import Split
-from digits_jax.runs.checkpoint import params_sha256
+from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score, make_scorer
 from digits_jax.training.state import abstract_train_state, count_params
 
@@ -83,9 +83,9 @@ def test_params_sha256_is_over_bytes_by_sorted_path():
         "dense": {"kernel": np.float32([[1, 2]]).T, "bias": np.float32([3, 4])},
     }
     written = b"".join(np.float32([value]).tobytes() for value in (3, 4, 1, 2, 5, 6))
-    assert params_sha256(params) == hashlib.sha256(written).hexdigest()
+    assert tree_sha256(params) == hashlib.sha256(written).hexdigest()
     changed = {**params, "norm": {"scale": np.float32([5, 7])}}
-    assert params_sha256(changed) != params_sha256(params)
+    assert tree_sha256(changed) != tree_sha256(params)
 
 
 def test_params_sha256_sorts_whole_paths():
@@ -93,4 +93,4 @@ def test_params_sha256_sorts_whole_paths():
     params = {"a": {"z": np.float32([1])}, "a-b": {"c": np.float32([2])}}
     assert "a-b/c" < "a/z"
     expected = hashlib.sha256(np.float32([2, 1]).tobytes()).hexdigest()
-    assert params_sha256(params) == expected
+    assert tree_sha256(params) == expected

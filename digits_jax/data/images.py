@@ -149,18 +149,12 @@ def _flatten(grey):
     from scipy import ndimage
 
     height, width = grey.shape
-    step = max(max(height, width) // 96, 1)
+    step = max(max(height, width) // 64, 1)
     sample = grey[::step, ::step]
     y, x = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in (height, width))
     ys, xs = np.meshgrid(y[::step], x[::step], indexing="ij")
     terms = np.stack([np.ones_like(xs), xs, ys, xs * xs, xs * ys, ys * ys], -1)
-    margin = max(round(0.04 * min(sample.shape)), 1)
-    ring = np.ones(sample.shape, bool)
-    ring[margin:-margin, margin:-margin] = False
-    start = np.zeros(6)
-    start[0] = np.median(sample[ring])
-    fit, _ = _fit_surface(terms[ring], sample[ring], start, 3, rounds=6)
-    fit, spread = _fit_surface(terms.reshape(-1, 6), sample.ravel(), fit, 6, rounds=5)
+    fit, spread = _fit_paper(terms, sample)
     far = max(4 * spread, 6)
     paper = (
         (fit[0] + fit[1] * x + fit[3] * x * x)[None, :]
@@ -186,6 +180,29 @@ def _flatten(grey):
     depth = -rest / np.maximum(paper, 20) if dark else rest / np.maximum(255 - paper, 20)
     quiet = np.abs(depth[~out]) if not out.all() else np.zeros(1)
     return depth, max(1.48 * float(np.median(quiet)), 0.004)
+
+
+def _fit_paper(terms, sample):
+    """The surface of the paper's light and the spread about it: from the border inwards.
+
+    The border is paper even where ink is most of the picture. It is left for all of the
+    picture where that gives a surface that much more lies on: a ruled line may run there.
+    """
+    margin = max(round(0.1 * min(sample.shape)), 1)
+    ring = np.ones(sample.shape, bool)
+    ring[margin:-margin, margin:-margin] = False
+    fits = []
+    for where in (ring, np.ones(sample.shape, bool)):
+        fit = np.zeros(6)
+        fit[0] = np.median(sample[where])
+        fit, _ = _fit_surface(terms[where], sample[where], fit, 3, rounds=5)
+        fit, spread = _fit_surface(terms.reshape(-1, 6), sample.ravel(), fit, 6, rounds=4)
+        near = float((np.abs(sample - terms @ fit) < 10).mean())
+        fits.append((fit, spread, near))
+        if near > 0.6:
+            break
+    border, whole = fits[0], fits[-1]
+    return whole[:2] if whole[2] > 1.4 * border[2] else border[:2]
 
 
 def _fit_surface(terms, values, fit, order, rounds):

@@ -285,7 +285,7 @@ def _cut(part, height):
 
 def _find_seams(ink, height):
     """Paths from top to bottom that cross little ink, from left to right, int [h] each."""
-    tall, wide = ink.shape
+    wide = ink.shape[1]
     reach, margin = max(round(0.15 * height), 1), max(round(0.1 * height), 1)
     found = []
     for middle in range(margin, wide - margin + 1, max(round(0.06 * height), 1)):

@@ -23,7 +23,7 @@ from digits_jax.deploy.network import Network
 from digits_jax.errors import InputError
 
 MOST_NETWORKS = 4
-_SCRIPTS = ("network.js", "place.js", "picture.js", "draw.js", "view.js", "main.js")
+_SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
 _RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
 
 
@@ -102,7 +102,7 @@ def to_html(networks: Sequence[Network]) -> str:
     """
     style = _part("style.css")
     # A module: its names are its own, and it starts when the page is there.
-    script = "\n".join(map(_part, _SCRIPTS))
+    script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
     policy = {
         "default-src": "'none'",
         "script-src": _hash(script),
@@ -139,7 +139,8 @@ def _describe(network):
         "name": network.name,
         "class_names": network.class_names,
         "threshold": float(network.threshold),
-        "parameters": network.num_params,
+        # As trained: folding takes some away.
+        "parameters": sum(run.get("num_params", 0) for run in runs) or network.num_params,
         "runs": [{name: run.get(name) for name in _RUN_FACTS} for run in runs],
         "members": [
             [

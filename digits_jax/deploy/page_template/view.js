@@ -92,15 +92,10 @@ function verdictOf(networks, answers) {
   if (read.size > 1) return { kind: "differ", text: `The models disagree: ${said.join(", ")}.` };
   const [only] = read;
   const sure = answers.filter((answer) => answer.sure).length;
-  const all = networks.length > 1 ? `${networks.length === 2 ? "both" : "all"} models` : "the model";
-  if (sure === answers.length) return { kind: "sure", text: `It is ${only}, say ${all}.` };
+  const all = ["", ", say both models", ", say all models"][Math.min(networks.length, 3) - 1];
+  if (sure === answers.length) return { kind: "sure", text: `It is ${only}${all}.` };
   if (sure === 0) return { kind: "unsure", text: `Not sure: it may be ${only}.` };
   return { kind: "unsure", text: `It may be ${only}: ${said.join(", ")}.` };
-}
-
-// Grammar for one model: "says the model".
-function polish(text) {
-  return text.replace("say the model.", "says the model.");
 }
 
 // The 28x28 that the models see, or paper, onto a canvas of that size.

@@ -26,7 +26,7 @@ function readPng(bytes, view) {
 }
 
 function readJpeg(bytes, view) {
-  const whole = bytes.lastIndexOf(0xd9) > 0 && endsJpeg(bytes);
+  const whole = endsJpeg(bytes);
   let at = 2;
   for (;;) {
     const marker = view.getUint16(at);

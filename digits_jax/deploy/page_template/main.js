@@ -50,6 +50,8 @@ async function takePicture(drawing, files) {
     problem.textContent = "That holds no picture file; give a PNG, JPEG, WebP or BMP file.";
     return;
   }
+  const main = document.querySelector("main");
+  main.setAttribute("aria-busy", "true");
   try {
     const ink = await readPicture(files[0]);
     drawing.add({ kind: "picture", ink });
@@ -57,6 +59,8 @@ async function takePicture(drawing, files) {
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     problem.textContent = error.message;
+  } finally {
+    main.setAttribute("aria-busy", "false");
   }
 }
 
@@ -90,6 +94,15 @@ function listen(drawing) {
   });
 }
 
+// Answers nobody's image a few times, so that the first stroke meets compiled code.
+function warmUp(networks, rounds) {
+  const ink = newInk(INK_SIDE, INK_SIDE);
+  for (let i = 0; i < ink.data.length; i += 1) ink.data[i] = Number(i % INK_SIDE > 100 && i % 7 > 2);
+  const pixels = placeDigit(ink.data, ink.width, ink.height);
+  for (const network of networks) answerOf(network, pixels);
+  if (rounds > 1) setTimeout(() => warmUp(networks, rounds - 1));
+}
+
 function start() {
   const networks = readNetworks(byId("networks").textContent);
   const cards = networks.map(makeCard);
@@ -118,6 +131,7 @@ function start() {
     findInk,
     milliseconds,
   });
+  setTimeout(() => warmUp(networks, 10));
 }
 
 start();

@@ -1,0 +1,167 @@
+"""One self-contained web page that runs the models: it opens from disk and asks nobody.
+
+The page's parts lie in ``page_template/``: HTML, a style sheet and plain JavaScript, all of which
+are put into the one file, with the networks' layers as JSON and their weights as base64 of
+little-endian float32. Its Content-Security-Policy names the hashes of its style and script and
+allows nothing else: no request, no other script.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import numpy as np
+
+from digits_jax.deploy.network import Network
+from digits_jax.errors import InputError
+
+MOST_NETWORKS = 4
+_SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
+_RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
+
+
+def write_page(networks: Sequence[Network], path: str | Path) -> int:
+    """Writes a page on which one draws a digit and the networks answer.
+
+    The same networks give the same bytes. The file is written aside and renamed.
+
+    Args:
+      networks: 1 to 4, of the same classes; each may be an ensemble.
+      path: the file to write.
+
+    Returns:
+      The bytes written.
+
+    Raises:
+      InputError: none or too many networks, networks of other classes, or a path that can't
+        be written.
+
+    Example:
+      >>> import tempfile
+      >>> from digits_jax.deploy.network import Layer
+      >>> arrays = {"kernel": np.zeros((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
+      >>> layers = (Layer("flatten"), Layer("dense", arrays))
+      >>> network = Network("nothing", ("0", "1"), (layers,), 0.5, {})
+      >>> path = Path(tempfile.mkdtemp(), "digits.html")
+      >>> write_page([network], path) == path.stat().st_size
+      True
+    """
+    _check(networks)
+    data = to_html(networks).encode()
+    _write(Path(path), data)
+    return len(data)
+
+
+def _check(networks):
+    if not 1 <= len(networks) <= MOST_NETWORKS:
+        raise InputError(
+            f"a page shows 1 to {MOST_NETWORKS} networks, not {len(networks)}; give other runs"
+        )
+    first = networks[0]
+    for other in networks[1:]:
+        if other.class_names != first.class_names:
+            raise InputError(
+                f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
+                f"{' '.join(first.class_names)}: a page needs networks of the same"
+            )
+
+
+def _write(path, data):
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be written ({error.strerror}); give another file with -o"
+        ) from None
+
+
+def to_html(networks: Sequence[Network]) -> str:
+    """The page as text.
+
+    Args:
+      networks: of the same classes; their names and numbers are escaped.
+
+    Returns:
+      HTML, to be written as UTF-8.
+    """
+    style = _part("style.css")
+    # A module: its names are its own, and it starts when the page is there.
+    script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
+    policy = {
+        "default-src": "'none'",
+        "script-src": _hash(script),
+        "style-src": _hash(style),
+        "img-src": "data: blob:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return Template(_part("page.html")).substitute(
+        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
+        title=escape(_title(networks[0].class_names)),
+        style=style,
+        script=script,
+        networks=_to_json([_describe(network) for network in networks]),
+    )
+
+
+def _part(name):
+    return (resources.files(__package__) / "page_template" / name).read_text(encoding="utf-8")
+
+
+def _hash(text):
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _title(class_names):
+    digits = all(len(name) == 1 and name.isdecimal() for name in class_names)
+    return "Draw a digit, and the models read it" if digits else "Draw, and the models read it"
+
+
+def _describe(network):
+    runs = network.facts.get("runs", ())
+    return {
+        "name": network.name,
+        "class_names": network.class_names,
+        "threshold": float(network.threshold),
+        # As trained: folding takes some away.
+        "parameters": sum(run.get("num_params", 0) for run in runs) or network.num_params,
+        "runs": [{name: run.get(name) for name in _RUN_FACTS} for run in runs],
+        "members": [
+            [
+                {
+                    "kind": layer.kind,
+                    "arrays": {name: _floats(array) for name, array in layer.arrays.items()},
+                }
+                for layer in member
+            ]
+            for member in network.members
+        ],
+    }
+
+
+def _floats(array):
+    return b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
+
+
+def _to_json(value):
+    """JSON that ends no script element, whatever its texts hold."""
+    text = json.dumps(value, separators=(",", ":"), sort_keys=True)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

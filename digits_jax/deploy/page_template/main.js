@@ -1,0 +1,137 @@
+// The page: networks, drawing and pictures on one side, answers on the other.
+
+function byId(id) {
+  return document.getElementById(id);
+}
+
+// Shows what the networks say of the drawing as it is now; returns the milliseconds it took.
+function makeAnswering(networks, cards, announce) {
+  const problem = byId("problem");
+  return (drawing) => {
+    const start = performance.now();
+    const ink = drawing.readInk();
+    const pixels = placeDigit(ink.data, ink.width, ink.height);
+    const answers = pixels && networks.map((network) => answerOf(network, pixels));
+    cards.forEach((card, i) => showAnswer(card, networks[i], answers && answers[i]));
+    const { kind, text } = verdictOf(networks, answers);
+    const verdict = byId("verdict");
+    verdict.className = kind;
+    verdict.textContent = text;
+    document.body.dataset.verdict = kind;
+    showPixels(byId("seen"), pixels);
+    const milliseconds = performance.now() - start;
+    byId("time").textContent = pixels ? `Answered in ${milliseconds.toFixed(1)} ms.` : "";
+    byId("undo").disabled = drawing.marks.length === 0;
+    byId("clear").disabled = drawing.blank;
+    if (pixels) problem.textContent = "";
+    announce(text);
+    return milliseconds;
+  };
+}
+
+// Calls `work` once in the next frame, however often it is asked to.
+function oncePerFrame(work) {
+  let waiting = false;
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      work();
+    });
+  };
+}
+
+// A picture file onto the drawing; what is wrong with it, on the page.
+async function takePicture(drawing, files) {
+  const problem = byId("problem");
+  problem.textContent = "";
+  if (files.length === 0) {
+    problem.textContent = "That holds no picture file; give a PNG, JPEG, WebP or BMP file.";
+    return;
+  }
+  const main = document.querySelector("main");
+  main.setAttribute("aria-busy", "true");
+  try {
+    const ink = await readPicture(files[0]);
+    drawing.add({ kind: "picture", ink });
+    if (files.length > 1) problem.textContent = `Only ${files[0].name} of ${files.length} is read.`;
+  } catch (error) {
+    if (!(error instanceof PictureError)) throw error;
+    problem.textContent = error.message;
+  } finally {
+    main.setAttribute("aria-busy", "false");
+  }
+}
+
+function listen(drawing) {
+  const input = byId("file");
+  byId("undo").addEventListener("click", () => drawing.undo());
+  byId("clear").addEventListener("click", () => drawing.clear());
+  byId("choose").addEventListener("click", () => input.click());
+  input.addEventListener("change", async () => {
+    await takePicture(drawing, [...input.files]);
+    input.value = "";
+  });
+  document.addEventListener("keydown", (event) => {
+    const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
+    if (!undo || event.shiftKey) return;
+    event.preventDefault();
+    drawing.undo();
+  });
+  document.addEventListener("paste", (event) => takePicture(drawing, [...event.clipboardData.files]));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    takePicture(drawing, [...event.dataTransfer.files]);
+  });
+}
+
+// Answers nobody's image a few times, so that the first stroke meets compiled code.
+function warmUp(networks, rounds) {
+  const ink = newInk(INK_SIDE, INK_SIDE);
+  for (let i = 0; i < ink.data.length; i += 1) ink.data[i] = Number(i % INK_SIDE > 100 && i % 7 > 2);
+  const pixels = placeDigit(ink.data, ink.width, ink.height);
+  for (const network of networks) answerOf(network, pixels);
+  if (rounds > 1) setTimeout(() => warmUp(networks, rounds - 1));
+}
+
+function start() {
+  const networks = readNetworks(byId("networks").textContent);
+  const cards = networks.map(makeCard);
+  byId("models").append(...cards.map(({ card }) => card));
+  byId("models").dataset.count = networks.length;
+  byId("facts").append(...networks.map((network) => element("li", "", describe(network))));
+  const announce = makeAnnouncer(byId("live"), 700);
+  const answer = makeAnswering(networks, cards, announce);
+  const milliseconds = [];
+  const drawing = new Drawing(
+    byId("canvas"),
+    oncePerFrame(() => {
+      milliseconds.push(answer(drawing));
+      if (milliseconds.length > 1000) milliseconds.shift();
+    }),
+  );
+  drawByPointer(drawing);
+  drawByKeyboard(drawing, byId("pen"), (text) => announce(text, 0));
+  listen(drawing);
+  new ResizeObserver(() => drawing.redraw()).observe(byId("canvas"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawing.redraw());
+  // For programs and the curious: pure functions, and how long the last answers took.
+  window.digits = Object.freeze({
+    logits: (index, pixels) => [...networkLogits(networks[index], pixels)],
+    placeDigit,
+    findInk,
+    milliseconds,
+  });
+  setTimeout(() => warmUp(networks, 10));
+}
+
+start();

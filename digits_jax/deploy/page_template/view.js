@@ -1,0 +1,134 @@
+// What the page shows: a card for each network, the verdict over them, and what they see.
+
+const MOST_ROWS = 10; // With more classes than that, the likeliest are shown.
+
+function element(name, className, text = "") {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+// A probability as a person reads it; never 100.0% of what isn't certain.
+function percent(probability) {
+  const value = Math.floor(probability * 1000) / 10;
+  return probability > 0 && probability < 0.001 ? "<0.1%" : `${value.toFixed(1)}%`;
+}
+
+function isDigits(names) {
+  return names.every((name) => /^\d$/.test(name));
+}
+
+function makeRow() {
+  const row = element("tr");
+  const name = element("th");
+  name.scope = "row";
+  const track = element("div", "track");
+  const bar = element("div", "bar");
+  track.append(bar);
+  const cell = element("td", "wide");
+  cell.setAttribute("aria-hidden", "true");
+  cell.append(track);
+  const number = element("td", "number");
+  row.append(name, cell, number);
+  return { row, name, bar, number };
+}
+
+// A network's card: its name, its answer, how sure it is, and a table of bars.
+function makeCard(network, index) {
+  const card = element("section", `card model-${index}`);
+  const title = element("h2", "", network.name);
+  title.id = `model-${index}`;
+  card.setAttribute("aria-labelledby", title.id);
+  const answer = element("p", "answer");
+  const state = element("p", "state");
+  const table = element("table");
+  table.append(element("caption", "hidden", `Probabilities by ${network.name}`));
+  const body = element("tbody");
+  const count = Math.min(network.class_names.length, MOST_ROWS);
+  const rows = Array.from({ length: count }, makeRow);
+  body.append(...rows.map(({ row }) => row));
+  table.append(body);
+  card.append(title, answer, state, table);
+  return { card, answer, state, rows };
+}
+
+// Fills a card with an answer of `answerOf`, or empties it where there is none.
+function showAnswer(card, network, answer) {
+  const names = network.class_names;
+  const best = answer && names[answer.order[0]];
+  card.answer.textContent = best ?? "–";
+  card.answer.classList.toggle("long", (best ?? "").length > 2);
+  card.card.classList.toggle("unsure", Boolean(answer) && !answer.sure);
+  card.card.classList.toggle("blank", !answer);
+  card.state.textContent = answer ? stateOf(names, answer) : "No answer yet";
+  const ranked = answer && names.length > MOST_ROWS;
+  card.rows.forEach(({ row, name, bar, number }, i) => {
+    const index = ranked ? answer.order[i] : i;
+    const probability = answer ? answer.probabilities[index] : 0;
+    name.textContent = names[index];
+    bar.style.width = `${100 * probability}%`;
+    number.textContent = answer ? percent(probability) : "–";
+    row.classList.toggle("best", Boolean(answer) && index === answer.order[0]);
+  });
+}
+
+// "98.2% sure; then 7, 1.1%": the likeliest and the runner-up.
+function stateOf(names, { probabilities, order, sure }) {
+  const first = `${percent(probabilities[order[0]])}${sure ? "" : ", not sure"}`;
+  return `${first}; then ${names[order[1]]}, ${percent(probabilities[order[1]])}`;
+}
+
+// The verdict over all networks: {kind, text}.
+function verdictOf(networks, answers) {
+  const noun = isDigits(networks[0].class_names) ? "digit" : "answer";
+  if (!answers) return { kind: "blank", text: `No ${noun}: the drawing area is blank.` };
+  const name = ({ class_names: names }, { order }) => names[order[0]];
+  const said = networks.map((network, i) => {
+    const doubt = answers[i].sure ? "" : " (not sure)";
+    return `${network.name} reads ${name(network, answers[i])}${doubt}`;
+  });
+  const read = new Set(networks.map((network, i) => name(network, answers[i])));
+  if (read.size > 1) return { kind: "differ", text: `The models disagree: ${said.join(", ")}.` };
+  const [only] = read;
+  const sure = answers.filter((answer) => answer.sure).length;
+  const all = ["", ", say both models", ", say all models"][Math.min(networks.length, 3) - 1];
+  if (sure === answers.length) return { kind: "sure", text: `It is ${only}${all}.` };
+  if (sure === 0) return { kind: "unsure", text: `Not sure: it may be ${only}.` };
+  return { kind: "unsure", text: `It may be ${only}: ${said.join(", ")}.` };
+}
+
+// The 28x28 that the models see, or paper, onto a canvas of that size.
+function showPixels(canvas, pixels) {
+  const image = new ImageData(SIDE, SIDE);
+  for (let i = 0; i < SIDE * SIDE; i += 1) {
+    const level = pixels ? pixels[i] : 0;
+    image.data.set([level, level, level, 255], 4 * i);
+  }
+  canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
+  canvas.setAttribute("aria-label", pixels ? "28 by 28 pixels, as the models see it" : "Blank");
+}
+
+// Says `text` to a screen reader once nothing newer has come for a while.
+function makeAnnouncer(region, delay) {
+  let timer = 0;
+  return (text, wait = delay) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      region.textContent = text;
+    }, wait);
+  };
+}
+
+// "cnn: 68,218 parameters, 99.12% of 10,000 mnist test images right"
+function describe(network) {
+  const runs = network.runs.filter((run) => run.test_accuracy !== null);
+  const parts = [`${network.name}: ${network.parameters.toLocaleString("en")} parameters`];
+  if (network.members.length > 1) parts.push(`ensemble of ${network.members.length}`);
+  if (network.members.length === 1 && runs.length === 1) {
+    const { test_accuracy: accuracy, test_count: count, dataset } = runs[0];
+    const images = `${(count ?? 0).toLocaleString("en")} ${dataset ?? ""} test images`;
+    parts.push(`${(100 * accuracy).toFixed(2)}% of ${images} right`);
+  }
+  return parts.join(", ");
+}

@@ -1,0 +1,100 @@
+"""The page as a file: what it holds and what is refused. test_page_browser.py runs it."""
+
+import json
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from digits_jax.deploy.network import Layer, Network, combine
+from digits_jax.deploy.page import to_html, write_page
+from digits_jax.errors import InputError
+
+DIGITS = tuple("0123456789")
+
+
+def linear(name="linear", class_names=DIGITS, seed=0, facts=None):
+    """A network of one dense layer."""
+    kernel = np.random.default_rng(seed).normal(size=(784, len(class_names)), scale=0.05)
+    arrays = {"kernel": kernel.astype(np.float32), "bias": np.zeros(len(class_names), np.float32)}
+    return Network(
+        name, class_names, ((Layer("flatten"), Layer("dense", arrays)),), 0.5, facts or {}
+    )
+
+
+def data_of(html):
+    """The networks that a page carries."""
+    return json.loads(re.search(r'id="networks">(.*?)</script>', html, re.S)[1])
+
+
+def test_the_page_is_one_file_of_the_stated_size(tmp_path):
+    path = tmp_path / "digits.html"
+    assert write_page([linear()], path) == path.stat().st_size
+    assert os.listdir(tmp_path) == ["digits.html"]
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_page_loads_nothing():
+    html = to_html([linear()])
+    assert not re.search(r"https?:|//[a-z]|@import|url\(|\bfetch\(|XMLHttp|\beval\(", html)
+    assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:,"]
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_the_same_networks_give_the_same_bytes():
+    assert to_html([linear(), linear("b", seed=1)]) == to_html([linear(), linear("b", seed=1)])
+
+
+def test_weights_are_whole():
+    network = linear()
+    (carried,) = data_of(to_html([network]))
+    text = carried["members"][0][1]["arrays"]["kernel"]
+    kernel = np.frombuffer(__import__("base64").b64decode(text), "<f4").reshape(784, 10)
+    np.testing.assert_array_equal(kernel, network.members[0][1].arrays["kernel"])
+
+
+def test_names_end_no_element():
+    name = 'a</script><script>alert("1")</script><!-- & \u2028'
+    html = to_html([linear(name)])
+    assert html.count("<script") == 2
+    assert "alert(" not in html.replace("alert(\\", "")
+    assert data_of(html)[0]["name"] == name
+
+
+def test_what_a_run_says_is_carried():
+    run = {"dataset": "mnist", "test_accuracy": 0.99, "test_count": 10_000, "num_params": 7}
+    (carried,) = data_of(to_html([linear(facts={"runs": [run]})]))
+    assert carried["parameters"] == 7
+    assert carried["runs"][0]["test_accuracy"] == 0.99
+
+
+def test_other_classes_are_refused(tmp_path):
+    path = tmp_path / "digits.html"
+    with pytest.raises(InputError, match=r"^b has the classes x y, a has 0 1 .* needs networks"):
+        write_page([linear("a"), linear("b", ("x", "y"))], path)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_too_few_and_too_many_are_refused(tmp_path, count):
+    with pytest.raises(InputError, match=f"shows 1 to 4 networks, not {count}"):
+        write_page([linear()] * count, tmp_path / "digits.html")
+
+
+def test_an_ensemble_is_one_network():
+    both = combine([linear("a"), linear("b", seed=1)])
+    (carried,) = data_of(to_html([replace(both, name="both")]))
+    assert len(carried["members"]) == 2
+
+
+@pytest.mark.parametrize("where", ["missing/digits.html", "file/digits.html", "."])
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written") as caught:
+        write_page([linear()], tmp_path / where)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["file"]

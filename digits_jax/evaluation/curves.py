@@ -49,15 +49,17 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
     error.set_ylabel("error rate (%)")
     errors = np.ravel([[row["train_accuracy"], row["validation_accuracy"]] for row in rows])
     positive = 100 * (1 - errors[errors < 1])
-    if len(positive) and positive.max() > 0:
-        error.set_yscale("log")
+    least = positive.min() if len(positive) else 1.0
     if (errors == 1).any():
         # A log axis has no place for zero: below the least error, a linear piece down to it.
-        least = positive.min() if len(positive) else 1.0
         error.set_yscale("symlog", linthresh=least, linscale=0.4)
         error.set_ylim(bottom=0)
+    else:
+        error.set_yscale("log")
     # Sub-decade ticks get labels: error rates often span less than a factor of ten.
-    error.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    error.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: "" if 0 < value < 0.9 * least else f"{value:g}")
+    )
     error.yaxis.set_minor_formatter(
         FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
         if any(e > 0 for e in np.ravel([100 * (1 - r["validation_accuracy"]) for r in rows]))

@@ -45,7 +45,7 @@ KINDS = {
 }
 _BATCH_NORM_EPSILON = 1e-5  # flax.linen.BatchNorm's default
 # The threshold of confidence leaves this share of the right answers below it.
-RIGHT_ANSWERS_GIVEN_UP = 0.01
+RIGHT_ANSWERS_GIVEN_UP = 0.02
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,7 +128,10 @@ function start() {
   window.digits = Object.freeze({
     logits: (index, pixels) => [...networkLogits(networks[index], pixels)],
     placeDigit,
-    findInk,
+    findDigit: (data, width, height) => {
+      const ink = readDigit({ data: Float32Array.from(data), width, height });
+      return ink && placeDigit(ink.data, ink.width, ink.height);
+    },
     milliseconds,
   });
   setTimeout(() => warmUp(networks, 10));

@@ -139,6 +139,7 @@ def _describe(network):
         "name": network.name,
         "class_names": network.class_names,
         "threshold": float(network.threshold),
+        "temperature": float(network.temperature),
         # As trained: folding takes some away.
         "parameters": sum(run.get("num_params", 0) for run in runs) or network.num_params,
         "runs": [{name: run.get(name) for name in _RUN_FACTS} for run in runs],

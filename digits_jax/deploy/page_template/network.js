@@ -129,10 +129,10 @@ const LAYERS = {
   dense,
 };
 
-// Probabilities of logits, float64.
-function softmax(logits) {
+// Probabilities of logits, float64; divided by the temperature they say how often it is right.
+function softmax(logits, temperature = 1) {
   const most = Math.max(...logits);
-  const powers = Float64Array.from(logits, (logit) => Math.exp(logit - most));
+  const powers = Float64Array.from(logits, (logit) => Math.exp((logit - most) / temperature));
   const total = powers.reduce((sum, power) => sum + power, 0);
   return powers.map((power) => power / total);
 }
@@ -148,7 +148,7 @@ function memberLogits(layers, pixels) {
 function networkLogits(network, pixels) {
   const answers = network.members.map((layers) => memberLogits(layers, pixels));
   if (answers.length === 1) return answers[0];
-  const probabilities = answers.map(softmax);
+  const probabilities = answers.map((logits) => softmax(logits));
   return Float32Array.from(answers[0], (_, i) => {
     const sum = probabilities.reduce((total, member) => total + member[i], 0);
     return Math.log(sum / answers.length);
@@ -157,7 +157,7 @@ function networkLogits(network, pixels) {
 
 // {probabilities, order, sure}: the classes from the likeliest on, and whether that one is sure.
 function answerOf(network, pixels) {
-  const probabilities = softmax(networkLogits(network, pixels));
+  const probabilities = softmax(networkLogits(network, pixels), network.temperature);
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   return { probabilities, order, sure: probabilities[order[0]] >= network.threshold };
 }

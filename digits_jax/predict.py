@@ -45,8 +45,9 @@ def main(argv: Sequence[str]) -> int:
     if args.csv and (args.line or args.page):
         raise InputError("--csv is for one digit an image; give --json for lines and pages")
     sheet = _sheet(args, names)
-    from digits_jax.deploy.pictures import find_files, read_bytes, read_picture
+    from digits_jax.deploy.pictures import Reading, find_files, read_bytes, read_picture
     from digits_jax.deploy.predictor import Predictor
+    from digits_jax.deploy.show import MOST
     from digits_jax.training.parallel import use_compilation_cache
 
     use_compilation_cache()
@@ -56,14 +57,14 @@ def main(argv: Sequence[str]) -> int:
     files, readings, rows, failed = list(find_files(names)), [], [], 0
     for name in _progress(files, args):
         try:
-            reading = read_picture(read_bytes(name, sys.stdin.buffer), name, predictors, mode)
+            data = read_bytes(name, sys.stdin.buffer)
         except InputError as error:
-            reading = None
-            rows.append([{"error": str(error)}] * len(models))
+            reading = Reading(None, [], [{"error": str(error)} for _ in models], str(error))
         else:
-            rows.append(reading.rows)
-            if sheet and len(readings) < 60:
-                readings.append((name, reading))
+            reading = read_picture(data, name, predictors, mode)
+        rows.append(reading.rows)
+        if sheet and len(readings) < MOST:
+            readings.append((name, reading))
         failed += "error" in rows[-1][0]
         if not (args.json or args.csv):
             _print_text(name, rows[-1], models)
@@ -123,6 +124,8 @@ def _answer(row):
 
 
 def _said(row):
+    from digits_jax.deploy.pictures import percent
+
     if "lines" in row:
         return "no digit" if not row["lines"] else "\n  " + "\n  ".join(map(_said, row["lines"]))
     if "text" in row:
@@ -130,12 +133,12 @@ def _said(row):
             return "no digit"
         unsure = [str(i + 1) for i, digit in enumerate(row["digits"]) if not digit["sure"]]
         note = f"; not sure of number {', '.join(unsure)}" if unsure else ""
-        each = " ".join(f"{digit['probability']:.0%}" for digit in row["digits"])
+        each = " ".join(percent(digit["probability"]) for digit in row["digits"])
         return f"{row['text']}  ({each}{note})"
     if row["digit"] is None:
         return "no digit"
-    text = f"{row['digit']}  {row['probability']:.1%}, then {row['runner_up']} "
-    text += f"{row['runner_up_probability']:.1%}"
+    text = f"{row['digit']}  {percent(row['probability'])}, then {row['runner_up']} "
+    text += percent(row["runner_up_probability"])
     return text if row["sure"] else f"{text}; not sure"
 
 

@@ -45,6 +45,18 @@ class Reading:
     error: str = ""
 
 
+def percent(share: float) -> str:
+    """A probability for a person, who mustn't read certainty where there is none.
+
+    Example:
+      >>> percent(0.9996), percent(0.5), percent(0.0001)
+      ('>99.9%', '50.0%', '<0.1%')
+    """
+    if share > 0.999:
+        return ">99.9%"
+    return "<0.1%" if share < 0.001 else f"{share:.1%}"
+
+
 def find_files(names: Iterable[str]) -> Iterator[str]:
     """The files that a command line names: folders are opened, one level deep.
 

@@ -1,14 +1,16 @@
 """A picture of what the models saw: each picture with its boxes, and the 28x28 that they read."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from digits_jax.deploy.pictures import Reading
+from digits_jax.deploy.pictures import Reading, percent
 from digits_jax.runs.folder import replace_file
 
 WIDTH, MARGIN, GLYPH, TEXT = 900, 16, 84, 15
+COLUMNS = 3  # of pictures with one digit each
 MOST = 60  # pictures on one sheet: more are a file that no viewer shows well
 _PAPER, _INK, _QUIET = "#ffffff", "#1a1a1a", "#5c5c5c"
 _SURE, _UNSURE = "#0b6e4f", "#b3541e"
@@ -31,50 +33,60 @@ def write_sheet(
     """
     from PIL import Image
 
-    rows = [
-        _row(name, reading, models)
-        for name, reading in zip(names[:MOST], readings[:MOST], strict=True)
+    shown = readings[:MOST]
+    columns = 1 if any(_is_wide(reading) for reading in shown) else COLUMNS
+    cells = [
+        _cell(name, reading, models, WIDTH // columns)
+        for name, reading in zip(names[:MOST], shown, strict=True)
     ]
-    height = sum(row.height + MARGIN for row in rows) + MARGIN
-    sheet = Image.new("RGB", (WIDTH, height), _PAPER)
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) + MARGIN for row in rows]
+    sheet = Image.new("RGB", (WIDTH, sum(heights) + MARGIN), _PAPER)
     y = MARGIN
-    for row in rows:
-        sheet.paste(row, (0, y))
-        y += row.height + MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (column * WIDTH // columns, y))
+        y += height
     replace_file(path, lambda file: sheet.save(file, "PNG", optimize=True))
-    return len(rows)
+    return len(cells)
 
 
-def _row(name, reading, models):
-    """One picture, on the left, and its digits to the right of it."""
+def _is_wide(reading):
+    return any(len(glyphs) > 1 for glyphs, _ in reading.lines)
+
+
+def _cell(name, reading, models, width):
+    """One picture, on the left, and its digits to the right of it, or below."""
     from PIL import Image, ImageDraw, ImageFont
 
     font, small = ImageFont.load_default(TEXT), ImageFont.load_default(TEXT - 2)
-    wide = any(len(glyphs) > 1 for glyphs, _ in reading.lines)
-    thumb = _thumb(reading, (WIDTH - 2 * MARGIN, 240) if wide else (150, 150))
+    wide = _is_wide(reading)
+    thumb = _thumb(reading, (width - 2 * MARGIN, 240) if wide else (150, 150))
     cells = [
         (glyph, answers, i) for glyphs, answers in reading.lines for i, glyph in enumerate(glyphs)
     ]
     cell_height = GLYPH + 6 + (TEXT + 3) * max(1, len(models))
     left = MARGIN if wide else MARGIN + 150 + MARGIN
-    per_row = max(1, (WIDTH - left - MARGIN) // (GLYPH + MARGIN))
+    per_row = max(1, (width - left - MARGIN) // (GLYPH + MARGIN))
     block = -(-len(cells) // per_row) * (cell_height + 8)
     top = TEXT + 8
-    height = top + (thumb.height + 8 + block if wide else max(thumb.height, block, TEXT + 8))
-    row = Image.new("RGB", (WIDTH, height), _PAPER)
+    height = top + (thumb.height + 8 + block if wide else max(thumb.height, block, 4 * TEXT + 16))
+    row = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(row)
-    draw.text((MARGIN, 0), _shorten(name, 100), _INK, font)
+    draw.text((MARGIN, 0), _shorten(name, (width - 2 * MARGIN) // 8), _INK, font)
     row.paste(thumb, (MARGIN, top))
     y0 = top + (thumb.height + 8 if wide else 0)
     if not cells:
-        draw.text((left, y0), _shorten(reading.error or "no digit", 85), _QUIET, font)
+        said = textwrap.wrap(reading.error.removeprefix(f"{name}: ") or "no digit", width // 9)
+        x, y = (MARGIN, y0) if reading.error else (left, y0)
+        draw.multiline_text((x, y), "\n".join(said[:4]), _QUIET, small)
     for k, (glyph, answers, i) in enumerate(cells):
         x = left + k % per_row * (GLYPH + MARGIN)
         y = y0 + k // per_row * (cell_height + 8)
         row.paste(Image.fromarray(255 - glyph.image).resize((GLYPH, GLYPH), 0), (x, y))
         draw.rectangle((x, y, x + GLYPH - 1, y + GLYPH - 1), outline=_QUIET)
         for m, each in enumerate(answers):
-            text = f"{each.names[i]}  {each.confidence[i]:.1%}"
+            text = f"{each.names[i]}  {percent(each.confidence[i])}"
             colour = _SURE if each.sure[i] else _UNSURE
             draw.text((x, y + GLYPH + 4 + m * (TEXT + 3)), text, colour, small)
     return row

@@ -258,16 +258,19 @@ def _find_rules(depth, noise):
     limit = max(noise, 0.025)
     if (strips.max(axis=0) > limit).mean() < 0.8:  # soon said of most pictures
         return _Rules(np.zeros(width, int), [])
-    # Level first: another slope must show clearly more.
-    slopes = np.arange(0, 0.055, max(1.0 / width, 0.002))
-    best, shown, found = 0.0, 0.0, np.zeros(height, bool)
-    for slope in np.unique(np.concatenate([slopes, -slopes])):
-        shift, tall = _shifts(slope, middles, height, width)
-        level = _row_levels(strips, shift, tall)
-        ruled = _thin_runs(level > limit, max(0.05 * height, 4))
-        total = sum(float((level[start:stop] ** 2).sum()) for start, stop in ruled)
-        if total > shown * (1.1 if abs(slope) > abs(best) else 0.9):
-            best, shown, found = slope, total, ruled
+    step = max(1.0 / width, 0.002)
+    best, shown, found = 0.0, 0.0, []
+    for number in range(int(0.055 / step) + 1):
+        # Level lines are the rule: they show at once, and nothing else is looked for.
+        if number == 2 and best == 0 and shown:
+            break
+        for slope in {number * step, -number * step}:
+            shift, tall = _shifts(slope, middles, height, width)
+            level = _row_levels(strips, shift, tall)
+            ruled = _thin_runs(level > limit, max(0.05 * height, 4))
+            total = sum(float((level[start:stop] ** 2).sum()) for start, stop in ruled)
+            if total > 1.1 * shown:
+                best, shown, found = slope, total, ruled
     if not shown:
         return _Rules(np.zeros(width, int), [])
     shift, _ = _shifts(best, np.arange(width) + 0.5, height, width)

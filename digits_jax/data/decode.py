@@ -73,13 +73,17 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def _decode(data, name):
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
     size = _webp_size(data)
     if size:  # Before Pillow opens it: that alone takes the memory.
         _check_pixels(name, *size, MAX_PIXELS_WEBP)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if data[:2] == b"\xff\xd8":
+            # Past Pillow's own limit of pixels, which doesn't know of `_draft_jpeg`.
+            image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        else:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise InputError(
             f"{name}: is not a readable picture; allowed are PNG, JPEG, WebP, BMP and TIFF files"
@@ -89,8 +93,8 @@ def _decode(data, name):
             f"{name}: has more pixels than can be read; {MAX_PIXELS:,} are allowed: save it smaller"
         ) from None
     with image:
-        # A phone's MPO is a JPEG with more pictures of the same behind it.
-        is_jpeg = image.format in ("JPEG", "MPO")
+        # A phone's MPO, a JPEG with more pictures of the same behind it, is read as a JPEG.
+        is_jpeg = image.format == "JPEG"
         if not is_jpeg and getattr(image, "n_frames", 1) > 1:
             raise InputError(
                 f"{name}: has {image.n_frames} frames or pages; give a picture that has one"

@@ -1,6 +1,6 @@
 """Rows of digits in one picture: where each digit is, and which of them touch.
 
-grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.data.images`.
+grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.data.ink`.
 score: a model as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes].
 """
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_jax.data.images import Piece, find_ink, find_pieces, gap, place_digit, unite
+from digits_jax.data.images import Piece, find_pieces, gap, place_digit, unite
+from digits_jax.data.ink import find_ink
 
 Score = Callable[[np.ndarray], np.ndarray]
 

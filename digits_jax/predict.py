@@ -12,7 +12,10 @@ from digits_jax.cli import Parser, run_program
 from digits_jax.errors import InputError
 
 SHEET = "seen.png"
-COLUMNS = ("file", "model", "digit", "probability", "runner_up", "runner_up_probability", "sure")
+COLUMNS = (
+    *("file", "model", "digit", "probability", "runner_up", "runner_up_probability"),
+    *("sure", "found"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,7 +142,9 @@ def _said(row):
         return "no digit"
     text = f"{row['digit']}  {percent(row['probability'])}, then {row['runner_up']} "
     text += percent(row["runner_up_probability"])
-    return text if row["sure"] else f"{text}; not sure"
+    text += "" if row["sure"] else "; not sure"
+    more = f"; {row['found']} digits seem to be there: give --line or --page"
+    return text + (more if row["found"] > 1 else "")
 
 
 def _objects(files, rows, models) -> list[dict[str, Any]]:

@@ -68,6 +68,7 @@ def test_a_folder_as_json(trained, here, pictures):
     for digit in range(10):
         row = by_name[f"{digit}.png"]
         assert set(row) >= {"file", "digit", "probability", "runner_up", "runner_up_probability"}
+        assert row["found"] == 1
         assert 1 >= row["probability"] >= row["runner_up_probability"] >= 0
     assert by_name["blank.png"]["digit"] is None
     assert set(by_name["notes.txt"]) == {"file", "error"}
@@ -127,6 +128,9 @@ def test_a_line_and_a_page(trained, here, readable, tmp_path):
     (page,) = json.loads(here(predict_program, trained[0], "page.png", "--page", "--json")[1])
     assert [each["text"] for each in page["lines"]] == [line["text"]] * 2
     assert page["text"] == f"{line['text']}\n{line['text']}"
+    (one,) = json.loads(here(predict_program, trained[0], "line.png", "--json")[1])
+    assert one["found"] == 3
+    assert "3 digits seem to be there" in here(predict_program, trained[0], "line.png")[1]
     text = here(predict_program, trained[0], "line.png", "--line")[1]
     assert text.startswith(f"line.png: {line['text']}  (")
 

@@ -1,7 +1,8 @@
 """Anybody's pictures -> what is written there: plain values, as programs print them.
 
 An answer is {"digit", "probability", "runner_up", "runner_up_probability", "sure"}; where nothing
-is written, "digit" is None. A digit is a number where the class's name is one.
+is written, "digit" is None. A digit is a number where the class's name is one. "found" is how many
+digits seem to be on a picture that was read for one.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 
 from digits_jax.data.decode import MAX_BYTES, decode_image
 from digits_jax.data.images import read_digit
-from digits_jax.data.lines import Glyph, read_line, read_page
+from digits_jax.data.lines import Glyph, find_lines, read_line, read_page
 from digits_jax.deploy.predictor import Predictions, Predictor
 from digits_jax.errors import InputError
 
@@ -25,6 +26,7 @@ NOTHING = {
     "runner_up": None,
     "runner_up_probability": None,
     "sure": True,
+    "found": 0,
 }
 
 
@@ -114,6 +116,7 @@ def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str)
         image = read_digit(grey)
         height, width = grey.shape
         found = [] if image is None else [[Glyph(image, (0, 0, width, height))]]
+        count = sum(map(len, find_lines(grey))) if found else 0
     else:
 
         def score(images):
@@ -125,7 +128,10 @@ def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str)
     for glyphs in found:
         images = np.stack([glyph.image for glyph in glyphs])
         lines.append((glyphs, [predictor.predict(images) for predictor in predictors]))
-    return Reading(grey, lines, [_row(lines, i, mode) for i in range(len(predictors))])
+    rows = [_row(lines, i, mode) for i in range(len(predictors))]
+    if mode == "digit":
+        rows = [{**row, "found": count} for row in rows]
+    return Reading(grey, lines, rows)
 
 
 def _row(lines, model, mode):

@@ -1,5 +1,6 @@
 """The page in a browser: it answers as Python does, reads what is drawn, and asks nobody."""
 
+import gzip
 import io
 import math
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 from programs import call
 
 from digits_jax.deploy.network import Layer, Network, combine, load_network, numpy_logits
@@ -200,13 +202,14 @@ def test_the_page_answers_as_numpy_does(open_page):
 
 
 @pytest.mark.mnist
-def test_the_page_answers_mnist_as_numpy_does(open_page, cnn, mnist_dir):
-    import gzip
-
+@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_page_answers_mnist_as_numpy_does(open_page, cnn, mnist_dir, count):
     data = gzip.decompress((mnist_dir / "t10k-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:500]
-    expected = numpy_logits(cnn, images.astype(np.float32) / 255)
-    found = page_logits(open_page(cnn), 0, images)
+    images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:count]
+    parts = np.split(images, max(count // 1000, 1))
+    expected = np.concatenate([numpy_logits(cnn, part.astype(np.float32) / 255) for part in parts])
+    page = open_page(cnn)
+    found = np.concatenate([page_logits(page, 0, part) for part in parts])
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
 
@@ -221,6 +224,19 @@ def test_each_digit_that_is_drawn_is_read(open_page, cnn):
         read[digit] = page.inner_text(".answer")
         page.click("#clear")
     assert read == {digit: digit for digit in DIGITS}
+
+
+def test_a_picture_is_found_as_python_finds_it(open_page):
+    images = pytest.importorskip("digits_jax.data.images")
+    page = open_page(says(1, "one"))
+    grey = np.array(Image.open(io.BytesIO(picture(STROKES["3"], paper="#ccc"))).convert("L"))
+    height, width = grey.shape
+    found = page.evaluate(
+        "([grey, w, h]) => [...digits.findDigit(grey, w, h)]",
+        [grey.ravel().tolist(), width, height],
+    )
+    expected = images.read_digit(grey).astype(int)
+    np.testing.assert_allclose(np.reshape(found, (28, 28)), expected, atol=2)
 
 
 def test_ink_is_placed_as_python_places_it(open_page):
@@ -328,8 +344,6 @@ def test_nothing_is_too_wide_or_too_small(open_page, options):
 
 def picture(strokes, *, size=(300, 400), ink="black", paper="white", mode="RGB", form="PNG"):
     """Strokes as a picture file, small and off the centre of a page."""
-    from PIL import Image, ImageDraw
-
     image = Image.new(mode, size, paper)
     pen = ImageDraw.Draw(image)
     for stroke in strokes:
@@ -351,14 +365,17 @@ def choose(page, name, data):
     page.wait_for_selector("main[aria-busy=false]")
 
 
-def drop(page, name, data):
+def drop(page, files):
+    """Drops files, given as bytes by name, on the page."""
     transfer = page.evaluate_handle(
-        """([name, bytes]) => {
+        """files => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], name));
+          for (const [name, bytes] of files) {
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+          }
           return transfer;
         }""",
-        [name, list(data)],
+        [[name, list(data)] for name, data in files.items()],
     )
     page.dispatch_event("body", "drop", {"dataTransfer": transfer})
     page.wait_for_selector("main[aria-busy=false]")
@@ -384,10 +401,6 @@ def test_pictures_are_read(open_page, cnn):
 
 
 def damaged():
-    from PIL import Image
-
-    import digits_jax
-
     good = picture(STROKES["5"], form="JPEG")
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 99, 255)]
     animated = {"save_all": True, "append_images": frames[1:]}
@@ -397,7 +410,7 @@ def damaged():
     bent[60:80] = bytes(20)
     return {
         "empty.png": (b"", "is empty"),
-        "text.png": (digits_jax.__doc__.encode(), "is not a picture"),
+        "text.png": (b"a letter", "is not a picture"),
         "cut.jpg": (good[: len(good) // 2], "cut off"),
         "head.jpg": (good[:3], "cut off"),
         "cut.png": (picture(STROKES["5"])[:60], "cut off"),
@@ -415,7 +428,7 @@ def test_bad_files_are_one_line(open_page):
     page = open_page(says(1, "one"))
     draw(page, STROKES["1"])
     for name, (data, problem) in damaged().items():
-        drop(page, name, data)
+        drop(page, {name: data})
         said = page.inner_text("#problem")
         assert problem in said
         assert "\n" not in said
@@ -430,9 +443,34 @@ def test_a_drop_without_a_file_is_one_line(open_page):
     assert "holds no picture" in page.inner_text("#problem")
 
 
+def test_of_several_files_the_first_is_read(open_page):
+    page = open_page(says(1, "one"))
+    drop(page, {f"{digit}.png": picture(STROKES[digit]) for digit in "57"})
+    assert verdict(page) == "It is 1."
+    assert page.inner_text("#problem") == "5.png is read, the others are not."
+
+
+def test_ink_follows_the_colour_scheme(open_page):
+    """Dark on light, and light on dark; what the models see is the same."""
+    page = open_page(says(1, "one"), color_scheme="light")
+    draw(page, STROKES["1"])
+    settle(page)
+    middle = """([x, y]) => {
+      const canvas = document.querySelector("#canvas");
+      const side = canvas.width;
+      return canvas.getContext("2d").getImageData(x * side, y * side, 1, 1).data[0];
+    }"""
+    seen = "document.querySelector('#seen').toDataURL()"
+    light, before = page.evaluate(middle, [0.51, 0.5]), page.evaluate(seen)
+    page.emulate_media(color_scheme="dark")
+    settle(page)
+    assert light < 60 < 200 < page.evaluate(middle, [0.51, 0.5])
+    assert page.evaluate(seen) == before
+
+
 def test_a_dropped_picture_can_be_drawn_on_and_undone(open_page):
     page = open_page(says(1, "one"))
-    drop(page, "five.png", picture(STROKES["5"]))
+    drop(page, {"five.png": picture(STROKES["5"])})
     page.wait_for_selector("body[data-verdict=sure]")
     draw(page, STROKES["1"])
     page.click("#undo")

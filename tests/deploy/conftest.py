@@ -1,6 +1,7 @@
-"""A trained network to take out of here."""
+"""A trained network to take out of here, and the fixtures of the page's tests."""
 
 import pytest
+from paged import browser, cnn, open_page  # noqa: F401 - fixtures
 
 from digits_jax import TrainConfig, fit
 

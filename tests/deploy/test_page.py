@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from base64 import b64decode
 from dataclasses import replace
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_weights_are_whole():
     network = linear()
     (carried,) = data_of(to_html([network]))
     text = carried["members"][0][1]["arrays"]["kernel"]
-    kernel = np.frombuffer(__import__("base64").b64decode(text), "<f4").reshape(784, 10)
+    kernel = np.frombuffer(b64decode(text), "<f4").reshape(784, 10)
     np.testing.assert_array_equal(kernel, network.members[0][1].arrays["kernel"])
 
 
@@ -98,3 +99,27 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path, where):
         write_page([linear()], tmp_path / where)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["file"]
+
+
+def luminance(colour):
+    """Relative luminance of "#rrggbb" or "#rgb", as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+    channels = np.array([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(a, b):
+    dark, light = sorted((luminance(a), luminance(b)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_contrasts(scheme):
+    """Text 4.5 to 1 (AA); bars, rings and borders that mean something 3 to 1."""
+    blocks = re.findall(r":root \{(.*?)\}", to_html([linear()]), re.S)
+    colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]+)", blocks[scheme]))
+    for text in ("text", "muted", "warn"):
+        assert all(contrast(colours[text], colours[on]) >= 4.5 for on in ("bg", "card", "paper"))
+    for mark in ("a", "b", "c", "d", "edge", "good"):
+        assert contrast(colours[mark], colours["card"]) >= 3, mark

@@ -1,4 +1,5 @@
-// Ink of a picture -> its one digit: ruled lines, noise and other pieces are taken away.
+// Ink of a picture -> its one digit, as `read_digit` of digits_jax/data/images.py finds it:
+// ruled lines, noise and other pieces are taken away.
 
 // Ruled rows as {start, stop, levels}: thin, and inked from border to border.
 function findRules({ data, width, height }, noise) {

@@ -1,7 +1,7 @@
 // A picture file -> grey levels, in bounded memory: what is wrong is found before it is decoded.
 
 const MOST_BYTES = 50e6;
-const MOST_PIXELS = 64e6;
+const MOST_PIXELS = 50e6;
 const LONGEST = 1000; // Pictures are worked on at this size at most.
 const ALLOWED = "PNG, JPEG, WebP and BMP files";
 

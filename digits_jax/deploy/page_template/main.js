@@ -6,7 +6,6 @@ function byId(id) {
 
 // Shows what the networks say of the drawing as it is now; returns the milliseconds it took.
 function makeAnswering(networks, cards, announce) {
-  const problem = byId("problem");
   return (drawing) => {
     const start = performance.now();
     const ink = drawing.readInk();
@@ -23,7 +22,6 @@ function makeAnswering(networks, cards, announce) {
     byId("time").textContent = pixels ? `Answered in ${milliseconds.toFixed(1)} ms.` : "";
     byId("undo").disabled = drawing.marks.length === 0;
     byId("clear").disabled = drawing.blank;
-    if (pixels) problem.textContent = "";
     announce(text);
     return milliseconds;
   };
@@ -52,15 +50,17 @@ async function takePicture(drawing, files) {
   }
   const main = document.querySelector("main");
   main.setAttribute("aria-busy", "true");
+  byId("verdict").textContent = "Reading the picture.";
   try {
     const ink = await readPicture(files[0]);
     drawing.add({ kind: "picture", ink });
-    if (files.length > 1) problem.textContent = `Only ${files[0].name} of ${files.length} is read.`;
+    if (files.length > 1) problem.textContent = `${files[0].name} is read, the others are not.`;
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     problem.textContent = error.message;
   } finally {
     main.setAttribute("aria-busy", "false");
+    drawing.changed();
   }
 }
 
@@ -73,6 +73,11 @@ function listen(drawing) {
     await takePicture(drawing, [...input.files]);
     input.value = "";
   });
+  for (const name of ["pointerdown", "keydown"]) {
+    drawing.canvas.addEventListener(name, () => {
+      byId("problem").textContent = "";
+    });
+  }
   document.addEventListener("keydown", (event) => {
     const undo = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z";
     if (!undo || event.shiftKey) return;
@@ -108,6 +113,8 @@ function start() {
   const cards = networks.map(makeCard);
   byId("models").append(...cards.map(({ card }) => card));
   byId("models").dataset.count = networks.length;
+  const longest = Math.max(...networks[0].class_names.map((name) => name.length));
+  byId("models").classList.toggle("words", longest > 2);
   byId("facts").append(...networks.map((network) => element("li", "", describe(network))));
   const announce = makeAnnouncer(byId("live"), 700);
   const answer = makeAnswering(networks, cards, announce);

@@ -217,7 +217,10 @@ def markdown(table: dict) -> str:
         f"{run} {accuracy:.2%}"
         for run, accuracy in zip(table["runs"], table["plain_accuracy"], strict=True)
     )
-    lines = [f"{table['count']:,} {table['split']} images of MNIST; as they are: {plain}.", ""]
+    lines = [
+        f"The first {table['count']:,} {table['split']} images of MNIST; as they are: {plain}.",
+        "",
+    ]
     lines.append(
         "| picture | goal, points | not found | "
         + " | ".join(f"{run} | points [95% interval]" for run in table["runs"])
@@ -230,6 +233,8 @@ def markdown(table: dict) -> str:
             mean, low, high = run["difference"]
             cells += [f"{run['accuracy']:.2%}", f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"]
         lines.append("| " + " | ".join(cells) + " |")
+    if not table["lines"]:
+        return "\n".join(lines) + "\n"
     lines += ["", f"Whole lines, cut and read by {table['runs'][0]}:", ""]
     lines += ["| digits | apart or touching | lines | all read right [95% interval] | all found |"]
     lines += ["|---|---|---|---|---|"]

@@ -167,12 +167,12 @@ def _one_scan(data):
 def _to_grey(image):
     """uint8 [height, width] of a loaded image, a strip at a time: copies in colour stay small."""
     width, height = image.size
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _scale_levels(np.asarray(image))
     if image.mode == "LAB":
         return np.asarray(image.getchannel(0))
     rows = max(_STRIP_PIXELS // width, 1)
     strips = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _scale_levels(lambda: (np.asarray(image.crop(s)) for s in strips))
     if not image.has_transparency_data:
         return np.concatenate([np.asarray(image.crop(s).convert("L")) for s in strips])
     grey = np.concatenate([_on_paper(image.crop(s), "white") for s in strips])
@@ -189,28 +189,35 @@ def _on_paper(image, colour):
     return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("L"))
 
 
-def _scale_levels(levels):
+def _scale_levels(strips):
     """Integers or floats of more than 8 bits -> uint8; which range they mean, they show.
 
     16 bits are 0 to 65,535. Others are taken for 0 to 1, 255 or 65,535, the first that holds
     all of them; what fits none is stretched from its least to its greatest.
+
+    Args:
+      strips: a function; each call gives the picture's strips anew.
     """
-    if levels.dtype.itemsize == 2:
-        # Rounded division by 257 in integers, which takes no float copy.
-        return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if levels.dtype.kind == "f":
-        levels = np.nan_to_num(levels, nan=0.0, posinf=0.0, neginf=0.0)
-        ranges = (1.0, 255.0, 65535.0)
-    else:
-        ranges = (255.0, 65535.0)
-    low, high = float(levels.min()), float(levels.max())
-    bottom, top = low, high
-    if low >= 0 and high <= ranges[-1]:
-        bottom, top = 0.0, next(r for r in ranges if high <= r)
+    first = next(strips())
+    if first.dtype.itemsize == 2:
+        # Rounded division by 257.
+        halves = (((s.astype(np.uint32) + 128) // 257).astype(np.uint8) for s in strips())
+        return np.concatenate(list(halves))
+
+    def finite():
+        for strip in strips():
+            yield np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0)
+
+    ranges = (1.0, 255.0, 65535.0) if first.dtype.kind == "f" else (255.0, 65535.0)
+    ends = [(float(s.min()), float(s.max())) for s in finite()]
+    bottom, top = min(low for low, _ in ends), max(high for _, high in ends)
+    if bottom >= 0 and top <= ranges[-1]:
+        bottom, top = 0.0, next(r for r in ranges if top <= r)
     if top <= bottom:
-        return np.full(levels.shape, 255, np.uint8)
+        top = bottom + 1.0
     scale = 255.0 / (top - bottom)
-    return ((levels.astype(np.float32) - bottom) * scale + 0.5).clip(0, 255).astype(np.uint8)
+    scaled = ((s.astype(np.float32) - bottom) * scale + 0.5 for s in finite())
+    return np.concatenate([s.clip(0, 255).astype(np.uint8) for s in scaled])
 
 
 def _turn(grey, orientation):

@@ -158,12 +158,12 @@ def place_digit(ink: np.ndarray) -> np.ndarray | None:
        of 0. With forward differences dx and dy, the width is
        ``w = 2 sum(ink) / sum(sqrt(dx² + dy²)) / 4`` pixels of the 20x20 box: twice the area
        over the length of the outline.
-    3. If w < ``THIN`` (1.7), each pixel of the 80 takes the maximum over a disk; if w >
-       ``THICK`` (3.9), the minimum. The disk's radius r is such that the width becomes
-       ``FROM_THIN`` (2.1) or ``FROM_THICK`` (3.4) once the box, by now larger or smaller by
-       2r, is scaled to 20: r = |w - t| / 2 / (1 - t / 20) * 4, for thin strokes with w at most
-       what it is; pixels (i, j) with i² + j² <= r² are in the disk. The box is cut out anew.
-       Else the box of step 1 is used as it is.
+    3. If w < ``THIN`` (1.7) or w > ``THICK`` (3.9), the 80 pixels' image is padded with zeros.
+       For thin strokes each pixel takes the maximum over a disk about it, for thick ones the
+       minimum. A disk is the offsets (i, j) with i² + j² <= r², and
+       ``r = 4 |w - t| / 2 / (1 - t / 20)`` brings the width to t, which is ``FROM_THIN`` (2.1)
+       or ``FROM_THICK`` (3.4), once the box, by now 2r larger or smaller, is scaled to 20. The
+       box of all pixels over 0.1 is cut out anew. Other strokes stay as in step 1.
     4. The box is scaled to a longest side of 20, keeping its aspect (the shorter side rounded,
        at least 1), by averaging areas: output pixel i is the mean of the input from i/s to
        (i+1)/s, pixels at the ends by their parts. Then it is divided by its maximum.

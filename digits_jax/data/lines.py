@@ -14,12 +14,15 @@ from digits_jax.data.ink import find_ink
 
 Score = Callable[[np.ndarray], np.ndarray]
 
-MOST_PARTS = 4  # of one connected piece
-_MOST_CUTS = 7  # candidates in one connected piece
+MOST_PARTS = 12  # of one connected piece
+_CUTS_PER_HEIGHT = 5  # candidates, in as much of a connected piece as it is high
 # How much surer, in mean log probability, a model must be of the parts than of the whole: for
 # a piece as wide as one digit may be (in heights of the line), and for a wider one.
 _WIDE = 1.05
-_DOUBT_NARROW, _DOUBT_WIDE = 0.35, 0.02
+_DOUBT_NARROW, _DOUBT_WIDE = 0.6, 0.05
+# Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
+# than the line is high (a digit seldom is), both in heights of the line.
+_CROSSING, _WIDENESS = 1.0, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,14 @@ class Glyph:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Ink that may be one digit: ``ink`` fills ``box``, in pixels of the ink."""
+    """Ink that may be one digit: ``ink`` fills ``box``, in pixels of the ink.
+
+    ``crossed`` is the ink under the cut at its right, in heights of the line.
+    """
 
     ink: np.ndarray
     box: tuple[int, int, int, int]
+    crossed: float = 0.0
 
 
 def find_lines(grey: np.ndarray) -> list[list[Glyph]]:
@@ -218,7 +225,13 @@ def _read_row(ink, row, grey, score):
     logs = np.log(np.clip(score(np.stack(images)).max(axis=1), 1e-4, 1))
     chosen = []
     for number, pieces in enumerate(options):
-        known = {span: logs[index[number, span]] for span in pieces if (number, span) in index}
+        known = {
+            span: logs[index[number, span]]
+            - _CROSSING * part.crossed
+            - _WIDENESS * max(part.ink.shape[1] / height - 1, 0)
+            for span, part in pieces.items()
+            if (number, span) in index
+        }
         spans = _choose(known, parts[number].ink.shape[1] / height)
         chosen += [pieces[span] for span in spans]
     return _glyphs(chosen, ink, grey)
@@ -265,7 +278,8 @@ def _cut(part, height):
     tall, wide = part.ink.shape
     seams = _find_seams(part.ink, height) if wide > 0.45 * height else []
     # A seam is the first column to its right in each row; the first and last are the borders.
-    seams = [np.zeros(tall, int), *seams, np.full(tall, wide)]
+    crossed = [0.0, *(cost / height for cost, _ in seams), 0.0]
+    seams = [np.zeros(tall, int), *(seam for _, seam in seams), np.full(tall, wide)]
     column = np.arange(wide)[None, :]
     spans = {}
     for i in range(len(seams) - 1):
@@ -280,12 +294,12 @@ def _cut(part, height):
             left, top = part.box[0] + int(columns[0]), part.box[1] + int(rows[0])
             box = left, top, part.box[0] + int(columns[-1]) + 1, part.box[1] + int(rows[-1]) + 1
             cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            spans[i, j] = _Part(cut, box)
+            spans[i, j] = _Part(cut, box, crossed[j])
     return spans
 
 
 def _find_seams(ink, height):
-    """Paths from top to bottom that cross little ink, from left to right, int [h] each."""
+    """Paths from top to bottom, left to right: the ink that each crosses, and its columns."""
     wide = ink.shape[1]
     reach, margin = max(round(0.15 * height), 1), max(round(0.1 * height), 1)
     found = []
@@ -296,11 +310,11 @@ def _find_seams(ink, height):
         cost, seam = _cheapest_path(ink[:, low:high])
         if cost <= 0.45 * height:
             found.append((cost, seam + low))
-    kept = []
-    for _, seam in sorted(found, key=lambda item: item[0]):
-        if all(np.abs(seam - other).mean() >= 0.1 * height for other in kept):
-            kept.append(seam)
-    return sorted(kept[:_MOST_CUTS], key=lambda seam: seam.mean())
+    kept, most = [], 2 + round(_CUTS_PER_HEIGHT * wide / height)
+    for cost, seam in sorted(found, key=lambda item: item[0]):
+        if all(np.abs(seam - other).mean() >= 0.1 * height for _, other in kept):
+            kept.append((cost, seam))
+    return sorted(kept[:most], key=lambda item: item[1].mean())
 
 
 def _cheapest_path(ink):

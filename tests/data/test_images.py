@@ -323,11 +323,12 @@ MEMORY = """
     from digits_jax.data.decode import decode_image
     from digits_jax.data.images import read_digit
     from digits_jax.errors import InputError
-    image = Image.new(sys.argv[2], (6000, 4000), 255 if sys.argv[2] == "L" else (255,) * 4)
+    image = Image.new(sys.argv[2], (6000, 4000), (255,) * 4 if sys.argv[2] == "RGBA" else 1)
     if sys.argv[1] == "JPEG":
         image = Image.new("L", (20_000, 20_000), 255)
     stream = io.BytesIO()
-    image.save(stream, sys.argv[1])
+    options = {"compression": "tiff_lzw"} if sys.argv[1] == "TIFF" else {}
+    image.save(stream, sys.argv[1], **options)
     del image
     sys.stdout.buffer.write(stream.getvalue())
 """
@@ -340,7 +341,7 @@ READ = """
 """
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("JPEG", "L")])
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("TIFF", "F"), ("JPEG", "L")])
 def test_memory_is_bounded(kind, mode):
     """The largest pictures that are read: in a process that does nothing else."""
 

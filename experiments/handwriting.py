@@ -7,15 +7,19 @@ that on the images as they are, and some of the pictures beside what the model s
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 from PIL import Image
+from scipy.special import softmax
 from tqdm import tqdm
 
 from digits_jax.cli import parse, run_program
@@ -28,8 +32,9 @@ from experiments.drawing import CONDITIONS, Drawing, compose, draw
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 7
-_BATCH = 500
+_PART, _LINES = 250, 25  # pictures and lines of one job
 _SHOWN = 6
+_SCORE: Callable | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Arguments:
     """The first 500 images only."""
     count: int = 0
     """So many images; 0 is all."""
+    data_dir: str | None = None
+    """Folder of the data set, if not where it is found by itself."""
     split: str = "test"
     """The images: test, or validation to develop on."""
     conditions: tuple[str, ...] = ()
@@ -53,42 +60,40 @@ class Arguments:
 # --- reading -------------------------------------------------------------------------------
 
 
-def make_score(workdir: Path) -> tuple[Callable[[np.ndarray], np.ndarray], object]:
-    """A run as a function uint8 [n, 28, 28] -> probabilities [n, classes], and its data set."""
-    import jax
+def make_score(predictor) -> Callable[[np.ndarray], np.ndarray]:
+    """A model as `read_line` takes it: see digits_jax.data.lines."""
+    return lambda images: softmax(predictor.predict(images).logits, -1)
 
-    from digits_jax import load_trained, predict_step
+
+def start_worker(run: Path) -> None:
+    """What a process of the pool needs to read lines."""
+    global _SCORE
+    from digits_jax.deploy.predictor import Predictor
     from digits_jax.training.parallel import use_compilation_cache
 
     use_compilation_cache()
-    plan, state = load_trained(workdir, devices="1")
-    predict = jax.jit(lambda images: jax.nn.softmax(predict_step(state, images)))
-
-    def score(images):
-        results = []
-        for start in range(0, len(images), _BATCH):
-            part = images[start : start + _BATCH]
-            # Few sizes, so that few are compiled.
-            size = _BATCH if len(part) > 64 else 64 if len(part) > 8 else 8
-            padded = np.zeros((size, 28, 28, 1), np.uint8)
-            padded[: len(part), :, :, 0] = part
-            results.append(np.asarray(predict(padded))[: len(part)])
-        return np.concatenate(results)
-
-    return score, plan.dataset
+    _SCORE = make_score(Predictor.load(run))
 
 
-def read_condition(name, images, limit=None):
+def read_part(name, images, first):
     """What `read_digit` makes of each image under a condition; None where it found nothing."""
     how, number = CONDITIONS[name], list(CONDITIONS).index(name)
     glyphs, pictures = [], []
-    for index, image in enumerate(tqdm(images[:limit], desc=name, leave=False)):
+    for index, image in enumerate(images, start=first):
         rng = np.random.Generator(np.random.Philox(key=[SEED, number], counter=[0, 0, 0, index]))
         grey = decode_image(draw(image, how, rng), f"{name} {index}")
         glyphs.append(read_digit(grey))
         if index < _SHOWN:
             pictures.append(grey)
     return glyphs, pictures
+
+
+def read_condition(pool, name, images):
+    """`read_part` of all images, by the processes of a pool."""
+    starts = range(0, len(images), _PART)
+    jobs = [pool.submit(read_part, name, images[start : start + _PART], start) for start in starts]
+    done = [job.result() for job in tqdm(jobs, desc=name, leave=False, disable=None)]
+    return [g for glyphs, _ in done for g in glyphs], [p for _, pictures in done for p in pictures]
 
 
 def score_glyphs(score, glyphs):
@@ -112,21 +117,19 @@ def difference(right: np.ndarray, plain: np.ndarray) -> tuple[float, float, floa
     return float(change.mean()), float(change.mean() - half), float(change.mean() + half)
 
 
-def read_lines(score, images, labels, length, touching, count):
+def read_lines(images, labels, length, touching, count, first):
     """How many of ``count`` lines, and of their digits' numbers, are read right."""
     right = counted = 0
-    for index in tqdm(range(count), desc=f"lines of {length}", leave=False):
+    for index in range(first, first + count):
         key = [SEED + 1 + touching, length]
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index]))
         chosen = rng.integers(0, len(images), length)
-        if length * count <= len(images):  # each image once
-            chosen = np.arange(index * length, (index + 1) * length)
         line = compose(images[chosen], touching, rng)
         how = Drawing("", scale=(2, 5), margin=(0.1, 1))
-        glyphs = read_line(decode_image(draw(line, how, rng), f"line {index}"), score)
+        glyphs = read_line(decode_image(draw(line, how, rng), f"line {index}"), _SCORE)
         counted += len(glyphs) == length
         if len(glyphs) == length:
-            answers = score(np.stack([glyph.image for glyph in glyphs])).argmax(-1)
+            answers = _SCORE(np.stack([glyph.image for glyph in glyphs])).argmax(-1)
             right += bool((answers == labels[chosen]).all())
     return right, counted
 
@@ -144,10 +147,16 @@ def main(argv: Sequence[str]) -> None:
             f"{', '.join(unknown) or 'fine'}: give a run; splits are test and validation; "
             f"conditions are {', '.join(CONDITIONS)} and lines"
         )
-    scores, datasets = zip(*(make_score(run) for run in arguments.runs), strict=True)
-    split = getattr(datasets[0], arguments.split)
+    from digits_jax.data.datasets import load_dataset
+    from digits_jax.deploy.predictor import Predictor
+
+    predictors = [Predictor.load(run) for run in arguments.runs]
+    scores = [make_score(predictor) for predictor in predictors]
+    name = predictors[0].network.facts["runs"][0]["dataset"]
+    split = getattr(load_dataset(name, arguments.data_dir), arguments.split)
     count = 500 if arguments.quick else arguments.count or len(split)
     images, labels = np.asarray(split.images[:count, :, :, 0]), split.labels[:count]
+    arguments.output.mkdir(parents=True, exist_ok=True)
     plain = [score(images).argmax(-1) == labels for score in scores]
     table = {
         "split": arguments.split,
@@ -158,8 +167,21 @@ def main(argv: Sequence[str]) -> None:
         "lines": [],
     }
     shown = {}
+    # A process of the pool keeps to one core; NumPy reads this when it is imported there.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    with ProcessPoolExecutor(
+        os.cpu_count(), get_context("spawn"), start_worker, (arguments.runs[0],)
+    ) as pool:
+        study_pictures(pool, arguments, table, shown, scores, plain, images, labels)
+        if not arguments.conditions or "lines" in arguments.conditions:
+            table["lines"] = study_lines(pool, images, labels)
+    write(table, shown, arguments.output)
+
+
+def study_pictures(pool, arguments, table, shown, scores, plain, images, labels):
+    """Each condition's accuracy beside that on the images as they are."""
     for name in [c for c in CONDITIONS if c in (arguments.conditions or CONDITIONS)]:
-        glyphs, pictures = read_condition(name, images)
+        glyphs, pictures = read_condition(pool, name, images)
         shown[name] = list(zip(pictures, glyphs, strict=False))
         rows = []
         for score, before in zip(scores, plain, strict=True):
@@ -174,18 +196,24 @@ def main(argv: Sequence[str]) -> None:
             "runs": rows,
         }
         tqdm.write(f"{name:9} {rows[0]['accuracy']:.2%} {rows[0]['difference']} lost {lost}")
-    if not arguments.conditions or "lines" in arguments.conditions:
-        table["lines"] = study_lines(scores[0], images, labels)
-    write(table, shown, arguments.output)
+        (arguments.output / "handwriting.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
-def study_lines(score, images, labels):
+def study_lines(pool, images, labels):
     """Accuracies of whole lines: separated ones of 2 to 10 digits, touching ones of 2, 3, 5."""
     rows = []
     for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5))):
         for length in lengths:
             count = len(images) // (5 if length == 5 else 20)
-            right, counted = read_lines(score, images, labels, length, touching, count)
+            starts = range(0, count, _LINES)
+            jobs = [
+                pool.submit(
+                    read_lines, images, labels, length, touching, min(_LINES, count - start), start
+                )
+                for start in starts
+            ]
+            bar = tqdm(jobs, desc=f"lines of {length}", leave=False, disable=None)
+            right, counted = map(sum, zip(*(job.result() for job in bar), strict=True))
             rows.append(
                 {
                     "digits": length,

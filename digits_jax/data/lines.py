@@ -1,7 +1,8 @@
 """Rows of digits in one picture: where each digit is, and which of them touch.
 
 grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.data.ink`.
-score: a model as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes].
+score: a model as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
+smoothed labels serve best: sharper ones make a pair that touches look as sure as a digit.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ _CUTS_PER_HEIGHT = 5  # candidates, in as much of a connected piece as it is hig
 # How much surer, in mean log probability, a model must be of the parts than of the whole: for
 # a piece as wide as one digit may be (in heights of the line), and for a wider one.
 _WIDE = 1.05
-_DOUBT_NARROW, _DOUBT_WIDE = 0.6, 0.05
+_DOUBT_NARROW, _DOUBT_WIDE = 0.8, 0.1
 # Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
 # than the line is high (a digit seldom is), both in heights of the line.
 _CROSSING, _WIDENESS = 1.0, 1.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from scipy.special import softmax
 
 from digits_jax.data.decode import MAX_BYTES, decode_image
 from digits_jax.data.images import read_digit
@@ -119,8 +120,8 @@ def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str)
         count = sum(map(len, find_lines(grey))) if found else 0
     else:
 
-        def score(images):
-            return predictors[0].predict(images).probabilities
+        def score(images):  # not its probabilities: see digits_jax.data.lines
+            return softmax(predictors[0].predict(images).logits, -1)
 
         found = [read_line(grey, score)] if mode == "line" else read_page(grey, score)
         found = [glyphs for glyphs in found if glyphs]

@@ -6,10 +6,8 @@ little-endian float32. Its Content-Security-Policy names the hashes of its style
 allows nothing else: no request, no other script.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
@@ -21,6 +19,7 @@ import numpy as np
 
 from digits_jax.deploy.network import Network
 from digits_jax.errors import InputError
+from digits_jax.runs.folder import replace_file
 
 MOST_NETWORKS = 4
 _SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
@@ -74,17 +73,8 @@ def _check(networks):
 
 
 def _write(path, data):
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            with open(aside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+        replace_file(path, lambda file: file.write(data))
     except OSError as error:
         raise InputError(
             f"{path}: can't be written ({error.strerror}); give another file with -o"

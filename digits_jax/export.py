@@ -44,13 +44,15 @@ def main(argv: Sequence[str]) -> int:
             f"--format={args.format} holds one model, and {len(args.runs)} runs are given; "
             "give one, or --ensemble to make them one"
         )
-    from digits_jax.deploy.network import combine
+    from digits_jax.deploy.network import calibrate, combine
     from digits_jax.deploy.predictor import open_network
 
     networks = [open_network(run) for run in args.runs]
     if args.ensemble:
-        networks = [_ensemble(args.runs, networks)] if len(networks) > 1 else networks
-        combine(networks)
+        networks = [combine(networks)]
+        answers = _answers(args.runs, "validation_")
+        if len(args.runs) > 1 and answers:
+            networks = [calibrate(networks[0], *answers)]
     if args.format == "html":
         from digits_jax.deploy.page import write_page
 
@@ -70,21 +72,21 @@ def _file_name(name):
     return plain[:80].strip("-.") or "model"
 
 
-def _ensemble(runs, networks):
-    """One network of several, calibrated by its own answers to the validation split."""
+def _answers(runs, split=""):
+    """The logits of all runs as one, and the labels: None where a run isn't a folder."""
     import numpy as np
+    from scipy.special import log_softmax, logsumexp
 
-    from digits_jax.deploy.network import calibrate, combine
     from digits_jax.runs.folder import read_run
 
-    together = combine(networks)
     if not all(Path(run).is_dir() for run in runs):
-        return together
-    found = [read_run(Path(run)) for run in runs]
-    logits = np.stack([run.validation_logits for run in found]).astype(np.float64)
-    logits -= np.logaddexp.reduce(logits, -1, keepdims=True)
-    mean = np.logaddexp.reduce(logits, 0) - np.log(len(found))
-    return calibrate(together, mean, found[0].validation_labels)
+        return None
+    found = [vars(read_run(Path(run))) for run in runs]
+    logits = [run[f"{split}logits"] for run in found]
+    if len(runs) > 1:
+        shares = np.stack([log_softmax(each.astype(np.float64), -1) for each in logits])
+        logits = [logsumexp(shares, 0) - np.log(len(runs))]
+    return logits[0], found[0][f"{split}labels"]
 
 
 def _export(network, args, folder: Path) -> None:
@@ -93,9 +95,9 @@ def _export(network, args, folder: Path) -> None:
     from digits_jax.deploy.card import model_card
     from digits_jax.runs.folder import replace_file, write_json
 
-    _make(folder)
     measured: dict[str, str] = {}
     file = folder / f"model.{args.format}"
+    _make(folder, file.name)
     if args.format == "npz":
         archive.write_archive(network, file)
     elif args.format == "stablehlo":
@@ -113,26 +115,28 @@ def _export(network, args, folder: Path) -> None:
         from digits_jax.deploy.onnx import OPSET
 
         about |= {"opset": OPSET, "quantized": bool(args.int8)}
+        measured |= {"ONNX opset": str(OPSET), "numbers": "int8" if args.int8 else "float32"}
+        measured["second output"] = "`probabilities`, float32 [n, classes]"
     write_json(folder / MANIFEST, about)
     files = {file.name: FORMATS[args.format], MANIFEST: "input, output, classes and origin, JSON"}
     text = model_card(
         network,
         files=files,
-        calibration=_calibration(args.runs) if len(args.runs) == 1 else None,
+        metrics=_metrics(network, args.runs),
         seeds=_seeds(args.runs) if len(args.runs) == 1 else (),
         measured={"size": f"{file.stat().st_size:,} bytes", **measured},
     )
     replace_file(folder / CARD, lambda out: out.write(text.encode()))
 
 
-def _make(folder):
-    """A folder of our own: new, empty, or an earlier export."""
+def _make(folder, name):
+    """A folder of our own: new, empty, or an earlier export of the same format."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        foreign = any(folder.iterdir()) and not (folder / MANIFEST).is_file()
+        there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise InputError(f"{folder}: can't be written ({error.strerror}); give another") from None
-    if foreign:
+    if there - {name, MANIFEST, CARD}:
         raise InputError(f"{folder}: holds other files; give a new folder with --output")
 
 
@@ -161,16 +165,23 @@ def _write_onnx(network, args, file):
     return said
 
 
-def _calibration(runs):
-    """Of a run's test probabilities; an archive has no predictions."""
+def _metrics(network, runs) -> dict[str, str]:
+    """What the network's own probabilities reach on the test set; an archive has no predictions."""
     from digits_jax.evaluation.calibration import calibration
-    from digits_jax.runs.folder import read_run
 
-    if not Path(runs[0]).is_dir():
-        return None
-    run = read_run(Path(runs[0]))
-    found = dataclasses.asdict(calibration(run.labels, run.logits))
-    return {k.replace("_", " "): v for k, v in found.items() if isinstance(v, float)}
+    answers = _answers(runs)
+    if answers is None:
+        return {}
+    logits, labels = answers
+    found = calibration(labels, logits / network.temperature)
+    errors = int((logits.argmax(-1) != labels).sum())
+    return {
+        "accuracy": f"{found.accuracy:.2%} ({errors:,} errors of {len(labels):,})",
+        "mean probability of the answer": f"{found.mean_confidence:.2%}",
+        "expected calibration error (15 bins of equal mass)": f"{found.ece_equal_mass:.2%}",
+        "negative log likelihood, nats": f"{found.nll:.4f}",
+        "Brier score, 0 to 2": f"{found.brier:.4f}",
+    }
 
 
 def _seeds(runs) -> list[float]:

@@ -40,24 +40,26 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     runs = [args.run, *args.paths] if args.image else [args.run]
     names = args.image or args.paths
     if not names:
         raise InputError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
     if args.csv and (args.line or args.page):
         raise InputError("--csv is for one digit an image; give --json for lines and pages")
-    sheet = _sheet(args, names)
     from digits_jax.deploy.pictures import Reading, find_files, read_bytes, read_picture
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.show import MOST
     from digits_jax.training.parallel import use_compilation_cache
 
+    files = list(find_files(names))
+    sheet = _sheet(args, files)
+    _check_no_run(args)
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
     models = [predictor.network.name for predictor in predictors]
     mode = "page" if args.page else "line" if args.line else "digit"
-    files, readings, rows, failed = list(find_files(names)), [], [], 0
+    readings, rows, failed = [], [], 0
     for name in _progress(files, args):
         try:
             data = read_bytes(name, sys.stdin.buffer)
@@ -89,15 +91,32 @@ def _progress(files, args):
     return tqdm(files, unit="picture", delay=2, leave=False)
 
 
-def _sheet(args, names) -> Path | None:
+def _check_no_run(args):
+    """RUN_A RUN_B IMAGE, without --image, would read the second run as a folder of pictures."""
+    for name in args.paths if not args.image else ():
+        if (Path(name) / "config.json").is_file():
+            raise InputError(
+                f"{name} is a run; to compare runs give RUN_A RUN_B --image IMAGE..., or --ensemble"
+            )
+
+
+def _sheet(args, files) -> Path | None:
     if not (args.show or args.output):
         return None
+    from digits_jax.deploy.show import is_sheet
+
     path = Path(args.output or SHEET)
-    if any(Path(name).exists() and path.exists() and path.samefile(name) for name in names):
-        raise InputError(f"{path}: is one of the pictures; give another file with --output")
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"{path}: can't be written; give a file in a folder that is there")
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: the picture is a PNG; give a file that ends in .png")
+    if path.exists() and (not is_sheet(path) or any(map(path.samefile, filter(_exists, files)))):
+        raise InputError(f"{path}: is there already, and not made by this program; give another")
     return path
+
+
+def _exists(name):
+    return Path(name).exists()
 
 
 def _write(path, readings, models, count):
@@ -109,10 +128,16 @@ def _write(path, readings, models, count):
     print(f"what was read: {path}{more}", file=sys.stderr)
 
 
+def _printable(name):
+    """A name may hold a line break, or what a terminal takes for a command."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
 def _print_text(name, rows, models):
     if "error" in rows[0]:
-        print(f"error: {rows[0]['error']}", file=sys.stderr)
+        print(f"error: {_printable(rows[0]['error'])}", file=sys.stderr)
         return
+    name = _printable(name)
     if len(models) == 1:
         print(f"{name}: {_said(rows[0])}", flush=True)
         return

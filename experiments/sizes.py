@@ -130,7 +130,8 @@ def _seconds(call, times):
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table, a line per preset."""
     lines = [
-        "| preset | parameters | multiply-adds | npz, float32 | ONNX, int8 | one image, one core "
+        "| preset | numbers (BatchNorm folded) | multiply-adds | npz, float32 | ONNX, int8 "
+        "| one image, one core "
         "| images/s, one core | test accuracy | float32 to int8, seed 0 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

@@ -76,6 +76,42 @@ def test_an_ensemble_is_one_model(trained, here, tmp_path):
     np.testing.assert_allclose(logits, both.logits, atol=1e-4)
 
 
+def test_a_card_tells_of_the_model_that_it_lies_beside(trained, here, tmp_path):
+    """Of its calibrated probabilities, by hand: and of an ensemble, not of its members alone."""
+    again = shutil.copytree(trained[0], tmp_path / "run2")
+    here(export_program, trained[0], again, "--ensemble", "--format=npz", "-o", "both")
+    card = (tmp_path / "both" / "MODEL_CARD.md").read_text()
+    answers = Predictor.load(tmp_path / "both" / "model.npz").predict(
+        load_dataset("digits").test.images
+    )
+    labels = load_dataset("digits").test.labels
+    errors = int((answers.labels != labels).sum())
+    shares = answers.probabilities[np.arange(360), labels].astype(np.float64)
+    assert f"({errors} errors of 360)" in card
+    assert f"| mean probability of the answer | {answers.confidence.mean():.2%} |" in card
+    assert f"| negative log likelihood, nats | {-np.log(shares).mean():.4f} |" in card
+
+
+def test_another_formats_export_is_not_mixed_in(trained, here, tmp_path):
+    assert here(export_program, trained[0], "--format=npz", "-o", "out")[0] == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    status, _, err = here(export_program, trained[0], "--format=stablehlo", "-o", "out")
+    assert status == 2
+    assert "out: holds other files" in err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_page_can_be_made_again(trained, here, tmp_path):
+    for _ in range(2):
+        status, out, err = here(
+            export_program, trained[0], trained[0], "--format=html", "-o", "d.html"
+        )
+        assert (status, err) == (0, "")
+    text = (tmp_path / "d.html").read_text()
+    assert '"run (1)"' in text
+    assert '"run (2)"' in text
+
+
 def test_int8_says_what_it_reaches(trained, here, tmp_path):
     status, out, _ = here(export_program, trained[0], "--format=onnx", "--int8", "-o", "out")
     assert status == 0
@@ -115,6 +151,7 @@ def test_seeds_beside_a_run_are_in_its_card(trained, here, tmp_path):
         (["full", "--format=npz"], "full: holds no run"),
         (["full/file", "--format=npz"], "isn't a network that digits_jax exported"),
         (["run", "--format=npz", "-o", "full"], "full: holds other files"),
+        (["run", "--format=html", "-o", "full/file"], "is there already, and is no page of this"),
         (["run", "--format=npz", "-o", "full/file"], "full/file: can't be written"),
     ],
 )

@@ -153,10 +153,11 @@ def test_what_was_seen_is_a_picture(trained, here, pictures, tmp_path):
         (["nowhere", "x.png"], "nowhere: no such folder"),
         (["RUN", "pictures/1.png", "--line", "--page"], "not allowed with argument"),
         (["RUN", "pictures/1.png", "--line", "--csv"], "--csv is for one digit an image"),
-        (["RUN", "pictures/1.png", "-o", "pictures/1.png"], "is one of the pictures"),
+        (["RUN", "pictures", "-o", "pictures/1.png"], "is there already, and not made by this"),
+        (["RUN", "pictures/1.png", "-o", "new.jpg"], "the picture is a PNG"),
+        (["RUN", "RUN", "pictures/1.png"], "is a run; to compare runs give RUN_A RUN_B --image"),
         (["RUN", "pictures/1.png", "-o", "pictures"], "can't be written"),
         (["RUN", "pictures/1.png", "-o", "no/where.png"], "can't be written"),
-        (["RUN", "emptiness"], "emptiness: the folder holds no file"),
         (["RUN", "pictures/1.png", "--colour"], "unrecognized arguments: --colour"),
     ],
 )
@@ -170,6 +171,41 @@ def test_bad_input_is_one_line(trained, here, pictures, tmp_path, argv, said):
     assert err.count("\n") == 1
     assert said in err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("flag", ["--line", "--page", "--json", "--show", "--ensemble"])
+def test_flags_may_stand_anywhere(trained, here, pictures, flag):
+    for argv in ((flag, trained[0], "pictures/1.png"), (trained[0], flag, "pictures/1.png")):
+        status, out, _ = here(predict_program, *argv)
+        assert status == 0
+        assert "pictures/1.png" in out
+
+
+def test_a_sheet_may_be_made_again_and_nothing_else_is_replaced(trained, here, pictures, tmp_path):
+    for _ in range(2):
+        assert here(predict_program, trained[0], "pictures/1.png", "--show")[0] == 0
+    (tmp_path / "seen.png").write_bytes((pictures / "2.png").read_bytes())
+    status, _, err = here(predict_program, trained[0], "pictures/1.png", "--show")
+    assert status == 2
+    assert "seen.png: is there already" in err
+    assert (tmp_path / "seen.png").read_bytes() == (pictures / "2.png").read_bytes()
+
+
+def test_names_cannot_speak_to_the_terminal(trained, here, pictures):
+    name = "pictures/a\nb\x1b[31m.png"
+    (pictures / "1.png").rename(pictures.parent / name)
+    status, out, _ = here(predict_program, trained[0], name)
+    assert status == 0
+    assert out.startswith(r"pictures/a\nb\x1b[31m.png: 1  ")
+    assert json.loads(here(predict_program, trained[0], name, "--json")[1])[0]["file"] == name
+
+
+def test_an_empty_folder_does_not_stop_the_others(trained, here, pictures, tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, out, err = here(predict_program, trained[0], "empty", "pictures/0.png")
+    assert status == 1
+    assert err == "error: empty: the folder holds no file that can be listed\n"
+    assert out.startswith("pictures/0.png: 0  ")
 
 
 def test_a_picture_that_is_not_there_does_not_stop_the_others(trained, here, pictures):

@@ -24,6 +24,7 @@ _DOUBT_NARROW, _DOUBT_WIDE = 0.8, 0.1
 # Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
 # than the line is high (a digit seldom is), both in heights of the line.
 _CROSSING, _WIDENESS = 1.0, 1.0
+ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,10 +184,14 @@ def _group(pieces: list[Piece]):
 
 
 def _attach(piece, rows, height):
-    """Gives a small piece to the digit next to it; far from all, it is a speck."""
+    """Gives a small piece to the digit over, under or close by; else it is a speck, or a separator.
+
+    The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
+    """
     near = [(gap(piece.box, row[i][1]), row, i) for row in rows for i in range(len(row))]
     distance, row, i = min(near, key=lambda item: item[0])
-    if distance <= 0.3 * height:
+    aside = max(piece.box[0] - row[i][1][2], row[i][1][0] - piece.box[2])
+    if distance <= 0.3 * height and aside <= ASIDE * height:
         pieces, box = row[i]
         row[i] = ([*pieces, piece], unite(box, piece.box))
 

@@ -26,6 +26,19 @@ PREPROCESSING = (
 )
 
 
+LAYERS = {
+    "space_to_depth": "[n, h, w, c] -> [n, h/2, w/2, 4c]: the pixels of each 2x2 block, by rows",
+    "conv": "3x3, stride 1, one ring of zeros around; kernel [3, 3, in, out], then + bias [out]",
+    "max_pool": "2x2 windows, stride 2; an odd last row or column is left out",
+    "scale": "x * factor + offset, by channel (the last axis)",
+    "relu": "max(x, 0)",
+    "flatten": "[n, h, w, c] -> [n, h * w * c]",
+    "dense": "x @ kernel + bias; kernel [in, out]",
+    "ensemble": "several members: logits = log(mean over members of softmax(logits of a member))",
+    "probabilities": "softmax(logits / temperature)",
+}
+
+
 def describe(network: Network) -> dict[str, Any]:
     """What a reader of any format must know: JSON values."""
     classes = list(network.class_names)
@@ -51,7 +64,7 @@ def write_archive(network: Network, path: Path) -> None:
             entries = {name: f"{i}.{j}.{name}" for name in layer.arrays}
             members[-1].append({"kind": layer.kind, "arrays": entries})
             arrays |= {entries[name]: array for name, array in layer.arrays.items()}
-    text = json.dumps({**describe(network), "members": members})
+    text = json.dumps({**describe(network), "kinds": LAYERS, "members": members})
     replace_file(path, lambda file: np.savez(file, network=np.array(text), **arrays))
 
 
@@ -79,6 +92,8 @@ def read_archive(path: Path) -> Network:
                 facts=dict(about["facts"]),
                 temperature=float(about["temperature"]),
             )
+            if not (0 < network.temperature < np.inf and 0 <= network.threshold <= 1):
+                raise ValueError("its temperature or its threshold can't be")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
     except InputError:
@@ -86,7 +101,8 @@ def read_archive(path: Path) -> Network:
     # zipfile, zlib, json, NumPy: each has errors of its own for what isn't theirs.
     except Exception as error:
         raise InputError(
-            f"{path}: isn't a network that digits_jax exported ({type(error).__name__}); "
+            f"{path}: isn't a network that digits_jax exported, or is damaged "
+            f"({str(error)[:80] or type(error).__name__}); "
             "give a run's folder, or a file made by --format=npz"
         ) from None
     _check_shapes(network, path)

@@ -30,7 +30,7 @@ def model_card(
     network: Network,
     *,
     files: Mapping[str, str],
-    calibration: Mapping[str, float] | None = None,
+    metrics: Mapping[str, str] | None = None,
     seeds: Sequence[float] = (),
     measured: Mapping[str, str] | None = None,
 ) -> str:
@@ -39,7 +39,7 @@ def model_card(
     Args:
       network: with the facts that `load_network` gives.
       files: names of the files beside it, and what each holds.
-      calibration: what was computed from its test probabilities, by name.
+      metrics: what its own probabilities reach on the test set, by name.
       seeds: test accuracies of runs that differ in the seed alone, this one's included.
       measured: of the exported file itself, by name.
 
@@ -62,9 +62,9 @@ def model_card(
         )
     if measured:
         parts.append(_table(("of the exported file", "measured"), measured.items()))
-    if calibration:
-        rows = [(name, f"{value:.4f}") for name, value in calibration.items()]
-        parts.append(_table(("calibration on the test set", "value"), rows))
+    if metrics:
+        head = ("this model's probabilities, on the test set (in float32)", "")
+        parts.append(_table(head, metrics.items()))
     cost = network.facts.get("threshold_cost")
     if cost is not None:
         parts.append(
@@ -89,7 +89,8 @@ def _summary(network, runs):
     return (
         f"A recogniser of {len(network.class_names)} classes "
         f"({', '.join(network.class_names)}): {many} {what}, trained on {data}. "
-        f"{network.num_params:,} numbers, {network.multiply_adds:,} multiply-adds an image."
+        f"{network.num_params:,} numbers (BatchNorm is folded away where it can be), "
+        f"{network.multiply_adds:,} multiply-adds an image."
     )
 
 
@@ -97,7 +98,8 @@ def _contract(network):
     return (
         "Input `images`: float32 [n, 28, 28, 1] in [0, 1], any n. Output `logits`: float32 "
         f"[n, {len(network.class_names)}], in the order of the classes above; the softmax of "
-        f"logits / {network.temperature:.6g} are the probabilities.\n\n{PREPROCESSING}"
+        f"logits / {network.temperature:.6g} (the temperature) are the probabilities."
+        f"\n\n{PREPROCESSING}"
     )
 
 

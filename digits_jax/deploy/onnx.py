@@ -37,7 +37,9 @@ def to_onnx(network: Network) -> Any:
         graph.add("Identity", answers, "logits")
     else:
         shares = [graph.add("Softmax", [logits], axis=-1) for logits in answers]
-        graph.add("Log", [graph.add("Mean", shares)], "logits")
+        # int8 rounds a small share to 0, whose logarithm is no number.
+        least = graph.constant("least", np.float32([1e-7]))
+        graph.add("Log", [graph.add("Max", [graph.add("Mean", shares), least])], "logits")
     temperature = graph.constant("temperature", np.float32([network.temperature]))
     graph.add("Softmax", [graph.add("Div", ["logits", temperature])], "probabilities", axis=-1)
     kinds = onnx.TensorProto.FLOAT

@@ -6,6 +6,7 @@ little-endian float32. Its Content-Security-Policy names the hashes of its style
 allows nothing else: no request, no other script.
 """
 
+import dataclasses
 import hashlib
 import json
 from base64 import b64encode
@@ -22,6 +23,7 @@ from digits_jax.errors import InputError
 from digits_jax.runs.folder import replace_file
 
 MOST_NETWORKS = 4
+_MARK = b'<meta name="generator" content="digits_jax">'
 _SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
 _RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
 
@@ -73,6 +75,8 @@ def _check(networks):
 
 
 def _write(path, data):
+    if path.is_file() and _MARK not in path.read_bytes()[:4000]:
+        raise InputError(f"{path}: is there already, and is no page of this program; give another")
     try:
         replace_file(path, lambda file: file.write(data))
     except OSError as error:
@@ -106,7 +110,7 @@ def to_html(networks: Sequence[Network]) -> str:
         title=escape(_title(networks[0].class_names)),
         style=style,
         script=script,
-        networks=_to_json([_describe(network) for network in networks]),
+        networks=_to_json([_describe(network) for network in _told_apart(networks)]),
     )
 
 
@@ -121,6 +125,17 @@ def _hash(text):
 def _title(class_names):
     digits = all(len(name) == 1 and name.isdecimal() for name in class_names)
     return "Draw a digit, and the models read it" if digits else "Draw, and the models read it"
+
+
+def _told_apart(networks):
+    """Folders of runs may have equal names."""
+    names = [network.name for network in networks]
+    return [
+        dataclasses.replace(network, name=f"{network.name} ({i + 1})")
+        if names.count(network.name) > 1
+        else network
+        for i, network in enumerate(networks)
+    ]
 
 
 def _describe(network):

@@ -5,6 +5,7 @@ is written, "digit" is None. A digit is a number where the class's name is one. 
 digits seem to be on a picture that was read for one.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ NOTHING = {
     "probability": None,
     "runner_up": None,
     "runner_up_probability": None,
-    "sure": True,
+    "sure": None,
     "found": 0,
 }
 
@@ -63,23 +64,18 @@ def percent(share: float) -> str:
 def find_files(names: Iterable[str]) -> Iterator[str]:
     """The files that a command line names: folders are opened, one level deep.
 
-    Hidden files in folders are left out; any other is the caller's to read, or to say why not.
-
-    Raises:
-      InputError: a folder that can't be listed, or is empty.
+    Hidden files in folders are left out; any other is the caller's to read, or to say why not. So
+    is a folder that is empty, or can't be listed.
     """
     for name in names:
         path = Path(name)
         if name == "-" or not path.is_dir():
             yield name
             continue
-        try:
+        inside = []
+        with contextlib.suppress(OSError):
             inside = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
-        except OSError as error:
-            raise InputError(f"{name}: can't be listed ({error.strerror})") from None
-        if not inside:
-            raise InputError(f"{name}: the folder holds no file; give one with pictures")
-        yield from map(str, inside)
+        yield from map(str, inside or [name])
 
 
 def read_bytes(name: str, stdin: BinaryIO) -> bytes:
@@ -91,8 +87,12 @@ def read_bytes(name: str, stdin: BinaryIO) -> bytes:
     try:
         if name == "-":
             return stdin.read(MAX_BYTES + 1)
+        if Path(name).is_dir():
+            raise InputError(f"{name}: the folder holds no file that can be listed")
         with open(name, "rb") as file:
             return file.read(MAX_BYTES + 1)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
         raise InputError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +115,13 @@ class Predictor:
         self._lock = threading.Lock()
 
     @classmethod
-    def load(cls, path: str | Path | Iterable[str | Path]) -> "Predictor":
+    def load(cls, path: str | Path | Sequence[str | Path]) -> "Predictor":
         """From a run's folder, an exported ``.npz``, or several of them as one ensemble.
 
         Raises:
           InputError: what is there isn't a finished run, nor an archive.
         """
-        paths = [path] if isinstance(path, str | Path) else list(path)
+        paths = list(path) if isinstance(path, list | tuple) else [path]
         return cls(combine([open_network(each) for each in paths]))
 
     def predict(self, images: np.ndarray) -> Predictions:
@@ -174,6 +174,8 @@ def open_network(path: str | Path) -> Network:
     Raises:
       InputError: neither is there.
     """
+    if not isinstance(path, str | Path):
+        raise InputError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
     path = Path(path)
     return read_archive(path) if path.is_file() else load_network(path)
 
@@ -197,12 +199,12 @@ def check_images(images: np.ndarray | Sequence) -> np.ndarray:
         raise InputError(f"images aren't an array ({error})") from None
     if images.shape in ((28, 28), (28, 28, 1)):
         images = images[None]
+    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
         raise InputError(
-            f"images are of shape {list(images.shape)}; "
-            "give [28, 28], [n, 28, 28] or [n, 28, 28, 1]"
+            f"images are of shape {list(shape)}; give [28, 28], [n, 28, 28] or [n, 28, 28, 1]"
         )
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255

@@ -12,6 +12,7 @@ from digits_jax.runs.folder import replace_file
 WIDTH, MARGIN, GLYPH, TEXT = 900, 16, 84, 15
 COLUMNS = 3  # of pictures with one digit each
 MOST = 60  # pictures on one sheet: more are a file that no viewer shows well
+_SOFTWARE = "digits_jax.predict"
 _PAPER, _INK, _QUIET = "#ffffff", "#1a1a1a", "#5c5c5c"
 _SURE, _UNSURE = "#0b6e4f", "#b3541e"
 _BOXES = ("#0b6e4f", "#7a3e9d")
@@ -32,6 +33,7 @@ def write_sheet(
       How many pictures are on it: the first ``MOST``.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     shown = readings[:MOST]
     columns = 1 if any(_is_wide(reading) for reading in shown) else COLUMNS
@@ -47,8 +49,21 @@ def write_sheet(
         for column, cell in enumerate(row):
             sheet.paste(cell, (column * WIDTH // columns, y))
         y += height
-    replace_file(path, lambda file: sheet.save(file, "PNG", optimize=True))
+    about = PngInfo()
+    about.add_text("Software", _SOFTWARE)
+    replace_file(path, lambda file: sheet.save(file, "PNG", optimize=True, pnginfo=about))
     return len(cells)
+
+
+def is_sheet(path: Path) -> bool:
+    """Whether a file is one that `write_sheet` made, and may be replaced."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _is_wide(reading):

@@ -222,7 +222,10 @@ def read_weights(path: Path) -> tuple[int, dict[str, Any]]:
     folder = (path / str(step) / "state").absolute()
     try:
         with _without_leftovers(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(folder).item_metadata.tree
+            found = reader.metadata(folder).item_metadata
+            if found is None:
+                raise ValueError("its metadata is gone")
+            tree = found.tree
             wanted = {name: jax.tree.map(lambda _: 0, tree[name]) for name in tree}
             wanted = {name: wanted[name] for name in ("params", "batch_stats") if name in wanted}
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)

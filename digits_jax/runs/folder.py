@@ -176,6 +176,10 @@ def replace_file(path: Path, write: Callable[[Any], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None:  # a write doesn't say where
+            error.filename = str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ def device_name(mesh: Mesh) -> str:
     """Platform and kind of a mesh's devices; of a CPU, the processor's name.
 
     Example:
+      >>> import numpy as np
       >>> device_name(Mesh(np.array(jax.devices("cpu")[:1]), ("data",))).startswith("cpu: ")
       True
     """

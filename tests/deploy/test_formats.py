@@ -189,6 +189,14 @@ def test_int8_reads_nearly_as_well(run, tmp_path):
     assert (answers[small] != answers[plain]).mean() < 0.02
 
 
+def test_an_int8_ensemble_has_finite_logits(run, tmp_path):
+    """A share that is rounded to 0 has no logarithm."""
+    digits = load_dataset("digits")
+    images = digits.train.images.astype(np.float32) / 255
+    write_onnx(combine([load_network(run)] * 2), tmp_path / "small.onnx", images)
+    assert np.isfinite(onnx_logits(tmp_path / "small.onnx", images)).all()
+
+
 # --- StableHLO -------------------------------------------------------------------------------
 
 
@@ -237,7 +245,7 @@ def test_a_card_says_what_the_run_says(run):
     text = model_card(
         network,
         files={"model.npz": "weights"},
-        calibration={"nll": 0.25},
+        metrics={"nll": "0.2500"},
         seeds=[0.96, 0.98],
         measured={"size": "12 bytes"},
     )

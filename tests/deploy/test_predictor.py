@@ -119,3 +119,23 @@ def test_what_cannot_be_loaded(tmp_path):
         Predictor.load(tmp_path / "nothing")
     with pytest.raises(InputError, match="an ensemble needs a network"):
         Predictor.load([])
+    for path in (None, 3, b"/x"):
+        with pytest.raises(InputError, match="is no path"):
+            Predictor.load(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -0.4}, {"temperature": float("nan")}, {"threshold": 7.0}]
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, wrong):
+    write_archive(random_network(**wrong), tmp_path / "model.npz")
+    with pytest.raises(InputError, match="is damaged"):
+        Predictor.load(tmp_path / "model.npz")
+
+
+def test_the_room_has_the_name():
+    import digits_jax.deploy
+
+    assert digits_jax.deploy.Predictor is Predictor
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        digits_jax.deploy.Other  # noqa: B018

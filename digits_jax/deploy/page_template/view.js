@@ -11,8 +11,8 @@ function element(name, className, text = "") {
 
 // A probability as a person reads it; never 100.0% of what isn't certain.
 function percent(probability) {
-  const value = Math.floor(probability * 1000) / 10;
-  return probability > 0 && probability < 0.001 ? "<0.1%" : `${value.toFixed(1)}%`;
+  if (probability > 0.999) return ">99.9%";
+  return probability < 0.001 ? "<0.1%" : `${(100 * probability).toFixed(1)}%`;
 }
 
 function isDigits(names) {

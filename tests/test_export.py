@@ -103,7 +103,7 @@ def test_another_formats_export_is_not_mixed_in(trained, here, tmp_path):
 
 def test_a_page_can_be_made_again(trained, here, tmp_path):
     for _ in range(2):
-        status, out, err = here(
+        status, _, err = here(
             export_program, trained[0], trained[0], "--format=html", "-o", "d.html"
         )
         assert (status, err) == (0, "")

@@ -158,3 +158,19 @@ def test_any_scores_give_digits_in_order(seed):
     assert 1 <= len(glyphs) <= MOST_PARTS
     middles = [glyph.box[0] + glyph.box[2] for glyph in glyphs]
     assert middles == sorted(middles)
+
+
+@pytest.mark.parametrize("kind", ["dash", "colon", "dot"])
+def test_separators_are_left_out(kind):
+    """Of a date, an hour or a sum; they stand apart from the digits."""
+    grey = np.full((100, 260), 255, np.uint8)
+    for left in (20, 60, 150, 190):
+        grey[20:80, left : left + 8] = 0
+    if kind == "dash":
+        grey[48:54, 95:125] = 0
+    else:
+        grey[70:78, 106:114] = 0
+        if kind == "colon":
+            grey[36:44, 106:114] = 0
+    boxes = [glyph.box for glyph in read_line(grey, lambda x: np.full((len(x), 10), 0.1))]
+    assert boxes == [(left, 20, left + 8, 80) for left in (20, 60, 150, 190)]

@@ -20,7 +20,7 @@ _CUTS_PER_HEIGHT = 5  # candidates, in as much of a connected piece as it is hig
 # How much surer, in mean log probability, a model must be of the parts than of the whole: for
 # a piece as wide as one digit may be (in heights of the line), and for a wider one.
 _WIDE = 1.05
-_DOUBT_NARROW, _DOUBT_WIDE = 0.8, 0.1
+_DOUBT_NARROW, _DOUBT_WIDE = 1.0, 0.3
 # Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
 # than the line is high (a digit seldom is), both in heights of the line.
 _CROSSING, _WIDENESS = 1.0, 1.0

@@ -58,7 +58,6 @@ async function takePicture(drawing, files) {
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     problem.textContent = error.message;
-    drawing.clear(); // An older answer beside the message would pass for this picture's.
   } finally {
     main.setAttribute("aria-busy", "false");
     drawing.changed();

@@ -17,7 +17,7 @@ from digits_jax.deploy.network import Network, combine, load_network
 from digits_jax.errors import InputError
 
 # Code is compiled for one image, and for this many: what a processor's cache holds.
-CHUNK = 256
+CHUNK = 500
 
 
 @dataclass(frozen=True, eq=False)

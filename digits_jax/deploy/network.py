@@ -3,7 +3,7 @@
 images: float32 [n, 28, 28, 1] in [0, 1]; logits: float32 [n, classes].
 
 The linen module is taken apart once: BatchNorm becomes a factor and an offset, and is folded into
-the weights before it where nothing comes in between. What is left are eight kinds of layers,
+the weights before it where nothing comes in between. What is left are seven kinds of layers,
 each a line in any language:
 
     space_to_depth             [n, h, w, c] -> [n, h/2, w/2, 4c], pixels of a 2x2 block in rows
@@ -152,13 +152,9 @@ def combine(networks: Sequence[Network]) -> Network:
     """
     if not networks:
         raise InputError("an ensemble needs a network; give the folder of a run")
+    check_classes(networks, "an ensemble")
     first = networks[0]
     for other in networks[1:]:
-        if other.class_names != first.class_names:
-            raise InputError(
-                f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
-                f"{' '.join(first.class_names)}: an ensemble needs the same"
-            )
         if _datasets(other) != _datasets(first):
             raise InputError(f"{other.name} and {first.name} were trained on different data sets")
     if len(networks) == 1:
@@ -172,6 +168,17 @@ def combine(networks: Sequence[Network]) -> Network:
         facts={"runs": runs},
         temperature=sum(network.temperature for network in networks) / len(networks),
     )
+
+
+def check_classes(networks: Sequence[Network], what: str) -> None:
+    """Raises an InputError where networks have other classes; ``what`` needs the same."""
+    first = networks[0]
+    for other in networks[1:]:
+        if other.class_names != first.class_names:
+            raise InputError(
+                f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
+                f"{' '.join(first.class_names)}: {what} needs networks of the same"
+            )
 
 
 def _common_name(names):

@@ -18,7 +18,7 @@ from string import Template
 
 import numpy as np
 
-from digits_jax.deploy.network import Network
+from digits_jax.deploy.network import Network, check_classes
 from digits_jax.errors import InputError
 from digits_jax.runs.folder import replace_file
 
@@ -65,13 +65,7 @@ def _check(networks):
         raise InputError(
             f"a page shows 1 to {MOST_NETWORKS} networks, not {len(networks)}; give other runs"
         )
-    first = networks[0]
-    for other in networks[1:]:
-        if other.class_names != first.class_names:
-            raise InputError(
-                f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
-                f"{' '.join(first.class_names)}: a page needs networks of the same"
-            )
+    check_classes(networks, "a page")
 
 
 def _write(path, data):

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from digits_jax.runs.folder import read_run as read_run
     from digits_jax.training.loop import FitResult as FitResult
     from digits_jax.training.loop import fit as fit
-    from digits_jax.training.loop import load_trained as load_trained
     from digits_jax.training.loop import resume as resume
     from digits_jax.training.optimizers import make_optimizer as make_optimizer
     from digits_jax.training.optimizers import make_schedule as make_schedule
     from digits_jax.training.parallel import make_mesh as make_mesh
     from digits_jax.training.parallel import parallelize as parallelize
     from digits_jax.training.plan import prepare as prepare
+    from digits_jax.training.resuming import load_trained as load_trained
     from digits_jax.training.state import TrainState as TrainState
     from digits_jax.training.state import create_train_state as create_train_state
     from digits_jax.training.steps import eval_step as eval_step
@@ -51,7 +51,7 @@ _HOME = {
     "read_run": "runs.folder",
     "FitResult": "training.loop",
     "fit": "training.loop",
-    "load_trained": "training.loop",
+    "load_trained": "training.resuming",
     "resume": "training.loop",
     "make_optimizer": "training.optimizers",
     "make_schedule": "training.optimizers",

@@ -85,6 +85,8 @@ class TrainConfig:
     """cnn: convolutions in each block."""
     dense_size: ByPreset[int] = None
     """cnn: width of the hidden dense layer; 0 for none."""
+    ema_decay: ByPreset[float] = None
+    """Recognise with an average of the weights over the steps: its decay, in [0, 1); 0 for none."""
     augment: ByPreset[str] = None
     """Random changes to training images: none, shift, affine or elastic."""
     seed: int = 0
@@ -97,6 +99,8 @@ class TrainConfig:
     """Kind of device: auto, cpu, gpu or tpu."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints; 0: one at the end of each epoch, at most every 30 seconds."""
+    max_skipped_steps: int = 10
+    """Steps in a row whose loss or gradients aren't finite (and so skipped), before it gives up."""
     resume: bool = False
     """Go on with the run in --workdir from its newest checkpoint."""
     eval_only: bool = False
@@ -155,6 +159,7 @@ NOT_THE_RUN = (
     "devices",
     "platform",
     "checkpoint_every_steps",
+    "max_skipped_steps",
     "resume",
     "eval_only",
     "dry_run",
@@ -174,6 +179,7 @@ BASE = {
         "weight_decay": 0.01,
         "label_smoothing": 0.1,
         "dropout": 0.0,
+        "ema_decay": 0.0,
         "batch_norm": True,
         "hidden_sizes": (512, 512),
         "augment": "none",
@@ -186,6 +192,7 @@ BASE = {
         "weight_decay": 0.01,
         "label_smoothing": 0.1,
         "dropout": 0.0,
+        "ema_decay": 0.0,
         "batch_norm": True,
         "channels": (24, 48),
         "convs_per_block": 1,
@@ -281,12 +288,13 @@ def check(config: TrainConfig) -> None:
     # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
     _number("seed", config.seed, 0, 2**31 - 1)
     _number("checkpoint_every_steps", config.checkpoint_every_steps, 0)
+    _number("max_skipped_steps", config.max_skipped_steps, 1)
     for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():
         if name in given:
             _number(name, given[name], 0, high, low_allowed=False)
     if "weight_decay" in given:
         _number("weight_decay", given["weight_decay"], 0)
-    for name in ("label_smoothing", "dropout"):
+    for name in ("label_smoothing", "dropout", "ema_decay"):
         if name in given:
             _number(name, given[name], 0, 1, high_allowed=False)
     for name in ("hidden_sizes", "channels"):

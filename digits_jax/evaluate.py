@@ -46,8 +46,8 @@ def evaluate(
     """Restores a run's newest checkpoint, scores its test set and prints the numbers."""
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.runs.checkpoint import tree_sha256
-    from digits_jax.training.loop import load_trained
     from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.training.resuming import load_trained
     from digits_jax.training.scoring import make_scorer
 
     use_compilation_cache()
@@ -56,7 +56,7 @@ def evaluate(
     if results.exists():
         found = folder.read_json(results)
         expected = found.get("params_sha256") if isinstance(found, dict) else None
-        if expected != tree_sha256(state.params):
+        if expected != tree_sha256(state.variables["params"]):
             raise InputError(
                 f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
                 "(params_sha256 differs): it is damaged, or of another run; train again"

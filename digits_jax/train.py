@@ -55,8 +55,9 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.training.interrupts import Interrupted, stop_on_signals
     from digits_jax.training.loop import run
     from digits_jax.training.parallel import use_compilation_cache
-    from digits_jax.training.plan import check_same_run, prepare
+    from digits_jax.training.plan import prepare
     from digits_jax.training.record import summarize
+    from digits_jax.training.resuming import check_same_run
 
     if not config.dry_run:
         use_compilation_cache()
@@ -88,11 +89,10 @@ def _where_it_is(plan: Any) -> str:
     """For a dry run: where a resumed run would go on."""
     if not plan.config.resume:
         return ""
-    from digits_jax.runs.checkpoint import open_checkpoints
+    from digits_jax.runs.checkpoint import newest_good
 
-    path = Path(plan.config.workdir) / folder.CHECKPOINTS
-    with open_checkpoints(path, read_only=True) as checkpoints:
-        return f"; it would go on at step {checkpoints.latest_step or 0} of {plan.total_steps}"
+    step = newest_good(Path(plan.config.workdir) / folder.CHECKPOINTS) or 0
+    return f"; it would go on at step {step} of {plan.total_steps}"
 
 
 def print_notice(text: str) -> None:

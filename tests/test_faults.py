@@ -30,8 +30,8 @@ def edit_trained(run, **values):
     edit_config(run, config={**config, **values})
 
 
-def write_progress(run, text):
-    for path in run.glob("checkpoints/*/progress/metadata"):
+def write_manifests(run, text):
+    for path in run.glob("checkpoints/*/manifest.json"):
         path.write_text(text)
 
 
@@ -84,11 +84,11 @@ REFUSED = {
     "a list": (lambda run: (run / "config.json").write_text("[]"), "is it a run's config.json?"),
     "a number": (lambda run: edit_trained(run, dataset=5), "field 'dataset' is 5; give a str"),
     "other epochs": (lambda run: edit_trained(run, epochs=1.0), "was changed by hand"),
-    "progress": (
-        lambda run: write_progress(run, "{}"),
-        "its progress is damaged); there is no other",
+    "manifests": (
+        lambda run: write_manifests(run, "{}"),
+        "no checkpoint can be restored (step 30: manifest.json: isn't what was written)",
     ),
-    "progress list": (lambda run: write_progress(run, "[1]"), "progress is damaged"),
+    "a list of manifests": (lambda run: write_manifests(run, "[1]"), "put back a copy of one"),
     "checkpoints": (lambda run: put_a_file(run / "checkpoints"), "is not a folder"),
     "another seed": (lambda run: edit_trained(run, seed=5), "says seed=5, but the checkpoint"),
     "another size": (
@@ -96,7 +96,6 @@ REFUSED = {
         "says hidden_sizes=[17], but the checkpoint of step 30 was made with [16]",
     ),
     "another rate": (lambda run: edit_trained(run, learning_rate=0.5), "says learning_rate=0.5"),
-    "an empty step": (lambda run: (run / "checkpoints/99").mkdir(), "can't be restored"),
     "predictions": (lambda run: in_place_of(run / "predictions.npz"), "Is a directory"),
     "curves": (lambda run: in_place_of(run / "curves.png"), "Is a directory"),
 }

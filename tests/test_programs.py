@@ -254,7 +254,7 @@ def test_damaged_checkpoints_are_one_line(trained, here, tmp_path):
     ):
         ending = here(program, *argv)
         assert_one_error_line(*ending)
-        assert "can't be restored" in ending[2]
+        assert "no checkpoint can be restored" in ending[2]
 
 
 def test_damage_prints_nothing_else(trained, home):
@@ -266,7 +266,7 @@ def test_damage_prints_nothing_else(trained, home):
         path.write_bytes(path.read_bytes()[:10])
     said = call(home, "evaluate", "damaged")
     assert_one_error_line(*said)
-    assert "can't be restored" in said[2]
+    assert "no checkpoint can be restored" in said[2]
 
 
 def test_bad_input_to_a_process_of_its_own(home):

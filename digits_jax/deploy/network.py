@@ -121,7 +121,7 @@ def load_network(path: str | Path) -> Network:
     path = Path(path)
     run = folder.read_run(path)
     config = folder.read_json(path / folder.CONFIG)
-    step, weights = read_weights(path / folder.CHECKPOINTS)
+    step, weights, damaged = read_weights(path / folder.CHECKPOINTS)
     results = run.results
     try:
         settings, names = config["config"], tuple(map(str, results["class_names"]))
@@ -130,9 +130,11 @@ def load_network(path: str | Path) -> Network:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: isn't a whole run ({error!r}); train it again") from None
     if tree_sha256(weights["params"]) != expected:
+        newer = "".join(f"step {n} is damaged: {why}; " for n, why in damaged.items())
         raise InputError(
-            f"{path}: the parameters of step {step} aren't those that {folder.RESULTS} names "
-            "(params_sha256 differs): finish the run with --resume, or train it again"
+            f"{path}: {newer}the parameters of step {step} aren't those that "
+            f"{folder.RESULTS} names (params_sha256 differs): "
+            "finish the run with --resume, or train it again"
         )
     facts = {"runs": [{**results, "config": settings, "versions": config.get("versions", {})}]}
     network = Network(path.resolve().name, names, (layers,), 1.0, facts)

@@ -1,147 +1,276 @@
-"""Checkpoints: orbax, waited for and closed.
+"""Checkpoints: arrays by orbax, each step whole or not there, each noticed when it is damaged.
 
-A checkpoint holds a pytree (the training state) and a small dictionary of JSON values (what the
-loop needs to go on in the middle of an epoch), with the SHA-256 of the pytree's bytes: orbax
-restores a flipped bit without a word.
+    checkpoints/12/state/           the training state, as orbax writes it
+    checkpoints/12/manifest.json    see manifest.py
+    checkpoints/.14.saving/         a save under way, or what is left of one that was killed
+    checkpoints/damaged-13/         what a resumed run found damaged, and went behind
+
+A step is saved aside and renamed when all of it, manifest included, is on the disk. Where several
+processes train together, each calls these functions, and orbax divides the work.
 """
 
 import contextlib
 import hashlib
 import logging
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from digits_jax.errors import InputError
+from digits_jax.runs.manifest import (
+    DamagedError,
+    Manifest,
+    read_manifest,
+    sync_folder,
+    write_manifest,
+)
 
 KEEP = 3
+_STATE = "state"
 
 
-class Checkpoints:
-    """The checkpoints of one run; use `open_checkpoints`."""
+@dataclass(frozen=True)
+class Restored:
+    """A step that was whole.
 
-    def __init__(self, manager: Any, path: Path):
-        self._manager, self._path = manager, path
+    Attributes:
+      step: completed updates.
+      tree: its arrays.
+      values: what was noted beside them.
+      damaged: newer steps that weren't, and what is wrong with each, in words.
+    """
 
-    @property
-    def latest_step(self) -> int | None:
-        """The newest step, or None."""
-        return self._manager.latest_step()
+    step: int
+    tree: Any
+    values: dict[str, Any]
+    damaged: dict[int, str]
 
-    def save(self, step: int, tree: Any, progress: dict[str, float]) -> None:
-        """Saves and waits until the checkpoint is whole on disk.
 
-        Args:
-          step: after all that are there.
-          tree: of arrays.
-          progress: JSON values.
+def list_steps(path: Path) -> list[int]:
+    """The steps in a folder of checkpoints, whole or not, oldest first.
 
-        Raises:
-          InputError: the disk is full or can't be written, or a step that is not the newest;
-            older checkpoints stay.
-        """
-        latest = self.latest_step
-        if latest is not None and step <= latest:
-            # Orbax would say nothing, and save nothing.
-            raise InputError(
-                f"{self._path}: step {step} can't be saved, as step {latest} is there already"
-            )
-        try:
-            with _without_leftovers():
-                saved = self._save(step, tree, progress)
-        except (OSError, ValueError) as error:
-            raise InputError(self._not_saved(step, _first_line(error))) from None
-        if not saved:
-            raise InputError(self._not_saved(step, "orbax declined it"))
+    Example:
+      >>> list_steps(Path("no such folder"))
+      []
+    """
+    if not path.is_dir():
+        if path.exists():
+            raise InputError(f"{path} is not a folder; move that file away")
+        return []
+    names = (entry.name for entry in path.iterdir())
+    return sorted(int(n) for n in names if n.isascii() and n.isdecimal() and n == str(int(n)))
 
-    def _not_saved(self, step, why):
-        latest = self.latest_step
-        left = "no earlier one is there" if latest is None else f"step {latest} is kept"
-        return (
-            f"{self._path}: step {step} could not be saved ({why}); {left}: "
+
+def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) -> None:
+    """Saves a step, waits until it is whole on disk, and drops the oldest beyond three.
+
+    Args:
+      path: the folder of the checkpoints; made where it isn't there.
+      step: after all that are there.
+      tree: of arrays.
+      values: JSON values, finite.
+
+    Raises:
+      InputError: the disk is full or can't be written, or a step that is not the newest; older
+        checkpoints stay.
+    """
+    steps = list_steps(path)
+    if steps and step <= steps[-1]:
+        raise InputError(
+            f"{path}: step {step} can't be saved, as step {steps[-1]} is there already"
+        )
+    aside = path / f".{step}.saving"
+    try:
+        if jax.process_index() == 0:
+            _remove(aside)
+            aside.mkdir(parents=True)
+        _wait_for_all(f"save {step}")
+        with _orbax() as ocp, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+            # Orbax takes absolute paths only, and says so late.
+            writer.save((aside / _STATE).absolute(), args=ocp.args.StandardSave(tree))
+        if jax.process_index() == 0:
+            write_manifest(aside, step, values)
+            aside.rename(path / str(step))
+            sync_folder(path)
+            # Only now: the newest is whole, so the last good one is never dropped.
+            for old in steps[: -(KEEP - 1)]:
+                _remove(path / str(old))
+    except Exception as error:  # the operating system's, orbax's and tensorstore's
+        with contextlib.suppress(OSError):
+            _remove(aside)
+        left = f"step {steps[-1]} is kept" if steps else "no earlier one is there"
+        raise InputError(
+            f"{path}: step {step} could not be saved ({_first_line(error)}); {left}: "
             "free some space, then go on with --resume"
-        )
+        ) from None
+    _wait_for_all(f"saved {step}")
 
-    def _save(self, step, tree, progress):
-        import orbax.checkpoint as ocp
 
-        noted = {"values": progress, "sha256": tree_sha256(tree)}
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(noted)
-            ),
-        )
-        # A save that isn't waited for is lost at exit, with status 0.
-        self._manager.wait_until_finished()
-        return saved
+def _remove(path):
+    """Removes a folder, under another name first: a reader sees all of it or nothing."""
+    gone = path.with_name(f".{path.name.strip('.')}.removing")
+    shutil.rmtree(gone, ignore_errors=True)
+    if path.exists():
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
-    def progress(self, step: int) -> dict[str, Any]:
-        """What was noted beside the pytree of a step.
 
-        Raises:
-          InputError: it is damaged.
-        """
-        return self._noted(step)["values"]
+def _wait_for_all(name):
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
-    def _noted(self, step):
-        import orbax.checkpoint as ocp
 
+def restore_newest(
+    path: Path, abstract_tree: Any, check: Callable[[int, dict], None] = lambda step, values: None
+) -> Restored | None:
+    """Restores the newest step that is whole.
+
+    Args:
+      path: the folder of the checkpoints.
+      abstract_tree: of arrays or `jax.ShapeDtypeStruct`, with the shardings that are wanted.
+      check: called with the step and its values before anything is restored; raises an
+        InputError where it isn't to be.
+
+    Returns:
+      The step; None where none was ever saved.
+
+    Raises:
+      InputError: there are checkpoints and none is whole, or ``check``'s.
+    """
+
+    def restore(step):
+        with _orbax() as ocp, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            args = ocp.args.StandardRestore(abstract_tree)
+            return reader.restore((path / str(step) / _STATE).absolute(), args=args)
+
+    return _newest(path, restore, check)
+
+
+def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
+    """The newest whole step's parameters and statistics to recognise with.
+
+    Those are the averages, where the run keeps them; the optimizer's state isn't read.
+
+    Args:
+      path: the folder of the checkpoints.
+
+    Returns:
+      The step; {"params": ..., "batch_stats": ...} of NumPy arrays, whatever devices they were
+      saved from; and newer steps that are damaged, as in `Restored`.
+
+    Raises:
+      InputError: there is no checkpoint, or none is whole.
+    """
+
+    def restore(step):
+        folder = (path / str(step) / _STATE).absolute()
+        with _orbax() as ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+            names = ("average",) if tree.get("average") else ("params", "batch_stats")
+            wanted = jax.tree.map(lambda _: 0, {name: tree[name] for name in names if name in tree})
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+            weights = reader.restore(folder, args=args)
+            return {"batch_stats": {}, **weights.get("average", weights)}
+
+    found = _newest(path, restore)
+    if found is None:
+        raise InputError(f"{path}: holds no checkpoint; train the run first")
+    weights = {name: found.tree[name] for name in ("params", "batch_stats")}
+    return found.step, weights, found.damaged
+
+
+def _newest(path, restore, check=lambda step, values: None):
+    damaged = {}
+    for step in reversed(list_steps(path)):
         try:
-            with _without_leftovers():
-                args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-                noted = self._manager.restore(step, args=args).progress
-            if set(noted) == {"values", "sha256"} and isinstance(noted["values"], dict):
-                return noted
-            why = "its progress is damaged"
-        except Exception as error:  # orbax's and json's, by what is damaged
-            why = _first_line(error)
-        raise InputError(self._damaged(step, why)) from None
-
-    def _damaged(self, step, why):
-        others = [other for other in self._manager.all_steps() if other != step]
-        advice = (
-            f"delete that folder to go back to step {max(others)}"
-            if others
-            else "there is no other: train the run anew, in another folder"
+            manifest = inspect_step(path, step)
+            check(step, manifest.values)
+            tree = _restored(step, restore)
+            return Restored(step, tree, manifest.values, damaged)
+        except DamagedError as error:
+            damaged[step] = str(error)
+    if damaged:
+        all_of_them = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+        raise InputError(
+            f"{path}: no checkpoint can be restored ({all_of_them}); "
+            "put back a copy of one, or train the run anew, in another folder"
         )
-        return f"{self._path / str(step)}: the checkpoint can't be restored ({why}); {advice}"
+    return None
 
-    def restore(self, step: int, abstract_tree: Any) -> tuple[Any, dict[str, float]]:
-        """Restores a step into the shapes, dtypes and shardings of a tree.
 
-        Args:
-          step: one that is there.
-          abstract_tree: of arrays or `jax.ShapeDtypeStruct`.
+def _restored(step, restore):
+    try:
+        tree = restore(step)
+    except Exception as error:  # tensorstore's, orbax's and json's
+        raise DamagedError(f"can't be restored ({_first_line(error)})") from None
+    for place, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.isfinite(np.asarray(leaf)).all():
+            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            raise DamagedError(f"{name} holds NaN or infinity")
+    return tree
 
-        Raises:
-          InputError: the checkpoint is damaged or holds another tree.
-        """
-        import orbax.checkpoint as ocp
 
-        noted = self._noted(step)
-        try:
-            with _without_leftovers():
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_tree))
-                tree = self._manager.restore(step, args=args).state
-        except Exception as error:  # tensorstore's, orbax's and json's, by what is damaged
-            raise InputError(self._damaged(step, _first_line(error))) from None
-        if tree_sha256(tree) != noted["sha256"]:
-            raise InputError(self._damaged(step, "its SHA-256 isn't the one that was noted"))
-        return tree, noted["values"]
+def inspect_step(path: Path, step: int) -> Manifest:
+    """What a step's manifest says, each of its files checked.
+
+    Raises:
+      DamagedError: the step isn't whole.
+    """
+    manifest = read_manifest(path / str(step))
+    if manifest.step != step:
+        raise DamagedError(f"is step {manifest.step} under another name")
+    return manifest
+
+
+def newest_good(path: Path) -> int | None:
+    """The newest step whose files are what its manifest says; None where there is none."""
+    for step in reversed(list_steps(path)):
+        with contextlib.suppress(DamagedError):
+            return inspect_step(path, step).step
+    return None
+
+
+def clear_up(path: Path, damaged: dict[int, str]) -> None:
+    """Makes a folder ready to be saved to: steps that are damaged step aside, leftovers go.
+
+    Args:
+      path: the folder of the checkpoints.
+      damaged: as in `Restored`.
+    """
+    if jax.process_index() == 0 and path.is_dir():
+        for step in damaged:
+            aside, number = path / f"damaged-{step}", 1
+            while aside.exists():
+                number += 1
+                aside = path / f"damaged-{step}-{number}"
+            (path / str(step)).rename(aside)
+        for entry in path.glob(".*.saving"):
+            _remove(entry)
+        for entry in path.glob(".*.removing"):
+            shutil.rmtree(entry, ignore_errors=True)
+    _wait_for_all("cleared up")
 
 
 @contextlib.contextmanager
-def _without_leftovers():
-    """Keeps quiet about the reads and writes that orbax leaves behind where one of them failed.
+def _orbax():
+    """Orbax, quiet: it logs each save, warns of what has no effect, and logs what it raises too.
 
-    Their event loop is closed, and Python would print a traceback for each, whenever it notices:
-    so after a failure the hook stays.
+    The reads and writes that it leaves behind where one of them failed are left to an event loop
+    that is closed; Python would print a traceback for each, whenever it notices: so after a
+    failure the hook stays.
     """
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
 
     def quiet(unraisable):
@@ -150,8 +279,7 @@ def _without_leftovers():
             hook(unraisable)
 
     sys.unraisablehook = quiet
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs the same once more
-    yield
+    yield ocp
     sys.unraisablehook = hook
 
 
@@ -159,87 +287,9 @@ def _first_line(error):
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-@contextlib.contextmanager
-def open_checkpoints(path: Path, *, read_only: bool = False) -> Iterator[Checkpoints]:
-    """The checkpoints in a folder; closed at the end.
-
-    Args:
-      path: the folder; made where it isn't there.
-      read_only: never write, nor clean up what a crash left.
-
-    Example:
-      >>> import tempfile
-      >>> with open_checkpoints(Path(tempfile.mkdtemp())) as checkpoints:
-      ...     checkpoints.latest_step is None
-      True
-    """
-    import orbax.checkpoint as ocp
-
-    # Orbax logs each save at INFO, warns of what has no effect on one process, and logs as
-    # errors what it raises too.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=KEEP,
-        create=not read_only,
-        read_only=read_only,
-        # A save takes milliseconds here: a thread would cost more than it hides.
-        enable_async_checkpointing=False,
-    )
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is not a folder; move that file away")
-    # Orbax takes absolute paths only, and says so late.
-    manager = ocp.CheckpointManager(path.absolute(), options=options)
-    try:
-        yield Checkpoints(manager, path)
-    finally:
-        manager.close()
-
-
 def abstract(tree: Any, sharding: Any = None) -> Any:
     """Shapes and dtypes of a pytree's arrays, with a sharding where one is given."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
-
-
-def read_weights(path: Path) -> tuple[int, dict[str, Any]]:
-    """The newest checkpoint's parameters and statistics, without the optimizer's state.
-
-    Args:
-      path: the folder of the checkpoints.
-
-    Returns:
-      The step, and {"params": ..., "batch_stats": ...} of NumPy arrays, whatever devices they
-      were saved from.
-
-    Raises:
-      InputError: there is no checkpoint, or it is damaged.
-    """
-    import orbax.checkpoint as ocp
-
-    with open_checkpoints(path, read_only=True) as checkpoints:
-        step = checkpoints.latest_step
-    if step is None:
-        raise InputError(f"{path}: holds no checkpoint; train the run first")
-    folder = (path / str(step) / "state").absolute()
-    try:
-        with _without_leftovers(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            found = reader.metadata(folder).item_metadata
-            if found is None:
-                raise ValueError("its metadata is gone")
-            tree = found.tree
-            wanted = {name: jax.tree.map(lambda _: 0, tree[name]) for name in tree}
-            wanted = {name: wanted[name] for name in ("params", "batch_stats") if name in wanted}
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-            weights = reader.restore(folder, args=args)
-            return step, {
-                "params": weights["params"],
-                "batch_stats": weights.get("batch_stats", {}),
-            }
-    except Exception as error:  # tensorstore's, orbax's and json's, by what is damaged
-        raise InputError(
-            f"{folder.parent}: the checkpoint can't be restored ({_first_line(error)}); "
-            "delete that folder to go back to the one before"
-        ) from None
 
 
 def tree_sha256(tree: Any) -> str:

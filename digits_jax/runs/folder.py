@@ -6,6 +6,7 @@
     predictions.npz    labels int32 [n], logits float32 [n, classes], in test-set order;
                        validation_labels, validation_logits likewise
     results.json       the finished run's numbers
+    skipped.json       where training stopped on NaN or infinity: the step and its images
     curves.png         loss and accuracy by epoch
 
 Whole files are written aside and renamed, so that a reader sees the old one or the new one.
@@ -31,6 +32,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULTS = "results.json"
 PREDICTIONS = "predictions.npz"
+SKIPPED = "skipped.json"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 _LOCK = ".lock"
@@ -42,6 +44,7 @@ METRICS_FIELDS = (
     "validation_loss",
     "validation_accuracy",
     "learning_rate",
+    "skipped_steps",
     "train_seconds",
 )
 

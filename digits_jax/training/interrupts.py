@@ -24,6 +24,11 @@ class StopRequest:
 
     signal_number: int | None = None
 
+    def check(self) -> None:
+        """Raises an `Interrupted` where one came."""
+        if self.signal_number is not None:
+            raise Interrupted("stopped", self.signal_number)
+
 
 @contextlib.contextmanager
 def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import shlex
 import signal
@@ -14,18 +13,26 @@ from typing import Any
 
 import jax
 
-from digits_jax.config import NOT_THE_RUN, TrainConfig, read_config
+from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import TrainStream, num_steps
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import open_checkpoints, tree_sha256
+from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.plan import Plan, check_same_run, prepare
+from digits_jax.training.plan import Plan, prepare
 from digits_jax.training.progress import Progress, ScalarLog
 from digits_jax.training.record import describe_run, make_results
+from digits_jax.training.resuming import (
+    NO_SECONDS,
+    NO_SUMS,
+    check_same_run,
+    seconds_of_results,
+    start,
+    what_it_trains,
+)
 from digits_jax.training.scoring import make_scorer
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import train_step
@@ -126,35 +133,45 @@ def run(plan: Plan, *, quiet: bool = False) -> FitResult:
     with (
         stop_on_signals(f"not waiting; {_how_to_go_on(workdir)}") as stop,
         folder.hold_workdir(workdir, new=not config.resume),
-        open_checkpoints(workdir / folder.CHECKPOINTS) as checkpoints,
     ):
-        if config.resume:
-            check_same_run(plan, workdir)
-        else:
-            folder.write_json(workdir / folder.CONFIG, describe_run(plan))
-        state, totals = _start(plan, workdir, checkpoints, quiet=quiet)
-        finished = int(state.step) == plan.total_steps
-        started_compiling = time.perf_counter()
-        step = None if finished else _compile_step(plan, state)
-        score = make_scorer(state, plan.mesh, plan.eval_batch_size)
-        totals["compile_seconds"] += _since(started_compiling)
-        if not finished:
-            state, totals = _train(
-                plan, state, totals, workdir, step, score, checkpoints, stop, quiet
-            )
-        validation, test = score(state, plan.dataset.validation), score(state, plan.dataset.test)
-        folder.write_predictions(
-            workdir,
-            labels=test.labels,
-            logits=test.logits,
-            validation_labels=validation.labels,
-            validation_logits=validation.logits,
-        )
-        seconds = _seconds_so_far(plan, totals)
-        if finished:  # What its training took, not what it takes to look at it again.
-            seconds = _seconds_of_results(workdir, state) or seconds
-        results = make_results(plan, state, validation, test, seconds)
-        folder.write_json(workdir / folder.RESULTS, results)
+        try:
+            return _run(plan, workdir, stop, quiet)
+        except Interrupted as stopped:
+            saved = list_steps(workdir / folder.CHECKPOINTS)
+            at = f"at step {saved[-1]} of {plan.total_steps}, saved" if saved else "at step 0"
+            words = f"stopped {at}; {_how_to_go_on(workdir)}"
+            raise Interrupted(words, stopped.signal_number) from None
+
+
+def _run(plan, workdir, stop, quiet):
+    if plan.config.resume:
+        check_same_run(plan, workdir)
+    else:
+        folder.write_json(workdir / folder.CONFIG, describe_run(plan))
+    state, totals = start(plan, workdir, quiet=quiet)
+    finished = int(state.step) == plan.total_steps and not _unscored(totals)
+    started_compiling = time.perf_counter()
+    step = None if finished else _compile_step(plan, state)
+    stop.check()
+    score = make_scorer(state, plan.mesh, plan.eval_batch_size)
+    stop.check()
+    totals["compile_seconds"] += _since(started_compiling)
+    if not finished:
+        state, totals = _train(plan, state, totals, workdir, step, score, stop, quiet)
+    validation = score(state, plan.dataset.validation, stop.check)
+    test = score(state, plan.dataset.test, stop.check)
+    folder.write_predictions(
+        workdir,
+        labels=test.labels,
+        logits=test.logits,
+        validation_labels=validation.labels,
+        validation_logits=validation.logits,
+    )
+    seconds = _seconds_so_far(plan, totals)
+    if finished:  # What its training took, not what it takes to look at it again.
+        seconds = seconds_of_results(workdir, state) or seconds
+    results = make_results(plan, state, validation, test, seconds)
+    folder.write_json(workdir / folder.RESULTS, results)
     return FitResult(state, results, workdir, folder.read_metrics(workdir))
 
 
@@ -164,67 +181,11 @@ def default_name(config: TrainConfig) -> str:
     return f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
 
 
-# What a checkpoint holds beside the state: sums over the epoch so far, and over all sessions.
-NO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0}
-NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
-
-
-def _start(plan, workdir, checkpoints, *, quiet):
-    """The state and the running totals to go on from; drops what was logged after them."""
-    step = checkpoints.latest_step if plan.config.resume else None
-    if step is None:
-        state, totals = plan.initial_state(), {**NO_SUMS, **NO_SECONDS}
-    else:
-        totals = _checked(checkpoints.progress(step), step, plan, workdir)
-        state, _ = checkpoints.restore(step, plan.abstract_state)
-    if plan.config.resume:
-        folder.keep_metrics(workdir, int(state.step))
-        if not quiet:
-            at = "no checkpoint yet: starting" if step is None else "going on"
-            at = "already finished" if step == plan.total_steps else at
-            print(f"{workdir}: {at} at step {int(state.step)} of {plan.total_steps}", flush=True)
-    return state, totals
-
-
-def _checked(totals, step, plan, workdir):
-    """A checkpoint's totals, as far as they can be those of this run."""
-    if totals.keys() != {*NO_SUMS, *NO_SECONDS, "run"}:
-        raise InputError(
-            f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
-            "train the run anew, in another folder"
-        )
-    saved, own = totals["run"], _what_it_trains(plan)
-    for name in own:
-        if saved.get(name) != own[name]:
-            raise InputError(
-                f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
-                f"{step} was made with {saved.get(name)}: the file was changed by hand; "
-                "put it back, or start a new run"
-            )
-    return {name: value for name, value in totals.items() if name != "run"}
-
-
-def _what_it_trains(plan):
-    """All that the parameters depend on, as JSON gives it back."""
-    config = plan.config.to_dict()
-    fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
-    return json.loads(json.dumps({**fields, "dataset_sha256": plan.dataset.sha256}))
-
-
 def _seconds_so_far(plan, totals):
     return {
         **{name: totals[name] for name in NO_SECONDS},
         "total_seconds": totals["total_seconds"] + _since(plan.started),
     }
-
-
-def _seconds_of_results(workdir, state):
-    """The durations in the ``results.json`` of this very state; None where there is none."""
-    with contextlib.suppress(InputError, KeyError, TypeError):
-        results = folder.read_json(workdir / folder.RESULTS)
-        if results["params_sha256"] == tree_sha256(state.params):
-            return {name: float(results[name]) for name in NO_SECONDS}
-    return None
 
 
 def _how_to_go_on(workdir):
@@ -244,25 +205,36 @@ def _compile_step(plan, state):
         train_step,
         label_smoothing=plan.config.label_smoothing,
         augment=make_augment(plan.config.augment),
+        ema_decay=plan.config.ema_decay,
     )
     batch = parallel.shard(_stream(plan).batch(0), plan.mesh)
     step = parallel.parallelize(step, plan.mesh, donate_state=True)
     return step.lower(state, batch, plan.step_key).compile()
 
 
-def _train(plan, state, totals, workdir, step_fn, score, checkpoints, stop, quiet):
+def _train(plan, state, totals, workdir, step_fn, score, stop, quiet):
     """From a state to the last step."""
     config, dataset, key = plan.config, plan.dataset, plan.step_key
     epoch_ends = _epoch_ends(config, len(dataset.train), plan.total_steps)
     stream, pending, last_save = _stream(plan), [], time.monotonic()
     ahead = 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
     first, last = int(state.step), plan.total_steps
-    batch = parallel.shard(stream.batch(first), plan.mesh)
+
+    def end_epoch(step, state, totals):
+        row = _epoch_row(plan, step, totals, score(state, dataset.validation, stop.check))
+        folder.append_metrics(workdir, row)
+        scalars.write(row)
+        progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
+        return {**totals, **NO_SUMS}
+
     with Progress(last, first, quiet=quiet) as progress, ScalarLog(workdir) as scalars:
+        if first in epoch_ends and _unscored(totals):  # It was stopped while it was scored.
+            totals = end_epoch(first, state, totals)
+        batch = parallel.shard(stream.batch(first), plan.mesh) if first < last else None
         for step in range(first + 1, last + 1):
             started = time.perf_counter()
             state, sums = step_fn(state, batch, key)
-            pending.append(sums)
+            pending.append((step, sums))
             if step < last:  # The next batch is made while the device is busy with this one.
                 batch = parallel.shard(stream.batch(step), plan.mesh)
             ends, stopping = step in epoch_ends, stop.signal_number is not None
@@ -272,27 +244,26 @@ def _train(plan, state, totals, workdir, step_fn, score, checkpoints, stop, quie
                 save = ends and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
             save = save or stopping or step == last
             if ends or save or len(pending) >= ahead:
-                totals, pending = _add(totals, pending, step, config), []
+                totals, pending = _add(totals, pending, plan, workdir), []
             totals = {**totals, "train_seconds": totals["train_seconds"] + _since(started)}
             with _stopping_unread(stop):
                 if not pending:
                     progress.update(step, totals, config.batch_size)
-                if ends:
-                    row = _epoch_row(plan, step, totals, score(state, dataset.validation))
-                    folder.append_metrics(workdir, row)
-                    scalars.write(row)
-                    totals = {**totals, **NO_SUMS}
-                    progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
-            if save:
-                so_far = {**totals, **_seconds_so_far(plan, totals), "run": _what_it_trains(plan)}
-                checkpoints.save(step, state, so_far)
+                if ends and not stopping:
+                    with contextlib.suppress(Interrupted):
+                        totals = end_epoch(step, state, totals)
+            stopping = stop.signal_number is not None
+            if save or stopping:
+                so_far = {**totals, **_seconds_so_far(plan, totals), "run": what_it_trains(plan)}
+                save_checkpoint(workdir / folder.CHECKPOINTS, step, state, so_far)
                 last_save = time.monotonic()
-            if stopping and step < last:
-                raise Interrupted(
-                    f"stopped at step {step} of {last}, saved; {_how_to_go_on(workdir)}",
-                    stop.signal_number,
-                )
+            if stopping:
+                stop.check()
     return state, totals
+
+
+def _unscored(totals):
+    return totals["count"] + totals["skipped"] > 0
 
 
 @contextlib.contextmanager
@@ -315,68 +286,56 @@ def _since(started):
     return time.perf_counter() - started
 
 
-def _add(totals, pending, step, config):
+def _add(totals, pending, plan, workdir):
     """The totals with some steps' sums; waits for them."""
-    names = ("loss", "correct", "count")
     totals = dict(totals)
-    for sums in jax.device_get(pending):
-        for name in names:
+    for step, sums in jax.device_get(pending):
+        for name in NO_SUMS:
             totals[name] += float(sums[name])
-    if not math.isfinite(totals["loss"]):
-        raise InputError(
-            f"the loss became {totals['loss']} by step {step}: training has diverged; "
-            f"try a --learning-rate under {config.learning_rate:g}, in another --workdir"
-        )
+        skipped = float(sums["skipped"])
+        totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
+        if totals["skipped_in_a_row"] >= plan.config.max_skipped_steps:
+            raise _diverged(plan, workdir, step, int(totals["skipped_in_a_row"]))
     return totals
+
+
+def _diverged(plan, workdir, step, in_a_row):
+    """The error for steps that had no finite numbers; leaves the last one's images in a file."""
+    config = plan.config
+    indices = _stream(plan).indices(step - 1).tolist()
+    epoch = (step - 1) * config.batch_size / len(plan.dataset.train)
+    found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed, "epoch": epoch}
+    folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
+    saved = list_steps(workdir / folder.CHECKPOINTS)
+    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was made yet"
+    return InputError(
+        f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} steps "
+        f"in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training images "
+        f"{', '.join(map(str, indices[:4]))}, ...: all in {workdir / folder.SKIPPED}); {kept}; "
+        f"try a --learning-rate under {config.learning_rate:g}, in another --workdir"
+    )
 
 
 def _epoch_row(plan, step, totals, validation):
     return {
         "step": step,
         "epoch": step * plan.config.batch_size / len(plan.dataset.train),
-        "train_loss": totals["loss"] / totals["count"],
-        "train_accuracy": totals["correct"] / totals["count"],
+        # Of the steps that weren't skipped; 0 where all were.
+        "train_loss": totals["loss"] / max(totals["count"], 1),
+        "train_accuracy": totals["correct"] / max(totals["count"], 1),
         "validation_loss": validation.loss,
         "validation_accuracy": validation.accuracy,
         "learning_rate": float(plan.schedule(step - 1)),
+        "skipped_steps": int(totals["skipped"]),
         "train_seconds": totals["train_seconds"],
     }
 
 
 def _epoch_line(row, epoch, epochs):
+    skipped = f"; {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
     return (
         f"epoch {epoch:g}/{epochs:g}: loss {row['train_loss']:.4f}, "
         f"accuracy {row['train_accuracy']:.2%}; "
         f"validation accuracy {row['validation_accuracy']:.2%}, {row['train_seconds']:.1f} s"
+        f"{skipped}"
     )
-
-
-def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
-    """A run's plan and its newest checkpoint.
-
-    Args:
-      workdir: the run's folder.
-      elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
-
-    Raises:
-      InputError: no run, no checkpoint, or a data set that has changed.
-    """
-    workdir = Path(workdir)
-    folder.check_run(workdir)
-    config = read_config(workdir / folder.CONFIG)
-    elsewhere = {"devices": "auto", "platform": "auto", **elsewhere}
-    if not elsewhere.get("data_dir"):
-        elsewhere["data_dir"] = config.data_dir
-    config = dataclasses.replace(config, resume=False, eval_only=False, **elsewhere)
-    plan = prepare(config, to_train=False)
-    check_same_run(plan, workdir)
-    with open_checkpoints(workdir / folder.CHECKPOINTS, read_only=True) as checkpoints:
-        step = checkpoints.latest_step
-        if step is None:
-            raise InputError(
-                f"{workdir}: has no checkpoint yet; "
-                f"train it with python -m digits_jax.train --resume --workdir={workdir}"
-            )
-        _checked(checkpoints.progress(step), step, plan, workdir)
-        state, _ = checkpoints.restore(step, plan.abstract_state)
-    return plan, state

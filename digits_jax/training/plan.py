@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,13 +10,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from digits_jax.config import TrainConfig, check, first_difference, read_config
+from digits_jax.config import TrainConfig, check
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset, load_dataset
 from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import InputError
 from digits_jax.models.build import build_model
-from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import parallel
 from digits_jax.training.optimizers import make_optimizer, make_schedule
@@ -56,6 +54,11 @@ class Plan:
         return self.mesh.devices.flat[0].platform
 
     @property
+    def averaged(self) -> bool:
+        """Whether an average over the steps is kept."""
+        return self.config.ema_decay > 0
+
+    @property
     def eval_batch_size(self) -> int:
         """Images scored at once: as many as fit, but no more than a small data set has."""
         most = max(len(self.dataset.validation), len(self.dataset.test))
@@ -64,12 +67,13 @@ class Plan:
     def initial_state(self) -> TrainState:
         """The state at step 0, on the devices."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        return parallel.replicate(create_train_state(self.module, self.tx, key), self.mesh)
+        state = create_train_state(self.module, self.tx, key, averaged=self.averaged)
+        return parallel.replicate(state, self.mesh)
 
     @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        state = abstract_train_state(self.module, self.tx)
+        state = abstract_train_state(self.module, self.tx, averaged=self.averaged)
         return abstract(state, NamedSharding(self.mesh, P()))
 
     @property
@@ -126,24 +130,3 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None, *, to_train: bo
     )
     parallel.check_memory(plan.abstract_state, plan.mesh)
     return plan
-
-
-def check_same_run(plan: Plan, workdir: Path) -> None:
-    """Raises an InputError where a plan isn't that of the run in a folder."""
-    path = workdir / folder.CONFIG
-    old = read_config(path)
-    name = first_difference(plan.config, old)
-    if name:
-        flag = name.replace("_", "-")
-        raise InputError(
-            f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
-            f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
-        )
-    described = folder.read_json(path).get("dataset")
-    sha256 = described.get("sha256") if isinstance(described, dict) else None
-    if sha256 != plan.dataset.sha256:
-        raise InputError(
-            f"{workdir}: was trained on another version of {plan.dataset.name!r} "
-            f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
-            "give the same data with --data-dir"
-        )

@@ -41,17 +41,20 @@ class Progress:
 
         Args:
           step: completed steps.
-          totals: "loss", "correct" and "count", summed over the epoch so far.
+          totals: "loss", "correct", "count" and "skipped", summed over the epoch so far.
           batch_size: images in a step.
         """
         plain_is_due = time.monotonic() - self._last_line > PLAIN_LINE_EVERY_SECONDS
         if self._bar is None and not plain_is_due:
             return
         speed = (step - self._first) * batch_size / (time.monotonic() - self._started)
+        count = max(totals["count"], 1)
         text = (
-            f"loss {totals['loss'] / totals['count']:.4f}, "
-            f"accuracy {totals['correct'] / totals['count']:.2%}, {speed:,.0f} images/s"
+            f"loss {totals['loss'] / count:.4f}, "
+            f"accuracy {totals['correct'] / count:.2%}, {speed:,.0f} images/s"
         )
+        if totals["skipped"]:
+            text += f", {totals['skipped']:.0f} steps skipped"
         if self._bar is None:
             self.line(f"step {step}/{self._total}: {text}")
         else:

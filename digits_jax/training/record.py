@@ -121,7 +121,7 @@ def make_results(
         "test_loss": test.loss,
         **seconds,
         "images_per_second": steps * config.batch_size / seconds["train_seconds"],
-        "params_sha256": tree_sha256(state.params),
+        "params_sha256": tree_sha256(state.variables["params"]),
         "device": device_name(plan.mesh),
         "num_devices": plan.mesh.size,
         "jax_version": jax.__version__,

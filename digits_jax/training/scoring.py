@@ -62,8 +62,9 @@ def make_scorer(
       image_shape: of the split's uint8 images.
 
     Returns:
-      ``f(state, split) -> Score``, for a split with ``images`` uint8 [n, *image_shape] and
-      ``labels`` int32 [n]; it raises an InputError where the loss isn't finite.
+      ``f(state, split, between) -> Score``, for a split with ``images`` uint8
+      [n, *image_shape] and ``labels`` int32 [n]; it calls ``between()``, which may raise, before
+      each batch, and raises an InputError where the loss isn't finite.
     """
     example = {
         "image": np.zeros((batch_size, *image_shape), np.uint8),
@@ -73,9 +74,10 @@ def make_scorer(
     step = parallelize(_score_step, mesh, outputs=(P(), P(AXIS)))
     step = step.lower(state, shard(example, mesh)).compile()
 
-    def score(state: TrainState, split: Any) -> Score:
+    def score(state: TrainState, split: Any, between: Callable[[], None] = lambda: None) -> Score:
         totals, logits = {"loss": 0.0, "correct": 0.0, "count": 0.0}, []
         for batch in eval_batches(split.images, split.labels, batch_size):
+            between()
             sums, batch_logits = step(state, shard(batch, mesh))
             for name in totals:
                 totals[name] += float(sums[name])

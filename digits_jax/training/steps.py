@@ -9,6 +9,7 @@ padding}. logits: float32 [batch, classes].
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -96,8 +97,12 @@ def train_step(
     axis_name: str | None = None,
     label_smoothing: float = 0.0,
     augment: Callable | None = None,
+    ema_decay: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of the parameters.
+    """One update of the parameters, unless the loss or a gradient isn't a finite number.
+
+    Then the parameters, statistics, optimizer and average stay as they were; the step counts, so
+    that the next one has the next key.
 
     The loss is the mean over the images of the whole batch, on all devices, whose mask is 1.
     BatchNorm sees every image, padding too: train on full batches.
@@ -110,9 +115,12 @@ def train_step(
       axis_name: see the top of this module.
       label_smoothing: see `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
+      ema_decay: of the exponential moving average, for a state that keeps one: after t steps
+        ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps don't linger.
 
     Returns:
-      The state after the step, and `metric_sums` of the batch as trained on.
+      The state after the step, and `metric_sums` of the batch as trained on with "skipped", 1
+      for a step that changed nothing (and the other sums 0), else 0.
 
     Example:
       >>> from digits_jax import MLP, create_train_state
@@ -123,6 +131,9 @@ def train_step(
       >>> state, second = train_step(state, batch, jax.random.key(1))
       >>> bool(second["loss"] < first["loss"]), int(state.step)
       (True, 2)
+
+    Reference:
+      Polyak and Juditsky, Acceleration of Stochastic Approximation by Averaging, 1992.
     """
     check_batch(batch)
     labels, mask = batch["label"], batch["mask"]
@@ -153,13 +164,40 @@ def train_step(
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, sums = _sum_over((grads, metric_sums(logits, labels, mask)), axis_name)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+    params = optax.apply_updates(state.params, updates)
+    after = state.replace(
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
+        average=_averaged(state, params, batch_stats, ema_decay),
     )
-    return state, sums
+    # Every device sees the same sums, so all of them skip or none.
+    finite = all_finite((grads, sums, batch_stats))
+    state = _where(finite, after, state).replace(step=state.step + 1)
+    sums = _where(finite, sums, jax.tree.map(jnp.zeros_like, sums))
+    return state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every number in a pytree is finite: a bool scalar.
+
+    Example:
+      >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
+      False
+    """
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _where(condition, then, otherwise):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def _averaged(state, params, batch_stats, decay):
+    if not state.average:
+        return state.average
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, state.average, new)
 
 
 def predict_step(state: TrainState, images: jax.Array) -> jax.Array:

@@ -1,4 +1,9 @@
-"""Checkpoints: all comes back, the last three stay, and damage is named."""
+"""Checkpoints: all comes back, the last three stay, and damage is noticed, named, gone behind."""
+
+import json
+import os
+import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +11,17 @@ import numpy as np
 import pytest
 
 from digits_jax.errors import InputError
-from digits_jax.runs.checkpoint import abstract, open_checkpoints
+from digits_jax.runs import checkpoint as module
+from digits_jax.runs.checkpoint import (
+    abstract,
+    clear_up,
+    list_steps,
+    newest_good,
+    read_weights,
+    restore_newest,
+    save_checkpoint,
+)
+from digits_jax.runs.manifest import DamagedError, read_manifest, write_manifest
 
 
 def tree(step=0):
@@ -17,55 +32,64 @@ def tree(step=0):
     }
 
 
+@pytest.fixture(scope="session")
+def five_saved(tmp_path_factory):
+    """A folder with the checkpoints of steps 1 to 5 made; it is read only."""
+    path = tmp_path_factory.mktemp("run") / "checkpoints"
+    for step in range(1, 6):
+        save_checkpoint(path, step, tree(step), {"loss": step / 3})
+    return path
+
+
 @pytest.fixture
-def saved(tmp_path):
-    """A folder with the checkpoints of steps 1 to 5 made."""
-    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
-        for step in range(1, 6):
-            checkpoints.save(step, tree(step), {"loss": step / 3})
-    return tmp_path / "checkpoints"
+def saved(five_saved, tmp_path):
+    """A copy of it, to be damaged."""
+    return shutil.copytree(five_saved, tmp_path / "checkpoints")
 
 
-def restore(path, step, wanted=None):
-    with open_checkpoints(path, read_only=True) as checkpoints:
-        return checkpoints.restore(step, wanted or abstract(tree()))
+def restore(path, wanted=None):
+    return restore_newest(path, wanted or abstract(tree()))
+
+
+def files_of(step):
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def assert_is(found, step):
+    assert (found.step, found.values) == (step, {"loss": step / 3})  # to the last bit
+    assert jax.tree.structure(found.tree) == jax.tree.structure(tree())
+    for a, b in zip(jax.tree.leaves(found.tree), jax.tree.leaves(tree(step)), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
 
 
 def test_all_comes_back(saved):
-    restored, progress = restore(saved, 5)
-    assert progress == {"loss": 5 / 3}  # to the last bit
-    assert jax.tree.structure(restored) == jax.tree.structure(tree())
-    for found, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(tree(5)), strict=True):
-        np.testing.assert_array_equal(found, wanted)
-        assert found.dtype == wanted.dtype
+    found = restore(saved)
+    assert_is(found, 5)
+    assert found.damaged == {}
 
 
 def test_the_last_three_are_kept(saved):
     assert sorted(path.name for path in saved.iterdir()) == ["3", "4", "5"]
-    with open_checkpoints(saved, read_only=True) as checkpoints:
-        assert checkpoints.latest_step == 5
+    assert list_steps(saved) == [3, 4, 5]
 
 
 def test_no_checkpoint_yet(tmp_path):
-    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.latest_step is None
-
-
-def test_reading_makes_no_folder(tmp_path):
-    with open_checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.latest_step is None
+    """And reading makes no folder."""
+    path = tmp_path / "checkpoints"
+    assert list_steps(path) == []
+    assert restore(path) is None
+    assert newest_good(path) is None
+    with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
+        read_weights(path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("step", [4, 5])
 def test_a_step_that_is_not_new_is_refused(saved, step):
-    """Orbax would keep quiet, and save nothing."""
-    with (
-        open_checkpoints(saved) as checkpoints,
-        pytest.raises(InputError, match=rf"step {step} can't be saved, as step 5 is there"),
-    ):
-        checkpoints.save(step, tree(99), {"loss": 99.0})
-    assert restore(saved, 5)[1] == {"loss": 5 / 3}
+    with pytest.raises(InputError, match=rf"step {step} can't be saved, as step 5 is there"):
+        save_checkpoint(saved, step, tree(99), {"loss": 99.0})
+    assert_is(restore(saved), 5)
 
 
 def test_abstract_has_the_sharding():
@@ -74,68 +98,207 @@ def test_abstract_has_the_sharding():
     assert (kernel.shape, kernel.dtype, kernel.sharding) == ((2, 3), jnp.float32, sharding)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "no metadata"])
-def test_a_damaged_checkpoint_is_named(saved, damage):
-    state = saved / "5" / "state"
-    if damage == "no metadata":
-        (state / "_METADATA").unlink()
+def test_the_manifest_names_every_file(saved):
+    files = json.loads((saved / "5" / "manifest.json").read_text())["files"]
+    there = {path.relative_to(saved / "5").as_posix(): path for path in files_of(saved / "5")}
+    assert files.keys() == there.keys() - {"manifest.json"}
+    assert all(files[name]["bytes"] == there[name].stat().st_size for name in files)
+
+
+# --- damage --------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_is_noticed(saved):
+    """200 random places over all the bytes of a checkpoint; orbax restores most without a word."""
+    rng = random.Random(0)
+    contents = {path: path.read_bytes() for path in files_of(saved / "5")}
+    places = [(path, place) for path, content in contents.items() for place in range(len(content))]
+    for path, place in rng.sample(places, 200):
+        content = contents[path]
+        flipped = content[place] ^ 1 << rng.randrange(8)
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        with pytest.raises(DamagedError, match=r"SHA-256|isn't what was written"):
+            module.inspect_step(saved, 5)
+        path.write_bytes(content)
+    assert_is(restore(saved), 5)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "gone", "a folder", "longer"])
+def test_each_file_matters(saved, damage):
+    """Whichever file is damaged, the step before is taken, and the damage is named."""
+    for path in files_of(saved / "5"):
+        content = path.read_bytes()
+        if damage in ("gone", "a folder"):
+            path.unlink()
+        if damage == "a folder":
+            path.mkdir()
+        if damage == "flipped":
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        elif damage in ("cut", "emptied", "longer"):
+            ends = {"cut": content[: len(content) // 2], "emptied": b"", "longer": content + b"\n"}
+            path.write_bytes(ends[damage])
+        found = restore(saved)
+        assert_is(found, 4)
+        assert found.damaged.keys() == {5}
+        assert path.relative_to(saved / "5").as_posix() in found.damaged[5]
+        if damage == "a folder":
+            path.rmdir()
+        path.write_bytes(content)
+    assert_is(restore(saved), 5)
+
+
+@pytest.mark.parametrize("what", ["empty", "half-written", "renamed", "a file"])
+def test_a_newer_step_that_is_none(saved, what):
+    newer = saved / "99"
+    if what == "empty":
+        newer.mkdir()
+    elif what == "a file":
+        newer.write_text("")
     else:
-        data = [path for path in state.rglob("d/*") if path.is_file()]
-        assert data
-        for path in data:
-            if damage == "cut":
-                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-            else:
-                path.unlink()
-    with pytest.raises(InputError, match=r"checkpoints/5: .*can't be restored .*back to step 4$"):
-        restore(saved, 5)
-    np.testing.assert_array_equal(restore(saved, 4)[0]["params"]["kernel"][0], [4, 5, 6])
+        shutil.copytree(saved / "4", newer)
+        if what == "half-written":
+            (newer / "manifest.json").unlink()
+    said = "is step 4 under another name" if what == "renamed" else "manifest.json"
+    found = restore(saved)
+    assert_is(found, 5)
+    assert said in found.damaged[99]
+    assert newest_good(saved) == 5
+    assert read_weights(saved)[0] == 5
 
 
-def test_a_flipped_bit_is_noticed_or_changes_nothing(saved):
-    """Orbax restores many of them without a word, with wrong values."""
-    noticed = 0
-    for path in sorted(p for p in (saved / "5").rglob("*") if p.is_file()):
-        good = path.read_bytes()
-        for place in range(0, len(good), max(1, len(good) // 6)):
-            path.write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
-            try:
-                found, progress = restore(saved, 5)
-            except InputError:
-                noticed += 1
-                continue
-            np.testing.assert_array_equal(found["params"]["kernel"], tree(5)["params"]["kernel"])
-            np.testing.assert_array_equal(found["opt_state"][0], tree(5)["opt_state"][0])
-            assert (int(found["step"]), progress) == (5, {"loss": 5 / 3})
-        path.write_bytes(good)
-    assert noticed > 10
+def test_two_damaged_steps(saved):
+    for step in (4, 5):
+        (saved / str(step) / "manifest.json").write_bytes(b"\xff")
+    found = restore(saved)
+    assert_is(found, 3)
+    assert found.damaged.keys() == {4, 5}
+    clear_up(saved, found.damaged)
+    assert sorted(path.name for path in saved.iterdir()) == ["3", "damaged-4", "damaged-5"]
+    save_checkpoint(saved, 4, tree(4), {"loss": 4 / 3})
+    assert_is(restore(saved), 4)
+    (saved / "4" / "manifest.json").unlink()
+    clear_up(saved, {4: "why"})
+    assert {"damaged-4", "damaged-4-2"} <= {path.name for path in saved.iterdir()}
 
 
-def test_the_only_checkpoint_is_not_to_be_deleted(tmp_path):
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, tree(1), {})
-    (tmp_path / "1" / "progress" / "metadata").write_text("{}")
-    with pytest.raises(InputError, match="there is no other: train the run anew"):
-        restore(tmp_path, 1)
+def test_none_that_is_whole(saved):
+    for step in (3, 4, 5):
+        (saved / str(step) / "manifest.json").unlink()
+    for read in (restore, read_weights):
+        with pytest.raises(InputError, match=r"no checkpoint can be restored \(step 5: .*step 3"):
+            read(saved)
+    assert newest_good(saved) is None
+
+
+def test_numbers_that_are_none(saved):
+    """A checkpoint of NaN is none to go on from, however whole."""
+    bad = tree(6)
+    bad["params"]["bias"] = jnp.array([0.0, jnp.nan, 0.0])
+    save_checkpoint(saved, 6, bad, {"loss": 2.0})
+    found = restore(saved)
+    assert_is(found, 5)
+    assert found.damaged == {6: "params/bias holds NaN or infinity"}
 
 
 def test_a_checkpoint_of_another_tree(saved):
     other = abstract({**tree(), "params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}})
     with pytest.raises(InputError, match="can't be restored"):
-        restore(saved, 5, other)
+        restore(saved, other)
+
+
+def test_another_format(tmp_path):
+    (tmp_path / "5").mkdir()
+    write_manifest(tmp_path / "5", 5, {})
+    content = json.loads((tmp_path / "5" / "manifest.json").read_text())
+    assert content.pop("sha256")
+    # As a later version would write it.
+    from digits_jax.runs import manifest
+
+    content["format"] = 99
+    text = manifest._text({**content, "sha256": manifest._own_sha256(content)})
+    (tmp_path / "5" / "manifest.json").write_bytes(text)
+    with pytest.raises(DamagedError, match="another version of digits_jax"):
+        read_manifest(tmp_path / "5")
+
+
+def test_the_average_is_what_recognises(tmp_path):
+    weights = {"params": {"w": jnp.ones(2)}, "batch_stats": {"m": jnp.full(1, 3.0)}}
+    averaged = {"params": {"w": jnp.zeros(2)}, "batch_stats": {"m": jnp.full(1, 5.0)}}
+    save_checkpoint(tmp_path, 1, {**weights, "average": {}}, {})
+    save_checkpoint(tmp_path, 2, {**weights, "average": averaged}, {})
+    step, found, damaged = read_weights(tmp_path)
+    assert (step, damaged) == (2, {})
+    np.testing.assert_array_equal(found["params"]["w"], [0, 0])
+    np.testing.assert_array_equal(found["batch_stats"]["m"], [5])
+    shutil.rmtree(tmp_path / "2")
+    _, found, _ = read_weights(tmp_path)
+    np.testing.assert_array_equal(found["params"]["w"], [1, 1])
+
+
+# --- saving that fails -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("disk")])
-def test_a_full_disk(saved, monkeypatch, error):
-    with open_checkpoints(saved) as checkpoints:
+@pytest.mark.parametrize("where", ["orbax", "manifest", "rename"])
+def test_a_full_disk(saved, monkeypatch, error, where):
+    import orbax.checkpoint as ocp
 
-        def fail(*args, **kwargs):
-            raise error
+    def fail(*args, **kwargs):
+        raise error
 
-        with monkeypatch.context() as patch:
-            patch.setattr(checkpoints._manager, "save", fail)
-            with pytest.raises(InputError, match=r"step 6 could not be saved .*--resume"):
-                checkpoints.save(6, tree(6), {})
-        assert checkpoints.latest_step == 5
-        checkpoints.save(6, tree(6), {})
-        assert checkpoints.latest_step == 6
+    with monkeypatch.context() as patch:
+        if where == "orbax":
+            patch.setattr(ocp.Checkpointer, "save", fail)
+        elif where == "manifest":
+            patch.setattr(module, "write_manifest", fail)
+        else:
+            patch.setattr(module, "sync_folder", fail)
+        with pytest.raises(
+            InputError, match=r"step 6 could not be saved .*step 5 is kept.*--resume"
+        ):
+            save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert newest_good(saved) >= 5
+    assert {"3", "4", "5"} <= {path.name for path in saved.iterdir()}
+    if where != "rename":
+        save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert_is(restore(saved), 6)
+
+
+def test_what_a_killed_save_leaves(saved):
+    """Half a save, and a removal that wasn't finished: neither is read, both go."""
+    shutil.copytree(saved / "5", saved / ".6.saving")
+    (saved / ".2.removing" / "state").mkdir(parents=True)
+    assert_is(restore(saved), 5)
+    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})  # over the half of it
+    assert_is(restore(saved), 6)
+    (saved / ".7.saving").mkdir()
+    clear_up(saved, {})
+    assert sorted(path.name for path in saved.iterdir()) == ["4", "5", "6"]
+
+
+def test_the_last_good_one_is_never_dropped(saved, monkeypatch):
+    """Older steps go when the new one is whole on disk, no sooner."""
+    seen = []
+
+    def remove(path):
+        if path.name.isdecimal():
+            seen.append((path.name, newest_good(saved)))
+        real(path)
+
+    real = module._remove
+    monkeypatch.setattr(module, "_remove", remove)
+    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert seen == [("3", 6)]
+
+
+def test_other_names_are_left_alone(saved):
+    for name in ("007", "-1", "²", "notes"):
+        (saved / name).mkdir()
+    os.symlink("nowhere", saved / "link")
+    assert list_steps(saved) == [3, 4, 5]
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(InputError, match="is not a folder; move that file away"):
+        restore(tmp_path / "checkpoints")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 
 import jax
@@ -10,10 +11,19 @@ import numpy as np
 import pytest
 import scipy.special
 
-from digits_jax import Dataset, InputError, Split, TrainConfig, TrainStream, fit, load_dataset
-from digits_jax.runs.checkpoint import open_checkpoints
+from digits_jax import (
+    Dataset,
+    InputError,
+    Split,
+    TrainConfig,
+    TrainStream,
+    fit,
+    load_dataset,
+    load_trained,
+)
+from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
-from digits_jax.training import loop
+from digits_jax.training import loop, scoring
 from digits_jax.training import plan as plan_module
 from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.loop import default_name
@@ -29,6 +39,7 @@ SMALL = TrainConfig(
     hidden_sizes=(12,),
     batch_norm=True,
     dropout=0.25,
+    ema_decay=0.9,
     augment="shift",
     devices="1",
 )
@@ -93,7 +104,7 @@ def without_seconds(rows):
 
 
 def assert_same_state(found, wanted):
-    for part in ("step", "params", "batch_stats", "opt_state"):
+    for part in ("step", "params", "batch_stats", "opt_state", "average"):
         leaves = [jax.tree.leaves(getattr(state, part)) for state in (found, wanted)]
         for a, b in zip(*leaves, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -257,8 +268,7 @@ def test_a_crash_goes_back_to_the_checkpoint(toy, tmp_path, monkeypatch):
         with pytest.raises(MemoryError):
             train(toy, workdir, SMALL_CNN, checkpoint_every_steps=7)
     assert [row["step"] for row in read_metrics(workdir)] == [8]
-    with open_checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.latest_step == 7
+    assert list_steps(workdir / "checkpoints") == [7]
     resumed = train(toy, workdir, SMALL_CNN, resume=True)
     assert_same_state(resumed.state, straight.state)
     assert without_seconds(resumed.metrics) == without_seconds(straight.metrics)
@@ -311,13 +321,13 @@ def test_resuming_nothing(toy, tmp_path):
 def test_a_damaged_checkpoint_is_named(finished, toy, tmp_path):
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
     (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"checkpoints/3: the checkpoint can't be restored"):
+    with pytest.raises(InputError, match=r"no checkpoint can be restored \(step 3: has no manif"):
         train(toy, tmp_path, resume=True)
 
 
 def test_trained_networks_are_loaded(finished, toy, monkeypatch):
     monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir: toy)
-    plan, state = loop.load_trained(finished.workdir, devices="1")
+    plan, state = load_trained(finished.workdir, devices="1")
     assert_same_state(state, finished.state)
     assert plan.config.hidden_sizes == (12,)
 
@@ -326,7 +336,7 @@ def test_an_untrained_network_is_not(finished, toy, tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir: toy)
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
     with pytest.raises(InputError, match=r"has no checkpoint yet; train it with .*--resume"):
-        loop.load_trained(tmp_path)
+        load_trained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -360,8 +370,143 @@ def test_bad_plans_write_nothing(toy, tmp_path, changes, said):
 
 def test_diverged_training_says_so(toy, tmp_path):
     bad = {"learning_rate": 1e30, "schedule": "constant", "optimizer": "sgd", "batch_norm": False}
-    with pytest.raises(
-        InputError, match=r"the loss became (nan|inf) .*--learning-rate under 1e\+30"
-    ):
+    bad["max_skipped_steps"] = 5
+    said = r"NaN or infinity in .* 5 steps in a row, up to step \d .*--learning-rate under 1e\+30"
+    with pytest.raises(InputError, match=said):
         train(toy, tmp_path / "run", **bad)
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+def poison(monkeypatch, steps):
+    """Labels that are no class, in the batches of the given steps (from 0)."""
+    real = TrainStream.batch
+
+    def batch(stream, step):
+        made = real(stream, step)
+        return {**made, "label": made["label"] + 10} if step in steps else made
+
+    monkeypatch.setattr(TrainStream, "batch", batch)
+
+
+def test_bad_batches_are_skipped_and_counted(toy, tmp_path, monkeypatch):
+    poison(monkeypatch, {2, 3, 4, 9})
+    result = train(toy, tmp_path / "run", max_skipped_steps=4)
+    assert [row["skipped_steps"] for row in result.metrics] == [3, 1]
+    assert int(result.state.step) == 15
+    # Means over the steps that counted: 5 and 6 of them.
+    counts = np.array([row["train_accuracy"] for row in result.metrics]) * np.array([5, 6]) * 16
+    np.testing.assert_allclose(counts, counts.round(), atol=1e-3)
+
+
+def test_too_many_bad_batches_stop_the_run(toy, tmp_path, monkeypatch):
+    """It says which step and images, keeps its checkpoint, and counts on over a resumption."""
+    workdir, flags = tmp_path / "run", {"max_skipped_steps": 4, "checkpoint_every_steps": 3}
+    poison(monkeypatch, {4, 5, 6, 7})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)  # two of them have been skipped by then
+        with pytest.raises(Interrupted):
+            train(toy, workdir, **flags)
+    with pytest.raises(InputError, match=r"4 steps in a row, up to step 8 \(seed 0, epoch 0\.93"):
+        train(toy, workdir, resume=True, **flags)
+    assert list_steps(workdir / "checkpoints") == [3, 6]
+    found = read_json(workdir / "skipped.json")
+    stream = TrainStream(toy.train.images, toy.train.labels, seed=0, batch_size=16)
+    assert found["indices"] == stream.indices(7).tolist()
+    assert (found["step"], found["seed"], found["skipped_in_a_row"]) == (8, 0, 4)
+    np.testing.assert_allclose(found["epoch"], 7 * 16 / 120)
+
+
+def test_an_epoch_of_nothing_but_bad_batches(toy, tmp_path, monkeypatch):
+    poison(monkeypatch, set(range(8)))
+    result = train(toy, tmp_path / "run")
+    first = result.metrics[0]
+    assert (first["skipped_steps"], first["train_loss"], first["train_accuracy"]) == (8, 0.0, 0.0)
+
+
+def test_a_stop_while_an_epoch_is_scored(finished, toy, tmp_path, monkeypatch):
+    """The epoch is scored again, once, when the run goes on; also where that is killed."""
+    real, workdir, scored = scoring.eval_batches, tmp_path / "run", []
+
+    def batches(images, labels, size):
+        scored.append(len(labels))
+        if len(scored) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        if len(scored) == 3:
+            raise MemoryError("as good as any")
+        return real(images, labels, size)
+
+    monkeypatch.setattr(scoring, "eval_batches", batches)
+    with pytest.raises(Interrupted, match="at step 8 of 15, saved"):
+        train(toy, workdir)
+    assert read_metrics(workdir) == []
+    with pytest.raises(MemoryError):  # after the first epoch's line was written
+        train(toy, workdir, resume=True)
+    assert [row["step"] for row in read_metrics(workdir)] == [8]
+    resumed = train(toy, workdir, resume=True)
+    assert_same_state(resumed.state, finished.state)
+    assert without_seconds(resumed.metrics) == without_seconds(finished.metrics)
+
+
+def test_a_stop_while_it_compiles(finished, toy, tmp_path, monkeypatch):
+    real, workdir = loop._compile_step, tmp_path / "run"
+
+    def compile_step(plan, state):
+        signal.raise_signal(signal.SIGTERM)
+        return real(plan, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_compile_step", compile_step)
+        with pytest.raises(Interrupted, match=r"stopped at step 0; go on with\n .*--resume"):
+            train(toy, workdir)
+    assert_same_state(train(toy, workdir, resume=True).state, finished.state)
+
+
+# --- checkpoints that are damaged ------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, toy, tmp_path, capsys):
+    """The one before is taken, with a warning; training goes on from there to the same end."""
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    (workdir / "checkpoints" / "15" / "manifest.json").unlink()
+    (workdir / "checkpoints" / "99").mkdir()
+    resumed = train(toy, workdir, resume=True)
+    err = capsys.readouterr().err
+    for step in (99, 15):
+        assert f"checkpoints/{step}: has no manifest.json: the save was not finished" in err
+    assert err.count("going back to step 14") == 2
+    assert_same_state(resumed.state, finished.state)
+    assert without_seconds(resumed.metrics) == without_seconds(finished.metrics)
+    names = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert names == {"12", "14", "15", "damaged-15", "damaged-99"}
+
+
+def test_checkpoints_that_were_removed(finished, toy, tmp_path):
+    """A finished run is never begun afresh by itself."""
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints")
+    with pytest.raises(InputError, match="holds no checkpoint, and the run has results"):
+        train(toy, workdir, resume=True)
+
+
+# --- topology ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_saved_on_4_devices_resumed_on_others(toy, tmp_path, monkeypatch, devices):
+    """The same data in the same order, and the same parameters to rounding."""
+    # Without near-ties of ReLU and max-pool, which rounding would flip: no hidden layer.
+    config = dataclasses.replace(SMALL, hidden_sizes=(), batch_norm=False, devices="4")
+    straight = train(toy, tmp_path / "straight", config)
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            train(toy, workdir, config)
+    resumed = train(toy, workdir, config, resume=True, devices=str(devices))
+    assert resumed.results["num_devices"] == devices
+    for part in ("params", "average", "opt_state"):
+        leaves = [jax.tree.leaves(getattr(run.state, part)) for run in (resumed, straight)]
+        for a, b in zip(*leaves, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    wanted = [row["train_accuracy"] for row in straight.metrics]
+    assert [row["train_accuracy"] for row in resumed.metrics] == wanted

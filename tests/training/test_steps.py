@@ -11,7 +11,16 @@ import optax
 import pytest
 import scipy.special
 
-from digits_jax import CNN, MLP, create_train_state, eval_step, predict_step, train_step
+from digits_jax import (
+    CNN,
+    MLP,
+    create_train_state,
+    eval_step,
+    make_mesh,
+    parallelize,
+    predict_step,
+    train_step,
+)
 from digits_jax.training.steps import check_batch, cross_entropy, metric_sums, to_float
 
 KEY = jax.random.key(7)
@@ -122,7 +131,8 @@ class Variants(chex.TestCase):
             dict(after.params["logits"]), numpy_step(state, batch), atol=1e-6
         )
         _, logits, _ = numpy_linear(state, batch)
-        chex.assert_trees_all_close(sums, numpy_sums(logits, batch), rtol=1e-5)
+        expected = {**numpy_sums(logits, batch), "skipped": 0.0}
+        chex.assert_trees_all_close(sums, expected, rtol=1e-5)
         assert int(after.step) == 1
 
     @chex.variants(with_jit=True, without_jit=True)
@@ -156,7 +166,7 @@ def test_a_batch_of_padding_changes_nothing():
     state, batch = linear_state(), make_batch()
     after, sums = train_step(state, {**batch, "mask": np.zeros(6, np.float32)}, KEY)
     chex.assert_trees_all_equal(after.params, state.params)
-    assert [float(value) for value in sums.values()] == [0, 0, 0]
+    assert [float(value) for value in sums.values()] == [0, 0, 0, 0]
 
 
 def test_augmentation_sees_float_images_and_changes_what_is_trained_on():
@@ -281,3 +291,69 @@ def test_a_module_of_ones_own_learns():
     assert float(first["correct"]) < 10
     assert float(last["correct"]) == float(last["count"]) == 10
     assert last["loss"] < first["loss"] / 5
+
+
+# --- numbers that go wrong, and averages -----------------------------------------------------
+
+
+def adam_state():
+    module = MLP(hidden_sizes=(5,), num_classes=3, batch_norm=True)
+    return create_train_state(module, optax.adam(0.1), KEY, SHAPE, averaged=True)
+
+
+@pytest.mark.parametrize("bad", ["nan image", "infinite image", "label", "gradient"])
+def test_a_step_without_finite_numbers_is_skipped(bad):
+    state, batch = adam_state(), make_batch()
+    state, _ = train_step(state, batch, KEY, ema_decay=0.5)  # all of it has values now
+    batch = {**batch, "image": batch["image"] / np.float32(255), "label": batch["label"].copy()}
+    if bad == "label":
+        batch["label"][0] = 7  # no class: its loss is NaN
+    elif bad == "gradient":
+        overflow = jax.custom_vjp(lambda x: x)
+        overflow.defvjp(lambda x: (x, None), lambda _, g: (g * jnp.inf,))
+        apply = state.apply_fn
+        state = state.replace(
+            apply_fn=lambda *a, **k: (lambda out: (overflow(out[0]), out[1]))(apply(*a, **k))
+        )
+    else:
+        batch["image"][0, 3, 2] = np.nan if bad == "nan image" else np.inf
+    after, sums = jax.jit(train_step)(state, batch, KEY)
+    assert {name: float(value) for name, value in sums.items()} == {
+        "loss": 0.0,
+        "correct": 0.0,
+        "count": 0.0,
+        "skipped": 1.0,
+    }
+    assert int(after.step) == 2  # the next one has another key
+    for part in ("params", "batch_stats", "opt_state", "average"):
+        chex.assert_trees_all_equal(getattr(after, part), getattr(state, part))
+
+
+def test_a_skipped_step_is_skipped_on_every_device():
+    """One device's share is bad: none of them moves."""
+    state, batch = adam_state(), make_batch(count=8)
+    batch = {**batch, "image": batch["image"] / np.float32(255)}
+    batch["image"][0, 3, 2] = np.nan
+    for mode in ("jit", "shard_map", "pmap"):
+        step = parallelize(train_step, make_mesh(jax.devices()[:4]), mode)
+        after, sums = step(state, batch, KEY)
+        assert (float(sums["skipped"]), float(sums["count"])) == (1, 0)
+        chex.assert_trees_all_equal(after.params, state.params)
+
+
+def test_the_average_is_numpys():
+    state, decay = adam_state(), 0.3
+    average = jax.tree.map(np.asarray, state.average)
+    for t in range(6):
+        state, _ = train_step(state, make_batch(), KEY, ema_decay=decay)
+        d = min(decay, (1 + t) / (10 + t))
+        now = {"params": state.params, "batch_stats": state.batch_stats}
+        average = jax.tree.map(lambda a, b, d=d: d * a + (1 - d) * np.asarray(b), average, now)
+    chex.assert_trees_all_close(state.average, average, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_equal(state.variables, state.average)
+
+
+def test_a_state_without_an_average():
+    state, _ = train_step(linear_state(), make_batch(), KEY, ema_decay=0.9)
+    assert state.average == {}
+    chex.assert_trees_all_equal(state.variables["params"], state.params)

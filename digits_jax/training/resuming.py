@@ -1,0 +1,158 @@
+"""Where a run goes on: its newest whole checkpoint, as far as it is this very run's."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from digits_jax.config import NOT_THE_RUN, first_difference, read_config
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import clear_up, list_steps, restore_newest, tree_sha256
+from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.state import TrainState
+
+# What a checkpoint holds beside the state: sums over the epoch so far, steps that were skipped
+# one after the other up to now, and seconds over all sessions.
+NO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
+NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
+NOTHING = {**NO_SUMS, **NO_SECONDS, "skipped_in_a_row": 0.0}
+
+
+def check_same_run(plan: Plan, workdir: Path) -> None:
+    """Raises an InputError where a plan isn't that of the run in a folder."""
+    path = workdir / folder.CONFIG
+    old = read_config(path)
+    name = first_difference(plan.config, old)
+    if name:
+        flag = name.replace("_", "-")
+        raise InputError(
+            f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
+            f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
+        )
+    described = folder.read_json(path).get("dataset")
+    sha256 = described.get("sha256") if isinstance(described, dict) else None
+    if sha256 != plan.dataset.sha256:
+        raise InputError(
+            f"{workdir}: was trained on another version of {plan.dataset.name!r} "
+            f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
+            "give the same data with --data-dir"
+        )
+
+
+def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
+    """The state and the running totals to go on from; drops what was logged after them.
+
+    Args:
+      plan: whose configuration says whether to resume.
+      workdir: the run's folder.
+      quiet: print nothing but warnings.
+
+    Raises:
+      InputError: there are checkpoints, and none is whole and of this run.
+    """
+    if not plan.config.resume:
+        return plan.initial_state(), dict(NOTHING)
+    path = workdir / folder.CHECKPOINTS
+    restored = _restore(plan, workdir)
+    if restored is None:
+        if (workdir / folder.RESULTS).exists():
+            raise InputError(
+                f"{path}: holds no checkpoint, and the run has {folder.RESULTS}: they were "
+                "removed; put them back, or start a new run in another folder"
+            )
+        clear_up(path, {})
+        state, totals, step = plan.initial_state(), dict(NOTHING), 0
+        at = "no checkpoint yet: starting"
+    else:
+        warn_of_damage(path, restored)
+        clear_up(path, restored.damaged)
+        state, step = restored.tree, restored.step
+        totals = {name: restored.values[name] for name in NOTHING}
+        at = "already finished" if step == plan.total_steps else "going on"
+    # A run that was stopped while an epoch was scored scores it again.
+    folder.keep_metrics(workdir, step - 1 if totals["count"] + totals["skipped"] else step)
+    (workdir / folder.SKIPPED).unlink(missing_ok=True)
+    if not quiet:
+        print(f"{workdir}: {at} at step {step} of {plan.total_steps}", flush=True)
+    return state, totals
+
+
+def warn_of_damage(path: Path, restored: Any) -> None:
+    """Says which newer checkpoints were passed over."""
+    for step, why in restored.damaged.items():
+        print(
+            f"warning: {path / str(step)}: {why}; going back to step {restored.step}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _restore(plan, workdir):
+    def check(step, values):
+        _check_values(values, step, plan, workdir)
+
+    return restore_newest(workdir / folder.CHECKPOINTS, plan.abstract_state, check)
+
+
+def _check_values(values, step, plan, workdir):
+    if values.keys() != {*NOTHING, "run"}:
+        raise InputError(
+            f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
+            "train the run anew, in another folder"
+        )
+    saved, own = values["run"], what_it_trains(plan)
+    for name in own:
+        if saved.get(name) != own[name]:
+            raise InputError(
+                f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
+                f"{step} was made with {saved.get(name)}: the file was changed by hand; "
+                "put it back, or start a new run"
+            )
+
+
+def what_it_trains(plan: Plan) -> dict[str, Any]:
+    """All that the parameters depend on, as JSON gives it back."""
+    config = plan.config.to_dict()
+    fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
+    return json.loads(json.dumps({**fields, "dataset_sha256": plan.dataset.sha256}))
+
+
+def seconds_of_results(workdir: Path, state: TrainState) -> dict[str, float] | None:
+    """The durations in the ``results.json`` of this very state; None where there is none."""
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        results = folder.read_json(workdir / folder.RESULTS)
+        if results["params_sha256"] == tree_sha256(state.variables["params"]):
+            return {name: float(results[name]) for name in NO_SECONDS}
+    return None
+
+
+def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
+    """A run's plan and its newest whole checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
+
+    Raises:
+      InputError: no run, no checkpoint that is whole, or a data set that has changed.
+    """
+    workdir = Path(workdir)
+    folder.check_run(workdir)
+    config = read_config(workdir / folder.CONFIG)
+    if not list_steps(workdir / folder.CHECKPOINTS):
+        raise InputError(
+            f"{workdir}: has no checkpoint yet; "
+            f"train it with python -m digits_jax.train --resume --workdir={workdir}"
+        )
+    elsewhere = {"devices": "auto", "platform": "auto", **elsewhere}
+    if not elsewhere.get("data_dir"):
+        elsewhere["data_dir"] = config.data_dir
+    config = dataclasses.replace(config, resume=False, eval_only=False, **elsewhere)
+    plan = prepare(config, to_train=False)
+    check_same_run(plan, workdir)
+    restored = _restore(plan, workdir)
+    warn_of_damage(workdir / folder.CHECKPOINTS, restored)
+    return plan, restored.tree

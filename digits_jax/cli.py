@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -169,7 +170,20 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (--help shows how)")
 
 
-def _leave_on_signals():
+# How long the main thread has to come to a signal's handler, once that is to end the process.
+_PATIENCE_SECONDS = 1.0
+
+
+def _leave(number, _frame=None):
+    with contextlib.suppress(Exception):  # the output may be just being written
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        os.write(2, b"stopped\n")
+    os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def _leaving_on_signals():
     """SIGINT and SIGTERM end the process there and then, with status 128 + the signal.
 
     Python's own KeyboardInterrupt is swallowed, or becomes a crash, where it strikes the imports
@@ -177,18 +191,41 @@ def _leave_on_signals():
     to save or to remove (training, the preparation of data) puts a handler of its own in front of
     this one.
     """
-
-    def leave(number, _frame):
-        with contextlib.suppress(Exception):  # the output may be just being written
-            sys.stdout.flush()
-        with contextlib.suppress(OSError):
-            os.write(2, b"stopped\n")
-        os._exit(128 + number)
-
     if threading.current_thread() is not threading.main_thread():
-        return  # Python delivers signals to the main thread alone.
+        yield  # Python delivers signals to the main thread alone.
+        return
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+        signal.signal(number, _leave)
+    # The interpreter writes the numbers of signals there as they come, from C.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch, args=(reading,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(writing)  # which ends the thread
+        thread.join()
+        os.close(reading)
+
+
+def _watch(reading):
+    """Ends the process where the main thread is where no handler of Python's is called.
+
+    That is in XLA: compiling may take many seconds, and a collective waits for ever when another
+    process has gone. The first signal is left to whoever saves something on it; a second isn't.
+    """
+    seen = 0
+    while byte := os.read(reading, 1):
+        number = byte[0]
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        seen += 1
+        if seen > 1 or signal.getsignal(number) is _leave:
+            time.sleep(_PATIENCE_SECONDS)  # the main thread's words are better
+            _leave(number)
 
 
 def _make_output_safe():
@@ -211,8 +248,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
       0; 2 for bad input; 1 where the disk failed; 128 + N where signal N stopped it.
     """
     _make_output_safe()
-    _leave_on_signals()
-    status = _run(main)
+    with _leaving_on_signals():
+        status = _run(main)
     for number in (signal.SIGINT, signal.SIGTERM):
         # All is done: a signal now would make a failure of it, while Python clears up.
         if status == 0 and threading.current_thread() is threading.main_thread():

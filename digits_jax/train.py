@@ -27,20 +27,26 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         here = {"devices": "auto", "platform": "auto", "dry_run": False}
         own = dataclasses.replace(read_config(workdir / folder.CONFIG), **here)
         config = parse(TrainConfig, argv, default=own, doc=__doc__)
-        # First of all: the sizes of one architecture can't be checked against the other.
-        if {"ann": "mlp"}.get(config.arch, config.arch) != own.arch:
-            raise InputError(
-                f"--arch={config.arch}: the run in {workdir} has arch={own.arch}; "
-                "leave the flag out, or start a new run"
-            )
-        name = first_difference(config, own) if config.eval_only else None
-        if name and name != "arch":
-            raise InputError(
-                f"--{name.replace('_', '-')}={getattr(config, name)}: the run in {workdir} has "
-                f"{getattr(own, name)}; --eval-only scores it as it is: leave the flag out"
-            )
+        _check_same_fields(config, own)
     check(config)
     return config
+
+
+def _check_same_fields(config, own):
+    """Before anything is loaded, and before sizes are checked against another architecture."""
+    meant = {"arch": {"ann": "mlp"}.get(config.arch, config.arch)}
+    if config.dataset == "auto":
+        meant["dataset"] = own.dataset
+    name = first_difference(dataclasses.replace(config, **meant), own)
+    if name:
+        flag = name.replace("_", "-")
+        advice = "leave the flag out, or start a new run"
+        if config.eval_only:
+            advice = "--eval-only scores it as it is: leave the flag out"
+        raise InputError(
+            f"--{flag}={getattr(config, name)}: the run in {config.workdir} has "
+            f"{flag}={getattr(own, name)}; {advice}"
+        )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 from programs import TIMEOUT_SECONDS, TINY, call, start
 
 from digits_jax import InputError, TrainConfig, fit, resume
+from digits_jax import checkpoints as checkpoints_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
+from digits_jax.runs.checkpoint import inspect_step, list_steps
 
 
 @pytest.fixture
@@ -272,6 +275,144 @@ def test_a_disk_that_fills_up(home, tmp_path):
         assert "digits test accuracy" in out
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
+def test_a_disk_that_turns_read_only(home, tmp_path):
+    """As Linux makes one that has errors: one line, and what was saved is whole."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting isn't allowed here")
+    argv = [*TINY, "--epochs=500", "--checkpoint-every-steps=2", f"--workdir={disk / 'run'}"]
+    try:
+        with start(home, "train", *argv) as process:
+            try:
+                while not process.stdout.readline().startswith("epoch 1/"):
+                    assert process.poll() is None
+                # Refused while a file is open for writing, as the checkpoints' often are.
+                remount = ["mount", "-o", "remount,ro", disk]
+                while subprocess.run(remount, capture_output=True, check=False).returncode:
+                    assert process.poll() is None
+                _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+            finally:
+                process.kill()
+        assert process.returncode in (1, 2)
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        steps = list_steps(disk / "run" / "checkpoints")
+        assert steps
+        for step in steps:
+            assert inspect_step(disk / "run" / "checkpoints", step).step == step
+        status, _, err = call(home, "train", "--resume", f"--workdir={disk / 'run'}")
+        assert status == 2
+        assert "can't be written (Read-only file system)" in err
+        subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+        dry = call(home, "train", "--resume", "--dry-run", f"--workdir={disk / 'run'}")
+        assert f"it would go on at step {steps[-1]} of" in dry[1]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+# --- clocks, folders that move, two at once ---------------------------------------------------
+
+
+def test_a_clock_that_was_set_back(run, trained, home, tmp_path):
+    """Steps are told apart by their numbers, not by when they were saved."""
+    workdir = tmp_path / "moved" / "über den Berg"  # and the folder has been moved
+    workdir.parent.mkdir()
+    shutil.move(run, workdir)
+    (workdir / "results.json").unlink()
+    for path in workdir.rglob("*"):
+        os.utime(path, (4e9, 4e9))  # written in 2096
+    script = "import sys, time; real = time.time; time.time = lambda: real() - 1e8\n"
+    script += "from digits_jax.cli import run_program; from digits_jax import train\n"
+    script += "sys.exit(run_program(train.main))"
+    with start(home, None, "--resume", f"--workdir={workdir}", script=script) as process:
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, err) == (0, "")
+    assert "already finished at step 30 of 30" in out
+    found, wanted = (json.loads((p / "results.json").read_text()) for p in (workdir, trained[0]))
+    assert found["params_sha256"] == wanted["params_sha256"]
+
+
+def test_two_at_once(home):
+    """The second is refused, and the first doesn't notice."""
+    argv = [*TINY, "--epochs=500", "--workdir=both"]
+    with start(home, "train", *argv) as process:
+        try:
+            while not process.stdout.readline().startswith("epoch 1/"):
+                assert process.poll() is None
+            for flags in (argv, ["--resume", "--workdir=both"]):
+                status, _, err = call(home, "train", *flags)
+                assert status == 2
+                assert "in use by another process" in err
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 143
+    assert ", saved; go on with" in err
+
+
+# --- the list of checkpoints -------------------------------------------------------------------
+
+
+def test_checkpoints_are_listed(run, here):
+    status, out, err = here(checkpoints_program, run)
+    assert (status, err) == (0, "")
+    line, last = out.splitlines()
+    assert re.fullmatch(r"step 30 +\d+\.\d kB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  good", line)
+    assert last == "training would go on at step 30"
+
+
+def test_damaged_checkpoints_are_listed(run, here):
+    newer = shutil.copytree(run / "checkpoints" / "30", run / "checkpoints" / "40")
+    (newer / "state" / "_METADATA").write_text("{}")
+    (run / "checkpoints" / "damaged-50").mkdir()
+    status, out, err = here(checkpoints_program, run)
+    assert status == 1
+    assert "state/_METADATA: has 2 bytes, not " in out.splitlines()[1]
+    assert out.splitlines()[2] == "training would go on at step 30"
+    assert err == f"set aside: {run / 'checkpoints' / 'damaged-50'}\n"
+    status, out, _ = here(checkpoints_program, run, "--json")
+    rows = json.loads(out)["checkpoints"]
+    assert [(row["step"], row["damage"] is None) for row in rows] == [(30, True), (40, False)]
+    assert rows[0]["bytes"] == sum(
+        path.stat().st_size for path in (run / "checkpoints/30").rglob("*") if path.is_file()
+    )
+
+
+def test_no_checkpoint_that_is_whole(run, here):
+    (run / "checkpoints" / "30" / "manifest.json").unlink()
+    status, out, err = here(checkpoints_program, run)
+    assert (status, out.count("\n")) == (1, 1)
+    assert "can be restored; put back a copy of one" in err
+    shutil.rmtree(run / "checkpoints")
+    status, out, err = here(checkpoints_program, run)
+    assert (status, out, err) == (0, f"{run / 'checkpoints'}: no checkpoint yet\n", "")
+    status, _, err = here(checkpoints_program, run / "other")
+    assert (status, err) == (
+        2,
+        f"error: {run / 'other'}: no such folder; give the folder of a run\n",
+    )
+
+
+def test_a_prediction_with_a_damaged_newer_checkpoint(run, here):
+    """What was scored is another step's: refused, and the damage is named."""
+    from digits_jax.deploy.network import load_network
+
+    newest = run / "checkpoints" / "30"
+    shutil.copytree(newest, run / "checkpoints" / "20")
+    (newest / "manifest.json").unlink()
+    status, _, err = here(evaluate_program, run, "--devices=1")
+    assert status == 2
+    assert "step 20 under another name" not in err
+    with pytest.raises(InputError, match="no checkpoint can be restored"):
+        load_network(run)
 
 
 # --- the library's doors ---------------------------------------------------------------------

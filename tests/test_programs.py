@@ -216,6 +216,9 @@ def test_a_second_run_in_the_same_folder(trained, here):
         ("--arch=cnn", "--arch=cnn: the run in"),
         ("--batch-size=32", "--batch-size=32"),
         ("--hidden-sizes=8", "--hidden-sizes=(8,): the run in"),
+        ("--augment=affine", "--augment=affine: the run in"),
+        ("--ema-decay=0.5", "--ema-decay=0.5: the run in"),
+        ("--dataset=kmnist", "has dataset=digits; leave the flag out"),  # nothing is downloaded
     ],
 )
 def test_resuming_as_another_run_names_the_field(trained, here, flag, said):

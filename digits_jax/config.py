@@ -305,7 +305,8 @@ def check(config: TrainConfig) -> None:
     if len(given.get("channels", ())) > MAX_BLOCKS:
         sizes = ",".join(map(str, config.channels))
         raise InputError(
-            f"--channels={shown(sizes)}: each block halves the image; give at most {MAX_BLOCKS} numbers"
+            f"--channels={shown(sizes)}: each block halves the image; "
+            f"give at most {MAX_BLOCKS} numbers"
         )
     if len(given.get("hidden_sizes", ())) > MAX_LAYERS:
         raise InputError(

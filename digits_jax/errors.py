@@ -47,7 +47,7 @@ def quoted(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """As `quoted`; text without its quotes, as on a command line.
+    """As `quoted`, but text has no quotes, as on a command line.
 
     Example:
       >>> shown("cnn"), shown(0.5), len(shown("y" * 10_000))
@@ -55,4 +55,5 @@ def shown(value: object) -> str:
     """
     if not isinstance(value, str):
         return quoted(value)
+    value = _printable(value[:1000])
     return value if len(value) <= 80 else f"{value[:60]}...{value[-17:]}"

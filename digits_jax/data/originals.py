@@ -15,7 +15,6 @@ import numpy as np
 
 from digits_jax.errors import InputError
 
-
 # EMNIST's largest file is of 240,000 images of 28x28 bytes.
 MAX_IDX_BYTES = 1_000_000_000
 _PIECE = 2**20

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError, quoted
+from digits_jax.errors import InputError, shown
 from digits_jax.evaluation.checks import as_labels, as_logits
 from digits_jax.evaluation.comparison import Group, Run
 
@@ -65,7 +65,7 @@ def source_of(name: str, short: str, arrays, results: dict | None = None) -> Sou
     labels = as_labels(arrays["labels"], f"{name}: labels")
     facts = [results.get(key) for key in ("dataset", "dataset_sha256", "preset")]
     if facts[2] is not None:
-        facts[2] = quoted(facts[2]).strip("'")
+        facts[2] = shown(facts[2])
     return Source(name, kind, labels, run, *facts)
 
 

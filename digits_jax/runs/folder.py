@@ -156,8 +156,9 @@ def read_json(path: Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            data = file.read(_MAX_JSON_BYTES + 1)
-        if len(data) > _MAX_JSON_BYTES:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= _MAX_JSON_BYTES else None
+        if data is None:
             raise InputError(f"{path}: has more than {_MAX_JSON_BYTES:,} bytes; is it ours?")
         return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
     except InputError:

@@ -3,6 +3,7 @@
 One more is one more entry of `READERS`.
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -89,14 +90,35 @@ def right_config(result, expected, case):
 
 
 RESULTS = {
-    **{"arch": "cnn", "preset": "quick", "dataset": "mnist", "dataset_version": "3.0.1"},
-    **{"dataset_sha256": "ab" * 32, "dataset_notice": "", "num_classes": 10, "seed": 3},
-    **{"class_names": list(CLASSES), "num_params": 7850, "steps": 30, "epochs": 1.5},
-    **{"batch_size": 64, "validation_accuracy": 0.9, "validation_errors": 1},
-    **{"validation_count": COUNT, "validation_loss": 0.25, "test_accuracy": 0.9},
-    **{"test_errors": 1, "test_count": COUNT, "test_loss": 0.25, "train_seconds": 1.5},
-    **{"compile_seconds": 2.5, "total_seconds": 5.0, "images_per_second": 1280.0},
-    **{"params_sha256": "cd" * 32, "device": "cpu: x", "num_devices": 1, "jax_version": "0.10.2"},
+    "arch": "cnn",
+    "preset": "quick",
+    "dataset": "mnist",
+    "dataset_version": "3.0.1",
+    "dataset_sha256": "ab" * 32,
+    "dataset_notice": "",
+    "num_classes": 10,
+    "class_names": list(CLASSES),
+    "seed": 3,
+    "num_params": 7850,
+    "steps": 30,
+    "epochs": 1.5,
+    "batch_size": 64,
+    "validation_accuracy": 0.9,
+    "validation_errors": 1,
+    "validation_count": COUNT,
+    "validation_loss": 0.25,
+    "test_accuracy": 0.9,
+    "test_errors": 1,
+    "test_count": COUNT,
+    "test_loss": 0.25,
+    "train_seconds": 1.5,
+    "compile_seconds": 2.5,
+    "total_seconds": 5.0,
+    "images_per_second": 1280.0,
+    "params_sha256": "cd" * 32,
+    "device": "cpu: x",
+    "num_devices": 1,
+    "jax_version": "0.10.2",
 }
 
 
@@ -265,11 +287,9 @@ def read_used_archive(folder):
     """As `digits_jax.export` and `digits_jax.predict` take it."""
     network = read_archive(folder / "model.npz")
     model_card(network, files={}).encode()
-    try:
+    # Other classes or other data: refused, by the networks' names.
+    with contextlib.suppress(InputError):
         combine([network, _network(FACTS)])
-    except InputError as error:
-        assert str(error).isprintable()  # other classes, other data: it names the networks
-        assert len(str(error)) < 1000
     return network
 
 

@@ -33,7 +33,7 @@ class Target:
     """A file of a reader's folder, and how it is damaged.
 
     Attributes:
-      file: its name in the folder.
+      file: its path in the folder.
       kind: what it is to the mutator: "bytes", "json", "lines" or "bytes+json" (either).
       payload: what is damaged, where that isn't the file itself: the file's bytes -> bytes.
       rebuild: (the file's bytes, damaged payload) -> the file's new bytes, whole around it.
@@ -155,7 +155,8 @@ def fuzz(name, reader, count, folder):
       The number of those tried, and what was wrong, in words that say how to repeat each.
     """
     reader.make(folder)
-    whole = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    whole = {str(path.relative_to(folder)): path.read_bytes() for path in files}
     times = {file: (folder / file).stat().st_mtime_ns for file in whole}
     expected = reader.read(folder)
     only = os.environ.get(NUMBER_VARIABLE)

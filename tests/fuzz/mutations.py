@@ -200,7 +200,7 @@ def _another(value, random):
     if type(value) in (int, float) and random.random() < 0.5:
         change = random.choice((lambda v: -v, lambda v: v + 1, lambda v: v * 10**9, float, str))
         return change(value)
-    return random.choice(VALUES)
+    return copy.deepcopy(random.choice(VALUES))  # the next operation may change it
 
 
 def _mutate_tree(root, random):

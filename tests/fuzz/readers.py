@@ -1,6 +1,10 @@
 """The readers, each with a whole file and with what is right of what it reads.
 
-One more is one more entry of `READERS`.
+One more is one more entry of `READERS`: what makes a whole folder, what reads it, what is right of
+the result, and which files are damaged and how (see `harness.Reader` and `harness.Target`). What
+has a checksum is `assert_same`: it is read as it was, or refused.
+
+    "manifest.json": Reader(make_it, read_it, assert_same, (Target("5/manifest.json", "json"),)),
 """
 
 import contextlib
@@ -26,6 +30,7 @@ from digits_jax.deploy import network as network_module
 from digits_jax.deploy.archive import describe, read_archive, write_archive
 from digits_jax.deploy.card import model_card
 from digits_jax.deploy.network import Layer, Network, combine, numpy_logits
+from digits_jax.deploy.show import is_sheet, write_sheet
 from digits_jax.errors import InputError
 from digits_jax.evaluation.sources import groups_of, source_of
 from digits_jax.runs.folder import (
@@ -446,6 +451,16 @@ def right_picture(grey, expected, case):
     assert grey.size > 0
 
 
+def make_sheet(folder):
+    """What `digits_jax.predict` draws."""
+    write_sheet(folder / "sheet.png", [], [], [])
+
+
+def right_answer(result, expected, case):
+    """Yes or no: whatever lies there, it is a sheet or it isn't."""
+    assert result in (True, False)
+
+
 def _chunks(data):
     position = 8
     while position < len(data):
@@ -454,7 +469,7 @@ def _chunks(data):
         position += size + 12
 
 
-def in_png(wanted):
+def in_png(wanted, file="picture.png"):
     """A chunk of a PNG file, its checksum made right again."""
 
     def payload(data):
@@ -468,7 +483,7 @@ def in_png(wanted):
             parts.append(struct.pack(">I", zlib.crc32(kind + new)))
         return b"".join(parts)
 
-    return Target("picture.png", "bytes", payload, rebuild)
+    return Target(file, "bytes", payload, rebuild)
 
 
 def _reader(make, read, right, *targets, **options):
@@ -578,6 +593,15 @@ READERS = {
     ),
     "TFRecord": _reader(make_tfrecords, read_records, right_records, Target("mnist.tfrecord")),
     "PNG": picture("picture.png", in_png(b"IHDR"), in_png(b"IDAT")),
+    "sheet of pictures": _reader(
+        make_sheet,
+        lambda folder: is_sheet(folder / "sheet.png"),
+        right_answer,
+        Target("sheet.png"),
+        in_png(b"IHDR", "sheet.png"),
+        in_png(b"tEXt", "sheet.png"),
+        refuses=False,
+    ),
     "JPEG": picture("picture.jpg"),
     "WebP": picture("picture.webp"),
     "BMP": picture("picture.bmp"),

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 def read_arrays(path: Path, hint: str = "name another") -> dict[str, "np.ndarray"]:
     """The arrays of an .npz file; hint: what to do where there is none."""
-    import numpy as np
+    from digits_jax.runs.arrays import read_npz
 
     try:
         with path.open("rb") as opened:
@@ -53,9 +53,7 @@ def read_arrays(path: Path, hint: str = "name another") -> dict[str, "np.ndarray
                     f"{path} isn't an .npz file; write one with "
                     "numpy.savez(FILE, labels=..., logits=...)"
                 )
-            opened.seek(0)
-            with np.load(opened, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+        return read_npz(path)
     except InputError:
         raise
     except FileNotFoundError:
@@ -65,7 +63,7 @@ def read_arrays(path: Path, hint: str = "name another") -> dict[str, "np.ndarray
             f"{path}: can't be read as .npz, it is a folder; give a file, or leave out "
             "--predictions for folders of runs"
         ) from None
-    except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read as .npz ({error}); is it whole?") from None
 
 
@@ -74,13 +72,18 @@ def read_run(path: Path, short: str) -> "Source":
     from digits_jax.evaluation.sources import source_of
 
     results = read_results(path)
-    if not isinstance(results, dict) or any(not results.get(key) for key in _FACTS):
+    if not isinstance(results, dict) or not all(map(_is_a_word, map(results.get, _FACTS))):
         raise InputError(
             f"{path / RESULTS} doesn't hold {', '.join(_FACTS)} of a run; give the folder of a "
             "finished run, or --predictions for other files"
         )
     hint = f"write it with python -m digits_jax.train --resume --workdir={path}, or name another"
     return source_of(str(path), short, read_arrays(path / PREDICTIONS, hint), results)
+
+
+def _is_a_word(value):
+    # The report names them: what can't be written would end it with a traceback.
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def read_sources(args: argparse.Namespace) -> tuple[list["Source"], list["Source"]]:

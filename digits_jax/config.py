@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, quoted, shown
 from digits_jax.runs.folder import read_json
 
 ARCHS = ("cnn", "mlp", "ann")
@@ -26,6 +26,9 @@ AUGMENTS = ("none", "shift", "affine", "elastic")
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 # 28x28, folded to 14x14, is halved to 7x7, 3x3 and 1x1.
 MAX_BLOCKS = 3
+# Each layer is traced, and compiled, by itself.
+MAX_LAYERS = 64
+_MAX_INT = 2**31 - 1  # what XLA has for a size
 
 T = TypeVar("T")
 ByPreset = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by preset)")]
@@ -234,9 +237,9 @@ RECIPES = {
 
 def _choice(name, value, allowed):
     if value not in allowed:
-        close = difflib.get_close_matches(str(value).lower(), allowed, 1)
+        close = difflib.get_close_matches(shown(value).lower(), allowed, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise InputError(f"--{_flag(name)}={value}: allowed are {', '.join(allowed)}{hint}")
+        raise InputError(f"--{_flag(name)}={shown(value)}: allowed are {', '.join(allowed)}{hint}")
 
 
 def _choice_if_given(config):
@@ -254,13 +257,20 @@ def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=T
         if high < math.inf:
             bound += f" and {'at most' if high_allowed else 'less than'} {high}"
         kind = "number" if -math.inf < value < math.inf else "finite number"
-        raise InputError(f"--{_flag(name)}={value}: give a {kind} that is {bound}")
+        raise InputError(f"--{_flag(name)}={shown(value)}: give a {kind} that is {bound}")
 
 
 def _plain_path(path):
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
     return os.path.expanduser(path) if isinstance(path, str) else path
+
+
+def _can_be_a_path(path):
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _flag(name):
@@ -282,13 +292,12 @@ def check(config: TrainConfig) -> None:
     _choice_if_given(config)
     for name, minimum in {"batch_size": 1, "dense_size": 0}.items():
         if name in given:
-            _number(name, given[name], minimum)
+            _number(name, given[name], minimum, _MAX_INT)
     if "convs_per_block" in given:  # each is traced, and compiled, by itself
         _number("convs_per_block", given["convs_per_block"], 1, 16)
     # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
-    _number("seed", config.seed, 0, 2**31 - 1)
-    _number("checkpoint_every_steps", config.checkpoint_every_steps, 0)
-    _number("max_skipped_steps", config.max_skipped_steps, 1)
+    for name, low in {"seed": 0, "checkpoint_every_steps": 0, "max_skipped_steps": 1}.items():
+        _number(name, getattr(config, name), low, _MAX_INT)
     for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():
         if name in given:
             _number(name, given[name], 0, high, low_allowed=False)
@@ -299,16 +308,25 @@ def check(config: TrainConfig) -> None:
             _number(name, given[name], 0, 1, high_allowed=False)
     for name in ("hidden_sizes", "channels"):
         for size in given.get(name, ()):
-            _number(name, size, 1)
+            _number(name, size, 1, _MAX_INT)
     if len(given.get("channels", ())) > MAX_BLOCKS:
         sizes = ",".join(map(str, config.channels))
         raise InputError(
-            f"--channels={sizes}: each block halves the image; give at most {MAX_BLOCKS} numbers"
+            f"--channels={shown(sizes)}: each block halves the image; "
+            f"give at most {MAX_BLOCKS} numbers"
+        )
+    if len(given.get("hidden_sizes", ())) > MAX_LAYERS:
+        raise InputError(
+            f"--hidden-sizes has {len(config.hidden_sizes)} numbers; give at most {MAX_LAYERS}"
         )
     if config.devices != "auto":
-        if not (config.devices.isascii() and config.devices.isdecimal()):
-            raise InputError(f"--devices={config.devices}: give a number, or auto")
-        _number("devices", int(config.devices), 1)
+        digits = config.devices
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
+            raise InputError(f"--devices={shown(digits)}: give a number, or auto")
+        _number("devices", int(digits), 1)
+    for name in ("workdir", "data_dir"):
+        if name in given and not _can_be_a_path(given[name]):
+            raise InputError(f"--{_flag(name)}={shown(given[name])}: no path can be so named")
     if config.workdir == "":
         raise InputError("--workdir is empty; give a folder, or leave the flag out")
     if (config.resume or config.eval_only) and not config.workdir:
@@ -338,10 +356,13 @@ def from_dict(values: Any, source: str) -> TrainConfig:
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for name, value in values.items():
         if name not in fields:
-            raise InputError(f"{source}: unknown field {name!r}")
+            raise InputError(f"{source}: unknown field {quoted(name)}")
         values = {**values, name: _typed(name, value, fields[name].type, source)}
     config = TrainConfig(**values)
-    check(config)
+    try:
+        check(config)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     return config
 
 
@@ -363,7 +384,7 @@ def _typed(name, value, annotation, source):
         wanted = "a tuple of int"
     else:
         wanted = {"int": "an int"}.get(kind.__name__, f"a {kind.__name__}")
-    raise InputError(f"{source}: field {name!r} is {value!r}; give {wanted}")
+    raise InputError(f"{source}: field {name!r} is {quoted(value)}; give {wanted}")
 
 
 def read_config(path: Path) -> TrainConfig:

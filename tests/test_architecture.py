@@ -78,6 +78,8 @@ def test_what_lies_beside_the_programs():
     """The configuration reads JSON and raises errors; the parser raises errors; no more."""
     assert ours(PACKAGE / "config.py") == {
         ("errors", "InputError"),
+        ("errors", "quoted"),
+        ("errors", "shown"),
         ("runs", "folder", "read_json"),
     }
     assert ours(PACKAGE / "cli.py") == {("errors", "InputError")}

@@ -281,4 +281,6 @@ def test_foreign_files_are_named_in_full(runs, tmp_path, capsys):
     bad = make_run(tmp_path / "bad", "cnn", 0, 0.1, validation_logits=NAN[:9])
     assert f"{bad}: validation_logits" in refused([a, bad], capsys)
     (Path(bad) / "results.json").write_text("[]")
+    assert "results.json: isn't an object" in refused([a, bad], capsys)
+    (Path(bad) / "results.json").write_text("{}")
     assert "doesn't hold arch" in refused([a, bad], capsys)

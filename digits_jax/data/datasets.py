@@ -37,7 +37,7 @@ from digits_jax.data.files import (
 )
 from digits_jax.data.originals import why_unreachable
 from digits_jax.data.tfds_prepare import SPECS, Spec, UnavailableError
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, shown
 
 DATASETS = ("auto", *SPECS, "digits")
 DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
@@ -127,11 +127,11 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) 
       digits: https://doi.org/10.24432/C50P49; tfds: https://www.tensorflow.org/datasets
     """
     if name not in DATASETS:
-        word = str(name).lower()
+        word = shown(name).lower()
         near = [other for other in DATASETS if other.startswith(word) and word]
         near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"--dataset={name}: allowed are {', '.join(DATASETS)}{hint}")
+        raise InputError(f"--dataset={shown(name)}: allowed are {', '.join(DATASETS)}{hint}")
     if data_dir == "":  # how a command line says none
         data_dir = None
     if data_dir is not None:

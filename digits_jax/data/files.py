@@ -1,8 +1,9 @@
 """Folders of data sets: decoded arrays, cached; made aside and renamed into place.
 
-A cache is a folder of ``.npy`` files and a ``manifest.json`` with their sizes, times and the
-SHA-256 of the whole. It is written aside and renamed; whatever is wrong with it, it is as if
-it were not there. Decoded arrays are opened by memory map: the second start reads nothing.
+A cache is a folder of ``.npy`` files and a ``manifest.json`` with their sizes, times, the
+SHA-256 of the whole and that of its own values. It is written aside and renamed; whatever is
+wrong with it, it is as if it were not there. Decoded arrays are opened by memory map: the second
+start reads nothing.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import secrets
 import shutil
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from digits_jax.errors import InputError
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_MAX_MANIFEST_BYTES = 1_000_000
 
 
 def sha256_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
@@ -60,27 +63,47 @@ def read_cache(folder: Path) -> tuple[dict[str, np.ndarray], dict] | None:
       with ``sha256`` added; None where the cache is absent, damaged or of another format.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            return None
-        touched = False
-        arrays = {}
-        for name, (size, modified) in manifest["files"].items():
-            path = folder / f"{name}.npy"
-            status = path.stat()
-            if status.st_size != size:
-                return None
-            touched |= status.st_mtime_ns != modified
-            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        facts = dict(manifest["facts"], sha256=manifest["sha256"])
-        if touched and sha256_of_arrays(arrays) != facts["sha256"]:
-            return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Python's older headers make NumPy warn; a damaged one may look like it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = _read_cache(folder)
+    except Exception:  # NumPy's, json's and tokenize's errors, by what is damaged
         return None
+    if found is None:
+        return None
+    arrays, manifest, touched = found
+    facts = dict(manifest["facts"], sha256=manifest["sha256"])
     if touched:
         with contextlib.suppress(OSError):
             _write_manifest(folder, arrays, manifest["facts"], facts["sha256"])
     return arrays, facts
+
+
+def _read_cache(folder):
+    path = folder / _MANIFEST
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        return None
+    manifest = json.loads(path.read_text())
+    if manifest["format"] != FORMAT or manifest["check"] != _sum_of(manifest):
+        return None
+    touched = False
+    arrays = {}
+    for name, (size, modified) in manifest["files"].items():
+        path = folder / f"{name}.npy"
+        status = path.stat()
+        if status.st_size != size:
+            return None
+        touched |= status.st_mtime_ns != modified
+        arrays[name] = np.lib.format.open_memmap(path, mode="r")
+    if touched and sha256_of_arrays(arrays) != manifest["sha256"]:
+        return None
+    return arrays, manifest, touched
+
+
+def _sum_of(manifest):
+    """The SHA-256 of a manifest's values, its own sum left out."""
+    plain = {name: value for name, value in manifest.items() if name != "check"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def write_cache(folder: Path, arrays: Mapping[str, np.ndarray], facts: dict, sha256: str) -> None:
@@ -122,6 +145,7 @@ def _write_manifest(folder: Path, names: Mapping[str, object], facts: dict, sha2
         "facts": facts,
         "files": {name: [s.st_size, s.st_mtime_ns] for name, s in status.items()},
     }
+    content["check"] = _sum_of(content)
     aside = folder / f".{_MANIFEST}-{secrets.token_hex(4)}"
     try:
         aside.write_text(json.dumps(content, indent=1))

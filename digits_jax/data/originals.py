@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import io
+import math
 import os
 import struct
 import threading
@@ -12,6 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from digits_jax.errors import InputError
+
+# EMNIST's largest file is of 240,000 images of 28x28 bytes.
+MAX_IDX_BYTES = 1_000_000_000
+_PIECE = 2**20
 
 
 def find_originals(
@@ -104,24 +110,43 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
       uint8 [count] or [count, rows, columns].
 
     Raises:
-      InputError: it isn't a gzipped IDX file, or holds too few entries.
+      InputError: it isn't a gzipped IDX file, or holds too few entries, or more bytes than its
+        header says or than ``MAX_IDX_BYTES``: no more than that is unpacked.
 
     Reference:
       http://yann.lecun.com/exdb/mnist/ ("the IDX file format")
     """
     try:
-        raw = gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
+            start = unpacked.read(4)
+            rank = start[3] if len(start) == 4 and start[:3] == b"\0\0\x08" else 0
+            sizes = unpacked.read(4 * rank)
+            if rank not in (1, 3) or len(sizes) < 4 * rank:
+                raise InputError(f"{name} isn't an IDX file of bytes; get it again")
+            shape = struct.unpack(f">{rank}I", sizes)
+            claimed = math.prod(shape)
+            if claimed > MAX_IDX_BYTES:
+                raise InputError(
+                    f"{name} says that it holds {claimed:,} bytes; {MAX_IDX_BYTES:,} are allowed"
+                )
+            # A byte more than is claimed, so that the end is met, where the checksum is.
+            raw = _read_at_most(unpacked, claimed + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{name} can't be unpacked ({error}); get it again") from None
-    rank = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
-    header = 4 + 4 * rank
-    if rank not in (1, 3) or len(raw) < header:
-        raise InputError(f"{name} isn't an IDX file of bytes; get it again")
-    shape = struct.unpack(f">{rank}I", raw[4:header])
-    size = count * int(np.prod(shape[1:], dtype=np.int64))
-    if shape[0] < count or len(raw) < header + size:
+    if shape[0] < count or len(raw) < claimed:
         raise InputError(f"{name} holds fewer than {count} entries; get it again")
-    return np.frombuffer(raw, np.uint8, size, header).reshape(count, *shape[1:])
+    if len(raw) > claimed:
+        raise InputError(f"{name} holds more than its header says; get it again")
+    size = count * math.prod(shape[1:])
+    return np.frombuffer(raw, np.uint8, size).reshape(count, *shape[1:])
+
+
+def _read_at_most(file, most):
+    # In pieces: a `read` of what a header claims would allocate all of that at once.
+    raw = bytearray()
+    while piece := file.read(min(_PIECE, most - len(raw))):
+        raw += piece
+    return bytes(raw)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.deploy.network import KINDS, Layer, Network
-from digits_jax.errors import InputError
+from digits_jax.deploy.network import KINDS, Layer, Network, check_network, list_of_names
+from digits_jax.errors import InputError, quoted, shown
+from digits_jax.runs.arrays import read_npz
 from digits_jax.runs.folder import replace_file
 
 FORMAT = 1
@@ -75,38 +76,41 @@ def read_archive(path: Path) -> Network:
       InputError: no such file, or it isn't one that `write_archive` wrote.
     """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            about = json.loads(str(file["network"]))
-            if about["format"] != FORMAT:
-                raise InputError(
-                    f"{path}: is of format {about['format']}, and this program reads {FORMAT}"
-                )
-            members = tuple(
+        file = read_npz(path)
+        about = json.loads(str(file["network"]))
+        if about["format"] != FORMAT:
+            raise InputError(
+                f"{path}: is of format {shown(about['format'])}, and this program reads {FORMAT}"
+            )
+        network = Network(
+            name=about["name"],
+            class_names=list_of_names(about["class_names"]),
+            members=tuple(
                 tuple(_read_layer(layer, file) for layer in member) for member in about["members"]
-            )
-            network = Network(
-                name=str(about["name"]),
-                class_names=tuple(map(str, about["class_names"])),
-                members=members,
-                threshold=float(about["threshold"]),
-                facts=dict(about["facts"]),
-                temperature=float(about["temperature"]),
-            )
-            if not (0 < network.temperature < np.inf and 0 <= network.threshold <= 1):
-                raise ValueError("its temperature or its threshold can't be")
+            ),
+            threshold=_number(about["threshold"]),
+            facts=dict(about["facts"]),
+            temperature=_number(about["temperature"]),
+        )
+        check_network(network)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
     except InputError:
         raise
-    # zipfile, zlib, json, NumPy: each has errors of its own for what isn't theirs.
+    # By what is damaged: `read_npz`, json, or a value that isn't what is done with it.
     except Exception as error:
         raise InputError(
             f"{path}: isn't a network that digits_jax exported, or is damaged "
-            f"({str(error)[:80] or type(error).__name__}); "
+            f"({shown(str(error)) or type(error).__name__}); "
             "give a run's folder, or a file made by --format=npz"
         ) from None
-    _check_shapes(network, path)
     return network
+
+
+def _number(value):
+    if type(value) not in (int, float):
+        raise ValueError(f"{quoted(value)} isn't a number")
+    return float(value)
 
 
 def _read_layer(layer, file):
@@ -118,15 +122,3 @@ def _read_layer(layer, file):
         if array.dtype != np.float32 or not np.isfinite(array).all():
             raise ValueError("an array isn't of finite float32")
     return Layer(kind, arrays)
-
-
-def _check_shapes(network, path):
-    """One blank image through every member: shapes that don't fit are noticed here."""
-    from digits_jax.deploy.network import numpy_logits
-
-    try:
-        logits = numpy_logits(network, np.zeros((1, 28, 28, 1), np.float32))
-    except (ValueError, IndexError, MemoryError) as error:
-        raise InputError(f"{path}: its layers don't fit each other ({error})") from None
-    if logits.shape != (1, len(network.class_names)):
-        raise InputError(f"{path}: its layers don't end in {len(network.class_names)} classes")

@@ -1,6 +1,7 @@
 """A picture of what the models saw: each picture with its boxes, and the 28x28 that they read."""
 
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,9 +61,11 @@ def is_sheet(path: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get("Software") == _SOFTWARE
-    except (OSError, ValueError, SyntaxError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures
+            with Image.open(path, formats=["PNG"]) as image:
+                return image.info.get("Software") == _SOFTWARE
+    except Exception:  # Pillow's own, by what is damaged
         return False
 
 

@@ -95,7 +95,8 @@ def as_logits(logits, count: int, name: str = "logits") -> np.ndarray:
             f"{name} has {array.shape[0]} rows and there are {count} labels; "
             "both must be of the same images, in the same order"
         )
-    array = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # some NaN warn of themselves
+        array = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
         raise InputError(
@@ -109,7 +110,7 @@ def _as_classes(array: np.ndarray, name: str, num_classes: int | None) -> np.nda
     if array.dtype.kind not in "iu":
         raise InputError(f"{name} has dtype {array.dtype}; give class numbers as integers")
     low, high = int(array.min()), int(array.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
+    if low < 0 or high >= (num_classes or 2**31):
         allowed = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         wrong = low if low < 0 else high
         raise InputError(f"{name} holds {wrong}; a class number is {allowed}: check the labels")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, shown
 from digits_jax.evaluation.checks import as_labels, as_logits
 from digits_jax.evaluation.comparison import Group, Run
 
@@ -63,7 +63,9 @@ def source_of(name: str, short: str, arrays, results: dict | None = None) -> Sou
     kind = (arch.upper() if len(arch) <= 4 else arch) or short
     # The files of other frameworks hold int64 or uint8: the class numbers are the same.
     labels = as_labels(arrays["labels"], f"{name}: labels")
-    facts = (results.get(key) for key in ("dataset", "dataset_sha256", "preset"))
+    facts = [results.get(key) for key in ("dataset", "dataset_sha256", "preset")]
+    if facts[2] is not None:
+        facts[2] = shown(facts[2])
     return Source(name, kind, labels, run, *facts)
 
 
@@ -193,10 +195,12 @@ def _check_same_images(one: Source, other: Source) -> None:
 
 def _check_run(source: Source) -> None:
     """The arrays of a run; later messages would have only its short name."""
-    as_logits(source.run.logits, source.labels.size, f"{source.name}: logits")
+    logits = as_logits(source.run.logits, source.labels.size, f"{source.name}: logits")
+    as_labels(source.labels, f"{source.name}: labels", logits.shape[1])
     labels, logits = source.run.validation_labels, source.run.validation_logits
     if labels is not None and logits is not None:
-        count = as_labels(labels, f"{source.name}: validation_labels").size
+        name = f"{source.name}: validation_labels"
+        count = as_labels(labels, name, np.shape(source.run.logits)[1]).size
         as_logits(logits, count, f"{source.name}: validation_logits")
 
 

@@ -17,13 +17,14 @@ import itertools
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, shown
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
@@ -36,6 +37,7 @@ SKIPPED = "skipped.json"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 _LOCK = ".lock"
+_MAX_JSON_BYTES = 50_000_000
 METRICS_FIELDS = (
     "step",
     "epoch",
@@ -153,14 +155,28 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-      InputError: it can't be read, or isn't JSON.
+      InputError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size) if size <= _MAX_JSON_BYTES else None
+        if data is None:
+            raise InputError(f"{path}: has more than {_MAX_JSON_BYTES:,} bytes; is it ours?")
+        return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except (ValueError, RecursionError):
         raise InputError(f"{path}: isn't JSON; was it changed by hand?") from None
+
+
+def _finite(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} isn't a finite number")
+    return value
 
 
 def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
@@ -202,21 +218,24 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
       InputError: the file is there and can't be read.
     """
     try:
-        text = (path / METRICS).read_text(encoding="utf-8", errors="replace")
+        with open(path / METRICS, "rb") as file:
+            return list(_metrics_rows(file))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InputError(f"{path / METRICS}: can't be read ({error.strerror})") from None
-    rows = []
-    for line in text.splitlines():
+
+
+def _metrics_rows(file):
+    # No line is longer than this, not even in a disk's gigabytes of zeros.
+    for line in iter(lambda: file.readline(_MAX_JSON_BYTES), b""):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):
-            break
+            return
         if not _is_metrics_row(row):
-            break
-        rows.append(row)
-    return rows
+            return
+        yield row
 
 
 def _is_metrics_row(row):
@@ -224,7 +243,8 @@ def _is_metrics_row(row):
     return (
         isinstance(row, dict)
         and all(type(row.get(name)) in (int, float) for name in METRICS_FIELDS)
-        and all(math.isfinite(row[name]) for name in METRICS_FIELDS)
+        # Not `isfinite`: it raises for an integer beyond all floats.
+        and all(abs(row[name]) <= sys.float_info.max for name in METRICS_FIELDS)
     )
 
 
@@ -260,7 +280,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """``results.json`` of a run's folder.
 
     Raises:
-      InputError: no such folder, no run in it, or one that isn't finished.
+      InputError: no such folder, no run in it, one that isn't finished, or no object in it.
     """
     check_run(path)
     if not (path / RESULTS).exists():
@@ -268,7 +288,10 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path}: the run isn't finished (no {RESULTS}); "
             f"finish it with python -m digits_jax.train --resume --workdir={path}"
         )
-    return read_json(path / RESULTS)
+    results = read_json(path / RESULTS)
+    if not isinstance(results, dict):
+        raise InputError(f"{path / RESULTS}: isn't an object with a run's numbers; train it again")
+    return results
 
 
 def read_run(path: Path) -> Run:
@@ -277,22 +300,43 @@ def read_run(path: Path) -> Run:
     Raises:
       InputError: as `read_results`, or predictions that are missing or damaged.
     """
-    import numpy as np
+    from digits_jax.runs.arrays import read_npz
 
     results = read_results(path)
     names = ("labels", "logits", "validation_labels", "validation_logits")
     try:
-        # NumPy leaves a file that it opened by itself open where it isn't whole.
-        with open(path / PREDICTIONS, "rb") as opened, np.load(opened) as file:
-            arrays = {name: file[name] for name in names}
+        found = read_npz(path / PREDICTIONS)
+        arrays = {name: found[name] for name in names}
+        for part in ("", "validation_"):
+            _check_predictions(arrays[f"{part}labels"], arrays[f"{part}logits"])
     except FileNotFoundError:
         raise InputError(
             f"{path}: has no {PREDICTIONS}; "
             f"write it with python -m digits_jax.train --resume --workdir={path}"
         ) from None
-    except Exception as error:  # zipfile, zlib and NumPy each have errors of their own
-        raise InputError(f"{path / PREDICTIONS}: can't be read ({error}); is it whole?") from None
+    except OSError as error:
+        raise InputError(f"{path / PREDICTIONS}: can't be read ({error.strerror})") from None
+    except KeyError as error:
+        raise InputError(
+            f"{path / PREDICTIONS}: can't be read (no {error}); is it whole?"
+        ) from None
+    except ValueError as error:
+        raise InputError(
+            f"{path / PREDICTIONS}: can't be read ({shown(str(error))}); is it whole?"
+        ) from None
     return Run(path, results, **arrays)
+
+
+def _check_predictions(labels, logits):
+    """Raises a ValueError where they aren't as `Run` has them."""
+    import numpy as np
+
+    if (labels.dtype, logits.dtype, labels.ndim, logits.ndim) != (np.int32, np.float32, 1, 2):
+        raise ValueError("labels aren't int32 [n], or logits not float32 [n, classes]")
+    if len(labels) != len(logits) or not np.isfinite(logits).all():
+        raise ValueError("logits aren't finite numbers, a row for each label")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise ValueError(f"labels are from {labels.min()} to {labels.max()}")
 
 
 def check_run(path: Path) -> None:

@@ -107,9 +107,30 @@ def _read(folder):
         good = False
     if not good:
         raise DamagedError(f"{MANIFEST}: isn't what was written")
-    if content.get("format") != FORMAT:
+    if content.get("format") != FORMAT or not _is_manifest(content):
         raise DamagedError(f"{MANIFEST}: is of another version of digits_jax")
     return content
+
+
+def _is_manifest(content):
+    files = content.get("files")
+    return (
+        _is_count(content.get("step"))
+        and isinstance(content.get("values"), dict)
+        and isinstance(files, dict)
+        and all(
+            isinstance(file, dict)
+            and file.keys() == {"bytes", "sha256"}
+            and _is_count(file["bytes"])
+            and name.isprintable()
+            and len(name) < 200
+            for name, file in files.items()
+        )
+    )
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value < 2**63
 
 
 def _describe(path, *, sync=False):

@@ -122,7 +122,7 @@ def what_it_trains(plan: Plan) -> dict[str, Any]:
 
 def seconds_of_results(workdir: Path, state: TrainState) -> dict[str, float] | None:
     """The durations in the ``results.json`` of this very state; None where there is none."""
-    with contextlib.suppress(InputError, KeyError, TypeError):
+    with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
         results = folder.read_json(workdir / folder.RESULTS)
         if results["params_sha256"] == tree_sha256(state.variables["params"]):
             return {name: float(results[name]) for name in NO_SECONDS}

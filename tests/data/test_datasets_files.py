@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults_log import log_faults
+from harness import damage, time_limit
 
 from digits_jax.data import datasets, files, tfds_prepare
 from digits_jax.data.datasets import load_dataset
@@ -403,3 +405,30 @@ def test_unpacked_files_are_named(tmp_path, home, monkeypatch):
     for name in ("mnist", "auto"):
         with pytest.raises(InputError, match=r"train-images.idx3-ubyte is unpacked.* original"):
             load_dataset(name, tmp_path / "data")
+
+
+# --- damage --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_damaged_prepared_sets(spec, tmp_path):
+    """1,000 damaged files of a prepared set: each is read as it was, or refused by name."""
+    tfds_prepare.prepare(spec, tmp_path, write_files(tmp_path / "files"))
+    folder = tfds_prepare.prepared_folder(spec, tmp_path)
+    wanted = tfds_prepare.read_prepared(spec, tmp_path)
+    whole = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    tried = 1000
+    for number in range(tried):
+        path = list(whole)[number % len(whole)]
+        kind = "bytes+json" if path.suffix == ".json" else "bytes"
+        path.write_bytes(damage(whole[path], kind, f"prepared/{number}"))
+        with time_limit(30):
+            try:
+                found = tfds_prepare.read_prepared(spec, tmp_path)
+            except InputError as error:
+                assert str(folder) in str(error), number  # noqa: PT017 - or it is right
+            else:
+                for name, array in wanted.items():
+                    np.testing.assert_array_equal(found[name], array, str(number))
+        path.write_bytes(whole[path])
+    log_faults("mutated prepared data set", tried, tried)

@@ -39,9 +39,9 @@ with hold_workdir(Path(sys.argv[1]), new=True):
 def arrays():
     random = np.random.default_rng(0)
     return {
-        "labels": np.arange(7, dtype=np.int32),
+        "labels": np.arange(7, dtype=np.int32) % 3,
         "logits": random.normal(size=(7, 3)).astype(np.float32),
-        "validation_labels": np.arange(5, dtype=np.int32),
+        "validation_labels": np.arange(5, dtype=np.int32) % 3,
         "validation_logits": random.normal(size=(5, 3)).astype(np.float32),
     }
 

@@ -24,6 +24,7 @@ TURN_SECONDS = 0.25
 # A verdict comes before the exception that its cause raises here, or after it; the exception,
 # which lets the program clear up, may have that long.
 GRACE_SECONDS = 1.5
+RELAUNCH = "; start all again, with --resume"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Limits:
     """
 
     join_seconds: float = 25.0
-    beat_seconds: float = 2.0
+    beat_seconds: float = 1.0
     silent_seconds: float = 15.0
     stall_seconds: float = 300.0
     leave_seconds: float = 10.0
@@ -306,13 +307,15 @@ class Group:
         for index, peer in self._peers.items():
             whose = f"process {index} ({peer.name})"
             if peer.gone:
-                self._end(f"{whose} has gone: it was killed or crashed; last seen {_at(peer)}")
+                self._end(
+                    f"{whose} has gone: it was killed or crashed; last seen {_at(peer)}{RELAUNCH}"
+                )
                 return
             silent = now - peer.heard
             if silent > self._limits.silent_seconds:
                 self._end(
                     f"{whose} has been silent for {silent:.0f} s: it is stopped, or its machine "
-                    f"or the network is down; last seen {_at(peer)}"
+                    f"or the network is down; last seen {_at(peer)}{RELAUNCH}"
                 )
                 return
         if self.index == 0:
@@ -333,7 +336,7 @@ class Group:
         peer = stuck[index]
         self._end(
             f"process {index} has stalled: it is {_at(peer)} and has not got on for "
-            f"{now - peer.since:.0f} s{f' (in {peer.where})' if peer.where else ''}"
+            f"{now - peer.since:.0f} s{f' (in {peer.where})' if peer.where else ''}{RELAUNCH}"
         )
 
     def _end(self, line, published=False):
@@ -364,7 +367,7 @@ class Group:
         flush.join(0.5)
         if not told:
             with contextlib.suppress(OSError):
-                os.write(2, f"error: {line}; relaunch with --resume\n".encode())
+                os.write(2, f"error: {line}\n".encode())
         os._exit(1)
 
 

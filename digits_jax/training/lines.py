@@ -131,7 +131,7 @@ def call_the_roll(
                         selector.unregister(key.fileobj)
     others = list(lines.values())
     for line in others if not problem else {*others, *strangers}:
-        line.send(**({"end": problem} if problem else {"welcome": True}))
+        line.send(**({"end": problem} if problem else {"welcome": me}))
     for line in strangers:
         if problem or line not in others:
             line.close()
@@ -165,7 +165,7 @@ def _hear(line, lines, said, count):
     return None
 
 
-def answer_the_roll(host: str, port: int, me: dict, until: float) -> Line:
+def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line, dict]:
     """Another process goes to process 0, and waits until all are there.
 
     Args:
@@ -173,6 +173,9 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> Line:
       port: of process 0.
       me: what this process says of itself.
       until: by `time.monotonic`, when to stop trying.
+
+    Returns:
+      The line to process 0, and what that has said of itself.
 
     Raises:
       InputError: nobody is there, or process 0 says what is wrong.
@@ -186,8 +189,9 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> Line:
             time.sleep(RETRY_SECONDS)
             continue
         try:
-            if _wait_for_welcome(line, me, until):
-                return line
+            welcome = _wait_for_welcome(line, me, until)
+            if welcome:
+                return line, welcome
             seen = "process 0 is there but doesn't say that all have come"
         except EOFError:
             seen = "what answers there leaves at once"
@@ -215,10 +219,8 @@ def _wait_for_welcome(line, me, until):
             for message in line.receive():
                 if "end" in message:
                     raise InputError(str(message["end"]))
-                if message.get("welcome") is True:
-                    return True
-                raise ValueError("not a welcome")
-    return False
+                return {name: str(message["welcome"][name]) for name in ("host", "pid")}
+    return None
 
 
 def introduce(index: int, count: int, address: str, seconds: float) -> dict:

@@ -106,12 +106,12 @@ def _meet(place: Place, limits: Limits) -> Group:
     until = time.monotonic() + limits.join_seconds
     me = introduce(place.index, place.count, place.address, limits.join_seconds)
     if place.index:
-        line = answer_the_roll(place.host, place.port, me, until)
-        lines, names = {0: line}, {0: place.host}
+        line, said = answer_the_roll(place.host, place.port, me, until)
+        lines, said = {0: line}, {0: said}
     else:
         listener = listen(place.host, place.port)
         lines, said = call_the_roll(listener, place.count, me, until)
-        names = {i: f"{said[i]['host']}, process id {said[i]['pid']}" for i in lines}
+    names = {i: f"{said[i]['host']}, process id {said[i]['pid']}" for i in lines}
     return Group(place.index, place.count, lines, names, limits)
 
 
@@ -160,8 +160,12 @@ def _tell_why(group, error, limits):
     elif group.verdict:
         group.wait_for_verdict(0)
     if group.verdict and not isinstance(error, InputError):
-        raise InputError(f"{group.verdict}; relaunch with --resume") from None
-    text = str(error) if isinstance(error, InputError | OSError) else repr(error)
+        raise InputError(group.verdict) from None
+    text = (
+        str(error)
+        if isinstance(error, InputError | OSError)
+        else f"{type(error).__name__}: {error}"
+    )
     if isinstance(error, KeyboardInterrupt | SystemExit):
         text = f"was stopped ({text})"
     group.fail(f"{text:.2000}")

@@ -77,8 +77,10 @@ class Launched:
         """Seconds since it was first seen stopped (by SIGSTOP, say)."""
         if not self.running or not hasattr(os, "waitid"):
             return 0.0
-        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        if os.waitid(os.P_PID, self._process.pid, look) is None:
+        look, seen = os.WSTOPPED | os.WNOHANG | os.WNOWAIT, None
+        with contextlib.suppress(ChildProcessError):  # it has just ended
+            seen = os.waitid(os.P_PID, self._process.pid, look)
+        if seen is None:
             self._stopped_since = None
             return 0.0
         self._stopped_since = self._stopped_since or time.monotonic()

@@ -14,51 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from digits_jax.errors import InputError
 from digits_jax.training.lines import Line
+from digits_jax.training.peers import Limits, Peer, find_lost, find_stalled, whereabouts
 
 TURN_SECONDS = 0.25
 # A verdict comes before the exception that its cause raises here, or after it; the exception,
 # which lets the program clear up, may have that long.
 GRACE_SECONDS = 1.5
 RELAUNCH = "; start all again, with --resume"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long the processes wait for each other, in seconds.
-
-    Attributes:
-      join_seconds: for all to come, at the start.
-      beat_seconds: between two signs of life.
-      silent_seconds: without one, a process counts as stopped or lost.
-      stall_seconds: in which a main thread must get on: longer than anything that it does
-        between two calls of `Group.note` takes (compiling, scoring, saving).
-      leave_seconds: for a process that fails to clear up.
-    """
-
-    join_seconds: float = 25.0
-    beat_seconds: float = 1.0
-    silent_seconds: float = 15.0
-    stall_seconds: float = 300.0
-    leave_seconds: float = 10.0
-
-
-@dataclass
-class _Peer:
-    line: Line
-    name: str
-    heard: float
-    gone: bool = False
-    # What its main thread does, for how long, where, and whether it only waits for others.
-    doing: str = "starting"
-    since: float = 0.0
-    step: int = 0
-    where: str = ""
-    waits: bool = False
 
 
 class Group:
@@ -80,9 +46,10 @@ class Group:
         now = time.monotonic()
         self.index, self.count = index, count
         self._limits = limits or Limits()
-        self._peers = {i: _Peer(line, names[i], now) for i, line in (lines or {}).items()}
+        self._peers = {i: Peer(line, names[i], now) for i, line in (lines or {}).items()}
         self._changed = threading.Condition()
         self._main = threading.get_ident()
+        self._stderr = _keep_stderr() if lines else 2
         self._noted = ("starting", 0, now)
         self._waits_for: str | None = None
         self._asked = 0
@@ -256,9 +223,7 @@ class Group:
 
     def _take(self, index, peer, message, now):
         if "doing" in message:
-            peer.doing, peer.step = message["doing"], message["step"]
-            peer.where, peer.waits = message["where"], message["waits"]
-            peer.since = now - message["for"]
+            peer.take(message, now)
         elif "say" in message:
             self._hear_said(index, message["say"], message["value"])
         elif "all" in message:
@@ -289,55 +254,27 @@ class Group:
             self._changed.notify_all()
 
     def _beat(self, now):
-        doing = self._own(now)
-        message = {key: doing[key] for key in ("doing", "step", "for", "where", "waits")}
+        message = self._own(now)
         for peer in self._peers.values():
             if not peer.gone:
                 peer.line.send(**message)
 
     def _own(self, now):
         phase, step, since = self._noted
-        where, waits = _whereabouts(self._main)
+        where, waits = whereabouts(self._main)
         if self._waits_for:
             where, waits = f"for {self._waits_for}", True
-        # Asked before `since`: a note in between makes it younger, never older.
         return {"doing": phase, "step": step, "for": now - since, "where": where, "waits": waits}
 
     def _judge(self, now):
-        for index, peer in self._peers.items():
-            whose = f"process {index} ({peer.name})"
-            if peer.gone:
-                self._end(
-                    f"{whose} has gone: it was killed or crashed; last seen {_at(peer)}{RELAUNCH}"
-                )
-                return
-            silent = now - peer.heard
-            if silent > self._limits.silent_seconds:
-                self._end(
-                    f"{whose} has been silent for {silent:.0f} s: it is stopped, or its machine "
-                    f"or the network is down; last seen {_at(peer)}{RELAUNCH}"
-                )
-                return
-        if self.index == 0:
-            self._judge_progress(now)
-
-    def _judge_progress(self, now):
-        own = self._own(now)
-        me = _Peer(None, "", now, doing=own["doing"], since=now - own["for"], step=own["step"])
-        me.where, me.waits = own["where"], own["waits"]
-        everyone = {0: me, **self._peers}
-        late = {i: p for i, p in everyone.items() if p.since and not p.waits}
-        late = late or {i: p for i, p in everyone.items() if p.since}
-        limit = self._limits.stall_seconds
-        stuck = {i: p for i, p in late.items() if now - p.since > limit}
-        if not stuck:
-            return
-        index = min(stuck, key=lambda i: (stuck[i].step, stuck[i].since))
-        peer = stuck[index]
-        self._end(
-            f"process {index} has stalled: it is {_at(peer)} and has not got on for "
-            f"{now - peer.since:.0f} s{f' (in {peer.where})' if peer.where else ''}{RELAUNCH}"
-        )
+        line = find_lost(self._peers, now, self._limits.silent_seconds)
+        if self.index == 0 and not line:
+            own = Peer(None, "", now)
+            own.take(self._own(now), now)
+            everyone = {0: own, **self._peers}
+            line = find_stalled(everyone, now, self._limits.stall_seconds)
+        if line:
+            self._end(f"{line}{RELAUNCH}")
 
     def _end(self, line, published=False):
         with self._changed:
@@ -367,8 +304,16 @@ class Group:
         flush.join(0.5)
         if not told:
             with contextlib.suppress(OSError):
-                os.write(2, f"error: {line}\n".encode())
+                os.write(self._stderr, f"error: {line}\n".encode())
         os._exit(1)
+
+
+def _keep_stderr():
+    """For the last line, also while the standard error is held back."""
+    try:
+        return os.dup(2)
+    except OSError:
+        return 2  # closed
 
 
 def _flush():
@@ -376,21 +321,6 @@ def _flush():
         sys.stdout.flush()
 
 
-def _at(peer):
-    return f"{peer.doing} at step {peer.step}" if peer.step else peer.doing
-
-
 def _short(value):
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _whereabouts(thread_id):
-    """Where a thread is: the innermost frame that isn't JAX's; and whether it waits in JAX."""
-    frame = innermost = sys._current_frames().get(thread_id)
-    while frame and f"{os.sep}jax{os.sep}" in frame.f_code.co_filename:
-        frame = frame.f_back
-    if not frame:
-        return "", False
-    name = os.path.basename(frame.f_code.co_filename)
-    return f"{name}:{frame.f_lineno} {frame.f_code.co_name}", frame is not innermost

@@ -126,9 +126,8 @@ def call_the_roll(
                     selector.register(strangers[-1].socket, selectors.EVENT_READ, strangers[-1])
                     continue
                 problem = _hear(key.data, lines, said, count) or problem
-                if key.data.socket.fileno() < 0 or key.data in lines.values():
-                    with contextlib.suppress(KeyError, ValueError):
-                        selector.unregister(key.fileobj)
+                if key.data.socket.fileno() < 0:
+                    selector.unregister(key.fileobj)
     others = list(lines.values())
     for line in others if not problem else {*others, *strangers}:
         line.send(**({"end": problem} if problem else {"welcome": me}))
@@ -161,7 +160,9 @@ def _hear(line, lines, said, count):
                 )
             lines[i], said[i] = line, message
     except (EOFError, ValueError, KeyError, TypeError):
-        line.close()  # a port scanner, a health check
+        line.close()  # a port scanner, a health check; or one that waits no longer
+        for i in [i for i, known in lines.items() if known is line]:
+            del lines[i], said[i]
     return None
 
 
@@ -213,7 +214,7 @@ def _wait_for_welcome(line, me, until):
     with selectors.DefaultSelector() as selector:
         selector.register(line.socket, selectors.EVENT_READ)
         # Process 0 may have begun to wait later, and answers even when it gives up.
-        while time.monotonic() < until + 3 * SEND_SECONDS:
+        while time.monotonic() < until + SEND_SECONDS:
             if not selector.select(RETRY_SECONDS):
                 continue
             for message in line.receive():

@@ -18,7 +18,7 @@ import jax
 
 from digits_jax.errors import InputError
 from digits_jax.training.clusters import Place, find_place
-from digits_jax.training.group import Group, Limits
+from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.lines import (
     LOOPBACK,
@@ -27,6 +27,7 @@ from digits_jax.training.lines import (
     introduce,
     listen,
 )
+from digits_jax.training.peers import Limits
 from digits_jax.training.relay import start_relay
 
 # The watch is ours: the runtime's own, which ends in a crash, shall not come first.
@@ -192,23 +193,63 @@ def _is_runtime_error(error):
 
 
 @contextlib.contextmanager
+def quiet_gloo() -> Iterator[None]:
+    """Holds back the standard output, and shows it without what Gloo says when it connects.
+
+    For the start of the backend and a first step over several processes on a CPU: each connects
+    its devices then, and says so, each for itself, in the middle of others' lines.
+
+    Example:
+      >>> with quiet_gloo():
+      ...     print("done")
+      done
+    """
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    with _held(1) as held:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            for line in held():
+                if b"[Gloo]" not in line and b"connected peer ranks" not in line:
+                    with contextlib.suppress(OSError):
+                        os.write(held.saved, line)
+
+
+@contextlib.contextmanager
 def _quiet_stderr():
     """Holds back what C++ writes to the standard error; of use only where it fails."""
-    try:
-        saved = os.dup(2)
-    except OSError:  # closed
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        with contextlib.suppress(Exception):
-            sys.stderr.flush()
-        os.dup2(held.fileno(), 2)
+    with _held(2) as held:
         try:
             yield
         except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
+            os.write(held.saved, b"".join(held()))
             raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+
+
+class _Held:
+    """What a stream was before it was held back, and what has been held back."""
+
+    def __init__(self, saved, file):
+        self.saved, self._file = saved, file
+
+    def __call__(self):
+        self._file.seek(0)
+        return self._file.readlines()
+
+
+@contextlib.contextmanager
+def _held(stream):
+    """Leads a stream of this process into a file."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            saved = os.dup(stream)
+        except OSError:  # closed
+            saved = os.open(os.devnull, os.O_WRONLY)
+        stack.callback(os.close, saved)
+        stack.callback(os.dup2, saved, stream)
+        os.dup2(file.fileno(), stream)
+        yield _Held(saved, file)

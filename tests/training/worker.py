@@ -10,7 +10,7 @@ import time
 
 def main(argv):
     from digits_jax.training.interrupts import Interrupted, stop_on_signals
-    from digits_jax.training.processes import Limits, join
+    from digits_jax.training.processes import Limits, join, quiet_gloo
 
     told = json.loads(argv[0]) if argv and argv[0].startswith("{") else from_flags(argv)
     flags = [told.get(name) for name in ("coordinator", "num_processes", "process_id")]
@@ -20,7 +20,9 @@ def main(argv):
         group.first_says("the workdir", lambda: take_workdir(told))
         from digits_jax.errors import InputError
 
-        step, state, whole = make_step()
+        with quiet_gloo():
+            step, state, whole = make_step()
+            step(state, whole(0), whole(0))[0].block_until_ready()
         with stop_on_signals() as stop:
             for number in range(1, told.get("steps", 20) + 1):
                 group.note("training", number)

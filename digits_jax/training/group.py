@@ -147,10 +147,12 @@ class Group:
         """Says why this process fails; the others end with that, and this one must leave now."""
         with self._changed:
             self._leaving = True
-            if self._finished or self._judged or not self._peers:
-                return
-            self._judged = True
+            told, self._judged = self._judged, True
+        if self._finished or not self._peers:
+            return
         threading.Thread(target=self._leave, args=("",), daemon=True).start()
+        if told:
+            return
         reason = " ".join(reason.split())
         if self.index:
             self._peers[0].line.send(failed=reason)

@@ -12,7 +12,7 @@ def main(argv):
     from digits_jax.training.interrupts import Interrupted, stop_on_signals
     from digits_jax.training.processes import Limits, join, quiet_gloo
 
-    told = json.loads(argv[0]) if argv and argv[0].startswith("{") else from_flags(argv)
+    told = json.loads(argv[0]) if argv[0].startswith("{") else from_flags(argv)
     flags = [told.get(name) for name in ("coordinator", "num_processes", "process_id")]
     with join(*flags, limits=Limits(**told.get("limits", {}))) as group:
         print(f"joined {group.index} of {group.count}", flush=True)

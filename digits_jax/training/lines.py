@@ -85,7 +85,7 @@ def listen(host: str, port: int) -> socket.socket:
             if time.monotonic() > until or isinstance(error, PermissionError):
                 raise InputError(
                     f"--coordinator={host}:{port}: process 0 can't listen on port {port} "
-                    f"({(error.strerror or str(error)).lower()}): another program, or another "
+                    f"({_why(error)}): another program, or another "
                     "process 0, has it; give a free port to all processes"
                 ) from None
             time.sleep(RETRY_SECONDS)
@@ -186,7 +186,7 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line,
         try:
             line = Line(socket.create_connection((host, port), timeout=SEND_SECONDS))
         except OSError as error:
-            seen = f"nobody answers there: {(error.strerror or str(error) or 'timed out').lower()}"
+            seen = f"nobody answers there: {_why(error)}"
             time.sleep(RETRY_SECONDS)
             continue
         try:
@@ -194,13 +194,13 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line,
             if welcome:
                 return line, welcome
             seen = "process 0 is there but doesn't say that all have come"
+        except InputError:  # which is a ValueError
+            line.close()
+            raise
         except EOFError:
             seen = "what answers there leaves at once"
         except (ValueError, KeyError, TypeError):
             seen = "what answers there is another program, or a run that has begun already"
-        except InputError:
-            line.close()
-            raise
         line.close()
         time.sleep(RETRY_SECONDS)
     raise InputError(
@@ -222,6 +222,14 @@ def _wait_for_welcome(line, me, until):
                     raise InputError(str(message["end"]))
                 return {name: str(message["welcome"][name]) for name in ("host", "pid")}
     return None
+
+
+def _why(error):
+    if isinstance(error, TimeoutError) or not error.errno:
+        return str(error) or "timed out"
+    # A host's name that isn't known has numbers of its own.
+    text = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+    return text.lower()
 
 
 def introduce(index: int, count: int, address: str, seconds: float) -> dict:

@@ -1,5 +1,6 @@
 """Processes that train together, each in one of its own, with real signals and time limits."""
 
+import contextlib
 import json
 import os
 import signal
@@ -306,7 +307,12 @@ def test_another_program_answers(team):
                 connected = listener.accept()[0]
             except TimeoutError:
                 continue
-            connected.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with connected:
+                connected.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connected.settimeout(1)
+                with contextlib.suppress(OSError):
+                    while connected.recv(1000):
+                        pass
     assert "what answers there is another program" in error_of(worker, 30)
 
 

@@ -94,12 +94,13 @@ def test_two_processes_to_the_end(started):
         ]
 
 
+@pytest.mark.slow
 def test_one_process_has_no_prefix(started):
     status, out, err = outcome(started(WORKER, "--steps=1", count=1), [])
     assert (status, out, err) == (0, "joined 0 of 1\nstep 1 2\ndone\n", "")
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_is_killed(started, killed):
     launcher = started(WORKER, *LONG)
     wait_for(launcher, "[0] step 3 ", "[1] step 3 ")
@@ -114,7 +115,7 @@ def test_one_is_killed(started, killed):
     )
 
 
-@pytest.mark.parametrize("stopped", [0, 1])
+@pytest.mark.parametrize("stopped", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_is_stopped(started, stopped):
     launcher = started("-c", SLEEPER)
     wait_for(launcher, "[0] here", "[1] here")
@@ -126,6 +127,7 @@ def test_one_is_stopped(started, stopped):
     assert re.match(rf"launch: {who} is stopped, for 2 s; ending the others\n", err)
 
 
+@pytest.mark.slow
 def test_one_that_goes_on_after_a_stop(started):
     launcher = started("-c", "import time; print('here', flush=True); time.sleep(3)")
     wait_for(launcher, "[0] here", "[1] here")
@@ -136,6 +138,7 @@ def test_one_that_goes_on_after_a_stop(started):
     assert outcome(launcher, pids) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_one_fails_with_a_status(started):
     script = "import sys, time; i = sys.argv[-1][-1]; i == '1' and sys.exit(7); time.sleep(3600)"
     launcher = started("-c", script)
@@ -164,6 +167,7 @@ def test_a_signal_is_passed_on_once(started, number):
     assert err.count("\n") == 2
 
 
+@pytest.mark.slow
 def test_a_second_signal_waits_for_nothing(started):
     stubborn = "import signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]\n" + SLEEPER
     launcher = started("-c", stubborn)
@@ -228,3 +232,18 @@ def test_what_it_starts(monkeypatch):
     argv = ["--num-processes=2", "--devices-per-process=3", "--", "--arch=cnn", "--", "--x"]
     assert launch_program.main(argv) == 0
     assert calls == [([*launch_program.TRAIN, "--arch=cnn", "--", "--x"], 2, 3)]
+
+
+def test_help_imports_no_jax():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "digits_jax.launch", "--help"],
+        cwd=WORKER.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0
+    assert "--num-processes" in done.stdout
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "argparse" in loaded
+    assert not loaded & {"jax", "jaxlib", "flax", "optax", "numpy"}

@@ -4,6 +4,8 @@ python worker.py '{"coordinator": "127.0.0.1:1234", "num_processes": 2, "process
 """
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -14,6 +16,10 @@ def main(argv):
 
     told = json.loads(argv[0]) if argv[0].startswith("{") else from_flags(argv)
     flags = [told.get(name) for name in ("coordinator", "num_processes", "process_id")]
+    if told.get("dies_joining"):
+        import jax
+
+        jax.distributed.initialize = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     with join(*flags, limits=Limits(**told.get("limits", {}))) as group:
         print(f"joined {group.index} of {group.count}", flush=True)
         group.agree(told.get("config", {}))

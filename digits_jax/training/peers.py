@@ -21,7 +21,7 @@ class Limits:
       leave_seconds: for a process that fails to clear up.
     """
 
-    join_seconds: float = 25.0
+    join_seconds: float = 20.0
     beat_seconds: float = 1.0
     silent_seconds: float = 15.0
     stall_seconds: float = 300.0

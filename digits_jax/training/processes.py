@@ -34,6 +34,8 @@ from digits_jax.training.relay import start_relay
 NEVER_SECONDS = 10**6
 SHUTDOWN_SECONDS = 5
 START_SECONDS = 60
+# A failure here may be the consequence of one elsewhere that is known a moment later.
+SOON_SECONDS = 1.0
 
 _here: dict[str, Group | None] = {"now": None, "ever": None}
 
@@ -120,6 +122,7 @@ def _start_jax(place):
     """Joins JAX's processes; all are there by now."""
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM
     jax.config.update("jax_enable_recoverability", True)  # none waits for one that is gone
+    jax.config.update("jax_check_proxy_envs", False)  # a warning; see below
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Nobody's HTTP proxy stands between the processes.
     os.environ.setdefault("no_grpc_proxy", f"{place.host},127.0.0.1")
@@ -127,18 +130,24 @@ def _start_jax(place):
     if place.index:
         port = start_relay(place.host, place.port, time.monotonic() + START_SECONDS)
         address = f"127.0.0.1:{port}"
-    with _quiet_stderr():
-        jax.distributed.initialize(
-            address,
-            place.count,
-            place.index,
-            local_device_ids=place.local_device_ids,
-            cluster_detection_method="deactivate",
-            initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=NEVER_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            coordinator_bind_address=address if place.host in LOOPBACK else None,
-        )
+    try:
+        with _quiet_stderr():
+            jax.distributed.initialize(
+                address,
+                place.count,
+                place.index,
+                local_device_ids=place.local_device_ids,
+                cluster_detection_method="deactivate",
+                initialization_timeout=START_SECONDS,
+                heartbeat_timeout_seconds=NEVER_SECONDS,
+                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+                coordinator_bind_address=address if place.host in LOOPBACK else None,
+            )
+    except RuntimeError as error:
+        raise InputError(
+            f"JAX can't join the {place.count} processes at {place.address} "
+            f"({str(error).splitlines()[0]}); start all again, with another port"
+        ) from None
 
 
 def _part(group):
@@ -155,11 +164,11 @@ def _tell_why(group, error, limits):
     _abandon_jax()
     if isinstance(error, GeneratorExit):
         return
-    if _is_runtime_error(error) and not group.verdict:
+    if _is_runtime_error(error):
         # A collective fails where another process is gone: the watch finds out which.
         group.wait_for_verdict(limits.silent_seconds + 3 * limits.beat_seconds)
-    elif group.verdict:
-        group.wait_for_verdict(0)
+    elif isinstance(error, Exception) and not isinstance(error, InputError | OSError):
+        group.wait_for_verdict(SOON_SECONDS)
     if group.verdict and not isinstance(error, InputError):
         raise InputError(group.verdict) from None
     text = (

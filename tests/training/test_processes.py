@@ -164,9 +164,9 @@ def test_one_is_stopped(team, stopped):
     error = error_of(workers[1 - stopped], 30)
     assert f"error: process {stopped} (" in error
     assert "has been silent for 15 s: it is stopped, or its machine" in error
-    # The stopped one finds nobody when it is woken.
+    # The stopped one, when it is woken, finds the others gone, or what they told it.
     workers[stopped].send_signal(signal.SIGCONT)
-    assert f"error: process {1 - stopped} (" in error_of(workers[stopped], 30)
+    assert error_of(workers[stopped], 30).startswith("error: process ")
 
 
 @pytest.mark.slow
@@ -196,13 +196,14 @@ def test_one_has_stalled(team, stuck):
         assert "in worker.py:" in error
 
 
-@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_in_training_ends_both(team, failing):
     workers = [team.start(i, **LONG, **({"fails_at": 3} if i == failing else {})) for i in range(2)]
     assert error_of(workers[failing]) == "error: the disk is full"
     assert error_of(workers[1 - failing]) == f"error: process {failing}: the disk is full"
 
 
+@pytest.mark.slow
 def test_a_bug_keeps_its_traceback_and_ends_both(team):
     workers = [team.start(0, **LONG), team.start(1, crashes_at=3)]
     assert error_of(workers[0]) == "error: process 1: RuntimeError: a bug of two lines"
@@ -214,7 +215,13 @@ def test_a_bug_keeps_its_traceback_and_ends_both(team):
 # --- before training ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("second", [{"seed": 2}, {}, {"seed": 1, "arch": "mlp"}])
+@pytest.mark.parametrize(
+    "second",
+    [
+        {"seed": 2},
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ({}, {"seed": 1, "arch": "mlp"})),
+    ],
+)
 def test_another_configuration(team, second):
     workers = team.start(0, config={"seed": 1}), team.start(1, config=second)
     said = {error_of(worker) for worker in workers}
@@ -225,6 +232,16 @@ def test_another_configuration(team, second):
         f"error: {name} is {values[0]} in process 1 and {values[1]} in process 0; "
         "start all processes with the same configuration"
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
+def test_one_dies_while_jax_joins(team, dying):
+    workers = [team.start(i, dies_joining=i == dying) for i in range(2)]
+    began = time.monotonic()
+    assert f"error: process {dying} (" in error_of(workers[1 - dying])
+    assert time.monotonic() - began < 20
+    assert workers[dying].wait(1) == -signal.SIGKILL
 
 
 def test_an_error_before_training_reaches_all(team):
@@ -244,6 +261,7 @@ def test_nobody_at_the_coordinator(team):
     assert "nobody answers there: connection refused" in error
 
 
+@pytest.mark.slow
 def test_too_few_come(team):
     workers = [team.start(i, 3, limits={"join_seconds": 4.0}) for i in range(2)]
     for worker in workers:
@@ -270,6 +288,7 @@ def test_two_of_the_same_number(team):
         assert "--process-id=1 was given to two processes" in error_of(worker)
 
 
+@pytest.mark.slow
 def test_two_of_number_zero(team):
     """The second finds the port taken; the first goes on waiting for the other process."""
     first = team.start(0, steps=1)
@@ -290,6 +309,7 @@ def wait_until_listening(port):
     raise AssertionError("nobody listens")
 
 
+@pytest.mark.slow
 def test_a_busy_port(team):
     with socket.create_server(("127.0.0.1", team.port)):
         error = error_of(team.start(0), 30)
@@ -298,6 +318,7 @@ def test_a_busy_port(team):
         assert "process 1 can't join process 0" in error
 
 
+@pytest.mark.slow
 def test_another_program_answers(team):
     with socket.create_server(("127.0.0.1", team.port)) as listener:
         worker = team.start(1, limits={"join_seconds": 3.0})
@@ -316,6 +337,7 @@ def test_another_program_answers(team):
     assert "what answers there is another program" in error_of(worker, 30)
 
 
+@pytest.mark.slow
 def test_strangers_at_the_door_do_no_harm(team):
     first = team.start(0, steps=1)
     wait_until_listening(team.port)

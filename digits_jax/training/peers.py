@@ -122,7 +122,7 @@ def find_stalled(peers: Mapping[int, Peer], now: float, stall_seconds: float) ->
 def whereabouts(thread_id: int) -> tuple[str, bool]:
     """Where a thread is: the innermost frame that isn't JAX's; and whether it is in JAX."""
     frame = innermost = sys._current_frames().get(thread_id)
-    while frame and f"{os.sep}jax{os.sep}" in frame.f_code.co_filename:
+    while frame and frame.f_globals.get("__name__", "").split(".")[0] in ("jax", "jaxlib"):
         frame = frame.f_back
     if not frame:
         return "", False

@@ -23,7 +23,7 @@ WORKER = Path(__file__).resolve().parent.parent / "worker.py"
 # All are to be gone in 60 s; the limits here are the default ones but where a test says so.
 ENDED_SECONDS = 60
 LONG = {"steps": 5000, "step_seconds": 0.02}
-QUICK = {"silent_seconds": 3.0, "stall_seconds": 3.0}
+QUICK = {"silent_seconds": 5.0}
 
 
 def free_port():
@@ -110,8 +110,8 @@ def test_two_processes_of_two_devices(team):
 @pytest.mark.slow
 @pytest.mark.parametrize("slow", [0, 1])
 def test_an_end_at_different_times_is_no_failure(team, slow):
-    limits = {"silent_seconds": 2.0, "beat_seconds": 0.5}
-    workers = [team.start(i, limits=limits, late_seconds=6 * (i == slow)) for i in range(2)]
+    limits = {"silent_seconds": 4.0, "beat_seconds": 0.5}
+    workers = [team.start(i, limits=limits, late_seconds=9 * (i == slow)) for i in range(2)]
     assert [outcome(worker)[0] for worker in workers] == [0, 0]
 
 
@@ -146,7 +146,7 @@ def test_one_is_killed(team, killed):
     workers[killed].kill()
     began = time.monotonic()
     error = error_of(workers[1 - killed])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     pid = workers[killed].pid
     assert f"error: process {killed} (" in error
     assert f"process id {pid}) has gone: it was killed or crashed; last seen " in error
@@ -186,7 +186,7 @@ def test_one_has_stalled(team, stuck):
     """Its main thread sleeps; its other threads are alive."""
     workers = [
         team.start(
-            i, limits={"stall_seconds": 4.0}, **LONG, **({"sleeps_at": 5} if i == stuck else {})
+            i, limits={"stall_seconds": 8.0}, **LONG, **({"sleeps_at": 5} if i == stuck else {})
         )
         for i in range(2)
     ]

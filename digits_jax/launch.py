@@ -120,7 +120,7 @@ def _watch(processes, asked, stopped_seconds, others_seconds, save_seconds):
         if deadline and (now > deadline or len(asked) > 1 or (failed and failed.running)):
             end_all(processes)
     failed = failed or _first_failure(processes, stopped_seconds)
-    if failed and not asked:
+    if failed and not asked and failed.status != 2:  # 2: what was given can't be used
         _say("all have ended; start again with --resume --workdir=... to go on")
     return failed.status if failed else 0
 

@@ -153,6 +153,7 @@ def test_an_error_of_the_trained_is_its_own(started):
     assert status == 2
     assert "[0] error: run: is taken; give another --workdir\n" in err
     assert "[1] error: process 0: run: is taken; give another --workdir\n" in err
+    assert "--resume" not in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])

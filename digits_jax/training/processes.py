@@ -51,15 +51,13 @@ def join(
     """While open, this process trains together with others; they begin and end together.
 
     It comes before anything that starts JAX's backend. Inside of another one it gives that one's
-    group. An exception that leaves it is told to the others, and ends them; `Interrupted`, which
-    all raise at the same step, is a good end. After an exception in one of several processes,
-    each must end: what hasn't in 10 seconds is ended.
+    group. An exception that leaves it is told to the others, and ends all: what hasn't ended by
+    itself 10 seconds later is ended. `Interrupted`, raised by all at one step, is a good end.
 
     Args:
       coordinator: HOST:PORT of process 0, or None, with the other two, for what the cluster
         says; nothing, on a machine that isn't in one.
-      num_processes: of all processes.
-      process_id: of this one.
+      num_processes, process_id: how many there are, and which this one is, from 0.
       limits: how long to wait for each other.
 
     Yields:

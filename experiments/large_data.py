@@ -85,7 +85,9 @@ def write_large(arguments: Arguments) -> Path:
         )
     digits = load_dataset(arguments.dataset, arguments.data_dir)
     if digits.num_classes != 10:
-        raise InputError(f"--dataset={digits.name} has {digits.num_classes} classes; give one of 10")
+        raise InputError(
+            f"--dataset={digits.name} has {digits.num_classes} classes; give one of 10"
+        )
     with scratch_folder(target.parent) as scratch:
         fresh = scratch / VERSION
         fresh.mkdir()
@@ -112,7 +114,9 @@ def write_split(folder, split, digits, count, per_shard, seed) -> list[int]:
         for shard, length in enumerate(lengths):
             path = folder / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
             # A stream of random numbers for each file; noise can't be compressed anyhow.
-            random = np.random.Generator(np.random.Philox(key=[seed, 2 * shard + (split == "test")]))
+            random = np.random.Generator(
+                np.random.Philox(key=[seed, 2 * shard + (split == "test")])
+            )
             writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
             for start in range(0, length, CHUNK):
                 size = min(CHUNK, length - start)

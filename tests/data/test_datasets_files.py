@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from digits_jax.data import datasets, files, tfds_prepare
+from digits_jax.data import datasets, files, splits, tfds_prepare
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.originals import read_idx
 from digits_jax.data.tfds_prepare import SPECS, UnavailableError
@@ -99,7 +99,7 @@ def forbid(patch, *names):
 
 def check(dataset):
     arrays = originals()
-    train, validation = datasets.validation_indices(TRAIN)
+    train, validation = splits.validation_indices(TRAIN)
     assert np.array_equal(dataset.train.images[..., 0], arrays["train_images"][train])
     assert np.array_equal(dataset.validation.images[..., 0], arrays["train_images"][validation])
     assert np.array_equal(dataset.validation.labels, arrays["train_labels"][validation])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from digits_jax.data.pipeline import TrainStream, epoch_order, eval_batches, num_steps
+from digits_jax.data.pipeline import TrainStream, epoch_order, eval_batches, num_steps, scattered
 
 # Written down once: with another order, a run can't be repeated or resumed.
 GOLDEN_ORDERS = {

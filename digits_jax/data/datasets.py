@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.data import tfds_prepare
+from digits_jax.data import prepared, tfds_prepare
 from digits_jax.data.digits import load_digits
 from digits_jax.data.files import (
     is_writable,
@@ -40,10 +40,13 @@ from digits_jax.data.tfds_prepare import SPECS, Spec, UnavailableError
 from digits_jax.errors import InputError
 
 DATASETS = ("auto", *SPECS, "digits")
+INPUTS = ("memory", "stream")
 DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
 
 
-def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) -> Dataset:
+def load_dataset(
+    name: str = "auto", data_dir: str | os.PathLike | None = None, *, input: str = "memory"
+) -> Dataset:
     """Loads a data set; prepares it first where that was never done.
 
     ``auto`` is ``mnist`` where it is prepared, lies as files in the folder or can be
@@ -53,12 +56,19 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) 
     of ``emnist/letters`` are counted from 0. Its size is that of stock tfds, which takes the
     first 88,800 and 14,800 entries of the original files, and no more.
 
+    With ``input="stream"`` the training images stay in the array_record files that tfds
+    prepared, and are read when they are asked for: in the same order, with the same ``sha256``.
+    ``digits`` has no such files, and nothing falls back to it then.
+
     Args:
-      name: one of ``DATASETS``.
+      name: one of ``DATASETS``, or ``tfds/NAME`` or ``tfds/NAME:VERSION`` for one of your own;
+        see `digits_jax.data.prepared`.
       data_dir: an existing folder; see the top of this module.
+      input: one of ``INPUTS``.
 
     Returns:
-      The data set. Its arrays can't be written to; those of tfds are memory maps.
+      The data set. Its arrays can't be written to; those of tfds are memory maps. With
+      ``input="stream"`` its train is a `RecordSplit`.
 
     Raises:
       InputError: an unknown name, a folder that isn't there, files that are missing,
@@ -76,28 +86,46 @@ def load_dataset(name: str = "auto", data_dir: str | os.PathLike | None = None) 
       KMNIST: https://arxiv.org/abs/1812.01718; EMNIST: https://arxiv.org/abs/1702.05373;
       digits: https://doi.org/10.24432/C50P49; tfds: https://www.tensorflow.org/datasets
     """
-    if name not in DATASETS:
-        word = str(name).lower()
-        near = [other for other in DATASETS if other.startswith(word) and word]
-        near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"--dataset={name}: allowed are {', '.join(DATASETS)}{hint}")
+    _check(name, input)
     if data_dir == "":  # how a command line says none
         data_dir = None
     if data_dir is not None:
         require_folder(data_dir, "data_dir (--data-dir)")
     if name == "digits":
         return load_digits()
+    if name.startswith(prepared.PREFIX):
+        return prepared.load_prepared(name, _roots(data_dir), in_memory=input == "memory")
     if name != "auto":
-        return _load_tfds(SPECS[name], data_dir)
+        return _load_tfds(SPECS[name], data_dir, input)
     try:
-        return _load_tfds(SPECS["mnist"], data_dir)
+        return _load_tfds(SPECS["mnist"], data_dir, input)
     except UnavailableError as error:
+        if input == "stream":
+            raise
         notice = (
             "this is NOT MNIST: it could not be had, so the 1,797 small digits that come with "
             f"scikit-learn are used ({error})"
         )
         return replace(load_digits(), notice=notice)
+
+
+def _check(name, input_):
+    if input_ not in INPUTS:
+        raise InputError(f"--input={input_}: allowed are {', '.join(INPUTS)}")
+    if name not in DATASETS and not str(name).startswith(prepared.PREFIX):
+        word = str(name).lower()
+        near = [other for other in DATASETS if other.startswith(word) and word]
+        near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(
+            f"--dataset={name}: allowed are {', '.join(DATASETS)}, and tfds/NAME of a data set of "
+            f"your own{hint}"
+        )
+    if name == "digits" and input_ == "stream":
+        raise InputError(
+            "--input=stream reads files that tfds prepared, and digits comes in one piece with "
+            "scikit-learn; give --input=memory, or another --dataset"
+        )
 
 
 def _default_root() -> Path:
@@ -132,8 +160,26 @@ def cache_folder(spec: Spec, root: Path) -> Path:
     return root / "digits_jax_cache" / f"{spec.name.replace('/', '-')}-{spec.version}"
 
 
-def _load_tfds(spec: Spec, data_dir: str | os.PathLike | None) -> Dataset:
+def _load_tfds(spec: Spec, data_dir: str | os.PathLike | None, input_: str) -> Dataset:
     roots = _roots(data_dir)
+    held = _load_arrays(spec, roots)
+    if input_ == "memory":
+        return held
+    for root in roots:
+        if tfds_prepare.is_prepared(spec, root):
+            return replace(held, train=prepared.stream_registered(spec, root))
+    # Only what was decoded is there.
+    target = _writable_root(roots)
+    if target is None:
+        raise InputError(
+            f"--input=stream: {spec.name} isn't prepared in {' or '.join(map(str, roots))}, and "
+            "nothing can be written there; give a folder that can as data_dir (--data-dir)"
+        )
+    tfds_prepare.prepare(spec, target, _find_files(spec, roots))
+    return replace(held, train=prepared.stream_registered(spec, target))
+
+
+def _load_arrays(spec: Spec, roots: list[Path]) -> Dataset:
     for root in roots:
         cached = _from_cache(spec, root)
         if cached is not None:

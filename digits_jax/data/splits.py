@@ -146,8 +146,17 @@ def _random_order(count: int) -> np.ndarray:
 
 
 def make_dataset(arrays: Mapping[str, np.ndarray], **facts: object) -> Dataset:
-    """A data set of ``<part>_images`` and ``<part>_labels``, which are closed to writing."""
+    """A data set of ``<part>_images`` and ``<part>_labels``, which are closed to writing.
+
+    Args:
+      arrays: of all parts that ``facts`` does not give.
+      facts: the other fields of `Dataset`.
+    """
     for array in arrays.values():
         array.flags.writeable = False
-    parts = {part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in PARTS}
+    parts = {
+        part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+        for part in PARTS
+        if part not in facts
+    }
     return Dataset(**facts, **parts)

@@ -87,6 +87,11 @@ class RecordSplit:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(self._paths)
+
     def part(self, locate: Callable[[np.ndarray], np.ndarray], size: int) -> "RecordSplit":
         """Some of the examples, in an order of their own, from the same open files.
 

@@ -1,0 +1,463 @@
+"""Training data read from files: the same batches as from memory, or one clear line."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from prepared_sets import png_by_pillow, write_prepared
+from programs import REPOSITORY
+
+from digits_jax.data import prepared, splits
+from digits_jax.data.datasets import load_dataset
+from digits_jax.data.pipeline import TrainStream
+from digits_jax.data.records import Layout, RecordSplit
+from digits_jax.data.stream import PrefetchedStream, open_stream
+from digits_jax.errors import InputError
+
+quick = settings(deadline=None, max_examples=25)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A prepared data set of three files a split: its root, and what was stored."""
+    root = tmp_path_factory.mktemp("prepared")
+    _, arrays = write_prepared(root)
+    return root, arrays
+
+
+@pytest.fixture(scope="module")
+def both(own):
+    """The same data set from memory, and from its files."""
+    return [load_dataset("tfds/own", own[0], input=way) for way in ("memory", "stream")]
+
+
+@pytest.fixture
+def broken(own, tmp_path):
+    """A copy to damage: its root, and the middle file of train."""
+    shutil.copytree(own[0], tmp_path, dirs_exist_ok=True)
+    (path,) = tmp_path.rglob("own-train.array_record-00001-of-00003")
+    return tmp_path, path
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+def prefetching():
+    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+
+
+# --- what comes ----------------------------------------------------------------------------
+
+
+def test_what_is_held(own, both):
+    memory, stream = both
+    assert (stream.name, stream.version, stream.num_classes) == ("tfds/own:1.0.0", "1.0.0", 10)
+    assert stream.sha256 == memory.sha256
+    assert stream.class_names == tuple("0123456789")
+    assert (len(stream.train), len(stream.validation), len(stream.test)) == (138, 12, 24)
+    images, labels = own[1]["train"]
+    train, validation = splits.validation_indices(150)
+    for split, rows in ((memory.train, train), (stream.validation, validation)):
+        np.testing.assert_array_equal(split.images, images[rows])
+        np.testing.assert_array_equal(split.labels, labels[rows])
+    np.testing.assert_array_equal(stream.test.images, own[1]["test"][0])
+    assert isinstance(stream.train, RecordSplit)
+    for dataset in both:
+        assert_rows(dataset.train, images[train], labels[train])
+
+
+def assert_rows(split, images, labels):
+    for rows in ([0], [5, 3, 5], np.arange(len(labels))[::-1], np.empty(0, np.int64)):
+        found, numbers = split.rows(np.asarray(rows))
+        assert (found.dtype, numbers.dtype, found.shape[1:]) == (np.uint8, np.int32, (28, 28, 1))
+        np.testing.assert_array_equal(found, images[rows])
+        np.testing.assert_array_equal(numbers, labels[rows])
+
+
+@quick
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    batch_size=st.sampled_from([2, 6, 50, 138, 200]),
+    share=st.sampled_from([(0, 1), (0, 2), (1, 2)]),
+    steps=st.lists(st.integers(0, 60), min_size=1, max_size=6),
+    threads=st.integers(1, 3),
+)
+def test_batches_are_those_from_memory(both, seed, batch_size, share, steps, threads):
+    """At any step, after any other: so a run can be resumed in the middle of an epoch."""
+    memory, stream = (dataset.train for dataset in both)
+    order = {"seed": seed, "batch_size": batch_size, "share": share}
+    expected = TrainStream(memory.images, memory.labels, **order)
+    with PrefetchedStream(stream, threads=threads, ahead=3, **order) as batches:
+        for step in [*steps, steps[-1] + 1, steps[-1] + 2]:
+            assert_same(batches.batch(step), expected.batch(step))
+            np.testing.assert_array_equal(batches.indices(step), expected.indices(step))
+
+
+def test_open_stream_takes_either(both):
+    kinds = []
+    for dataset in both:
+        with open_stream(dataset.train, seed=1, batch_size=8, share=(1, 2)) as stream:
+            kinds.append(type(stream))
+            last = stream.batch(17)
+    assert kinds == [TrainStream, PrefetchedStream]
+    assert last["image"].shape == (4, 28, 28, 1)
+
+
+@pytest.mark.mnist
+@pytest.mark.slow  # it is prepared twice
+def test_mnist_is_the_same_from_files(mnist_dir, tmp_path):
+    for path in mnist_dir.glob("*.gz"):
+        shutil.copyfile(path, tmp_path / path.name)
+    memory = load_dataset("mnist", tmp_path)
+    stream = load_dataset("mnist", tmp_path, input="stream")
+    assert stream.sha256 == memory.sha256
+    images, labels = stream.train.rows(np.arange(55_000))
+    np.testing.assert_array_equal(images, memory.train.images)
+    np.testing.assert_array_equal(labels, memory.train.labels)
+    shutil.rmtree(tmp_path / "mnist")  # what was decoded is still there
+    assert len(load_dataset("mnist", tmp_path, input="stream").train) == 55_000
+
+
+def test_pngs_of_other_programs(tmp_path):
+    folder, arrays = write_prepared(tmp_path, encode=png_by_pillow)
+    split = RecordSplit(sorted(folder.glob("*train*")), [50] * 3, Layout(10))
+    assert_rows(split, *arrays["train"])
+
+
+def test_transposed_and_counted_from_one(own):
+    paths = sorted((own[0] / "own/1.0.0").glob("*test*"))
+    images, labels = RecordSplit(paths, [8] * 3, Layout(12, -2, transposed=True)).rows(
+        np.arange(24)
+    )
+    np.testing.assert_array_equal(images.transpose(0, 2, 1, 3), own[1]["test"][0])
+    np.testing.assert_array_equal(labels, own[1]["test"][1] + 2)
+
+
+def test_validation_of_a_large_set_is_capped(own, monkeypatch):
+    monkeypatch.setattr(prepared, "MAX_VALIDATION", 5)
+    dataset = load_dataset("tfds/own", own[0], input="stream")
+    assert (len(dataset.train), len(dataset.validation)) == (145, 5)
+    images, _ = own[1]["train"]
+    held = {image.tobytes() for image in dataset.validation.images}
+    rest = [image for image in images if image.tobytes() not in held]
+    np.testing.assert_array_equal(dataset.train.rows(np.arange(145))[0], rest)
+
+
+@quick
+@given(count=st.integers(1, 300), size=st.integers(0, 40), chunk=st.integers(1, 50))
+def test_lowest_words_are_the_first_in_order(count, size, chunk):
+    size = min(size, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "_CHUNK", chunk)
+        found = splits.lowest_words(count, size)
+    words = np.random.Philox(key=1998).random_raw(count)
+    assert found.tolist() == sorted(sorted(range(count), key=lambda i: words[i])[:size])
+
+
+def test_the_newest_version_unless_one_is_named(own, tmp_path):
+    shutil.copytree(own[0], tmp_path, dirs_exist_ok=True)
+    write_prepared(tmp_path, version="1.10.0")
+    write_prepared(tmp_path, version="1.9.0")
+    assert load_dataset("tfds/own", tmp_path, input="stream").name == "tfds/own:1.10.0"
+    older = load_dataset("tfds/own:1.0.0", tmp_path, input="stream")
+    assert (older.name, older.version) == ("tfds/own:1.0.0", "1.0.0")
+
+
+def test_sha256_tells_data_sets_apart(own, both, tmp_path):
+    write_prepared(tmp_path, counts={"train": 151, "test": 24})
+    assert load_dataset("tfds/own", tmp_path, input="stream").sha256 != both[0].sha256
+    assert load_dataset("tfds/own", own[0], input="stream").sha256 == both[0].sha256
+
+
+# --- what can be wrong ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tfds/nothing", r"no such prepared data set in .*\(there: tfds/own:1\.0\.0\)"),
+        ("tfds/own:2.0.0", "no such prepared data set"),
+        ("tfds/own:1", "give tfds/NAME or tfds/NAME:VERSION"),
+        ("tfds/../own", "give tfds/NAME or tfds/NAME:VERSION"),
+        ("tfds/", "give tfds/NAME or tfds/NAME:VERSION"),
+        ("tfds/mnist", "give --dataset=mnist"),
+        ("digits", "give --input=memory"),
+    ],
+)
+def test_names_that_cannot_be_streamed(own, name, said):
+    with pytest.raises(InputError, match=said) as caught:
+        load_dataset(name, own[0], input="stream")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_input(own):
+    with pytest.raises(InputError, match="--input=disk: allowed are memory, stream"):
+        load_dataset("tfds/own", own[0], input="disk")
+
+
+def wrong_sets():
+    import tensorflow_datasets as tfds
+
+    image, label = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(num_classes=10)
+    return {
+        "wide": {"image": tfds.features.Image(shape=(28, 32, 1)), "label": label},
+        "coloured": {"image": tfds.features.Image(shape=(28, 28, 3)), "label": label},
+        "unnamed": {"picture": image, "label": label},
+        "unlabelled": {"image": image, "label": tfds.features.Scalar(np.int64)},
+    }
+
+
+@pytest.mark.parametrize("wrong", ["wide", "coloured", "unnamed", "unlabelled"])
+def test_wrong_features_are_named(wrong, tmp_path):
+    write_prepared(tmp_path, features=wrong_sets()[wrong], counts={"train": 12, "test": 3})
+    with pytest.raises(InputError, match=r"has the features .*; needed are image") as caught:
+        load_dataset("tfds/own", tmp_path, input="stream")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"train": 24}, "and no test"),
+        ({"train": 11, "test": 3}, "11 training and 3 test examples"),
+    ],
+)
+def test_splits_that_are_needed(counts, said, tmp_path):
+    write_prepared(tmp_path, counts=counts, shards=1)
+    with pytest.raises(InputError, match=said):
+        load_dataset("tfds/own", tmp_path, input="stream")
+
+
+def test_another_format(broken):
+    root, path = broken
+    info = path.with_name("dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(InputError, match="tfrecord format, which can't be read in any order"):
+        load_dataset("tfds/own", root, input="stream")
+    info.write_text("{")
+    with pytest.raises(InputError, match="can't be read") as caught:
+        load_dataset("tfds/own", root, input="stream")
+    assert "\n" not in str(caught.value)
+
+
+def remove(path):
+    path.unlink()
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def swap(path):
+    shutil.copyfile(path.with_name("own-test.array_record-00000-of-00003"), path)
+
+
+@pytest.mark.parametrize("harm", [remove, empty, cut, swap], ids=lambda harm: harm.__name__)
+def test_harmed_files_are_noticed_at_the_start(broken, harm):
+    root, path = broken
+    harm(path)
+    with pytest.raises(InputError, match=path.name) as caught:
+        load_dataset("tfds/own", root, input="stream")
+    assert "\n" not in str(caught.value)
+
+
+def all_batches(stream):
+    for step in range(23):
+        yield stream.batch(step)
+
+
+@quick
+@given(place=st.integers(1_000, 45_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_harmless(own, both, place, bit):
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(own[0], folder, dirs_exist_ok=True)
+        (path,) = Path(folder).rglob("own-train.array_record-00001-of-00003")
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1 << bit
+        path.write_bytes(content)
+        try:
+            train = load_dataset("tfds/own", folder, input="stream").train
+            images, labels = train.rows(np.arange(138))
+        except InputError as error:
+            said = str(error)
+        else:
+            np.testing.assert_array_equal(images, both[0].train.images)
+            np.testing.assert_array_equal(labels, both[0].train.labels)
+            return
+        assert re.match(rf"{re.escape(str(path))} can't be read \([^\n]+$", said)
+
+
+def test_flipped_bytes_are_noticed_in_training(broken):
+    root, path = broken
+    dataset = load_dataset("tfds/own", root, input="stream")
+    content = bytearray(path.read_bytes())
+    for place in range(1_000, 45_000, 500):  # one in each record, at least
+        content[place] ^= 255
+    path.write_bytes(content)
+    with (
+        open_stream(dataset.train, seed=0, batch_size=6) as stream,
+        pytest.raises(InputError, match=f"{path.name} can't be read") as caught,
+    ):
+        list(all_batches(stream))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_cut_under_way_is_named(broken):
+    root, path = broken
+    dataset = load_dataset("tfds/own", root, input="stream")
+    os.truncate(path, 1_000)
+    with (
+        open_stream(dataset.train, seed=0, batch_size=6) as stream,
+        pytest.raises(InputError, match=f"{path.name} can't be read"),
+    ):
+        list(all_batches(stream))
+
+
+def test_a_file_that_is_deleted_under_way_is_still_read(broken, both):
+    root, path = broken
+    dataset = load_dataset("tfds/own", root, input="stream")
+    path.unlink()
+    with open_stream(dataset.train, seed=0, batch_size=6) as stream:
+        whole = list(all_batches(stream))
+    with open_stream(both[0].train, seed=0, batch_size=6) as stream:
+        for one, other in zip(whole, all_batches(stream), strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize("harm", ["label", "pixels", "no png", "no image"])
+def test_records_of_another_kind(harm, tmp_path):
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from digits_jax.data.originals import encode_png
+
+    folder, _ = write_prepared(tmp_path, shards=1)
+    png = {"pixels": encode_png(np.zeros((28, 30), np.uint8)), "no png": b"?"}
+    example = tf_example_pb2.Example()
+    if harm != "no image":
+        image = png.get(harm, encode_png(np.zeros((28, 28), np.uint8)))
+        example.features.feature["image"].bytes_list.value.append(image)
+    label = 10 if harm == "label" else 3
+    example.features.feature["label"].int64_list.value.append(label)
+    path = folder / "own-train.array_record-00000-of-00001"
+    split = RecordSplit([path], [150], Layout(10))
+    with pytest.raises(InputError, match=rf"{path.name} can't be read \([^\n]+\)"):
+        split._decode([example.SerializeToString()], np.zeros(1, np.int64))
+
+
+def test_an_error_leaves_the_order_as_it_was(both, monkeypatch):
+    memory, stream = (dataset.train for dataset in both)
+    expected = TrainStream(memory.images, memory.labels, seed=0, batch_size=8)
+    real, failing = RecordSplit.rows, set(expected.indices(3).tolist())
+
+    def rows(self, indices):
+        if failing and set(indices.tolist()) == failing:
+            failing.clear()
+            raise OSError(5, "Input/output error")
+        return real(self, indices)
+
+    monkeypatch.setattr(RecordSplit, "rows", rows)
+    with open_stream(stream, seed=0, batch_size=8) as batches:
+        for step in range(3):
+            assert_same(batches.batch(step), expected.batch(step))
+        with pytest.raises(OSError, match="Input/output"):
+            batches.batch(3)
+        for step in range(3, 6):
+            assert_same(batches.batch(step), expected.batch(step))
+
+
+# --- ends ----------------------------------------------------------------------------------
+
+
+def test_threads_end_when_it_is_closed(both):
+    with open_stream(both[1].train, seed=0, batch_size=8) as stream:
+        stream.batch(0)
+        assert prefetching()
+    for thread in prefetching():
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+FOREVER = """
+import itertools, sys
+from digits_jax.data.datasets import load_dataset
+from digits_jax.data.stream import open_stream
+
+stream = open_stream(load_dataset("tfds/own", sys.argv[1], input="stream").train,
+                     seed=0, batch_size=8)
+for step in itertools.count():
+    stream.batch(step)
+    if step == 20:
+        print("reading", flush=True)
+"""
+
+
+def started(script, *argv):
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, argv)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_process_that_is_stopped(own, number):
+    with started(FOREVER, own[0]) as process:
+        assert process.stdout.readline() == "reading\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert ("KeyboardInterrupt" in err) == (number == signal.SIGINT)
+    with pytest.raises(ProcessLookupError):  # no process of its group is alive
+        os.killpg(process.pid, 0)
+
+
+PEAK = """
+import resource, sys
+from digits_jax.data.datasets import load_dataset
+from digits_jax.data.stream import open_stream
+
+train = load_dataset("tfds/large_digits", sys.argv[1], input="stream").train
+with open_stream(train, seed=0, batch_size=256) as stream:
+    peaks = []
+    for step in range(2 * len(train) // 256):
+        stream.batch(step)
+        if step in (20, 2 * len(train) // 256 - 1):
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(len(train), *peaks)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KB on Linux")
+def test_memory_stays_bounded(tmp_path):
+    """Two epochs of 63 MB of records, 50 MB of pixels, are read in a few MB."""
+    from experiments.large_data import Arguments, write_large
+
+    write_large(Arguments(folder=Path(tmp_path), gigabytes=0.075, shard_megabytes=10))
+    with started(PEAK, tmp_path) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    count, early, late = map(int, out.split())
+    assert count * 784 > 47e6
+    assert (late - early) * 1024 < 16e6

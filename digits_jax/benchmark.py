@@ -111,6 +111,7 @@ def benchmark_input(settings: dict[str, Any]) -> dict[str, Any]:
       What the JSON file holds: settings, machine, versions, data set, and a row for each way and
       batch size.
     """
+    import grain  # noqa: F401 - its half a second belongs to the cold start, not to the first row
     from tqdm import tqdm
 
     from digits_jax.data.datasets import load_dataset

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from prepared_sets import png_by_pillow, write_prepared
 from programs import REPOSITORY
 
-from digits_jax.data import prepared, splits
+from digits_jax.data import prepared, records, splits
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.pipeline import TrainStream
 from digits_jax.data.records import Layout, RecordSplit
@@ -64,6 +64,15 @@ def prefetching():
 
 
 def test_what_is_held(own, both):
+    check_what_is_held(own, both)
+
+
+def test_reading_many_at_once_is_the_same(own, both, monkeypatch):
+    monkeypatch.setattr(records, "MANY", 2)
+    check_what_is_held(own, both)
+
+
+def check_what_is_held(own, both):
     memory, stream = both
     assert (stream.name, stream.version, stream.num_classes) == ("tfds/own:1.0.0", "1.0.0", 10)
     assert stream.sha256 == memory.sha256
@@ -320,7 +329,9 @@ def test_flipped_bytes_are_noticed_in_training(broken):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_cut_under_way_is_named(broken):
+@pytest.mark.parametrize("many", [2, 128])
+def test_a_file_that_is_cut_under_way_is_named(many, broken, monkeypatch):
+    monkeypatch.setattr(records, "MANY", many)
     root, path = broken
     dataset = load_dataset("tfds/own", root, input="stream")
     os.truncate(path, 1_000)

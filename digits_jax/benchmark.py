@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data-dir", metavar="DIR", help="its folder (default: as in training)")
     add("--batch-sizes", metavar="N,N", default="128,256,1024", help="(default: %(default)s)")
     add("--threads", metavar="N,N", default="1,2,4", help="that read files (default: %(default)s)")
-    add("--ahead", metavar="N", default="8", help="batches kept ready (default: %(default)s)")
+    add("--at-once", metavar="N", default="4096", help="images read at once (default: %(default)s)")
     add("--repeats", metavar="N", default="7", help="of each measurement (default: %(default)s)")
     add("--seconds", metavar="S", default="1", help="of each repeat (default: %(default)s)")
     add("--evict", action="store_true", help="ask the system to forget the files before each row")
@@ -76,7 +76,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         "data_dir": args.data_dir,
         "batch_sizes": _numbers("--batch-sizes", args.batch_sizes),
         "threads": _numbers("--threads", args.threads),
-        "ahead": _number("--ahead", args.ahead),
+        "at_once": _number("--at-once", args.at_once),
         "repeats": _number("--repeats", args.repeats),
         "seconds": _number("--seconds", args.seconds, float),
         "evict": args.evict,
@@ -169,7 +169,7 @@ def _measure(dataset, way, settings):
     if way["input"] == "memory":
         opened = open_stream(dataset.train, **order)
     else:
-        more = {"threads": way["threads"], "ahead": settings["ahead"]}
+        more = {"threads": way["threads"], "at_once": settings["at_once"]}
         opened = PrefetchedStream(dataset.train, **order, **more)
     with opened as stream:
         stream.batch(0)

@@ -104,14 +104,15 @@ def assert_rows(split, images, labels):
     share=st.sampled_from([(0, 1), (0, 2), (1, 2)]),
     steps=st.lists(st.integers(0, 60), min_size=1, max_size=6),
     threads=st.integers(1, 3),
+    at_once=st.sampled_from([1, 50, 4096]),
 )
-def test_batches_are_those_from_memory(both, seed, batch_size, share, steps, threads):
+def test_batches_are_those_from_memory(both, seed, batch_size, share, steps, threads, at_once):
     """At any step, after any other: so a run can be resumed in the middle of an epoch."""
     memory, stream = (dataset.train for dataset in both)
     order = {"seed": seed, "batch_size": batch_size, "share": share}
     expected = TrainStream(memory.images, memory.labels, **order)
-    with PrefetchedStream(stream, threads=threads, ahead=3, **order) as batches:
-        for step in [*steps, steps[-1] + 1, steps[-1] + 2]:
+    with PrefetchedStream(stream, threads=threads, at_once=at_once, **order) as batches:
+        for step in [*steps, *range(steps[-1] + 1, steps[-1] + 5)]:
             assert_same(batches.batch(step), expected.batch(step))
             np.testing.assert_array_equal(batches.indices(step), expected.indices(step))
 
@@ -385,7 +386,7 @@ def test_an_error_leaves_the_order_as_it_was(both, monkeypatch):
         return real(self, indices)
 
     monkeypatch.setattr(RecordSplit, "rows", rows)
-    with open_stream(stream, seed=0, batch_size=8) as batches:
+    with PrefetchedStream(stream, seed=0, batch_size=8, at_once=8) as batches:
         for step in range(3):
             assert_same(batches.batch(step), expected.batch(step))
         with pytest.raises(OSError, match="Input/output"):

@@ -77,3 +77,11 @@ def write_prepared(
         check_data=False,
     )
     return folder, arrays
+
+
+def assert_same(one, other):
+    """Two batches are the same, bit for bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name], other[name])

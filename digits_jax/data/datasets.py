@@ -56,19 +56,16 @@ def load_dataset(
     of ``emnist/letters`` are counted from 0. Its size is that of stock tfds, which takes the
     first 88,800 and 14,800 entries of the original files, and no more.
 
-    With ``input="stream"`` the training images stay in the array_record files that tfds
-    prepared, and are read when they are asked for: in the same order, with the same ``sha256``.
-    ``digits`` has no such files, and nothing falls back to it then.
+    With ``input="stream"`` the training images stay in the files that tfds prepared, and are read
+    when they are asked for, in the same order; ``digits`` has no such files.
 
     Args:
-      name: one of ``DATASETS``, or ``tfds/NAME`` or ``tfds/NAME:VERSION`` for one of your own;
-        see `digits_jax.data.prepared`.
+      name: one of ``DATASETS``, or ``tfds/NAME:VERSION``; see `digits_jax.data.prepared`.
       data_dir: an existing folder; see the top of this module.
       input: one of ``INPUTS``.
 
     Returns:
-      The data set. Its arrays can't be written to; those of tfds are memory maps. With
-      ``input="stream"`` its train is a `RecordSplit`.
+      The data set. Its arrays can't be written to; those of tfds are memory maps.
 
     Raises:
       InputError: an unknown name, a folder that isn't there, files that are missing,

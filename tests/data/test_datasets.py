@@ -180,7 +180,7 @@ def test_digits_come_without_heavy_imports(monkeypatch):
 @pytest.mark.parametrize("name", SPECS)
 def test_table_agrees_with_tfds(name, tmp_path):
     spec = SPECS[name]
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         stock = getattr(tfds.image_classification, spec.builder)
         assert str(stock.VERSION) == spec.version
         assert stock.name == spec.base_name
@@ -253,7 +253,7 @@ def test_auto_takes_mnist(mnist_root, monkeypatch):
 @pytest.mark.mnist
 def test_stock_tfds_reads_what_was_prepared(mnist_root):
     mnist = load_dataset("mnist", mnist_root)
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         source = tfds.data_source("mnist", data_dir=mnist_root, split="test")
         assert len(source) == 10_000
         stored = source.__getitems__(list(range(200)))

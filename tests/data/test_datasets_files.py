@@ -166,7 +166,7 @@ def test_prepared_by_others(spec, tmp_path, monkeypatch, file_format):
 
 def as_tfrecord(folder):
     """Rewrites a prepared data set as TensorFlow's tfds would have written it."""
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         builder = tfds.builder_from_directory(folder)
         for split in ("train", "test"):
             records = builder.as_data_source(split).data_source
@@ -181,7 +181,7 @@ def as_tfrecord(folder):
 
 def test_stock_reader(spec, tmp_path):
     load_dataset("mnist", write_files(tmp_path / "data"))
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         source = tfds.data_source("mnist", data_dir=tmp_path / "data", split="train")
         stored = source.__getitems__(list(range(TRAIN)))
     arrays = originals()

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from digits_jax.config import TrainConfig as TrainConfig
     from digits_jax.data.augment import make_augment as make_augment
     from digits_jax.data.augment import warp as warp
-    from digits_jax.data.datasets import Dataset as Dataset
-    from digits_jax.data.datasets import Split as Split
     from digits_jax.data.datasets import load_dataset as load_dataset
     from digits_jax.data.pipeline import TrainStream as TrainStream
     from digits_jax.data.pipeline import eval_batches as eval_batches
+    from digits_jax.data.splits import Dataset as Dataset
+    from digits_jax.data.splits import Split as Split
     from digits_jax.errors import InputError as InputError
     from digits_jax.models.cnn import CNN as CNN
     from digits_jax.models.mlp import MLP as MLP
@@ -39,8 +39,8 @@ _HOME = {
     "TrainConfig": "config",
     "make_augment": "data.augment",
     "warp": "data.augment",
-    "Dataset": "data.datasets",
-    "Split": "data.datasets",
+    "Dataset": "data.splits",
+    "Split": "data.splits",
     "load_dataset": "data.datasets",
     "TrainStream": "data.pipeline",
     "eval_batches": "data.pipeline",

@@ -21,7 +21,8 @@ ALLOWED = {
     "training": {"data", "models", "runs"},
     "deploy": {"data", "models", "runs"},
 }
-HEAVY = {"tensorflow_datasets", "matplotlib", "orbax", "onnx", "seaborn", "tensorboardX"}
+HEAVY = {"tensorflow_datasets", "grain", "array_record"}
+HEAVY |= {"matplotlib", "orbax", "onnx", "seaborn", "tensorboardX"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

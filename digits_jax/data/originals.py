@@ -149,11 +149,12 @@ def _read_at_most(file, most):
     return bytes(raw)
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray, level: int = 6) -> bytes:
     """A grey image as PNG bytes; a fifth of Pillow's time, of which tens of thousands count.
 
     Args:
       image: uint8 [height, width].
+      level: of zlib's compression, from 0 (none) to 9.
 
     Returns:
       The bytes of a PNG file, 8 bits a pixel, every row unfiltered.
@@ -167,7 +168,7 @@ def encode_png(image: np.ndarray) -> bytes:
     parts = [b"\x89PNG\r\n\x1a\n"]
     for kind, body in (
         (b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows.tobytes(), 6)),
+        (b"IDAT", zlib.compress(rows.tobytes(), level)),
         (b"IEND", b""),
     ):
         parts += [struct.pack(">I", len(body)), kind, body]

@@ -3,16 +3,24 @@
 Training sees one long stream of images: epoch 0 in its order, then epoch 1 in its own, and so
 on, cut into batches of equal size. A batch may hold the end of one epoch and the start of the
 next; so each image comes once per epoch, no batch is short, and the images of step s depend
-on (seed, s) alone: not on where a run was resumed, and not on the number of devices.
+on (seed, s) alone: not on where a run was resumed, and not on the number of devices. Of several
+processes each takes its share of every batch: a run of neighbours, so that the shares laid end
+to end are the batch.
 """
 
 import math
+import threading
 from collections.abc import Iterator
 
 import chex
 import numpy as np
 
 from digits_jax.errors import InputError
+
+# The largest data set whose epochs are sorted by random words: 170 MB for a second. Of a larger
+# one the order is computed place by place, and takes no memory at all.
+LARGEST_SORTED = 2**23
+_ROUNDS = 6
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -30,10 +38,55 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
       >>> sorted(epoch_order(seed=0, epoch=3, size=4).tolist())
       [0, 1, 2, 3]
     """
+    if size > LARGEST_SORTED:
+        return scattered(seed, epoch, size, np.arange(size))
     # Philox is counter-based: each (seed, epoch) is a stream of its own, at no cost. Its raw
     # words are the same in every NumPy; what `Generator` makes of them is not promised to be.
     words = np.random.Philox(key=[seed, epoch]).random_raw(size)
     return np.argsort(words, kind="stable")
+
+
+def scattered(seed: int, epoch: int, size: int, places: np.ndarray) -> np.ndarray:
+    """What stands at some places of a permutation that is never written down.
+
+    A Feistel network permutes the smallest square of a power of two that holds ``size``; a
+    number beyond ``size`` is permuted again until it is within.
+
+    Args:
+      seed: the run's seed.
+      epoch: 0, 1, ...
+      size: of the permutation.
+      places: int64 [n], in [0, size).
+
+    Returns:
+      int64 [n].
+
+    Example:
+      >>> sorted(scattered(0, 3, 5, np.arange(5)).tolist())
+      [0, 1, 2, 3, 4]
+
+    Reference:
+      Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002 (cycle walking)
+    """
+    half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = np.random.Philox(key=[seed, epoch]).random_raw(_ROUNDS)
+    found = np.asarray(places).astype(np.uint64)
+    todo = np.arange(len(found))
+    while len(todo):
+        left, right = found[todo] >> half, found[todo] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right + key) & mask)
+        found[todo] = left << half | right
+        todo = todo[found[todo] >= size]
+    return found.astype(np.int64)
+
+
+def _mixed(words: np.ndarray) -> np.ndarray:
+    """The finalizer of SplitMix64: every bit depends on all; the high half is the better one."""
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return words >> np.uint64(32)
 
 
 def num_steps(epochs: float, size: int, batch_size: int) -> int:
@@ -46,14 +99,88 @@ def num_steps(epochs: float, size: int, batch_size: int) -> int:
     return max(1, math.ceil(round(epochs * size / batch_size, 6)))
 
 
+class BatchOrder:
+    """Which images the batch of each step holds; threads may ask at once.
+
+    Args:
+      size: number of images.
+      seed: the run's seed.
+      batch_size: images in each batch, over all processes.
+      share: (index, count): this process's part of every batch, of so many.
+
+    Example:
+      >>> halves = [BatchOrder(9, seed=0, batch_size=4, share=(i, 2)).indices(3) for i in (0, 1)]
+      >>> np.concatenate(halves).tolist() == BatchOrder(9, seed=0, batch_size=4).indices(3).tolist()
+      True
+    """
+
+    def __init__(self, size: int, *, seed: int, batch_size: int, share: tuple[int, int] = (0, 1)):
+        if batch_size < 1 or not size:
+            raise InputError(f"batch_size is {batch_size} of {size} images; give 1 or more")
+        self.share_size = share_size(batch_size, share)
+        self._size, self._seed, self._batch_size = size, seed, batch_size
+        self._first = share[0] * self.share_size
+        self._orders: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def indices(self, step: int) -> np.ndarray:
+        """int64 [batch_size / count]: which images this process's part of a batch holds."""
+        position = step * self._batch_size + self._first
+        end = position + self.share_size
+        parts = []
+        while position < end:
+            epoch, start = divmod(position, self._size)
+            part = self._part(epoch, start, min(start + end - position, self._size))
+            parts.append(part)
+            position += len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _part(self, epoch, start, stop):
+        if self._size > LARGEST_SORTED:
+            return scattered(self._seed, epoch, self._size, np.arange(start, stop))
+        with self._lock:
+            if epoch not in self._orders:
+                # A batch needs two epochs' orders at the most, where it isn't larger than the
+                # data; those who prefetch may be in the next while the last is still asked for.
+                self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+                order = epoch_order(self._seed, epoch, self._size)
+                self._orders[epoch] = order.astype(np.uint32)  # half the memory
+            return self._orders[epoch][start:stop].astype(np.int64)
+
+
+def share_size(batch_size: int, share: tuple[int, int]) -> int:
+    """Images of each batch that fall to one process.
+
+    Args:
+      batch_size: images in each batch, over all processes.
+      share: (index, count).
+
+    Raises:
+      InputError: no such part, or the batch can't be divided evenly.
+
+    Example:
+      >>> share_size(256, (1, 2))
+      128
+    """
+    index, count = share
+    if not 0 <= index < count:
+        raise InputError(f"share is {share}; give (index, count) with 0 <= index < count")
+    if batch_size % count:
+        raise InputError(
+            f"batch_size is {batch_size} for {count} processes; give a multiple of {count}"
+        )
+    return batch_size // count
+
+
 class TrainStream:
-    """The training batches of a run, by step.
+    """The training batches of a run, by step, from arrays in memory.
 
     Args:
       images: uint8 [n, height, width, channels].
       labels: int32 [n].
       seed: the run's seed.
-      batch_size: images in each batch, over all devices.
+      batch_size: images in each batch, over all devices and processes.
+      share: (index, count): this process's part of every batch, of so many processes.
 
     Example:
       >>> images, labels = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32)
@@ -63,32 +190,35 @@ class TrainStream:
       True
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, *, seed: int, batch_size: int):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int,
+        batch_size: int,
+        share: tuple[int, int] = (0, 1),
+    ):
         chex.assert_rank(images, 4, custom_message="images are [n, height, width, channels]")
         chex.assert_shape(labels, images.shape[:1], custom_message="labels are [n]")
         if images.dtype != np.uint8:
             raise InputError(f"images are {images.dtype}; give uint8 in [0, 255]")
-        if batch_size < 1 or not len(labels):
-            raise InputError(f"batch_size is {batch_size} of {len(labels)} images; give 1 or more")
         self._images, self._labels = images, labels
-        self._seed, self._batch_size = seed, batch_size
-        self._orders: dict[int, np.ndarray] = {}
-        self._mask = np.ones(batch_size, np.float32)
+        self._order = BatchOrder(len(labels), seed=seed, batch_size=batch_size, share=share)
+        self._mask = np.ones(self._order.share_size, np.float32)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Nothing to close: as `PrefetchedStream` has it."""
 
     def indices(self, step: int) -> np.ndarray:
-        """int64 [batch_size]: which images the batch of ``step`` holds."""
-        size = len(self._labels)
-        position, end = step * self._batch_size, (step + 1) * self._batch_size
-        parts = []
-        while position < end:
-            epoch, start = divmod(position, size)
-            part = self._order(epoch)[start : start + end - position]
-            parts.append(part)
-            position += len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """int64 [batch_size / count]: which images the batch of ``step`` holds."""
+        return self._order.indices(step)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
-        """The batch of ``step``: {"image", "label", "mask"}."""
+        """This process's part of the batch of ``step``: {"image", "label", "mask"}."""
         indices = self.indices(step)
         return {
             "image": self._images[indices],
@@ -96,26 +226,21 @@ class TrainStream:
             "mask": self._mask,
         }
 
-    def _order(self, epoch):
-        if epoch not in self._orders:
-            # A batch needs two epochs' orders at the most, where it isn't larger than the data.
-            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
-            self._orders[epoch] = epoch_order(self._seed, epoch, len(self._labels))
-        return self._orders[epoch]
-
 
 def eval_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int
+    images: np.ndarray, labels: np.ndarray, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every image once, in order; the last batch is filled up with images whose mask is 0.
 
     Args:
       images: uint8 [n, height, width, channels].
       labels: int32 [n].
-      batch_size: images in each batch, over all devices.
+      batch_size: images in each batch, over all devices and processes.
+      share: (index, count): this process's part of every batch, of so many processes; each
+        process gets as many batches as the others, the last ones perhaps of masked images alone.
 
     Yields:
-      {"image", "label", "mask"}, each of length ``batch_size``.
+      {"image", "label", "mask"}, each of length ``batch_size / count``.
 
     Example:
       >>> images, labels = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32)
@@ -124,9 +249,10 @@ def eval_batches(
     """
     chex.assert_rank(images, 4)
     chex.assert_shape(labels, images.shape[:1])
-    for start in range(0, len(labels), batch_size):
-        image, label = images[start : start + batch_size], labels[start : start + batch_size]
-        missing = batch_size - len(label)
+    size = share_size(batch_size, share)
+    for start in range(share[0] * size, share[0] * size + len(labels), batch_size):
+        image, label = images[start : start + size], labels[start : start + size]
+        missing = size - len(label)
         yield {
             "image": np.pad(image, ((0, missing), (0, 0), (0, 0), (0, 0))),
             "label": np.pad(label, (0, missing)),

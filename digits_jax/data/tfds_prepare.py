@@ -190,7 +190,7 @@ def prepare(spec: Spec, root: Path, files: Path | None) -> dict[str, np.ndarray]
     """
     print(f"preparing {spec.name} in {root} (once) ...", file=sys.stderr, flush=True)
     try:
-        with scratch_folder(root) as scratch, _quiet_tfds(download=files is None) as tfds:
+        with scratch_folder(root) as scratch, quiet_tfds(download=files is None) as tfds:
             builder = _builder_class(spec, tfds)(
                 data_dir=scratch, file_format="array_record", config=spec.config
             )
@@ -245,7 +245,7 @@ def _raise_clearly(spec: Spec, root: Path, error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_tfds(*, download: bool = False) -> Iterator[object]:
+def quiet_tfds(*, download: bool = False) -> Iterator[object]:
     """Imports tfds, and keeps its bars and its log to itself."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.utils import tqdm_utils
@@ -318,7 +318,7 @@ def read_prepared(spec: Spec, root: Path) -> dict[str, np.ndarray]:
     """
     folder = prepared_folder(spec, root)
     arrays = {}
-    with _quiet_tfds() as tfds:
+    with quiet_tfds() as tfds:
         try:
             builder = tfds.builder_from_directory(folder)
             for split, count in (("train", spec.train_count), ("test", spec.test_count)):

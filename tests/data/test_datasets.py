@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from digits_jax.data import datasets, tfds_prepare
+from digits_jax.data import digits as embedded
+from digits_jax.data import splits, tfds_prepare
 from digits_jax.data.datasets import DATASETS, load_dataset
 from digits_jax.data.tfds_prepare import SPECS
 from digits_jax.errors import InputError
@@ -84,19 +85,19 @@ def test_folder_of_the_environment_must_be_there(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [12, 1000, 60_000])
 def test_validation_split(count):
-    train, validation = datasets.validation_indices(count)
+    train, validation = splits.validation_indices(count)
     assert len(validation) == count // 12
     assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(count))
 
 
 def test_validation_split_never_changes():
-    _, validation = datasets.validation_indices(60_000)
+    _, validation = splits.validation_indices(60_000)
     assert validation[:8].tolist() == VALIDATION_BEGINS
 
 
 def test_stratified_split_is_even_in_every_class():
     labels = np.repeat(np.arange(3, dtype=np.int32), [100, 50, 37])[::-1]
-    parts = datasets.stratified_indices(labels)
+    parts = splits.stratified_indices(labels)
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
     for part, fraction in zip(parts, (0.7, 0.1, 0.2), strict=True):
         for label, count in enumerate((100, 50, 37)):
@@ -116,7 +117,7 @@ def sklearn_digits():
 
 
 def test_digits_are_those_of_sklearn(sklearn_digits):
-    images, labels = datasets._read_digits()
+    images, labels = embedded._read_digits()
     assert np.array_equal(images, sklearn_digits.images)
     assert np.array_equal(labels, sklearn_digits.target)
 
@@ -145,7 +146,7 @@ def test_digits(sklearn_digits):
 
 def test_digits_look_like_mnist(sklearn_digits):
     small = sklearn_digits.images[:50].astype(np.uint8)
-    large = datasets.enlarge_digits(small)[..., 0]
+    large = embedded.enlarge_digits(small)[..., 0]
     rows, columns = np.mgrid[:28, :28] + 0.5
     for image, digit in zip(small, large, strict=True):
         mass = digit.sum()
@@ -164,7 +165,7 @@ def test_digits_look_like_mnist(sklearn_digits):
 
 
 def test_blank_digit_is_blank():
-    assert not datasets.enlarge_digits(np.zeros((1, 8, 8), np.uint8)).any()
+    assert not embedded.enlarge_digits(np.zeros((1, 8, 8), np.uint8)).any()
 
 
 def test_digits_come_without_heavy_imports(monkeypatch):
@@ -179,7 +180,7 @@ def test_digits_come_without_heavy_imports(monkeypatch):
 @pytest.mark.parametrize("name", SPECS)
 def test_table_agrees_with_tfds(name, tmp_path):
     spec = SPECS[name]
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         stock = getattr(tfds.image_classification, spec.builder)
         assert str(stock.VERSION) == spec.version
         assert stock.name == spec.base_name
@@ -235,7 +236,7 @@ def test_mnist_is_the_original(mnist_root, mnist_dir):
     assert np.array_equal(mnist.test.images.reshape(-1), test_images)
     images = read_idx_plainly(folder / "train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
     labels = read_idx_plainly(folder / "train-labels-idx1-ubyte.gz", 8)
-    rows = datasets.validation_indices(60_000)
+    rows = splits.validation_indices(60_000)
     for part, index in zip((mnist.train, mnist.validation), rows, strict=True):
         assert np.array_equal(part.images, images[index])
         assert np.array_equal(part.labels, labels[index])
@@ -252,7 +253,7 @@ def test_auto_takes_mnist(mnist_root, monkeypatch):
 @pytest.mark.mnist
 def test_stock_tfds_reads_what_was_prepared(mnist_root):
     mnist = load_dataset("mnist", mnist_root)
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         source = tfds.data_source("mnist", data_dir=mnist_root, split="test")
         assert len(source) == 10_000
         stored = source.__getitems__(list(range(200)))

@@ -21,7 +21,7 @@ import pytest
 from faults_log import log_faults
 from harness import damage, time_limit
 
-from digits_jax.data import datasets, files, tfds_prepare
+from digits_jax.data import datasets, files, splits, tfds_prepare
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.originals import read_idx
 from digits_jax.data.tfds_prepare import SPECS, UnavailableError
@@ -101,7 +101,7 @@ def forbid(patch, *names):
 
 def check(dataset):
     arrays = originals()
-    train, validation = datasets.validation_indices(TRAIN)
+    train, validation = splits.validation_indices(TRAIN)
     assert np.array_equal(dataset.train.images[..., 0], arrays["train_images"][train])
     assert np.array_equal(dataset.validation.images[..., 0], arrays["train_images"][validation])
     assert np.array_equal(dataset.validation.labels, arrays["train_labels"][validation])
@@ -168,7 +168,7 @@ def test_prepared_by_others(spec, tmp_path, monkeypatch, file_format):
 
 def as_tfrecord(folder):
     """Rewrites a prepared data set as TensorFlow's tfds would have written it."""
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         builder = tfds.builder_from_directory(folder)
         for split in ("train", "test"):
             records = builder.as_data_source(split).data_source
@@ -183,7 +183,7 @@ def as_tfrecord(folder):
 
 def test_stock_reader(spec, tmp_path):
     load_dataset("mnist", write_files(tmp_path / "data"))
-    with tfds_prepare._quiet_tfds() as tfds:
+    with tfds_prepare.quiet_tfds() as tfds:
         source = tfds.data_source("mnist", data_dir=tmp_path / "data", split="train")
         stored = source.__getitems__(list(range(TRAIN)))
     arrays = originals()

@@ -57,6 +57,8 @@ class TrainConfig:
         ),
     ] = None
     """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
+    input: str = "memory"
+    """Training images: held in memory, or stream: read from prepared files as they are needed."""
     workdir: Annotated[
         str | None,
         tyro.conf.arg(help_behavior_hint="(default: a new runs/ARCH-DATASET-PRESET-seedSEED)"),
@@ -97,9 +99,21 @@ class TrainConfig:
     dtype: str = "float32"
     """Type that the network computes in: float32 or bfloat16 (parameters stay float32)."""
     devices: str = "auto"
-    """Number of devices to split each batch over, or auto. A CPU counts as one per core."""
+    """Number of devices to split each batch over, or auto; in each process. A CPU counts as one per core."""  # noqa: E501
     platform: str = "auto"
     """Kind of device: auto, cpu, gpu or tpu."""
+    coordinator: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: what the cluster says, if any)")
+    ] = None
+    """Many processes: HOST:PORT of process 0, the same for all."""
+    num_processes: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: likewise)")
+    ] = None
+    """Many processes: how many there are."""
+    process_id: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: likewise)")] = (
+        None
+    )
+    """Many processes: which one this is, from 0."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints; 0: one at the end of each epoch, at most every 30 seconds."""
     max_skipped_steps: int = 10
@@ -158,15 +172,29 @@ class TrainConfig:
 # resumption.
 NOT_THE_RUN = (
     "data_dir",
+    "input",
     "workdir",
     "devices",
     "platform",
+    "coordinator",
+    "num_processes",
+    "process_id",
     "checkpoint_every_steps",
     "max_skipped_steps",
     "resume",
     "eval_only",
     "dry_run",
 )
+# Of those, what a run that goes on doesn't take over from the call before: what is here now.
+HERE = {
+    "devices": "auto",
+    "platform": "auto",
+    "coordinator": None,
+    "num_processes": None,
+    "process_id": None,
+    "eval_only": False,
+    "dry_run": False,
+}
 # For each architecture, the fields that belong to the other alone.
 ARCH_ONLY = {
     "mlp": ("channels", "convs_per_block", "dense_size"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import parse, run_program
-from digits_jax.config import TrainConfig, check, first_difference, read_config
+from digits_jax.config import HERE, TrainConfig, check, first_difference, read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
@@ -24,8 +24,7 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
         # Where and with what to compute is up to this call, not to the earlier one.
-        here = {"devices": "auto", "platform": "auto", "dry_run": False}
-        own = dataclasses.replace(read_config(workdir / folder.CONFIG), **here)
+        own = dataclasses.replace(read_config(workdir / folder.CONFIG), **HERE)
         config = parse(TrainConfig, argv, default=own, doc=__doc__)
         _check_same_fields(config, own)
     check(config)
@@ -62,31 +61,36 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.training.loop import run
     from digits_jax.training.parallel import use_compilation_cache
     from digits_jax.training.plan import prepare
+    from digits_jax.training.processes import join
     from digits_jax.training.record import summarize
     from digits_jax.training.resuming import check_same_run
 
     if not config.dry_run:
         use_compilation_cache()
-    plan = prepare(config)
-    print(summarize(plan), flush=True)
-    if plan.dataset.notice:
-        print_notice(plan.dataset.notice)
-    if config.dry_run:
-        if config.resume:
-            check_same_run(plan, Path(config.workdir))
-        elif config.workdir:
-            folder.check_free(Path(config.workdir))
-        print(f"dry run: no run was written{_where_it_is(plan)}")
-        return 0
     try:
-        result = run(plan)
+        with join(config.coordinator, config.num_processes, config.process_id) as group:
+            plan = prepare(config, group=group)
+            if group.index == 0:
+                print(summarize(plan), flush=True)
+                print_notice(plan.dataset.notice)
+            if config.dry_run:
+                if config.resume:
+                    check_same_run(plan, Path(config.workdir))
+                elif config.workdir:
+                    folder.check_free(Path(config.workdir))
+                if group.index == 0:
+                    print(f"dry run: no run was written{_where_it_is(plan)}")
+                return 0
+            result = run(plan, group=group)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        if group.index == 0:
+            print(stop, file=sys.stderr)
         return 128 + stop.signal_number
+    if group.index:
+        return 0
     with stop_on_signals() as stop:  # The run is whole: what is left takes a moment.
         draw_curves(result.metrics, result.workdir, result.results)
-    if plan.dataset.notice:
-        print_notice(plan.dataset.notice)
+    print_notice(plan.dataset.notice)
     print(last_line(result.results, result.workdir, time.perf_counter() - started))
     return 128 + stop.signal_number if stop.signal_number else 0
 
@@ -102,7 +106,9 @@ def _where_it_is(plan: Any) -> str:
 
 
 def print_notice(text: str) -> None:
-    """Prints what must not be overlooked."""
+    """Prints what must not be overlooked, if anything."""
+    if not text:
+        return
     lines = textwrap.wrap(text, 75, break_long_words=False, break_on_hyphens=False)
     print("", "!" * 78, *(f"!! {line}" for line in lines), "!" * 78, "", sep="\n", flush=True)
 

@@ -107,7 +107,8 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     assert config.arch == ("cnn" if arch == "cnn" else "mlp")
     other = ["hidden_sizes"] if arch == "cnn" else ["channels", "convs_per_block", "dense_size"]
     empty = [name for name in FIELDS if getattr(config, name) is None]
-    assert sorted(empty) == sorted([*other, "data_dir", "workdir"])
+    of_this_call = ["data_dir", "workdir", "coordinator", "num_processes", "process_id"]
+    assert sorted(empty) == sorted([*other, *of_this_call])
     assert config.resolve(dataset) == config  # a second time changes nothing
 
 
@@ -210,10 +211,13 @@ def test_first_difference():
         run, workdir="x", data_dir="y", devices="2", platform="cpu", resume=True, eval_only=True
     )
     elsewhere = dataclasses.replace(elsewhere, dry_run=True, checkpoint_every_steps=5)
+    elsewhere = dataclasses.replace(elsewhere, coordinator="a:1", num_processes=2, process_id=1)
+    elsewhere = dataclasses.replace(elsewhere, input="stream", max_skipped_steps=3)
     assert first_difference(run, elsewhere) is None
     compared = set(FIELDS) - {
         *("workdir", "data_dir", "devices", "platform", "resume", "eval_only", "dry_run"),
-        "checkpoint_every_steps",
+        *("coordinator", "num_processes", "process_id", "input"),
+        *("checkpoint_every_steps", "max_skipped_steps"),
     }
     for name in compared:
         assert first_difference(run, dataclasses.replace(run, **{name: "other"})) == name

@@ -115,8 +115,8 @@ def _check(name, input_):
         near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(
-            f"--dataset={shown(name)}: allowed are {', '.join(DATASETS)}, and tfds/NAME of a data set of "
-            f"your own{hint}"
+            f"--dataset={shown(name)}: allowed are {', '.join(DATASETS)}, and tfds/NAME of a data "
+            f"set of your own{hint}"
         )
     if name == "digits" and input_ == "stream":
         raise InputError(

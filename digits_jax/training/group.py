@@ -126,6 +126,18 @@ class Group:
             value = value()  # its error goes out of `join`, and from there to the others
         return self.gather(name, None if self.index else value)[0]
 
+    def in_turn(self, name: str, make: Callable[[], Any]) -> Any:
+        """Calls a function in process 0 first, then in the others: it may prepare files.
+
+        Args:
+          name: of what is made, for errors.
+          make: without arguments.
+        """
+        if self.index == 0:
+            made = make()
+        self.barrier(name)
+        return made if self.index == 0 else make()
+
     def agree(self, values: dict[str, Any]) -> None:
         """Raises an InputError in every process where not all have given the same.
 

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from digits_jax.config import TrainConfig, read_config
+from digits_jax.config import HERE, TrainConfig, read_config
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset
-from digits_jax.data.pipeline import TrainStream, num_steps
+from digits_jax.data.pipeline import BatchOrder, num_steps, share_size
+from digits_jax.data.stream import open_stream
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
+from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.processes import join, quiet_gloo
 from digits_jax.training.progress import Progress, ScalarLog
 from digits_jax.training.record import describe_run, make_results
 from digits_jax.training.resuming import (
@@ -34,6 +38,7 @@ from digits_jax.training.resuming import (
     what_it_trains,
 )
 from digits_jax.training.scoring import make_scorer
+from digits_jax.training.session import NOTHING_WISHED, SAVE, Session
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import train_step
 
@@ -42,6 +47,7 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 # Steps that may be under way at once. Several CPU devices hang in a collective when many
 # steps wait behind each other; for one device, a few hide the time of preparing batches.
 MAX_STEPS_AHEAD = 16
+IMAGE_SHAPE = (28, 28, 1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,9 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
                 f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
                 "a configuration, `digits_jax.load_trained` loads a run"
             )
-    return run(prepare(config, dataset), quiet=quiet)
+    place = (config.coordinator, config.num_processes, config.process_id)
+    with join(*place) if isinstance(config, TrainConfig) else contextlib.nullcontext() as group:
+        return run(prepare(config, dataset, group=group), quiet=quiet, group=group)
 
 
 def resume(
@@ -121,21 +129,31 @@ def resume(
     """
     folder.check_run(Path(workdir))
     config = read_config(Path(workdir) / folder.CONFIG)
-    here = {"devices": "auto", "platform": "auto", "eval_only": False, "dry_run": False}
-    config = dataclasses.replace(config, workdir=str(workdir), resume=True, **{**here, **elsewhere})
+    config = dataclasses.replace(config, workdir=str(workdir), resume=True, **{**HERE, **elsewhere})
     return fit(config, dataset=dataset, quiet=quiet)
 
 
-def run(plan: Plan, *, quiet: bool = False) -> FitResult:
-    """Trains as planned; see `fit`."""
-    config = plan.config
-    workdir = Path(config.workdir) if config.workdir else folder.new_workdir(default_name(config))
+def run(plan: Plan, *, quiet: bool = False, group: Group | None = None) -> FitResult:
+    """Trains as planned; see `fit`.
+
+    Args:
+      plan: made with the same group.
+      quiet: print nothing.
+      group: the processes that train together.
+    """
+    group = group or Group()
+    first = group.index == 0
+    quiet = quiet or not first
+    workdir = Path(group.first_says("the workdir", lambda: str(_workdir(plan.config))))
     with (
         stop_on_signals(f"not waiting; {_how_to_go_on(workdir)}") as stop,
-        folder.hold_workdir(workdir, new=not config.resume),
+        # One process writes the run's files, and tells the others where it can't.
+        folder.hold_workdir(workdir, new=not plan.config.resume)
+        if first
+        else contextlib.nullcontext(),
     ):
         try:
-            return _run(plan, workdir, stop, quiet)
+            return _run(Session(plan, workdir, group, stop, quiet))
         except Interrupted as stopped:
             saved = list_steps(workdir / folder.CHECKPOINTS)
             at = f"at step {saved[-1]} of {plan.total_steps}, saved" if saved else "at step 0"
@@ -143,35 +161,46 @@ def run(plan: Plan, *, quiet: bool = False) -> FitResult:
             raise Interrupted(words, stopped.signal_number) from None
 
 
-def _run(plan, workdir, stop, quiet):
+def _workdir(config):
+    return Path(config.workdir) if config.workdir else folder.new_workdir(default_name(config))
+
+
+def _run(session):
+    plan, workdir, group = session.plan, session.workdir, session.group
+    group.agree({**what_it_trains(plan), "resume": plan.config.resume})
     if plan.config.resume:
         check_same_run(plan, workdir)
-    else:
+    elif session.writes:
         folder.write_json(workdir / folder.CONFIG, describe_run(plan))
-    state, totals = start(plan, workdir, quiet=quiet)
-    finished = int(state.step) == plan.total_steps and not _unscored(totals)
-    started_compiling = time.perf_counter()
-    step = None if finished else _compile_step(plan, state)
-    stop.check()
-    score = make_scorer(state, plan.mesh, plan.eval_batch_size)
-    stop.check()
+    group.note("compiling")
+    with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
+        parallel.connect(plan.mesh)
+        state, totals = start(plan, workdir, quiet=session.quiet)
+        finished = int(state.step) == plan.total_steps and not _unscored(totals)
+        started_compiling = time.perf_counter()
+        step = None if finished else _compile_step(session, state)
+        session.between()
+        score = make_scorer(state, plan.mesh, plan.eval_batch_size, share=plan.share)
+    session.between()
     totals["compile_seconds"] += _since(started_compiling)
     if not finished:
-        state, totals = _train(plan, state, totals, workdir, step, score, stop, quiet)
-    validation = score(state, plan.dataset.validation, stop.check)
-    test = score(state, plan.dataset.test, stop.check)
-    folder.write_predictions(
-        workdir,
-        labels=test.labels,
-        logits=test.logits,
-        validation_labels=validation.labels,
-        validation_logits=validation.logits,
-    )
+        state, totals = _train(session, state, totals, step, score)
+    validation = score(state, plan.dataset.validation, session.between)
+    test = score(state, plan.dataset.test, session.between)
     seconds = _seconds_so_far(plan, totals)
     if finished:  # What its training took, not what it takes to look at it again.
         seconds = seconds_of_results(workdir, state) or seconds
     results = make_results(plan, state, validation, test, seconds)
-    folder.write_json(workdir / folder.RESULTS, results)
+    if session.writes:
+        folder.write_predictions(
+            workdir,
+            labels=test.labels,
+            logits=test.logits,
+            validation_labels=validation.labels,
+            validation_logits=validation.logits,
+        )
+        folder.write_json(workdir / folder.RESULTS, results)
+    group.barrier("the results")  # which the others read
     return FitResult(state, results, workdir, folder.read_metrics(workdir))
 
 
@@ -195,70 +224,88 @@ def _how_to_go_on(workdir):
 
 
 def _stream(plan):
-    train, config = plan.dataset.train, plan.config
-    return TrainStream(train.images, train.labels, seed=config.seed, batch_size=config.batch_size)
+    size, seed = plan.config.batch_size, plan.config.seed
+    return open_stream(plan.dataset.train, seed=seed, batch_size=size, share=plan.share)
 
 
-def _compile_step(plan, state):
+def _compile_step(session, state):
     """The train step, compiled for the plan's devices; it takes the old state's memory."""
+    plan = session.plan
     step = partial(
         train_step,
         label_smoothing=plan.config.label_smoothing,
         augment=make_augment(plan.config.augment),
         ema_decay=plan.config.ema_decay,
     )
-    batch = parallel.shard(_stream(plan).batch(0), plan.mesh)
-    step = parallel.parallelize(step, plan.mesh, donate_state=True)
+    step = parallel.parallelize(session.hearing(step), plan.mesh, donate_state=True)
+    size = share_size(plan.config.batch_size, plan.share)
+    example = {
+        "image": np.zeros((size, *IMAGE_SHAPE), np.uint8),
+        "label": np.zeros(size, np.int32),
+        "mask": np.ones(size, np.float32),
+    }
+    batch = session.with_wish(parallel.shard(example, plan.mesh), 0)
     return step.lower(state, batch, plan.step_key).compile()
 
 
-def _train(plan, state, totals, workdir, step_fn, score, stop, quiet):
+def _train(session, state, totals, step_fn, score):
     """From a state to the last step."""
-    config, dataset, key = plan.config, plan.dataset, plan.step_key
-    epoch_ends = _epoch_ends(config, len(dataset.train), plan.total_steps)
-    stream, pending, last_save = _stream(plan), [], time.monotonic()
+    plan, config, stop = session.plan, session.plan.config, session.stop
+    epoch_ends = _epoch_ends(config, len(plan.dataset.train), plan.total_steps)
+    pending, last_save, key = [], time.monotonic(), plan.step_key
     ahead = 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
+    every = config.checkpoint_every_steps
     first, last = int(state.step), plan.total_steps
 
     def end_epoch(step, state, totals):
-        row = _epoch_row(plan, step, totals, score(state, dataset.validation, stop.check))
-        folder.append_metrics(workdir, row)
-        scalars.write(row)
+        scored = score(state, plan.dataset.validation, session.between)
+        row = _epoch_row(plan, step, totals, scored)
+        if session.writes:
+            folder.append_metrics(session.workdir, row)
+            scalars.write(row)
         progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
         return {**totals, **NO_SUMS}
 
-    with Progress(last, first, quiet=quiet) as progress, ScalarLog(workdir) as scalars:
+    with (
+        Progress(last, first, quiet=session.quiet) as progress,
+        ScalarLog(session.workdir) if session.writes else contextlib.nullcontext() as scalars,
+        _stream(plan) as stream,
+    ):
         if first in epoch_ends and _unscored(totals):  # It was stopped while it was scored.
             totals = end_epoch(first, state, totals)
         batch = parallel.shard(stream.batch(first), plan.mesh) if first < last else None
         for step in range(first + 1, last + 1):
+            session.group.note("training", step)
             started = time.perf_counter()
-            state, sums = step_fn(state, batch, key)
+            ends = step in epoch_ends
+            due = ends and not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
+            wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
+            state, sums = step_fn(state, session.with_wish(batch, wish), key)
             pending.append((step, sums))
             if step < last:  # The next batch is made while the device is busy with this one.
                 batch = parallel.shard(stream.batch(step), plan.mesh)
-            ends, stopping = step in epoch_ends, stop.signal_number is not None
-            if config.checkpoint_every_steps:
-                save = step % config.checkpoint_every_steps == 0
+            save = step == last or (every > 0 and step % every == 0)
+            if ends or save or len(pending) >= ahead or session.has_to_stop:
+                wish = session.wish_of_all(wish, pending)
+                totals, pending = _add(totals, pending, session), []
             else:
-                save = ends and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
-            save = save or stopping or step == last
-            if ends or save or len(pending) >= ahead:
-                totals, pending = _add(totals, pending, plan, workdir), []
+                wish = NOTHING_WISHED  # of the others' nothing is known yet
             totals = {**totals, "train_seconds": totals["train_seconds"] + _since(started)}
             with _stopping_unread(stop):
                 if not pending:
                     progress.update(step, totals, config.batch_size)
-                if ends and not stopping:
+                if ends and wish <= SAVE:
                     with contextlib.suppress(Interrupted):
                         totals = end_epoch(step, state, totals)
-            stopping = stop.signal_number is not None
-            if save or stopping:
+            if session.has_to_stop:
+                wish = stop.signal_number
+            if save or wish:
+                session.group.note("saving", step)
                 so_far = {**totals, **_seconds_so_far(plan, totals), "run": what_it_trains(plan)}
-                save_checkpoint(workdir / folder.CHECKPOINTS, step, state, so_far)
+                save_checkpoint(session.workdir / folder.CHECKPOINTS, step, state, so_far)
                 last_save = time.monotonic()
-            if stopping:
-                stop.check()
+            if wish > SAVE:
+                raise Interrupted("stopped", wish)
     return state, totals
 
 
@@ -286,7 +333,7 @@ def _since(started):
     return time.perf_counter() - started
 
 
-def _add(totals, pending, plan, workdir):
+def _add(totals, pending, session):
     """The totals with some steps' sums; waits for them."""
     totals = dict(totals)
     for step, sums in jax.device_get(pending):
@@ -294,18 +341,20 @@ def _add(totals, pending, plan, workdir):
             totals[name] += float(sums[name])
         skipped = float(sums["skipped"])
         totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
-        if totals["skipped_in_a_row"] >= plan.config.max_skipped_steps:
-            raise _diverged(plan, workdir, step, int(totals["skipped_in_a_row"]))
+        if totals["skipped_in_a_row"] >= session.plan.config.max_skipped_steps:
+            raise _diverged(session, step, int(totals["skipped_in_a_row"]))
     return totals
 
 
-def _diverged(plan, workdir, step, in_a_row):
+def _diverged(session, step, in_a_row):
     """The error for steps that had no finite numbers; leaves the last one's images in a file."""
-    config = plan.config
-    indices = _stream(plan).indices(step - 1).tolist()
+    plan, config, workdir = session.plan, session.plan.config, session.workdir
+    order = BatchOrder(len(plan.dataset.train), seed=config.seed, batch_size=config.batch_size)
+    indices = order.indices(step - 1).tolist()
     epoch = (step - 1) * config.batch_size / len(plan.dataset.train)
     found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed, "epoch": epoch}
-    folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
+    if session.writes:
+        folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
     saved = list_steps(workdir / folder.CHECKPOINTS)
     kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was made yet"
     return InputError(

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +32,7 @@ MOST_CPU_DEVICES = 8
 
 
 def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
-    """Starts JAX on a platform, the CPU split into several devices, and lists its devices.
+    """Starts JAX on a platform, the CPU split into several devices, and lists this process's.
 
     A JAX that runs already (in a notebook, say) stays as it is.
 
@@ -41,7 +42,7 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
         cores, or 8.
 
     Returns:
-      The platform's devices.
+      The platform's devices that are this process's own.
 
     Raises:
       InputError: a platform that isn't here.
@@ -53,7 +54,7 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
         most = max(MOST_CPU_DEVICES, cpu_count())
         jax.config.update("jax_num_cpu_devices", min(cpu_devices, most))
     try:
-        return jax.devices(None if platform == "auto" else platform)
+        return jax.local_devices(backend=None if platform == "auto" else platform)
     except RuntimeError as error:
         raise InputError(
             f"platform {platform!r} isn't available to JAX here "
@@ -173,14 +174,54 @@ def make_mesh(devices: list[jax.Device]) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def of_every_process(devices: list[jax.Device]) -> list[jax.Device]:
+    """As many devices of every process as these are of this one, process by process.
+
+    Example:
+      >>> of_every_process(jax.devices()[:1]) == jax.devices()[:1]  # there is one process
+      True
+    """
+    of_process: dict[int, list] = {}
+    for device in sorted(jax.devices(devices[0].platform), key=lambda d: (d.process_index, d.id)):
+        of_process.setdefault(device.process_index, []).append(device)
+    return [device for own in of_process.values() for device in own[: len(devices)]]
+
+
+def connect(mesh: Mesh) -> None:
+    """Has the devices of several processes find each other now, rather than at the first step."""
+    if mesh.is_multi_process:
+        ones = np.ones(len(mesh.local_devices), np.float32)
+        jax.block_until_ready(parallelize(lambda _, x: x.sum(), mesh)(0.0, shard(ones, mesh)))
+        multihost_utils.sync_global_devices("connected")
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a pytree on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Puts a pytree on every device of the mesh; each process gives the same one."""
+    sharding = NamedSharding(mesh, P())
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, sharding)
+
+    def put(leaf):
+        # Keys can't be put on another process's devices: only arrays made of numbers can.
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            as_key = jax.jit(jax.random.wrap_key_data, out_shardings=sharding)
+            return as_key(np.asarray(jax.random.key_data(leaf)))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(put, tree)
 
 
 def shard(batch: Any, mesh: Mesh) -> Any:
-    """Splits the first axis of a batch's arrays over the devices of the mesh."""
-    return jax.device_put(batch, NamedSharding(mesh, P(AXIS)))
+    """Splits the first axis of a batch's arrays over the devices of the mesh.
+
+    Args:
+      batch: pytree of arrays; of several processes each gives its own share of the rows.
+      mesh: of the devices.
+    """
+    sharding = NamedSharding(mesh, P(AXIS))
+    if mesh.is_multi_process:
+        return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), batch)
+    return jax.device_put(batch, sharding)
 
 
 def parallelize(

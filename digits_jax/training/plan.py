@@ -1,5 +1,7 @@
 """What a configuration comes to: data, network, optimizer, devices; nothing is trained here."""
 
+import contextlib
+import dataclasses
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +15,14 @@ from jax.sharding import PartitionSpec as P
 from digits_jax.config import TrainConfig, check
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset, load_dataset
-from digits_jax.data.pipeline import num_steps
+from digits_jax.data.pipeline import num_steps, share_size
 from digits_jax.errors import InputError
 from digits_jax.models.build import build_model
 from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import parallel
+from digits_jax.training.group import Group
 from digits_jax.training.optimizers import make_optimizer, make_schedule
+from digits_jax.training.processes import quiet_gloo
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
 
 EVAL_BATCH_SIZE = 1000
@@ -34,7 +38,8 @@ class Plan:
       module: the network.
       schedule: learning rate by step.
       tx: the optimizer.
-      mesh: of the devices.
+      mesh: of the devices, of all processes.
+      share: (index, count) of this process among those that train together.
       total_steps: of the whole run.
       started: `time.perf_counter` when its preparation began.
     """
@@ -45,6 +50,7 @@ class Plan:
     schedule: optax.Schedule
     tx: optax.GradientTransformation
     mesh: Mesh
+    share: tuple[int, int]
     total_steps: int
     started: float
 
@@ -83,13 +89,20 @@ class Plan:
         return parallel.replicate(key, self.mesh)
 
 
-def prepare(config: TrainConfig, dataset: Dataset | None = None, *, to_train: bool = True) -> Plan:
+def prepare(
+    config: TrainConfig,
+    dataset: Dataset | None = None,
+    *,
+    to_train: bool = True,
+    group: Group | None = None,
+) -> Plan:
     """Checks a configuration, loads its data and sets up what trains on it; no run is written.
 
     Args:
       config: what to train.
       dataset: instead of the one that ``config.dataset`` names.
       to_train: False for a run that is only to be scored: its batches needn't fit the devices.
+      group: the processes that train together.
 
     Raises:
       InputError: what can't be used.
@@ -100,20 +113,26 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None, *, to_train: bo
     if not (dataset is None or isinstance(dataset, Dataset)):
         raise InputError(f"the data set is a {type(dataset).__name__}; give a digits_jax.Dataset")
     check(config)
+    group = group or Group()
     heavy = config.arch == "cnn"
     # A CPU in one piece serves a light step best: its matrix products use all cores.
     most = parallel.cpu_count() if heavy else 1
     cpu_devices = most if config.devices == "auto" else int(config.devices)
-    devices = parallel.start_backend(config.platform, cpu_devices)
-    dataset = dataset or load_dataset(config.dataset, config.data_dir)
-    config = config.resolve(dataset.name)
+    with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
+        devices = parallel.start_backend(config.platform, cpu_devices)
+    group.note("loading the data")
+    dataset = dataset or group.in_turn("the data", lambda: _load(config))
+    alone = {"coordinator": None, "num_processes": None, "process_id": None}  # of this call
+    config = dataclasses.replace(config.resolve(dataset.name), **alone)
     if config.batch_size > len(dataset.train):
         raise InputError(
             f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
             "images; give at most that"
         )
-    batch_size = config.batch_size if to_train else 0  # which any number divides
-    devices = parallel.choose_devices(devices, config.devices, batch_size, heavy=heavy)
+    share = (group.index, group.count)
+    own_size = share_size(config.batch_size, share) if to_train else 0  # which any number divides
+    devices = parallel.choose_devices(devices, config.devices, own_size, heavy=heavy)
+    group.agree({"devices of a process": len(devices)})
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     make_augment(config.augment)  # An unknown name is noticed here, not in the step.
@@ -124,9 +143,14 @@ def prepare(config: TrainConfig, dataset: Dataset | None = None, *, to_train: bo
         # Read once an epoch: outside of jit each of its operations would be compiled by itself.
         schedule=jax.jit(schedule),
         tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
-        mesh=parallel.make_mesh(devices),
+        mesh=parallel.make_mesh(parallel.of_every_process(devices)),
+        share=share,
         total_steps=total_steps,
         started=started,
     )
     parallel.check_memory(plan.abstract_state, plan.mesh)
     return plan
+
+
+def _load(config):
+    return load_dataset(config.dataset, config.data_dir, input=config.input)

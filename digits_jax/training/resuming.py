@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from digits_jax.config import NOT_THE_RUN, first_difference, read_config
+from digits_jax.config import HERE, NOT_THE_RUN, first_difference, read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import clear_up, list_steps, restore_newest, tree_sha256
@@ -147,10 +147,10 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
             f"{workdir}: has no checkpoint yet; "
             f"train it with python -m digits_jax.train --resume --workdir={workdir}"
         )
-    elsewhere = {"devices": "auto", "platform": "auto", **elsewhere}
+    elsewhere = {**HERE, **elsewhere}
     if not elsewhere.get("data_dir"):
         elsewhere["data_dir"] = config.data_dir
-    config = dataclasses.replace(config, resume=False, eval_only=False, **elsewhere)
+    config = dataclasses.replace(config, resume=False, **elsewhere)
     plan = prepare(config, to_train=False)
     check_same_run(plan, workdir)
     restored = _restore(plan, workdir)

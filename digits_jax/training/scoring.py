@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from digits_jax.data.pipeline import eval_batches
+from digits_jax.data.pipeline import eval_batches, share_size
 from digits_jax.errors import InputError
 from digits_jax.training.parallel import AXIS, parallelize, shard
 from digits_jax.training.state import TrainState
@@ -51,7 +51,12 @@ def _score_step(state, batch):
 
 
 def make_scorer(
-    state: TrainState, mesh: Mesh, batch_size: int, image_shape: tuple[int, ...] = (28, 28, 1)
+    state: TrainState,
+    mesh: Mesh,
+    batch_size: int,
+    image_shape: tuple[int, ...] = (28, 28, 1),
+    *,
+    share: tuple[int, int] = (0, 1),
 ) -> Callable[[TrainState, Any], Score]:
     """Compiles a function that scores the images and labels of a split.
 
@@ -60,23 +65,27 @@ def make_scorer(
       mesh: of the devices.
       batch_size: images scored at once; the devices divide it.
       image_shape: of the split's uint8 images.
+      share: (index, count) of this process among those that score together; each has all images,
+        and gets the whole score.
 
     Returns:
       ``f(state, split, between) -> Score``, for a split with ``images`` uint8
       [n, *image_shape] and ``labels`` int32 [n]; it calls ``between()``, which may raise, before
       each batch, and raises an InputError where the loss isn't finite.
     """
+    own_size = share_size(batch_size, share)
     example = {
-        "image": np.zeros((batch_size, *image_shape), np.uint8),
-        "label": np.zeros(batch_size, np.int32),
-        "mask": np.zeros(batch_size, np.float32),
+        "image": np.zeros((own_size, *image_shape), np.uint8),
+        "label": np.zeros(own_size, np.int32),
+        "mask": np.zeros(own_size, np.float32),
     }
-    step = parallelize(_score_step, mesh, outputs=(P(), P(AXIS)))
+    # What lies on another process's devices couldn't be read here.
+    step = parallelize(_score_step, mesh, outputs=(P(), P() if share[1] > 1 else P(AXIS)))
     step = step.lower(state, shard(example, mesh)).compile()
 
     def score(state: TrainState, split: Any, between: Callable[[], None] = lambda: None) -> Score:
         totals, logits = {"loss": 0.0, "correct": 0.0, "count": 0.0}, []
-        for batch in eval_batches(split.images, split.labels, batch_size):
+        for batch in eval_batches(split.images, split.labels, batch_size, share):
             between()
             sums, batch_logits = step(state, shard(batch, mesh))
             for name in totals:

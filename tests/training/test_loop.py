@@ -326,14 +326,14 @@ def test_a_damaged_checkpoint_is_named(finished, toy, tmp_path):
 
 
 def test_trained_networks_are_loaded(finished, toy, monkeypatch):
-    monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir: toy)
+    monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir, input: toy)
     plan, state = load_trained(finished.workdir, devices="1")
     assert_same_state(state, finished.state)
     assert plan.config.hidden_sizes == (12,)
 
 
 def test_an_untrained_network_is_not(finished, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir: toy)
+    monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir, input: toy)
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
     with pytest.raises(InputError, match=r"has no checkpoint yet; train it with .*--resume"):
         load_trained(tmp_path)
@@ -427,13 +427,13 @@ def test_a_stop_while_an_epoch_is_scored(finished, toy, tmp_path, monkeypatch):
     """The epoch is scored again, once, when the run goes on; also where that is killed."""
     real, workdir, scored = scoring.eval_batches, tmp_path / "run", []
 
-    def batches(images, labels, size):
+    def batches(images, labels, size, share):
         scored.append(len(labels))
         if len(scored) == 1:
             signal.raise_signal(signal.SIGTERM)
         if len(scored) == 3:
             raise MemoryError("as good as any")
-        return real(images, labels, size)
+        return real(images, labels, size, share)
 
     monkeypatch.setattr(scoring, "eval_batches", batches)
     with pytest.raises(Interrupted, match="at step 8 of 15, saved"):

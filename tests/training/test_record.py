@@ -9,7 +9,7 @@ import pytest
 import scipy.special
 
 from digits_jax import CNN, MLP, create_train_state, make_mesh
-from digits_jax.data.datasets import Split
+from digits_jax.data.splits import Split
 from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score, make_scorer
 from digits_jax.training.state import abstract_train_state, count_params

@@ -151,7 +151,9 @@ def run(args: argparse.Namespace, command: str) -> None:
     for note in mixed:
         print(f"note: {note}", file=sys.stderr)
     name, sha256 = args.dataset or a[0].dataset, a[0].dataset_sha256
-    data = load_dataset(name, args.data_dir) if output and name else None
+    # Of a data set of one's own, which may be larger than memory, the test set is enough.
+    way = "stream" if str(name).startswith("tfds/") else "memory"
+    data = load_dataset(name, args.data_dir, input=way) if output and name else None
     if data is not None:
         name = data.name
         if sha256 not in (None, data.sha256) or not np.array_equal(data.test.labels, a[0].labels):

@@ -153,8 +153,11 @@ def _write_onnx(network, args, file):
 
     if not network.facts.get("runs"):
         raise InputError(f"{network.name}: doesn't say what it was trained on; --int8 needs that")
-    data = load_dataset(network.facts["runs"][0]["dataset"], args.data_dir)
-    write_onnx(network, file, check_images(np.asarray(data.train.images[:5000:5])))
+    name = network.facts["runs"][0]["dataset"]
+    way = "stream" if name.startswith("tfds/") else "memory"  # it may be larger than memory
+    data = load_dataset(name, args.data_dir, input=way)
+    some = np.arange(0, min(5000, len(data.train)), 5)
+    write_onnx(network, file, check_images(data.train.rows(some)[0]))
     answers = onnx_logits(file, check_images(data.test.images)).argmax(-1)
     plain = Predictor(network).predict(data.test.images).labels
     right = {"int8": answers == data.test.labels, "float32": plain == data.test.labels}

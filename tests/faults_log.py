@@ -18,6 +18,7 @@ def log_faults(fault, tried, survived, lost=0):
     path = os.environ.get(VARIABLE)
     if path:
         line = {"fault": fault, "tried": tried, "survived": survived, "lost": lost}
+        line["test"] = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         # One write to the end of a file: the lines of several processes don't mix.
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

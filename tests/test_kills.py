@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+from faults_log import log_faults
 from programs import TIMEOUT_SECONDS, call, start
 
 from digits_jax.runs.checkpoint import inspect_step, list_steps
@@ -87,6 +88,7 @@ def test_killed_again_and_again(home, undisturbed, chain):
         killed += 1
         before = newest(workdir)
         saving += any((workdir / "checkpoints").glob(".*.saving"))
+    log_faults("SIGKILL in training and saving", killed, killed)
     assert killed >= 10
     assert saving
     status, _, err = call(home, "train", "--resume", f"--workdir={name}")
@@ -99,7 +101,7 @@ def test_killed_again_and_again(home, undisturbed, chain):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_asked_to_stop_again_and_again(home, undisturbed, number):
     """8 times, at random moments: each time it saves, says how to go on, and goes on exactly."""
-    rng, name, before = random.Random(number), f"stopped-{number}", 0
+    rng, name, before, stopped = random.Random(number), f"stopped-{number}", 0, 0
     for _ in range(8):
         at, status, err, seconds = live_and_end(home, name, number, rng.uniform(0, 1.5))
         assert at == before
@@ -112,6 +114,8 @@ def test_asked_to_stop_again_and_again(home, undisturbed, number):
             said = f"at step {before} of {STEPS}, saved" if before else "at step 0"
             assert f"stopped {said}; go on with\n" in err
             assert f"--resume --workdir={name}" in err
+        stopped += 1
+    log_faults(f"{signal.Signals(number).name} in training and saving", stopped, stopped)
     assert before > 0
     status, _, err = call(home, "train", "--resume", f"--workdir={name}")
     assert (status, err) == (0, "")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from faults_log import log_faults
 
 from digits_jax.errors import InputError
 from digits_jax.runs import checkpoint as module
@@ -120,6 +121,7 @@ def test_every_flipped_bit_is_noticed(saved):
         with pytest.raises(DamagedError, match=r"SHA-256|isn't what was written"):
             module.inspect_step(saved, 5)
         path.write_bytes(content)
+    log_faults("a flipped bit", 200, 200)
     assert_is(restore(saved), 5)
 
 
@@ -144,6 +146,7 @@ def test_each_file_matters(saved, damage):
         if damage == "a folder":
             path.rmdir()
         path.write_bytes(content)
+    log_faults(f"a file {damage}", len(files_of(saved / "5")), len(files_of(saved / "5")))
     assert_is(restore(saved), 5)
 
 

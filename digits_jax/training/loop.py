@@ -90,14 +90,15 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
       >>> result.results["test_count"], result.results["steps"] == int(result.state.step)
       (360, True)
     """
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"the configuration is {config!r:.60}; give a TrainConfig")
     for name in ("dry_run", "eval_only"):
-        if getattr(config, name, False):
+        if getattr(config, name):
             raise InputError(
                 f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
                 "a configuration, `digits_jax.load_trained` loads a run"
             )
-    place = (config.coordinator, config.num_processes, config.process_id)
-    with join(*place) if isinstance(config, TrainConfig) else contextlib.nullcontext() as group:
+    with join(config.coordinator, config.num_processes, config.process_id) as group:
         return run(prepare(config, dataset, group=group), quiet=quiet, group=group)
 
 

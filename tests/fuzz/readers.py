@@ -333,7 +333,7 @@ def make_trained(folder):
 def read_trained(folder):
     """A run as a network; what reads its checkpoint has tests of its own."""
     original = network_module.read_weights
-    network_module.read_weights = lambda path: (30, _weights())
+    network_module.read_weights = lambda path: (30, _weights(), {})
     try:
         network = network_module.load_network(folder)
     finally:

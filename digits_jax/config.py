@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from digits_jax.errors import InputError, quoted, shown
+from digits_jax.recipes import BASE, RECIPES
 from digits_jax.runs.folder import read_json
 
 ARCHS = ("cnn", "mlp", "ann")
@@ -201,67 +202,6 @@ ARCH_ONLY = {
     "cnn": ("hidden_sizes",),
 }
 
-BASE = {
-    "mlp": {
-        "batch_size": 256,
-        "learning_rate": 0.01,
-        "schedule": "one_cycle",
-        "optimizer": "adamw",
-        "weight_decay": 0.01,
-        "label_smoothing": 0.1,
-        "dropout": 0.0,
-        "ema_decay": 0.0,
-        "batch_norm": True,
-        "hidden_sizes": (512, 512),
-        "augment": "none",
-    },
-    "cnn": {
-        "batch_size": 256,
-        "learning_rate": 0.02,
-        "schedule": "one_cycle",
-        "optimizer": "adamw",
-        "weight_decay": 0.01,
-        "label_smoothing": 0.1,
-        "dropout": 0.0,
-        "ema_decay": 0.0,
-        "batch_norm": True,
-        "channels": (24, 48),
-        "convs_per_block": 1,
-        "dense_size": 128,
-        "augment": "none",
-    },
-}
-
-# Chosen on the validation split; the README states what each reaches.
-RECIPES = {
-    ("cnn", "large"): {
-        "quick": {"epochs": 1.5, "learning_rate": 0.025},
-        "standard": {"epochs": 15.0, "augment": "affine"},
-        "best": {
-            "epochs": 40.0,
-            "augment": "elastic",
-            "channels": (64, 128),
-            "convs_per_block": 2,
-            "dense_size": 256,
-        },
-    },
-    ("mlp", "large"): {
-        "quick": {"epochs": 2.0},
-        "standard": {"epochs": 8.0, "augment": "affine"},
-        "best": {"epochs": 60.0, "augment": "elastic", "hidden_sizes": (1024, 1024, 512)},
-    },
-    ("cnn", "small"): {
-        "quick": {"epochs": 15.0, "batch_size": 64},
-        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
-        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
-    },
-    ("mlp", "small"): {
-        "quick": {"epochs": 15.0, "batch_size": 64},
-        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
-        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
-    },
-}
-
 
 def _choice(name, value, allowed):
     if value not in allowed:
@@ -360,6 +300,9 @@ def check(config: TrainConfig) -> None:
     if (config.resume or config.eval_only) and not config.workdir:
         flag = "--resume" if config.resume else "--eval-only"
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
+    together = (config.coordinator, config.num_processes, config.process_id)
+    if config.eval_only and any(value is not None for value in together):
+        raise InputError("--eval-only scores in one process; leave --coordinator and its like out")
     if config.resume + config.eval_only + (config.dry_run and config.eval_only) > 1:
         other = "--resume" if config.resume else "--dry-run"
         raise InputError(f"{other} and --eval-only exclude each other; give one")

@@ -76,13 +76,16 @@ def test_imports_point_one_way(path):
 
 
 def test_what_lies_beside_the_programs():
-    """The configuration reads JSON and raises errors; the parser raises errors; no more."""
+    """The configuration reads JSON and knows the recipes; the parser raises errors; no more."""
     assert ours(PACKAGE / "config.py") == {
         ("errors", "InputError"),
         ("errors", "quoted"),
         ("errors", "shown"),
+        ("recipes", "BASE"),
+        ("recipes", "RECIPES"),
         ("runs", "folder", "read_json"),
     }
+    assert ours(PACKAGE / "recipes.py") == set()
     assert ours(PACKAGE / "cli.py") == {("errors", "InputError")}
     assert ours(PACKAGE / "errors.py") == set()
 

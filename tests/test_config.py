@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from digits_jax.config import (
-    BASE,
     PRESET_NAMES,
-    RECIPES,
     TrainConfig,
     check,
     first_difference,
@@ -20,6 +18,7 @@ from digits_jax.config import (
     read_config,
 )
 from digits_jax.errors import InputError
+from digits_jax.recipes import BASE, RECIPES
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.deploy.network import KINDS, Layer, Network, check_network, list_of_names
+from digits_jax.deploy.network import KINDS, Layer, Network
+from digits_jax.deploy.soundness import check_network, list_of_names
 from digits_jax.errors import InputError, quoted, shown
 from digits_jax.runs.arrays import read_npz
 from digits_jax.runs.folder import replace_file

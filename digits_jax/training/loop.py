@@ -207,7 +207,7 @@ def _run(session):
 
 def default_name(config: TrainConfig) -> str:
     """Of the folder of a run that was given none."""
-    dataset = config.dataset.replace("/", "-")
+    dataset = config.dataset.replace("/", "-").replace(":", "-")
     return f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
 
 

@@ -42,6 +42,7 @@ def summarize(plan: Any) -> str:
     """What a plan will do, in a few lines for a person."""
     config, data = plan.config, plan.dataset
     params = plan.abstract_state.params
+    named = data.name if data.version in data.name else f"{data.name} {data.version}"
     sizes = (
         f"hidden sizes {config.hidden_sizes}"
         if config.arch == "mlp"
@@ -49,7 +50,7 @@ def summarize(plan: Any) -> str:
     )
     return "\n".join(
         (
-            f"data     {data.name} {data.version}: {len(data.train):,} training, "
+            f"data     {named}: {len(data.train):,} training, "
             f"{len(data.validation):,} validation, {len(data.test):,} test images; {data.source}",
             f"model    {config.arch}: {count_params(params):,} parameters "
             f"({sizes}), {config.dtype}",

@@ -118,5 +118,7 @@ def test_the_log_of_faults(tmp_path, monkeypatch):
     log_faults("mutated x", 5, 5)
     log_faults("mutated y", 5, 4, 1)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines[0] == {"fault": "mutated x", "tried": 5, "survived": 5, "lost": 0}
+    counted = {"fault": "mutated x", "tried": 5, "survived": 5, "lost": 0}
+    assert lines[0] == {**counted, "test": lines[0]["test"]}
+    assert lines[0]["test"].endswith("test_mutations.py::test_the_log_of_faults")
     assert [line["lost"] for line in lines] == [0, 1]

@@ -1,0 +1,64 @@
+"""The presets: what each fills in, by architecture and by the size of the data set.
+
+Chosen on the validation split; the README states what each reaches.
+"""
+
+BASE = {
+    "mlp": {
+        "batch_size": 256,
+        "learning_rate": 0.01,
+        "schedule": "one_cycle",
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "label_smoothing": 0.1,
+        "dropout": 0.0,
+        "ema_decay": 0.0,
+        "batch_norm": True,
+        "hidden_sizes": (512, 512),
+        "augment": "none",
+    },
+    "cnn": {
+        "batch_size": 256,
+        "learning_rate": 0.02,
+        "schedule": "one_cycle",
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "label_smoothing": 0.1,
+        "dropout": 0.0,
+        "ema_decay": 0.0,
+        "batch_norm": True,
+        "channels": (24, 48),
+        "convs_per_block": 1,
+        "dense_size": 128,
+        "augment": "none",
+    },
+}
+
+RECIPES = {
+    ("cnn", "large"): {
+        "quick": {"epochs": 1.5, "learning_rate": 0.025},
+        "standard": {"epochs": 15.0, "augment": "affine"},
+        "best": {
+            "epochs": 40.0,
+            "augment": "elastic",
+            "channels": (64, 128),
+            "convs_per_block": 2,
+            "dense_size": 256,
+        },
+    },
+    ("mlp", "large"): {
+        "quick": {"epochs": 2.0},
+        "standard": {"epochs": 8.0, "augment": "affine"},
+        "best": {"epochs": 60.0, "augment": "elastic", "hidden_sizes": (1024, 1024, 512)},
+    },
+    ("cnn", "small"): {
+        "quick": {"epochs": 15.0, "batch_size": 64},
+        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
+        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+    },
+    ("mlp", "small"): {
+        "quick": {"epochs": 15.0, "batch_size": 64},
+        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
+        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+    },
+}

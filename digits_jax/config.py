@@ -116,7 +116,7 @@ class TrainConfig:
     )
     """Many processes: which one this is, from 0."""
     checkpoint_every_steps: int = 0
-    """Steps between checkpoints; 0: one at the end of each epoch, at most every 30 seconds."""
+    """Steps between checkpoints; 0: one every 30 seconds."""
     max_skipped_steps: int = 10
     """Steps in a row whose loss or gradients aren't finite (and so skipped), before it gives up."""
     resume: bool = False

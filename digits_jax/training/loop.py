@@ -42,7 +42,7 @@ from digits_jax.training.session import NOTHING_WISHED, SAVE, Session
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import train_step
 
-# Without a checkpoint interval, a checkpoint at an epoch's end is made when the last is this old.
+# Without an interval in steps, a checkpoint is made when the last is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
 # Steps that may be under way at once. Several CPU devices hang in a collective when many
 # steps wait behind each other; for one device, a few hide the time of preparing batches.
@@ -279,7 +279,7 @@ def _train(session, state, totals, step_fn, score):
             session.group.note("training", step)
             started = time.perf_counter()
             ends = step in epoch_ends
-            due = ends and not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
+            due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
             wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
             state, sums = step_fn(state, session.with_wish(batch, wish), key)
             pending.append((step, sums))

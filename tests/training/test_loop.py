@@ -274,6 +274,22 @@ def test_a_crash_goes_back_to_the_checkpoint(toy, tmp_path, monkeypatch):
     assert without_seconds(resumed.metrics) == without_seconds(straight.metrics)
 
 
+def test_long_epochs_are_saved_in_between(finished, toy, tmp_path, monkeypatch):
+    """By the clock, wherever the steps' results are at hand."""
+    saved, real = [], loop.save_checkpoint
+
+    def save(path, step, *rest):
+        saved.append(step)
+        real(path, step, *rest)
+
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "MAX_STEPS_AHEAD", 3)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    result = train(toy, tmp_path / "run")
+    assert saved == [3, 6, 8, 11, 14, 15]
+    assert_same_state(result.state, finished.state)
+
+
 def test_resuming_without_a_checkpoint_starts_at_0(finished, toy, tmp_path, capsys):
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
     config = dataclasses.replace(SMALL, workdir=str(tmp_path), resume=True)

@@ -1,6 +1,8 @@
 """Lists a run's checkpoints, and which of them are whole: python -m digits_jax.checkpoints RUN"""
 
+import contextlib
 import json as json_module
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.cli import parse, run_program
+from digits_jax.config import read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
@@ -41,16 +44,23 @@ def main(argv: Sequence[str]) -> int:
             said = row["damage"] or "good"
             saved = row["saved"].replace("T", " ")
             print(f"step {row['step']:>{width}}  {_size(row['bytes']):>8}  {saved}  {said}")
-        good = [row["step"] for row in rows if not row["damage"]]
-        print(
-            f"training would go on at step {good[-1]}"
-            if good
-            else f"error: none of {path} can be restored; put back a copy of one",
-            file=sys.stdout if good else sys.stderr,
-        )
+        _say_where_it_goes_on(arguments.run, rows)
     for name in sorted(entry.name for entry in path.glob("damaged-*")):
         print(f"set aside: {path / name}", file=sys.stderr)
     return 1 if any(row["damage"] for row in rows) else 0
+
+
+def _say_where_it_goes_on(run, rows):
+    good = [row["step"] for row in rows if not row["damage"]]
+    if not good:
+        path = run / folder.CHECKPOINTS
+        print(f"error: none of {path} can be restored; put back a copy of one", file=sys.stderr)
+        return
+    steps = None
+    with contextlib.suppress(InputError, KeyError):
+        steps = folder.read_results(run)["steps"]
+    finished = "the run is finished, at" if steps == good[-1] else "training would go on at"
+    print(f"{finished} step {good[-1]}")
 
 
 def describe(path: Path) -> list[dict[str, Any]]:
@@ -62,21 +72,32 @@ def describe(path: Path) -> list[dict[str, Any]]:
     from digits_jax.runs.checkpoint import inspect_step, list_steps
     from digits_jax.runs.manifest import DamagedError
 
-    rows = []
+    config = read_config(path.parent / folder.CONFIG).to_dict()
+    rows, own = [], json_module.loads(json_module.dumps(config))
     for step in list_steps(path):
+        entry, damage, size, saved = path / str(step), None, 0, "-"
         try:
-            inspect_step(path, step)
-            damage = None
+            found = inspect_step(path, step)
+            other = _other_run(found.values, own)
+            damage = f"is of another run ({other})" if other else None
         except DamagedError as error:
             damage = str(error)
-        try:
-            entry = path / str(step)
-            saved = datetime.fromtimestamp(entry.stat().st_mtime).isoformat(timespec="seconds")
+        with contextlib.suppress(OSError):
+            saved = datetime.fromtimestamp(entry.lstat().st_mtime).isoformat(timespec="seconds")
             size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
-        except OSError as error:  # dropped by a training that goes on meanwhile
-            raise InputError(f"{path / str(step)}: can't be read ({error.strerror})") from None
+        if damage and not os.path.lexists(entry):
+            continue  # dropped by a training that goes on meanwhile
         rows.append({"step": step, "bytes": size, "saved": saved, "damage": damage})
     return rows
+
+
+def _other_run(values, own):
+    """The first setting in which a checkpoint's run isn't this one, as NAME=VALUE."""
+    run = values.get("run")
+    for name, value in run.items() if isinstance(run, dict) else ():
+        if name in own and own[name] != value:
+            return f"{name}={value}"
+    return None
 
 
 def _size(count):

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -172,6 +173,8 @@ class Parser(argparse.ArgumentParser):
 
 # How long the main thread has to come to a signal's handler, once that is to end the process.
 _PATIENCE_SECONDS = 1.0
+# And how long whoever has something to save has for it: clusters kill after that time.
+_AT_MOST_SECONDS = 30.0
 
 
 def _leave(number, _frame=None):
@@ -217,15 +220,27 @@ def _watch(reading):
     That is in XLA: compiling may take many seconds, and a collective waits for ever when another
     process has gone. The first signal is left to whoever saves something on it; a second isn't.
     """
-    seen = 0
-    while byte := os.read(reading, 1):
+    seen = number = 0
+    while True:
+        # What hasn't ended so long after it was asked never will, or will be killed anyway.
+        if seen and not select.select([reading], [], [], _AT_MOST_SECONDS)[0] and _may_end(number):
+            _leave(number)
+        byte = os.read(reading, 1)
+        if not byte:
+            return
         number = byte[0]
         if number not in (signal.SIGINT, signal.SIGTERM):
             continue
         seen += 1
-        if seen > 1 or signal.getsignal(number) is _leave:
+        if signal.getsignal(number) is _leave or (seen > 1 and _may_end(number)):
             time.sleep(_PATIENCE_SECONDS)  # the main thread's words are better
             _leave(number)
+
+
+def _may_end(number):
+    """Whether a signal is ours to act on: a handler that isn't marked has plans of its own."""
+    handler = signal.getsignal(number)
+    return handler is _leave or getattr(handler, "ends_when_stuck", False)
 
 
 def _make_output_safe():
@@ -245,7 +260,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
       main: takes the arguments; returns a status, or None for 0.
 
     Returns:
-      0; 2 for bad input; 1 where the disk failed; 128 + N where signal N stopped it.
+      0; 2 for bad input; 1 where the disk or another process failed; 128 + N where signal N
+      stopped it.
     """
     _make_output_safe()
     with _leaving_on_signals():
@@ -265,7 +281,7 @@ def _run(main):
         return main(sys.argv[1:]) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

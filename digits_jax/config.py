@@ -49,7 +49,7 @@ class TrainConfig:
     preset: str = "standard"
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes)."""
     dataset: str = "auto"
-    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits; auto: mnist where it can be had, else digits."""  # noqa: E501
+    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, or tfds/NAME for a prepared set of your own; auto: mnist where it can be had, else digits."""  # noqa: E501
     data_dir: Annotated[
         str | None,
         tyro.conf.arg(
@@ -264,6 +264,9 @@ def check(config: TrainConfig) -> None:
     if "convs_per_block" in given:  # each is traced, and compiled, by itself
         _number("convs_per_block", given["convs_per_block"], 1, 16)
     # Philox, which orders the data, and JAX's keys both take 64 bits at most; JAX warns at 32.
+    for name, low in {"num_processes": 1, "process_id": 0}.items():
+        if name in given:
+            _number(name, given[name], low, _MAX_INT)
     for name, low in {"seed": 0, "checkpoint_every_steps": 0, "max_skipped_steps": 1}.items():
         _number(name, getattr(config, name), low, _MAX_INT)
     for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():

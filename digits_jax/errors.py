@@ -17,8 +17,16 @@ class InputError(ValueError):
       digits_jax.errors.InputError: --epochs is -1; it must be a positive number
     """
 
+    status = 2  # of a program that ends with it
+
     def __init__(self, message: object = ""):
         super().__init__(_printable(str(message)))
+
+
+class PeerError(InputError):
+    """Another process, with which this one trains, has gone, or has stalled."""
+
+    status = 1
 
 
 def _printable(text):

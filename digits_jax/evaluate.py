@@ -59,7 +59,8 @@ def evaluate(
         if expected != tree_sha256(state.variables["params"]):
             raise InputError(
                 f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
-                "(params_sha256 differs): it is damaged, or of another run; train again"
+                "(params_sha256 differs): go on with --resume from the newest whole one, "
+                "or train again"
             )
     score = make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test)
     classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)

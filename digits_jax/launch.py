@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from digits_jax.cli import Parser, run_program
 from digits_jax.errors import InputError
 from digits_jax.launched import Launched, end_all, start
+from digits_jax.train import parse_config
 
 POLL_SECONDS = 0.1
 STOPPED_SECONDS = 5.0
@@ -29,19 +30,20 @@ def main(argv: Sequence[str]) -> int:
     if dashes:
         place = ours.index("--")
         ours, theirs = ours[:place], ours[place + 1 :]
+    if not dashes and not {"-h", "--help"} & set(ours):
+        raise InputError(
+            "what to train is missing: give it after --, as to digits_jax.train: "
+            "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
+        )
     args = _parser().parse_args(ours)
     if not 1 <= args.num_processes <= MOST_PROCESSES:
         raise InputError(f"--num-processes={args.num_processes}: give 1 to {MOST_PROCESSES}")
     if args.devices_per_process is not None and args.devices_per_process < 1:
         raise InputError(f"--devices-per-process={args.devices_per_process}: give 1 or more")
-    if not dashes:
-        raise InputError(
-            "what to train is missing: give it after --, as to digits_jax.train: "
-            "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
-        )
     for flag in theirs:
         if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
             raise InputError(f"{flag}: launch gives it to each process; leave it out after --")
+    parse_config(theirs)  # Said once, not by each; --help ends here.
     return launch([*TRAIN, *theirs], args.num_processes, args.devices_per_process)
 
 
@@ -54,7 +56,7 @@ def _parser():
         "--devices-per-process",
         type=int,
         metavar="N",
-        help="given to each as --devices; left out, each decides by itself",
+        help="given to each as --devices; left out, each gets its share of the cores",
     )
     parser.usage = "%(prog)s --num-processes=N [--devices-per-process=N] -- FLAGS OF TRAIN"
     return parser
@@ -92,7 +94,8 @@ def launch(
         for i in range(num_processes):
             place = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={num_processes}"]
             place = [*place, f"--process-id={i}"] if num_processes > 1 else []
-            processes.append(start([*command, *common, *place], i))
+            cores = None if devices_per_process else _share_of_cores(i, num_processes)
+            processes.append(start([*command, *common, *place], i, cores))
         for process in processes:  # after the last fork
             process.show_output(f"[{process.index}] " if num_processes > 1 else "")
         return _watch(processes, asked, stopped_seconds, others_seconds, save_seconds)
@@ -100,6 +103,14 @@ def launch(
         end_all(processes)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _share_of_cores(index, count):
+    """Those that one of several processes is to use; None where they can't be told apart."""
+    if count == 1 or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[i % len(cores)] for i in range(index, max(len(cores), index + 1), count)}
 
 
 def _watch(processes, asked, stopped_seconds, others_seconds, save_seconds):
@@ -120,7 +131,8 @@ def _watch(processes, asked, stopped_seconds, others_seconds, save_seconds):
         if deadline and (now > deadline or len(asked) > 1 or (failed and failed.running)):
             end_all(processes)
     failed = failed or _first_failure(processes, stopped_seconds)
-    if failed and not asked and failed.status != 2:  # 2: what was given can't be used
+    # 2: what was given can't be used; 141: nobody reads any more.
+    if failed and not asked and failed.status not in (2, 141):
         _say("all have ended; start again with --resume --workdir=... to go on")
     return failed.status if failed else 0
 

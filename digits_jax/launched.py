@@ -14,7 +14,7 @@ TERM_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1
 
 
-def start(command: Sequence[str], index: int) -> "Launched":
+def start(command: Sequence[str], index: int, cores: set[int] | None = None) -> "Launched":
     """Starts a process that doesn't outlive this one (on Linux), with its output in pipes.
 
     It is in a process group of its own: a terminal's Ctrl-C reaches the launcher alone, which
@@ -23,6 +23,7 @@ def start(command: Sequence[str], index: int) -> "Launched":
     Args:
       command: the program and its arguments.
       index: its number among the processes.
+      cores: that it may use; None for all.
     """
     process = subprocess.Popen(
         command,
@@ -30,16 +31,18 @@ def start(command: Sequence[str], index: int) -> "Launched":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         process_group=0,
-        preexec_fn=_die_with(os.getpid()) if sys.platform == "linux" else None,
+        preexec_fn=_die_with(os.getpid(), cores) if sys.platform == "linux" else None,
     )
     return Launched(process, index)
 
 
-def _die_with(parent):
+def _die_with(parent, cores):
     libc = ctypes.CDLL(None)  # loaded before the fork
 
     def in_child():
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if cores:
+            os.sched_setaffinity(0, cores)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
 

@@ -128,7 +128,7 @@ def last_line(results: dict[str, Any], workdir: Path, seconds: float) -> str:
     """What a finished run comes to."""
     return (
         f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: "
-        f"{results['test_errors']} errors of {results['test_count']:,} images, "
+        f"{results['test_errors']:,} errors of {results['test_count']:,} images, "
         f"in {seconds:.1f} s; {workdir}"
     )
 

@@ -66,7 +66,10 @@ MENDED = {
 def test_a_resumed_run_is_mended(run, trained, here, damage):
     MENDED[damage](run)
     status, out, err = here(train_program, "--resume", f"--workdir={run}", "--devices=1")
-    assert (status, err) == (0, "")
+    assert status == 0
+    wanted = f"warning: {run / 'metrics.jsonl'}: " if damage.startswith("metrics") else ""
+    assert err.startswith(wanted)
+    assert err.count("\n") == bool(wanted)
     assert f"{run}: already finished at step 30 of 30" in out
     found, wanted = (json.loads((path / "results.json").read_text()) for path in (run, trained[0]))
     for name in ("params_sha256", "test_errors", "test_loss", "steps"):
@@ -366,24 +369,48 @@ def test_checkpoints_are_listed(run, here):
     assert (status, err) == (0, "")
     line, last = out.splitlines()
     assert re.fullmatch(r"step 30 +\d+\.\d kB  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  good", line)
-    assert last == "training would go on at step 30"
+    assert last == "the run is finished, at step 30"
+    (run / "results.json").unlink()
+    assert here(checkpoints_program, run)[1].endswith("\ntraining would go on at step 30\n")
 
 
 def test_damaged_checkpoints_are_listed(run, here):
     newer = shutil.copytree(run / "checkpoints" / "30", run / "checkpoints" / "40")
     (newer / "state" / "_METADATA").write_text("{}")
     (run / "checkpoints" / "damaged-50").mkdir()
+    (run / "checkpoints" / "50").symlink_to("nowhere")
     status, out, err = here(checkpoints_program, run)
     assert status == 1
     assert "state/_METADATA: has 2 bytes, not " in out.splitlines()[1]
-    assert out.splitlines()[2] == "training would go on at step 30"
+    assert "has no manifest.json" in out.splitlines()[2]
+    assert out.splitlines()[3] == "the run is finished, at step 30"
     assert err == f"set aside: {run / 'checkpoints' / 'damaged-50'}\n"
     status, out, _ = here(checkpoints_program, run, "--json")
     rows = json.loads(out)["checkpoints"]
-    assert [(row["step"], row["damage"] is None) for row in rows] == [(30, True), (40, False)]
+    good = [(row["step"], row["damage"] is None) for row in rows]
+    assert good == [(30, True), (40, False), (50, False)]
     assert rows[0]["bytes"] == sum(
         path.stat().st_size for path in (run / "checkpoints/30").rglob("*") if path.is_file()
     )
+
+
+def test_a_checkpoint_of_another_run_is_told(run, here):
+    edit_trained(run, epochs=2.0)
+    status, out, _ = here(checkpoints_program, run)
+    assert status == 1
+    assert out.endswith("is of another run (epochs=1.5)\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+@pytest.mark.parametrize("name", ["manifest.json", "state/_METADATA"])
+def test_a_pipe_in_place_of_a_file(run, here, name):
+    """Reading it would wait for ever."""
+    path = run / "checkpoints" / "30" / name
+    path.unlink()
+    os.mkfifo(path)
+    status, out, _ = here(checkpoints_program, run)
+    assert status == 1
+    assert f"{name}: isn't a file" in out
 
 
 def test_no_checkpoint_that_is_whole(run, here):

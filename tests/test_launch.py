@@ -208,7 +208,8 @@ def test_a_reader_that_leaves_ends_all(started):
 # --- its command line ----------------------------------------------------------------------------
 
 WRONG = {
-    (): "the following arguments are required: --num-processes",
+    (): "give it after --, as to digits_jax.train",
+    ("--",): "the following arguments are required: --num-processes",
     ("--num-processes=2",): "give it after --, as to digits_jax.train",
     ("--num-processes=x", "--"): "invalid int value: 'x'",
     ("--num-processes=0", "--"): "--num-processes=0: give 1 to 64",
@@ -230,9 +231,28 @@ def test_flags_that_cannot_be(here, argv):
 def test_what_it_starts(monkeypatch):
     calls = []
     monkeypatch.setattr(launch_program, "launch", lambda *call: calls.append(call) or 0)
-    argv = ["--num-processes=2", "--devices-per-process=3", "--", "--arch=cnn", "--", "--x"]
+    argv = ["--num-processes=2", "--devices-per-process=3", "--", "--arch=cnn", "--seed=1"]
     assert launch_program.main(argv) == 0
-    assert calls == [([*launch_program.TRAIN, "--arch=cnn", "--", "--x"], 2, 3)]
+    assert calls == [([*launch_program.TRAIN, "--arch=cnn", "--seed=1"], 2, 3)]
+
+
+def test_a_wrong_flag_is_said_once(here, monkeypatch):
+    monkeypatch.setattr(launch_program, "launch", lambda *_: pytest.fail("it was started"))
+    status, out, err = here(launch_program, "--num-processes=2", "--", "--sedd=3")
+    assert_one_error_line(status, out, err)
+    assert "did you mean --seed?" in err
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores can't be told apart here")
+@pytest.mark.parametrize("count", [2, 3, 64])
+def test_each_gets_its_share_of_the_cores(count):
+    here = os.sched_getaffinity(0)
+    shares = [launch_program._share_of_cores(index, count) for index in range(count)]
+    assert all(share and share <= here for share in shares)
+    assert set().union(*shares) == here or count < len(here)
+    if count <= len(here):
+        assert sum(map(len, shares)) == len(here)  # none twice
+    assert launch_program._share_of_cores(0, 1) is None
 
 
 def test_help_imports_no_jax():

@@ -195,7 +195,7 @@ def test_a_batch_that_cannot_be_shared(home):
 
 def test_flags_that_do_not_fit(home):
     for flags, said in (
-        (["--num-processes=2"], "--coordinator and --process-id is missing"),
+        (["--num-processes=2"], "--coordinator and --process-id are missing"),
         (["--coordinator=nowhere", "--num-processes=2", "--process-id=0"], "give HOST:PORT"),
         (["--coordinator=a:1", "--num-processes=2", "--process-id=2"], "have the numbers 0 to 1"),
     ):

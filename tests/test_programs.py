@@ -168,7 +168,7 @@ BAD = [
     (["--devices=3", "--batch-size=64"], "3 devices don't divide"),
     (["--devices=some"], "--devices=some"),
     (["--platform=abacus"], "allowed are auto, cpu, gpu, tpu"),
-    (["--platform=tpu"], "isn't available"),
+    (["--platform=tpu"], "--platform=tpu: JAX finds none here; give --platform=cpu"),
     (["--workdir=file/run"], "can't be written"),
     (["--data-dir=nowhere", "--dataset=mnist"], "does not exist"),
     (["--data-dir=cut", "--dataset=mnist"], "train-images-idx3-ubyte"),

@@ -4,14 +4,18 @@
     checkpoints/12/manifest.json    see manifest.py
     checkpoints/.14.saving/         a save under way, or what is left of one that was killed
     checkpoints/damaged-13/         what a resumed run found damaged, and went behind
+    last_checkpoint.json            the step that was saved last
 
 A step is saved aside and renamed when all of it, manifest included, is on the disk. Where several
 processes train together, each calls these functions, and orbax divides the work.
 """
 
 import contextlib
+import errno
 import hashlib
+import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,6 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from digits_jax.errors import InputError
+from digits_jax.runs.folder import read_json, replace_file
 from digits_jax.runs.manifest import (
     DamagedError,
     Manifest,
@@ -34,6 +39,8 @@ from digits_jax.runs.manifest import (
 
 KEEP = 3
 _STATE = "state"
+# Beside the folder of the checkpoints: a folder that was emptied can't tell that it held any.
+LAST = "last_checkpoint.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
             write_manifest(aside, step, values)
             aside.rename(path / str(step))
             sync_folder(path)
+            noted = json.dumps({"step": step}) + "\n"
+            replace_file(path.with_name(LAST), lambda file: file.write(noted.encode()))
             # Only now: the newest is whole, so the last good one is never dropped.
             for old in steps[: -(KEEP - 1)]:
                 _remove(path / str(old))
@@ -107,7 +116,7 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
             _remove(aside)
         left = f"step {steps[-1]} is kept" if steps else "no earlier one is there"
         raise InputError(
-            f"{path}: step {step} could not be saved ({_first_line(error)}); {left}: "
+            f"{path}: step {step} could not be saved ({_why(error)}); {left}: "
             "free some space, then go on with --resume"
         ) from None
     _wait_for_all(f"saved {step}")
@@ -218,6 +227,19 @@ def _restored(step, restore):
     return tree
 
 
+def last_saved(path: Path) -> int | None:
+    """The step that was saved last, whether or not it is still there; None for none.
+
+    Args:
+      path: the folder of the checkpoints.
+    """
+    try:
+        step = read_json(path.with_name(LAST))["step"]
+    except (InputError, KeyError, TypeError):
+        return None
+    return step if type(step) is int else None
+
+
 def inspect_step(path: Path, step: int) -> Manifest:
     """What a step's manifest says, each of its files checked.
 
@@ -281,6 +303,14 @@ def _orbax():
     sys.unraisablehook = quiet
     yield ocp
     sys.unraisablehook = hook
+
+
+def _why(error):
+    """Orbax and tensorstore say at length what the operating system says in three words."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in str(error):
+            return os.strerror(number)
+    return _first_line(error)
 
 
 def _first_line(error):

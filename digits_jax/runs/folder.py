@@ -2,7 +2,7 @@
 
     config.json        the configuration, versions, device, data set
     metrics.jsonl      one object per epoch
-    checkpoints/       see checkpoint.py
+    checkpoints/       see checkpoint.py, also for last_checkpoint.json
     predictions.npz    labels int32 [n], logits float32 [n, classes], in test-set order;
                        validation_labels, validation_logits likewise
     results.json       the finished run's numbers
@@ -204,22 +204,24 @@ def replace_file(path: Path, write: Callable[[Any], object]) -> None:
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Adds one epoch's line to ``metrics.jsonl``."""
-    with open(path / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Adds one epoch's line to ``metrics.jsonl``; in one write, so that it is there or it isn't."""
+    with open(path / METRICS, "ab", buffering=0) as file:
+        file.write((json.dumps(row) + "\n").encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs' numbers, oldest first, up to the first line that isn't one.
+    """The epochs' numbers, oldest first; lines that are none are left out.
 
-    The last line may be cut short by a crash, and a hand may have been in the file.
+    The last line may be cut short by a crash, and a hand may have been in the file. Of two lines
+    of one step the later one counts.
 
     Raises:
       InputError: the file is there and can't be read.
     """
     try:
         with open(path / METRICS, "rb") as file:
-            return list(_metrics_rows(file))
+            rows = {row["step"]: row for row in _metrics_rows(file)}
+            return [rows[step] for step in sorted(rows)]
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -232,10 +234,9 @@ def _metrics_rows(file):
         try:
             row = json.loads(line.decode(errors="replace"))
         except (ValueError, RecursionError):
-            return
-        if not _is_metrics_row(row):
-            return
-        yield row
+            continue
+        if _is_metrics_row(row):
+            yield row
 
 
 def _is_metrics_row(row):

@@ -14,6 +14,7 @@ It is written last. A folder without one is a save that was not finished.
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
     for name, wanted in content["files"].items():
         path = folder / name
         try:
-            size = path.stat().st_size
+            size = _check_plain(path, name)
             if size != wanted["bytes"]:
                 raise DamagedError(f"{name}: has {size:,} bytes, not {wanted['bytes']:,}")
             if _describe(path) != wanted:
@@ -93,6 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _read(folder):
     try:
+        _check_plain(folder / MANIFEST, MANIFEST)
         written = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise DamagedError(f"has no {MANIFEST}: the save was not finished") from None
@@ -110,6 +112,14 @@ def _read(folder):
     if content.get("format") != FORMAT or not _is_manifest(content):
         raise DamagedError(f"{MANIFEST}: is of another version of digits_jax")
     return content
+
+
+def _check_plain(path, name):
+    """The size of a file; reading a pipe that lies there would wait for ever."""
+    found = path.stat()
+    if stat.S_ISREG(found.st_mode):
+        return found.st_size
+    raise DamagedError(f"{name}: isn't a file")
 
 
 def _is_manifest(content):

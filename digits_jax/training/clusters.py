@@ -66,7 +66,8 @@ def find_place(
         missing = " and ".join(
             flag for flag, value in zip(FLAGS, given, strict=True) if value is None
         )
-        raise InputError(f"{missing} is missing: give {', '.join(FLAGS)} together, or none")
+        verb = "are" if " and " in missing else "is"
+        raise InputError(f"{missing} {verb} missing: give {', '.join(FLAGS)} together, or none")
     if not 0 <= process_id < num_processes:
         raise InputError(
             f"--process-id={process_id}: --num-processes={num_processes} have the numbers "

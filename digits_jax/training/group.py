@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, PeerError
 from digits_jax.training.lines import Line
 from digits_jax.training.peers import Limits, Peer, find_lost, find_stalled, whereabouts
 
@@ -56,6 +56,7 @@ class Group:
         self._said: dict[str, dict[int, Any]] = {}
         self._answers: dict[str, list] = {}
         self.verdict: str | None = None
+        self._published = False  # the verdict is what another process said of itself
         self._judged = False  # the verdict has been told, by the thread or by an exception
         self._leaving = False
         self._finished = False
@@ -102,7 +103,7 @@ class Group:
                 while key not in self._answers:
                     if self.verdict:
                         self._judged = True
-                        raise InputError(self.verdict)
+                        raise self.verdict_error()
                     self._changed.wait(TURN_SECONDS)  # with a limit: for signal handlers
                 return self._answers.pop(key)
         finally:
@@ -196,6 +197,10 @@ class Group:
             self._changed.wait_for(lambda: self.verdict, seconds)
             self._judged = self._judged or self.verdict is not None
             return self.verdict
+
+    def verdict_error(self) -> InputError:
+        """What has happened to another process, as an error here."""
+        return (InputError if self._published else PeerError)(self.verdict)
 
     # --- the thread -------------------------------------------------------------------------
 
@@ -294,7 +299,7 @@ class Group:
         with self._changed:
             if self._finished or self.verdict:
                 return
-            self.verdict = line
+            self.verdict, self._published = line, published
             self._changed.notify_all()
         if self.index == 0:
             self._tell(line, published)

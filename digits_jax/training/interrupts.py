@@ -56,6 +56,7 @@ def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:
         restore()
         signal.raise_signal(number)
 
+    note.ends_when_stuck = True  # to whoever watches: a second one needn't wait for us
     for number in (signal.SIGINT, signal.SIGTERM):
         previous[number] = signal.signal(number, note)
     try:

@@ -117,8 +117,8 @@ def call_the_roll(
                 missing = ", ".join(str(i) for i in range(count) if i not in said)
                 problem = (
                     f"{len(said)} of --num-processes={count} have come to {me['coordinator']} "
-                    f"in time; missing: {missing}; start them all within "
-                    f"{me['seconds']:g} s, each with its own --process-id"
+                    f"in time; missing: {missing}; it must be this machine's address, and all are "
+                    f"to be started within {me['seconds']:g} s, each with its own --process-id"
                 )
             for key, _ in selector.select(RETRY_SECONDS):
                 if key.fileobj is listener:

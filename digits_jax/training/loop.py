@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import shlex
 import signal
 import time
@@ -17,7 +16,7 @@ import numpy as np
 from digits_jax.config import HERE, TrainConfig, read_config
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset
-from digits_jax.data.pipeline import BatchOrder, num_steps, share_size
+from digits_jax.data.pipeline import BatchOrder, share_size
 from digits_jax.data.stream import open_stream
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
@@ -33,6 +32,7 @@ from digits_jax.training.resuming import (
     NO_SECONDS,
     NO_SUMS,
     check_same_run,
+    epoch_ends,
     seconds_of_results,
     start,
     what_it_trains,
@@ -143,6 +143,7 @@ def run(plan: Plan, *, quiet: bool = False, group: Group | None = None) -> FitRe
       group: the processes that train together.
     """
     group = group or Group()
+    group.agree({"workdir": plan.config.workdir})
     first = group.index == 0
     quiet = quiet or not first
     workdir = Path(group.first_says("the workdir", lambda: str(_workdir(plan.config))))
@@ -252,7 +253,7 @@ def _compile_step(session, state):
 def _train(session, state, totals, step_fn, score):
     """From a state to the last step."""
     plan, config, stop = session.plan, session.plan.config, session.stop
-    epoch_ends = _epoch_ends(config, len(plan.dataset.train), plan.total_steps)
+    ends_at = epoch_ends(plan)
     pending, last_save, key = [], time.monotonic(), plan.step_key
     ahead = 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
     every = config.checkpoint_every_steps
@@ -264,7 +265,7 @@ def _train(session, state, totals, step_fn, score):
         if session.writes:
             folder.append_metrics(session.workdir, row)
             scalars.write(row)
-        progress.line(_epoch_line(row, epoch_ends[step], config.epochs))
+        progress.line(_epoch_line(row, ends_at[step], config.epochs))
         return {**totals, **NO_SUMS}
 
     with (
@@ -272,13 +273,13 @@ def _train(session, state, totals, step_fn, score):
         ScalarLog(session.workdir) if session.writes else contextlib.nullcontext() as scalars,
         _stream(plan) as stream,
     ):
-        if first in epoch_ends and _unscored(totals):  # It was stopped while it was scored.
+        if first in ends_at and _unscored(totals):  # It was stopped while it was scored.
             totals = end_epoch(first, state, totals)
         batch = parallel.shard(stream.batch(first), plan.mesh) if first < last else None
         for step in range(first + 1, last + 1):
             session.group.note("training", step)
             started = time.perf_counter()
-            ends = step in epoch_ends
+            ends = step in ends_at
             due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
             wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
             state, sums = step_fn(state, session.with_wish(batch, wish), key)
@@ -321,13 +322,6 @@ def _stopping_unread(stop):
         yield
     except BrokenPipeError:
         stop.signal_number = signal.SIGPIPE
-
-
-def _epoch_ends(config, size, total_steps):
-    """The steps at which epochs end, and how many have then."""
-    epochs = range(1, math.ceil(config.epochs))
-    ends = {num_steps(epoch, size, config.batch_size): epoch for epoch in epochs}
-    return {**ends, total_steps: config.epochs}
 
 
 def _since(started):

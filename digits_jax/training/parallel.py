@@ -55,10 +55,11 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
         jax.config.update("jax_num_cpu_devices", min(cpu_devices, most))
     try:
         return jax.local_devices(backend=None if platform == "auto" else platform)
-    except RuntimeError as error:
+    except RuntimeError:
+        here = jax.local_devices()[0].platform
         raise InputError(
-            f"platform {platform!r} isn't available to JAX here "
-            f"({str(error).splitlines()[0]}); use --platform=auto"
+            f"--platform={platform}: JAX finds none here; give --platform={here}, or auto, "
+            "or install the jax that is made for it"
         ) from None
 
 

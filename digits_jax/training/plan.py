@@ -130,6 +130,13 @@ def prepare(
             "images; give at most that"
         )
     share = (group.index, group.count)
+    if to_train and config.batch_size % group.count:
+        fitting = config.batch_size // group.count * group.count
+        near = sorted({max(fitting, group.count), fitting + group.count})
+        raise InputError(
+            f"--batch-size={config.batch_size}: {group.count} processes don't divide it; "
+            f"give {' or '.join(map(str, near))}"
+        )
     own_size = share_size(config.batch_size, share) if to_train else 0  # which any number divides
     devices = parallel.choose_devices(devices, config.devices, own_size, heavy=heavy)
     group.agree({"devices of a process": len(devices)})

@@ -168,7 +168,7 @@ def _tell_why(group, error, limits):
     elif isinstance(error, Exception) and not isinstance(error, InputError | OSError):
         group.wait_for_verdict(SOON_SECONDS)
     if group.verdict and not isinstance(error, InputError):
-        raise InputError(group.verdict) from None
+        raise group.verdict_error() from None
     text = (
         str(error)
         if isinstance(error, InputError | OSError)

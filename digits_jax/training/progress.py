@@ -1,5 +1,6 @@
 """What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard."""
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -76,6 +77,9 @@ class Progress:
 class ScalarLog:
     """TensorBoard event files in a run's folder, where tensorboardX is installed.
 
+    Written in this thread: tensorboardX's own dies of a disk that is full, and whoever waits for
+    it then waits for ever.
+
     Args:
       path: the folder.
     """
@@ -84,19 +88,25 @@ class ScalarLog:
         self._path, self._writer = path, None
 
     def __enter__(self):
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._path), write_to_disk=True)
         return self
 
     def __exit__(self, *_):
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):  # what matters has been written by others
+                self._writer.close()
 
     def write(self, row: dict[str, float]) -> None:
         """Adds an epoch's numbers, at its step."""
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._writer.add_scalar(name, value, row["step"])
+        if importlib.util.find_spec("tensorboardX") is None:
+            return
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        if self._writer is None:
+            self._writer = EventsWriter(str(self._path / "events"))
+        for name, value in row.items():
+            if name != "step":
+                event = Event(wall_time=time.time(), step=row["step"], summary=scalar(name, value))
+                self._writer.write_event(event)
+        self._writer.flush()

@@ -3,14 +3,24 @@
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from digits_jax.config import HERE, NOT_THE_RUN, first_difference, read_config
+from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import clear_up, list_steps, restore_newest, tree_sha256
+from digits_jax.runs.checkpoint import (
+    clear_up,
+    last_saved,
+    list_steps,
+    restore_newest,
+    tree_sha256,
+)
 from digits_jax.training.plan import Plan, prepare
 from digits_jax.training.state import TrainState
 
@@ -57,37 +67,58 @@ def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[s
         return plan.initial_state(), dict(NOTHING)
     path = workdir / folder.CHECKPOINTS
     restored = _restore(plan, workdir)
+    saved = last_saved(path)
     if restored is None:
-        if (workdir / folder.RESULTS).exists():
+        if saved is not None:
             raise InputError(
-                f"{path}: holds no checkpoint, and the run has {folder.RESULTS}: they were "
-                "removed; put them back, or start a new run in another folder"
+                f"{path}: holds no checkpoint, but step {saved} was saved there: put it back, "
+                "or start a new run in another folder"
             )
         clear_up(path, {})
         state, totals, step = plan.initial_state(), dict(NOTHING), 0
         at = "no checkpoint yet: starting"
     else:
         warn_of_damage(path, restored)
+        newest = max([restored.step, *restored.damaged])
+        if saved is not None and saved > newest:
+            _warn(f"{path / str(saved)}: was saved and is gone; going back to step {newest}")
         clear_up(path, restored.damaged)
         state, step = restored.tree, restored.step
         totals = {name: restored.values[name] for name in NOTHING}
         at = "already finished" if step == plan.total_steps else "going on"
-    # A run that was stopped while an epoch was scored scores it again.
-    folder.keep_metrics(workdir, step - 1 if totals["count"] + totals["skipped"] else step)
-    (workdir / folder.SKIPPED).unlink(missing_ok=True)
+    if jax.process_index() == 0:
+        # A run that was stopped while an epoch was scored scores it again.
+        done = step - 1 if totals["count"] + totals["skipped"] else step
+        rows = folder.keep_metrics(workdir, done)
+        gone = {end for end in epoch_ends(plan) if end <= done} - {row["step"] for row in rows}
+        if gone:
+            _warn(
+                f"{workdir / folder.METRICS}: {len(gone)} of the epochs up to step {done} are "
+                f"missing or damaged (first: step {min(gone)}); the others are kept"
+            )
+        (workdir / folder.SKIPPED).unlink(missing_ok=True)
     if not quiet:
         print(f"{workdir}: {at} at step {step} of {plan.total_steps}", flush=True)
     return state, totals
 
 
+def epoch_ends(plan: Plan) -> dict[int, float]:
+    """The steps at which epochs end, and how many have then."""
+    config, size = plan.config, len(plan.dataset.train)
+    epochs = range(1, math.ceil(config.epochs))
+    ends = {num_steps(epoch, size, config.batch_size): epoch for epoch in epochs}
+    return {**ends, plan.total_steps: config.epochs}
+
+
 def warn_of_damage(path: Path, restored: Any) -> None:
     """Says which newer checkpoints were passed over."""
     for step, why in restored.damaged.items():
-        print(
-            f"warning: {path / str(step)}: {why}; going back to step {restored.step}",
-            file=sys.stderr,
-            flush=True,
-        )
+        _warn(f"{path / str(step)}: {why}; going back to step {restored.step}")
+
+
+def _warn(text):
+    if jax.process_index() == 0:  # of several processes one speaks
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _restore(plan, workdir):
@@ -108,8 +139,8 @@ def _check_values(values, step, plan, workdir):
         if saved.get(name) != own[name]:
             raise InputError(
                 f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
-                f"{step} was made with {saved.get(name)}: the file was changed by hand; "
-                "put it back, or start a new run"
+                f"{step} was made with {saved.get(name)}: the file was changed by hand, or the "
+                "checkpoint is another run's; put back the run's own, or start a new run"
             )
 
 

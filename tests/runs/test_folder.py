@@ -143,7 +143,7 @@ def test_metrics_are_added_line_by_line(tmp_path):
     "bad",
     [b'{"step": 20, "train_lo', b"5\n", b"{}\n", b"\xff\xfe\n", b'{"step": "x"}\n', b"[" * 10**5],
 )
-def test_metrics_end_before_the_first_line_that_is_none(tmp_path, bad):
+def test_lines_that_are_none_are_left_out(tmp_path, bad):
     append_metrics(tmp_path, row(10))
     with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(bad)
@@ -151,7 +151,13 @@ def test_metrics_end_before_the_first_line_that_is_none(tmp_path, bad):
     # A resumed run goes on from a whole file.
     assert keep_metrics(tmp_path, 10) == [row(10)]
     append_metrics(tmp_path, row(20))
-    assert read_metrics(tmp_path) == [row(10), row(20)]
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(bad.rstrip(b"\n") + b"\n")
+    append_metrics(tmp_path, row(30))
+    append_metrics(tmp_path, {**row(20), "train_loss": 0.5})  # the later one counts
+    rows = [row(10), {**row(20), "train_loss": 0.5}, row(30)]
+    assert read_metrics(tmp_path) == rows
+    assert keep_metrics(tmp_path, 20) == rows[:2]
 
 
 def test_metrics_that_are_a_folder(tmp_path):

@@ -40,8 +40,8 @@ def cluster(monkeypatch):
     ("flags", "said"),
     [
         (("a:1", 2, None), "--process-id is missing: give --coordinator, --num-processes"),
-        ((None, 2, None), "--coordinator and --process-id is missing"),
-        (("a:1", None, None), "--num-processes and --process-id is missing"),
+        ((None, 2, None), "--coordinator and --process-id are missing"),
+        (("a:1", None, None), "--num-processes and --process-id are missing"),
         (("a:1", 2, 2), "--process-id=2: --num-processes=2 have the numbers 0 to 1"),
         (("a:1", 2, -1), "--process-id=-1"),
         (("a:1", 0, 0), "--num-processes=0: give 1 or more"),

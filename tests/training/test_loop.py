@@ -118,6 +118,7 @@ def test_files(finished):
     events = {name for name in names if name.startswith("events.out.tfevents")}
     assert len(events) == 1
     files = {"config.json", "metrics.jsonl", "results.json", "predictions.npz", "checkpoints"}
+    files |= {"last_checkpoint.json"}
     assert names - events == files
     steps = sorted(int(p.name) for p in (finished.workdir / "checkpoints").iterdir())
     assert steps == [12, 14, 15]  # every second step and the last, of which three are kept
@@ -497,11 +498,38 @@ def test_a_damaged_checkpoint_is_passed_over(finished, toy, tmp_path, capsys):
 
 
 def test_checkpoints_that_were_removed(finished, toy, tmp_path):
-    """A finished run is never begun afresh by itself."""
+    """A run that was saved is never begun afresh by itself, finished or not."""
     workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    (workdir / "results.json").unlink()
     shutil.rmtree(workdir / "checkpoints")
-    with pytest.raises(InputError, match="holds no checkpoint, and the run has results"):
+    with pytest.raises(InputError, match="holds no checkpoint, but step 15 was saved there"):
         train(toy, workdir, resume=True)
+
+
+def test_a_checkpoint_that_was_removed(finished, toy, tmp_path, capsys):
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "15")
+    resumed = train(toy, workdir, resume=True)
+    assert "checkpoints/15: was saved and is gone; going back to step 14" in capsys.readouterr().err
+    assert_same_state(resumed.state, finished.state)
+    assert without_seconds(resumed.metrics) == without_seconds(finished.metrics)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
+def test_damaged_metrics_are_told(finished, toy, tmp_path, capsys, damage):
+    """And every line that is whole stays."""
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    path = workdir / "metrics.jsonl"
+    first, last = path.read_text().splitlines(keepends=True)
+    path.write_text(
+        {"cut": first + last[:-30], "garbage": f"x{first[9:]}{last}", "gone": ""}[damage]
+    )
+    train(toy, workdir, resume=True)
+    count, step = {"cut": (1, 15), "garbage": (1, 8), "gone": (2, 8)}[damage]
+    said = f"metrics.jsonl: {count} of the epochs up to step 15 are missing or damaged (first: "
+    assert f"{said}step {step}); the others are kept" in capsys.readouterr().err
+    kept = {"cut": finished.metrics[:1], "garbage": finished.metrics[1:], "gone": []}[damage]
+    assert read_metrics(workdir) == kept
 
 
 # --- topology ----------------------------------------------------------------------------------

@@ -291,5 +291,7 @@ def _run(main):
         if error.errno not in _DISK_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "; free some space, then start again" if full else ""
+        print(f"error: {error.strerror}{where}{advice}", file=sys.stderr)
         return 1

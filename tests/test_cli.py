@@ -132,7 +132,7 @@ def ending(monkeypatch, capsys, result):
         (
             OSError(errno.ENOSPC, "No space left on device", "run/x"),
             1,
-            "error: No space left on device (run/x)\n",
+            "error: No space left on device (run/x); free some space, then start again\n",
         ),
         (PermissionError(errno.EACCES, "Permission denied"), 1, "error: Permission denied\n"),
     ],

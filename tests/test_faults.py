@@ -260,10 +260,11 @@ def test_streams_that_are_closed_or_ascii(home):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can mount")
-def test_a_disk_that_fills_up(home, tmp_path):
+@pytest.mark.parametrize("size", ["8k", "400k"])  # in the first epoch's files, in a checkpoint
+def test_a_disk_that_fills_up(home, tmp_path, size):
     small = tmp_path / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", small]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", small]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting isn't allowed here")
     try:

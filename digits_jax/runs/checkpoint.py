@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,7 +302,11 @@ def _orbax():
             hook(unraisable)
 
     sys.unraisablehook = quiet
-    yield ocp
+    try:
+        yield ocp
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
     sys.unraisablehook = hook
 
 

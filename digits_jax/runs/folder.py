@@ -190,23 +190,30 @@ def replace_file(path: Path, write: Callable[[Any], object]) -> None:
     """Calls ``write`` with a file aside, and renames it into place when it is whole."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with naming(path), open(aside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
-        if error.filename is None:  # a write doesn't say where
-            error.filename = str(path)
-        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
     """Adds one epoch's line to ``metrics.jsonl``; in one write, so that it is there or it isn't."""
-    with open(path / METRICS, "ab", buffering=0) as file:
+    with naming(path / METRICS), open(path / METRICS, "ab", buffering=0) as file:
         file.write((json.dumps(row) + "\n").encode())
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts a file's name into the operating system's error: a write doesn't say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from digits_jax.runs.folder import naming
+
 PLAIN_LINE_EVERY_SECONDS = 10.0
 
 
@@ -103,10 +105,11 @@ class ScalarLog:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
-        if self._writer is None:
-            self._writer = EventsWriter(str(self._path / "events"))
-        for name, value in row.items():
-            if name != "step":
-                event = Event(wall_time=time.time(), step=row["step"], summary=scalar(name, value))
-                self._writer.write_event(event)
-        self._writer.flush()
+        with naming(self._path / "events.out.tfevents"):
+            if self._writer is None:
+                self._writer = EventsWriter(str(self._path / "events"))
+            for name, value in row.items():
+                if name != "step":
+                    values = {"step": row["step"], "summary": scalar(name, value)}
+                    self._writer.write_event(Event(wall_time=time.time(), **values))
+            self._writer.flush()

@@ -16,7 +16,7 @@ from typing import Any
 
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
-from digits_jax.runs.folder import replace_file, write_json
+from digits_jax.runs.folder import read_json, replace_file, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "RELIABILITY.md"
@@ -29,7 +29,7 @@ class Arguments:
     """What to try."""
 
     only: str | None = None
-    """Only the promises that hold this text; nothing is written then."""
+    """Only the promises that hold this text; the others' rows stay as they were."""
     processes: int = 2
     """Tests that run at once."""
 
@@ -46,6 +46,11 @@ def main(argv: Sequence[str]) -> int:
             f"in {PAGE.name}, and 1 or more processes"
         )
     rows, seconds = try_all(promises, arguments.processes)
+    if arguments.only:
+        before = read_json(RESULTS)
+        now = {row["promise"]: row for row in rows}
+        rows = [now.get(row["promise"], row) for row in before["promises"]]
+        seconds += before["seconds"]
     found = {
         "command": "python -m experiments.reliability",
         "seconds": round(seconds, 1),
@@ -55,12 +60,11 @@ def main(argv: Sequence[str]) -> int:
     }
     text = table(found)
     print(text)
-    if not arguments.only:
-        write_json(RESULTS, found)
-        page = PAGE.read_text(encoding="utf-8")
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        page = f"{head}{BEGIN}{text}\n{END}{tail}"
-        replace_file(PAGE, lambda file: file.write(page.encode()))
+    write_json(RESULTS, found)
+    page = PAGE.read_text(encoding="utf-8")
+    head, tail = page.split(BEGIN)[0], page.split(END)[1]
+    page = f"{head}{BEGIN}{text}\n{END}{tail}"
+    replace_file(PAGE, lambda file: file.write(page.encode()))
     return 1 if any(row["lost"] for row in rows) else 0
 
 

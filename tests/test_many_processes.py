@@ -165,7 +165,8 @@ def endings(processes, seconds=ENDED_SECONDS):
 
 @pytest.mark.slow
 def test_another_configuration(home):
-    both = endings(start_two(home, [*FIFTY, "--workdir=other"], [*FIFTY, "--seed=1"]))
+    flags = [*FIFTY, "--workdir=other"]
+    both = endings(start_two(home, flags, [*flags, "--seed=1"]))
     for status, err in both:
         assert status == 2
         assert err.startswith("error: ")

@@ -19,7 +19,7 @@ from digits_jax.runs.folder import read_json
 
 ARCHS = ("cnn", "mlp", "ann")
 PRESET_NAMES = ("quick", "standard", "best")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16")
 # As the rooms have them that do the work: a test holds them together.
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
 SCHEDULES = ("one_cycle", "cosine", "constant")
@@ -97,8 +97,10 @@ class TrainConfig:
     """Random changes to training images: none, shift, affine or elastic."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
-    dtype: str = "float32"
-    """Type that the network computes in: float32 or bfloat16 (parameters stay float32)."""
+    dtype: str = "auto"
+    """Type of the factors that training multiplies: float32, bfloat16 or auto (bfloat16 where the device has it). Parameters, sums and recognition are float32."""  # noqa: E501
+    convolution: str = "auto"
+    """cnn: how convolutions are computed: lax (XLA's own), matmul (products of matrices) or auto (the faster one here)."""  # noqa: E501
     devices: str = "auto"
     """Number of devices to split each batch over, or auto; in each process. A CPU counts as one per core."""  # noqa: E501
     platform: str = "auto"
@@ -177,6 +179,7 @@ NOT_THE_RUN = (
     "workdir",
     "devices",
     "platform",
+    "convolution",
     "coordinator",
     "num_processes",
     "process_id",
@@ -190,6 +193,7 @@ NOT_THE_RUN = (
 HERE = {
     "devices": "auto",
     "platform": "auto",
+    "convolution": "auto",
     "coordinator": None,
     "num_processes": None,
     "process_id": None,
@@ -252,6 +256,7 @@ def check(config: TrainConfig) -> None:
     _choice("arch", config.arch, ARCHS)
     _choice("preset", config.preset, PRESET_NAMES)
     _choice("dtype", config.dtype, DTYPES)
+    _choice("convolution", config.convolution, ("auto", "lax", "matmul"))
     given = {k: v for k, v in config.to_dict().items() if v is not None}
     arch = "mlp" if config.arch == "ann" else config.arch
     for name in ARCH_ONLY[arch]:

@@ -34,8 +34,9 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
 def _check_same_fields(config, own):
     """Before anything is loaded, and before sizes are checked against another architecture."""
     meant = {"arch": {"ann": "mlp"}.get(config.arch, config.arch)}
-    if config.dataset == "auto":
-        meant["dataset"] = own.dataset
+    for name in ("dataset", "dtype"):
+        if getattr(config, name) == "auto":
+            meant[name] = getattr(own, name)
     name = first_difference(dataclasses.replace(config, **meant), own)
     if name:
         flag = name.replace("_", "-")
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
 
     from digits_jax.training.interrupts import Interrupted, stop_on_signals
     from digits_jax.training.loop import run
-    from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
     from digits_jax.training.plan import prepare
     from digits_jax.training.processes import join
     from digits_jax.training.record import summarize
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
     if not config.dry_run:
         use_compilation_cache()
+        keep_freed_memory()
     try:
         with join(config.coordinator, config.num_processes, config.process_id) as group:
             plan = prepare(config, group=group)

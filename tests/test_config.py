@@ -27,7 +27,7 @@ BAD = [
     ({"arch": "rnn"}, "--arch=rnn: allowed are cnn, mlp, ann"),
     ({"arch": "CNN"}, "--arch=CNN"),
     ({"preset": "standart"}, "did you mean standard?"),
-    ({"dtype": "float16"}, "--dtype=float16: allowed are float32, bfloat16"),
+    ({"dtype": "float16"}, "--dtype=float16: allowed are auto, float32, bfloat16"),
     ({"batch_size": 0}, "--batch-size=0"),
     ({"batch_size": -8}, "--batch-size=-8: give a number that is at least 1"),
     ({"epochs": 0.0}, "--epochs=0.0: give a number that is more than 0"),
@@ -211,12 +211,14 @@ def test_first_difference():
     )
     elsewhere = dataclasses.replace(elsewhere, dry_run=True, checkpoint_every_steps=5)
     elsewhere = dataclasses.replace(elsewhere, coordinator="a:1", num_processes=2, process_id=1)
-    elsewhere = dataclasses.replace(elsewhere, input="stream", max_skipped_steps=3)
+    elsewhere = dataclasses.replace(
+        elsewhere, input="stream", max_skipped_steps=3, convolution="lax"
+    )
     assert first_difference(run, elsewhere) is None
     compared = set(FIELDS) - {
         *("workdir", "data_dir", "devices", "platform", "resume", "eval_only", "dry_run"),
         *("coordinator", "num_processes", "process_id", "input"),
-        *("checkpoint_every_steps", "max_skipped_steps"),
+        *("checkpoint_every_steps", "max_skipped_steps", "convolution"),
     }
     for name in compared:
         assert first_difference(run, dataclasses.replace(run, **{name: "other"})) == name

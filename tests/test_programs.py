@@ -160,7 +160,7 @@ BAD = [
     (["--optimizer=adam", "--weight-decay=0.1"], "use 'adamw'"),
     (["--schedule=linear"], "allowed are one_cycle, cosine, constant"),
     (["--augment=flip"], "allowed are none, shift, affine, elastic"),
-    (["--dtype=float64"], "allowed are float32, bfloat16"),
+    (["--dtype=float64"], "allowed are auto, float32, bfloat16"),
     (["--channels=0,8"], "--channels=0"),
     (["--channels=8,8,8,8"], "--channels=8,8,8,8: each block halves the image"),
     (["--arch=mlp", "--channels=8"], "--channels isn't for --arch=mlp"),

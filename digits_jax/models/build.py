@@ -11,13 +11,14 @@ from digits_jax.models.cnn import CNN
 from digits_jax.models.mlp import MLP
 
 
-def build_model(settings: Mapping[str, Any], num_classes: int) -> nn.Module:
+def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) -> nn.Module:
     """The module that a configuration describes.
 
     Args:
       settings: "arch" ("mlp" or "cnn"), "dropout", "batch_norm", "dtype", and "hidden_sizes",
-        or "channels", "convs_per_block" and "dense_size"; other keys are left alone.
+        or "channels", "convs_per_block", "dense_size" and "convolution"; other keys are left alone.
       num_classes: of the data set.
+      shards: see `CNN`.
 
     Raises:
       InputError: an unknown arch.
@@ -40,6 +41,8 @@ def build_model(settings: Mapping[str, Any], num_classes: int) -> nn.Module:
             channels=tuple(settings["channels"]),
             convs_per_block=settings["convs_per_block"],
             dense_size=settings["dense_size"],
+            convolution=settings["convolution"],
+            shards=shards,
             **common,
         )
     raise InputError(f"arch is {settings['arch']!r}; allowed: cnn, mlp")

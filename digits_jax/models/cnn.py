@@ -12,7 +12,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import max_pool, space_to_depth
+from digits_jax.models.layers import max_pool, products_in, space_to_depth
+from digits_jax.models.planes import (
+    PlanesConv,
+    from_planes,
+    max_pool_planes,
+    space_to_depth_planes,
+    to_planes,
+)
 
 
 class CNN(nn.Module):
@@ -29,7 +36,10 @@ class CNN(nn.Module):
         pooling, where there is a quarter of the values to normalise.
       space_to_depth: fold 2x2 pixels into channels first: the first convolution then sees
         14x14x4, a quarter of the positions, which costs little accuracy on digits.
-      dtype: of the computation; parameters and statistics stay float32.
+      dtype: of the products' factors; their sums, parameters and statistics are float32.
+      convolution: "lax" (XLA's own) or "matmul" (products of matrices: on a CPU half as long).
+        Parameters and results are the same.
+      shards: with "matmul" under `jax.jit`, the number of devices that a batch is spread over.
 
     Example:
       >>> variables = CNN(channels=(8, 16)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -45,41 +55,71 @@ class CNN(nn.Module):
     batch_norm: bool = True
     space_to_depth: bool = True
     dtype: Any = jnp.float32
+    convolution: str = "lax"
+    shards: int = 1
 
     @nn.compact
     def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
         chex.assert_rank(images, 4)
         norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            axis_name=axis_name,
-            dtype=self.dtype,
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=axis_name
         )
-        x = images.astype(self.dtype)
-        if self.space_to_depth:
-            x = space_to_depth(x)
-        for i, channels in enumerate(self.channels):
-            for j in range(self.convs_per_block):
-                x = nn.Conv(
-                    channels,
-                    (3, 3),
-                    use_bias=not self.batch_norm,
-                    dtype=self.dtype,
-                    name=f"conv_{i}_{j}",
-                )(x)
-                if j == self.convs_per_block - 1:
-                    x = max_pool(x)
-                if self.batch_norm:
-                    x = norm(name=f"norm_{i}_{j}")(x)
-                x = nn.relu(x)
+        features = self._in_planes if self.convolution == "matmul" else self._in_pixels
+        x = features(images, norm)
         x = x.reshape(x.shape[0], -1)
+        product = products_in(self.dtype)
         if self.dense_size:
             x = nn.Dense(
-                self.dense_size, use_bias=not self.batch_norm, dtype=self.dtype, name="dense"
+                self.dense_size, use_bias=not self.batch_norm, dot_general=product, name="dense"
             )(x)
             if self.batch_norm:
                 x = norm(name="norm_dense")(x)
             x = nn.relu(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dot_general=product, name="logits")(x)
+
+    def _in_pixels(self, images, norm):
+        """The blocks as XLA's convolutions: float32 [batch, height, width, channels]."""
+        x = images.astype(self.dtype)
+        if self.space_to_depth:
+            x = space_to_depth(x)
+        for i, j, features in self._convolutions():
+            x = nn.Conv(
+                features,
+                (3, 3),
+                use_bias=not self.batch_norm,
+                dtype=self.dtype,
+                name=f"conv_{i}_{j}",
+            )(x)
+            if j == self.convs_per_block - 1:
+                x = max_pool(x)
+            if self.batch_norm:
+                x = norm(dtype=self.dtype, name=f"norm_{i}_{j}")(x)
+            x = nn.relu(x)
+        return x.astype(jnp.float32)
+
+    def _in_planes(self, images, norm):
+        """The same as products of matrices; see models/planes.py."""
+        x = to_planes(images.astype(jnp.float32), self.shards)
+        if self.space_to_depth:
+            x = space_to_depth_planes(x)
+        for i, j, features in self._convolutions():
+            pooled = j == self.convs_per_block - 1
+            x = PlanesConv(
+                features,
+                use_bias=not self.batch_norm,
+                crop=pooled,
+                dtype=self.dtype,
+                name=f"conv_{i}_{j}",
+            )(x)
+            if pooled:
+                x = max_pool_planes(x)
+            if self.batch_norm:
+                x = norm(axis=1, name=f"norm_{i}_{j}")(x)
+            x = nn.relu(x)
+        return from_planes(x)
+
+    def _convolutions(self):
+        for i, features in enumerate(self.channels):
+            for j in range(self.convs_per_block):
+                yield i, j, features

@@ -3,9 +3,41 @@
 images and feature maps: float [batch, height, width, channels].
 """
 
+from functools import partial
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+
+from digits_jax.errors import InputError
+
+# How a convolution is computed: by XLA's own, or as products of matrices (models/planes.py).
+CONVOLUTIONS = ("lax", "matmul")
+
+
+def choose_convolution(wanted: str, platform: str) -> str:
+    """The faster way of computing a convolution.
+
+    Args:
+      wanted: "lax", "matmul" or "auto".
+      platform: of the devices: "cpu", "gpu" or "tpu".
+
+    Returns:
+      "lax" or "matmul".
+
+    Raises:
+      InputError: anything else was wanted.
+
+    Example:
+      >>> choose_convolution("auto", "gpu"), choose_convolution("auto", "cpu")
+      ('lax', 'matmul')
+    """
+    if wanted == "auto":
+        return "matmul" if platform == "cpu" else "lax"
+    if wanted not in CONVOLUTIONS:
+        raise InputError(f"convolution is {wanted!r}; allowed: auto, {', '.join(CONVOLUTIONS)}")
+    return wanted
 
 
 def space_to_depth(images: jax.Array, block: int = 2) -> jax.Array:
@@ -92,3 +124,56 @@ def _max_pool_backward(residuals, grad):
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def products_in(dtype: Any) -> Any:
+    """What ``flax.linen.Dense`` takes as ``dot_general``, with factors rounded to a type.
+
+    Sums and results are float32, in the gradients too: what hardware for bfloat16 does anyway, and
+    what XLA's CPU backend needs to use it.
+
+    Args:
+      dtype: of the factors.
+
+    Returns:
+      ``f(inputs, kernel, dimension_numbers, precision=None)``.
+
+    Example:
+      >>> x, w = jnp.full((2, 3), 1.001), jnp.ones((3, 4))
+      >>> last_by_first = (((1,), (0,)), ((), ()))
+      >>> float(products_in(jnp.bfloat16)(x, w, last_by_first)[0, 0])
+      3.0
+    """
+    if jnp.dtype(dtype) == jnp.float32:
+        return jax.lax.dot_general
+
+    def product(inputs, kernel, dimension_numbers, precision=None):
+        if dimension_numbers != (((inputs.ndim - 1,), (0,)), ((), ())) or inputs.ndim != 2:
+            raise ValueError(f"products of matrices only, not {dimension_numbers}")
+        return _rounded_product(inputs, kernel, jnp.dtype(dtype))
+
+    return product
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_product(x, w, dtype):
+    return _sum_of_products(x.astype(dtype), w.astype(dtype), 1, 0)
+
+
+def _rounded_product_forward(x, w, dtype):
+    x, w = x.astype(dtype), w.astype(dtype)
+    return _sum_of_products(x, w, 1, 0), (x, w)
+
+
+def _rounded_product_backward(dtype, residuals, grad):
+    x, w = residuals
+    grad = grad.astype(dtype)
+    return _sum_of_products(grad, w, 1, 1), _sum_of_products(x, grad, 0, 0)
+
+
+_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
+
+
+def _sum_of_products(a, b, contract_a, contract_b):
+    dimensions = (((contract_a,), (contract_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from digits_jax.models.layers import products_in
+
 
 class MLP(nn.Module):
     """Flattens the image; then dense layers with ReLU; then logits.
@@ -20,7 +22,7 @@ class MLP(nn.Module):
       hidden_sizes: width of each hidden layer; any number of them, none included.
       dropout: fraction of each hidden layer's activations dropped in training.
       batch_norm: normalise each hidden layer over the batch, before its ReLU.
-      dtype: of the computation; parameters and statistics stay float32.
+      dtype: of the products' factors; their sums, parameters and statistics are float32.
 
     Example:
       >>> variables = MLP(hidden_sizes=(64,)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -37,20 +39,20 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
         chex.assert_rank(images, 4)
-        x = images.reshape(images.shape[0], -1).astype(self.dtype)
+        x = images.reshape(images.shape[0], -1).astype(jnp.float32)
+        product = products_in(self.dtype)
         for i, size in enumerate(self.hidden_sizes):
             # A bias before BatchNorm is subtracted again with the mean.
-            x = nn.Dense(size, use_bias=not self.batch_norm, dtype=self.dtype, name=f"hidden_{i}")(
-                x
-            )
+            x = nn.Dense(
+                size, use_bias=not self.batch_norm, dot_general=product, name=f"hidden_{i}"
+            )(x)
             if self.batch_norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=0.9,
                     axis_name=axis_name,
-                    dtype=self.dtype,
                     name=f"norm_{i}",
                 )(x)
             x = nn.relu(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="logits")(x).astype(jnp.float32)
+        return nn.Dense(self.num_classes, dot_general=product, name="logits")(x)

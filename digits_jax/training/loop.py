@@ -182,13 +182,13 @@ def _run(session):
         started_compiling = time.perf_counter()
         step = None if finished else _compile_step(session, state)
         session.between()
-        score = make_scorer(state, plan.mesh, plan.eval_batch_size, share=plan.share)
+        score = _make_scorer(session, state)
     session.between()
     totals["compile_seconds"] += _since(started_compiling)
     if not finished:
         state, totals = _train(session, state, totals, step, score)
-    validation = score(state, plan.dataset.validation, session.between)
-    test = score(state, plan.dataset.test, session.between)
+    validation = score(state, plan.dataset.validation)
+    test = score(state, plan.dataset.test)
     seconds = _seconds_so_far(plan, totals)
     if finished:  # What its training took, not what it takes to look at it again.
         seconds = seconds_of_results(workdir, state) or seconds
@@ -250,6 +250,13 @@ def _compile_step(session, state):
     return step.lower(state, batch, plan.step_key).compile()
 
 
+def _make_scorer(session, state):
+    """``f(state, split) -> Score``, which may be interrupted."""
+    plan = session.plan
+    score = make_scorer(plan.for_scoring(state), plan.mesh, plan.eval_batch_size, share=plan.share)
+    return lambda state, split: score(plan.for_scoring(state), split, session.between)
+
+
 def _train(session, state, totals, step_fn, score):
     """From a state to the last step."""
     plan, config, stop = session.plan, session.plan.config, session.stop
@@ -260,7 +267,7 @@ def _train(session, state, totals, step_fn, score):
     first, last = int(state.step), plan.total_steps
 
     def end_epoch(step, state, totals):
-        scored = score(state, plan.dataset.validation, session.between)
+        scored = score(state, plan.dataset.validation)
         row = _epoch_row(plan, step, totals, scored)
         if session.writes:
             folder.append_metrics(session.workdir, row)

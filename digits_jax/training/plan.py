@@ -18,6 +18,7 @@ from digits_jax.data.datasets import Dataset, load_dataset
 from digits_jax.data.pipeline import num_steps, share_size
 from digits_jax.errors import InputError
 from digits_jax.models.build import build_model
+from digits_jax.models.layers import choose_convolution
 from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import parallel
 from digits_jax.training.group import Group
@@ -82,6 +83,15 @@ class Plan:
         state = abstract_train_state(self.module, self.tx, averaged=self.averaged)
         return abstract(state, NamedSharding(self.mesh, P()))
 
+    @cached_property
+    def _recogniser(self):
+        settings = {**self.config.to_dict(), "dtype": "float32"}
+        return build_model(settings, self.dataset.num_classes, shards=self.mesh.size)
+
+    def for_scoring(self, state: TrainState) -> TrainState:
+        """A state whose network recognises in float32, whatever type it was trained in."""
+        return state.replace(apply_fn=self._recogniser.apply)
+
     @property
     def step_key(self) -> jax.Array:
         """The key that every training step is given."""
@@ -115,15 +125,21 @@ def prepare(
     check(config)
     group = group or Group()
     heavy = config.arch == "cnn"
-    # A CPU in one piece serves a light step best: its matrix products use all cores.
-    most = parallel.cpu_count() if heavy else 1
+    # Of a heavy step two threads have enough to do, as its backward pass has two branches; what
+    # devices do for each other costs more. A light one's few matrix products use all cores.
+    most = max(1, parallel.cpu_count() // 2) if heavy else 1
     cpu_devices = most if config.devices == "auto" else int(config.devices)
     with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
         devices = parallel.start_backend(config.platform, cpu_devices)
     group.note("loading the data")
     dataset = dataset or group.in_turn("the data", lambda: _load(config))
     alone = {"coordinator": None, "num_processes": None, "process_id": None}  # of this call
-    config = dataclasses.replace(config.resolve(dataset.name), **alone)
+    platform = devices[0].platform
+    here = {
+        "dtype": parallel.choose_dtype(config.dtype, platform),
+        "convolution": choose_convolution(config.convolution, platform),
+    }
+    config = dataclasses.replace(config.resolve(dataset.name), **here, **alone)
     if config.batch_size > len(dataset.train):
         raise InputError(
             f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
@@ -143,14 +159,15 @@ def prepare(
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     make_augment(config.augment)  # An unknown name is noticed here, not in the step.
+    mesh = parallel.make_mesh(parallel.of_every_process(devices))
     plan = Plan(
         config=config,
         dataset=dataset,
-        module=build_model(config.to_dict(), dataset.num_classes),
+        module=build_model(config.to_dict(), dataset.num_classes, shards=mesh.size),
         # Read once an epoch: outside of jit each of its operations would be compiled by itself.
         schedule=jax.jit(schedule),
         tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
-        mesh=parallel.make_mesh(parallel.of_every_process(devices)),
+        mesh=mesh,
         share=share,
         total_steps=total_steps,
         started=started,

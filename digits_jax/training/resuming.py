@@ -186,4 +186,4 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
     check_same_run(plan, workdir)
     restored = _restore(plan, workdir)
     warn_of_damage(workdir / folder.CHECKPOINTS, restored)
-    return plan, restored.tree
+    return plan, plan.for_scoring(restored.tree)

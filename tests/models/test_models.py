@@ -182,7 +182,7 @@ def test_build_mlp():
 
 def test_build_cnn():
     settings = {"arch": "cnn", "channels": [8], "convs_per_block": 2, "dense_size": 16, **COMMON}
-    assert build_model(settings, 10) == CNN(
+    assert build_model({**settings, "convolution": "matmul"}, 10, shards=4) == CNN(
         num_classes=10,
         channels=(8,),
         convs_per_block=2,
@@ -190,6 +190,8 @@ def test_build_cnn():
         dropout=0.25,
         batch_norm=False,
         dtype=jnp.dtype("bfloat16"),
+        convolution="matmul",
+        shards=4,
     )
 
 

@@ -133,10 +133,13 @@ def test_config_names_versions_device_and_data(finished):
     data = {name: found["dataset"][name] for name in ("name", "version", "sha256")}
     assert data == {"name": "toy", "version": "1", "sha256": "a" * 64}
     assert found["config"]["hidden_sizes"] == [12]
-    # All that the preset filled in is written down.
+    # All that the preset filled in is written down, and what was chosen for this device.
+    chosen = {name: found["config"].pop(name) for name in ("dtype", "convolution")}
+    assert chosen["dtype"] in ("float32", "bfloat16")
+    assert chosen["convolution"] == "matmul"
     resolved = dataclasses.replace(SMALL.resolve("toy"), workdir=str(finished.workdir))
     wanted = json.loads(json.dumps({**resolved.to_dict(), "checkpoint_every_steps": 2}))
-    assert found["config"] == wanted
+    assert found["config"] == {k: v for k, v in wanted.items() if k not in chosen}
 
 
 def test_results(finished):

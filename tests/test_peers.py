@@ -185,7 +185,7 @@ def test_the_table_and_the_picture(tmp_path):
     text = report.markdown(result)
     assert "| 2,800 images/s | 2,000 images/s | **1.40** | 1.30 to 1.50 | ≥ 1.3: yes |" in text
     assert "| 9.0 s (99.12%) | 10.0 s (99.12%) | **0.90** | 0.90 to 0.90 | ≤ 0.8: no |" in text
-    assert "Left out: Keras." in text
+    assert "Note: Keras." in text
     report.draw(result, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
@@ -202,12 +202,19 @@ def test_what_cannot_be_compared(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="has no train-images"):
         compare.main([f"--data-dir={tmp_path}"])
     assert compare._missing(["mlp-128"], False) == [
-        'Keras on JAX, not installed (pip install "digits_jax[peers]")'
+        'left out: Keras on JAX, not installed (pip install "digits_jax[peers]")'
     ]
     assert compare._missing(["mlp-128"], True) == []
     monkeypatch.setattr(contenders, "installed", lambda peer: False)
     with pytest.raises(InputError, match=r'PyTorch isn.t installed; pip install "digits_jax\['):
         compare.main([])
+
+
+def test_a_machine_that_others_use():
+    assert 0 <= measure.busy_cores(0.05) < 1000
+    assert compare._disturbed("cnn-quick", [0.0, 0.2]) == []
+    (note,) = compare._disturbed("cnn-quick", [0.0, 1.04, 0.5])
+    assert note.startswith("cnn-quick: others kept up to 1.0 cores busy before 2 of 3 rounds")
 
 
 def test_a_contender_that_stops():

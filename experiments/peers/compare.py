@@ -112,7 +112,7 @@ def _peers(name, quick):
 def _missing(names, quick):
     wanted = {peer for name in names for peer in _peers(name, quick)}
     gone = sorted(peer for peer in wanted if not contenders.installed(peer))
-    return [f"{', '.join(gone)}, not installed ({EXTRA})"] if gone else []
+    return [f"left out: {', '.join(gone)}, not installed ({EXTRA})"] if gone else []
 
 
 def _here(name, quick):
@@ -130,7 +130,7 @@ def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], 
     for peer in _here(name, arguments.quick):
         commands[peer] = (contenders.peer_command(peer, scenario, data_dir, "--worker"), env)
     with measure.started(commands) as (workers, reasons):
-        notes = [f"{name}, {peer}: {reason}" for peer, reason in reasons.items()]
+        notes = [f"left out: {name}, {peer}: {reason}" for peer, reason in reasons.items()]
         if "ours" not in workers:
             raise InputError(reasons["ours"])
         steps = {who: measure.steps_for(w, settings["seconds"]) for who, w in workers.items()}
@@ -139,7 +139,9 @@ def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], 
         def rate(who):
             return steps[who] * batch_size / workers[who].seconds(steps[who])
 
+        others = []
         for number in tqdm(range(settings["rounds"]), desc=name, leave=False, disable=None):
+            others.append(measure.busy_cores())
             for peer, found in pairs.items():
                 found.append(measure.in_turn(lambda: rate("ours"), lambda p=peer: rate(p), number))
         facts = {who: {**worker.facts, "steps": steps[who]} for who, worker in workers.items()}
@@ -147,7 +149,7 @@ def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], 
     for peer, found in pairs.items():
         more = {"processes": {who: facts[who] for who in ("ours", peer)}}
         rows.append({**_row(name, peer, "step", found, scenario.peers[peer]), **more})
-    return rows, notes
+    return rows, notes + _disturbed(name, others)
 
 
 def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], list[str]]:
@@ -173,8 +175,9 @@ def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dic
         duels = [(peer, False) for peer in peers]
         duels += [(peer, True) for peer in peers[:1] if arguments.cold]
         ours(0)  # fills the caches
-        runs = {duel: [] for duel in duels}
+        runs, others = {duel: [] for duel in duels}, []
         for seed in tqdm(range(settings["processes"]), desc=name, leave=False, disable=None):
+            others.append(measure.busy_cores())
             for peer, cold in duels:
                 pair = measure.in_turn(
                     lambda s=seed, c=cold: ours(s, cold=c),
@@ -191,7 +194,18 @@ def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dic
             row[side] |= {"accuracy": statistics.mean(accuracies), "accuracies": accuracies}
         row["words"] += ", cold compilation cache" if cold else ""
         found.append(row)
-    return found, []
+    return found, _disturbed(name, others)
+
+
+def _disturbed(name: str, others: list[float]) -> list[str]:
+    """A note where the machine wasn't ours alone: such ratios say little."""
+    if max(others) < 0.25:
+        return []
+    return [
+        f"{name}: others kept up to {max(others):.1f} cores busy before "
+        f"{sum(o >= 0.25 for o in others)} of {len(others)} rounds; measure again on a quiet "
+        "machine, as threads that spin while they wait (PyTorch's) suffer most"
+    ]
 
 
 def _row(name: str, peer: str, kind: str, pairs: list, goal: float | None) -> dict[str, Any]:

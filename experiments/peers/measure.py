@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -126,6 +127,23 @@ def is_reached(median: float, goal: float | None, kind: str) -> bool | None:
     if goal is None:
         return None
     return median >= goal if kind == "step" else median <= goal
+
+
+def busy_cores(seconds: float = 0.2) -> float:
+    """Cores that others keep busy while ours sleep; 0 where the system doesn't say.
+
+    It matters: threads that wait for each other by spinning, as PyTorch's do, get ten times
+    slower where one of them has to share its core.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    counts = []
+    for pause in (seconds, 0):
+        user, nice, system, _, _, *more = map(int, stat.read_text().split("\n")[0].split()[1:9])
+        counts.append(user + nice + system + sum(more))
+        time.sleep(pause)
+    return (counts[1] - counts[0]) / os.sysconf("SC_CLK_TCK") / seconds
 
 
 def run_process(command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:

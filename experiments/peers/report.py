@@ -27,7 +27,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores; "
         + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         + ".",
-        *(f"\nLeft out: {note}." for note in result["notes"]),
+        *(f"\nNote: {note}." for note in result["notes"]),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,253 @@
+"""Ours beside PyTorch and Keras: python -m experiments.peers.compare
+
+Runs the same nets and recipes in turn, A B A B: train steps in processes that wait for their turn,
+and whole trainings from start to exit. Writes JSON with every number, a Markdown table and a
+picture beside it, and prints the table. Needs the extra: pip install "digits_jax[peers]"
+"""
+
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from digits_jax.cli import parse, run_program
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from experiments.peers import contenders, measure, report
+from experiments.peers.contenders import PROCESS, SCENARIOS
+
+EXTRA = 'pip install "digits_jax[peers]"'
+_PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    only: tuple[str, ...] = ()
+    """Some of cnn-quick, cnn-standard, mlp-128, mlp-512, process; by default all."""
+    rounds: int = 7
+    """Of each pair of train steps."""
+    seconds: float = 0.7
+    """Of each contender in a round."""
+    processes: int = 5
+    """Whole processes of each contender."""
+    cold: bool = False
+    """Whole processes with an empty compilation cache, too."""
+    quick: bool = False
+    """About a minute: fewer, shorter rounds, and only what has a goal."""
+    data_dir: str | None = None
+    """Folder of MNIST's four files (default: DIGITS_JAX_DATA_DIR)."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("experiments/results/peers.json")
+    """The JSON file; .md and .png lie beside it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures, writes, prints."""
+    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
+    names = check(arguments)
+    data_dir = contenders.find_data(arguments.data_dir)
+    result = {
+        "command": shlex.join(["python", "-m", "experiments.peers.compare", *argv]),
+        "machine": _machine(),
+        "versions": _versions(),
+        "settings": _settings(arguments),
+        "scenarios": {name: SCENARIOS[name].config().to_dict() for name in names},
+        "rows": [],
+        "notes": _missing(names, arguments.quick),
+    }
+    for name in names:
+        measured = _processes if name == PROCESS else _steps
+        rows, notes = measured(name, arguments, data_dir)
+        result["rows"] += rows
+        result["notes"] += notes
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_json(arguments.output, result)
+    text = report.markdown(result)
+    arguments.output.with_suffix(".md").write_text(text)
+    if result["rows"]:
+        report.draw(result, arguments.output.with_suffix(".png"))
+    print(text)
+
+
+def check(arguments: Arguments) -> list[str]:
+    """The names of what is to be measured.
+
+    Raises:
+      InputError: an unknown name, a number that can't be, or no PyTorch.
+    """
+    unknown = [name for name in arguments.only if name not in SCENARIOS]
+    if unknown:
+        raise InputError(f"--only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
+    if arguments.rounds < 1 or arguments.processes < 1 or not 0 < arguments.seconds < 600:
+        raise InputError("--rounds and --processes are 1 or more; --seconds more than 0")
+    if arguments.output.suffix != ".json":
+        raise InputError(f"--output={arguments.output}: give a name that ends with .json")
+    if not contenders.installed("PyTorch"):
+        raise InputError(f"PyTorch isn't installed; {EXTRA}")
+    return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))
+
+
+def _settings(arguments):
+    numbers = {"rounds": arguments.rounds, "seconds": arguments.seconds}
+    numbers |= {"processes": arguments.processes}
+    if arguments.quick:
+        numbers = {"rounds": min(3, arguments.rounds), "seconds": 0.3, "processes": 1}
+    return {**numbers, "cold": arguments.cold, "quick": arguments.quick}
+
+
+def _peers(name, quick):
+    return [p for p, goal in SCENARIOS[name].peers.items() if goal is not None or not quick]
+
+
+def _missing(names, quick):
+    wanted = {peer for name in names for peer in _peers(name, quick)}
+    gone = sorted(peer for peer in wanted if not contenders.installed(peer))
+    return [f"left out: {', '.join(gone)}, not installed ({EXTRA})"] if gone else []
+
+
+def _here(name, quick):
+    return [peer for peer in _peers(name, quick) if contenders.installed(peer)]
+
+
+def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], list[str]]:
+    """A row for each peer: images a second of ours and theirs, round by round."""
+    from tqdm import tqdm
+
+    scenario, settings = SCENARIOS[name], _settings(arguments)
+    env, batch_size = contenders.environment(), scenario.config().batch_size
+    flags = contenders.our_flags(scenario, data_dir)
+    commands = {"ours": (measure.python("experiments.peers.ours", *flags), env)}
+    for peer in _here(name, arguments.quick):
+        commands[peer] = (contenders.peer_command(peer, scenario, data_dir, "--worker"), env)
+    with measure.started(commands) as (workers, reasons):
+        notes = [f"left out: {name}, {peer}: {reason}" for peer, reason in reasons.items()]
+        if "ours" not in workers:
+            raise InputError(reasons["ours"])
+        steps = {who: measure.steps_for(w, settings["seconds"]) for who, w in workers.items()}
+        pairs = {peer: [] for peer in workers if peer != "ours"}
+
+        def rate(who):
+            return steps[who] * batch_size / workers[who].seconds(steps[who])
+
+        others = []
+        for number in tqdm(range(settings["rounds"]), desc=name, leave=False, disable=None):
+            others.append(measure.busy_cores())
+            for peer, found in pairs.items():
+                found.append(measure.in_turn(lambda: rate("ours"), lambda p=peer: rate(p), number))
+        facts = {who: {**worker.facts, "steps": steps[who]} for who, worker in workers.items()}
+    rows = []
+    for peer, found in pairs.items():
+        more = {"processes": {who: facts[who] for who in ("ours", peer)}}
+        rows.append({**_row(name, peer, "step", found, scenario.peers[peer]), **more})
+    return rows, notes + _disturbed(name, others)
+
+
+def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], list[str]]:
+    """A row for each peer: seconds of ours and theirs, from start to exit, seed by seed."""
+    from tqdm import tqdm
+
+    scenario, settings = SCENARIOS[name], _settings(arguments)
+    env, found = contenders.environment(), []
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def ours(seed, *, cold=False):
+            flags = contenders.our_flags(scenario, data_dir)
+            workdir = measure.fresh_folder(Path(scratch)) / "run"
+            command = measure.python("digits_jax.train", *flags, f"--seed={seed}")
+            cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache")} if cold else {}
+            return measure.run_process([*command, f"--workdir={workdir}"], {**env, **cache})
+
+        def theirs(peer, seed):
+            command = contenders.peer_command(peer, scenario, data_dir, f"--seed={seed}")
+            return measure.run_process(command, env)
+
+        peers = _here(name, arguments.quick)
+        duels = [(peer, False) for peer in peers]
+        duels += [(peer, True) for peer in peers[:1] if arguments.cold]
+        ours(0)  # fills the caches
+        runs, others = {duel: [] for duel in duels}, []
+        for seed in tqdm(range(settings["processes"]), desc=name, leave=False, disable=None):
+            others.append(measure.busy_cores())
+            for peer, cold in duels:
+                pair = measure.in_turn(
+                    lambda s=seed, c=cold: ours(s, cold=c),
+                    lambda s=seed, p=peer: theirs(p, s),
+                    seed,
+                )
+                runs[peer, cold].append(pair)
+    for (peer, cold), pairs in runs.items():
+        seconds = [[side["seconds"] for side in pair] for pair in pairs]
+        goal = None if cold else scenario.peers[peer]
+        row = _row(name, peer, "process", seconds, goal)
+        for side, place in (("ours", 0), ("theirs", 1)):
+            accuracies = [pair[place]["accuracy"] for pair in pairs]
+            row[side] |= {"accuracy": statistics.mean(accuracies), "accuracies": accuracies}
+        row["words"] += ", cold compilation cache" if cold else ""
+        found.append(row)
+    return found, _disturbed(name, others)
+
+
+def _disturbed(name: str, others: list[float]) -> list[str]:
+    """A note where the machine wasn't ours alone: such ratios say little."""
+    if max(others) < 0.25:
+        return []
+    return [
+        f"{name}: others kept up to {max(others):.1f} cores busy before "
+        f"{sum(o >= 0.25 for o in others)} of {len(others)} rounds; measure again on a quiet "
+        "machine, as threads that spin while they wait (PyTorch's) suffer most"
+    ]
+
+
+def _row(name: str, peer: str, kind: str, pairs: list, goal: float | None) -> dict[str, Any]:
+    ratio = measure.ratio(pairs)
+    ours, theirs = zip(*pairs, strict=True)
+    return {
+        "name": name,
+        "words": SCENARIOS[name].words,
+        "peer": peer,
+        "kind": kind,
+        "goal": goal,
+        "reached": measure.is_reached(ratio["median"], goal, kind),
+        "ratio": ratio,
+        "ours": {"median": statistics.median(ours)},
+        "theirs": {"median": statistics.median(theirs)},
+        "rounds": pairs,
+    }
+
+
+def _machine():
+    names = []
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        # Others' work on the machine blurs a ratio; a reader sees it here.
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _versions():
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

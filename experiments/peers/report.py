@@ -1,0 +1,102 @@
+"""The comparison as a Markdown table and a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from digits_jax.evaluation.style import LIGHT, new_figure, themed
+
+UNITS = {"step": "images/s", "process": "s"}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table for a README.
+
+    Args:
+      result: what the JSON file holds.
+    """
+    machine, settings, versions = result["machine"], result["settings"], result["versions"]
+    lines = [
+        "| what | against | ours | theirs | ours / theirs | range | goal |",
+        "|---|---|--:|--:|--:|--:|--:|",
+        *(_line(row) for row in result["rows"]),
+        "",
+        f"Medians of {settings['rounds']} rounds of {settings['seconds']:g} s for steps (images "
+        f"per second: more is better) and of {settings['processes']} for whole processes (seconds "
+        "from start to exit: less is better), ours and the other in turn; "
+        f"{machine['processor']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        + ".",
+        *(f"\nNote: {note}." for note in result["notes"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(row):
+    ratio, goal = row["ratio"], row["goal"]
+    said = "" if goal is None else f"{_sign(row)} {goal:g}: {'yes' if row['reached'] else 'no'}"
+    ours, theirs = (_amount(row, row[side]) for side in ("ours", "theirs"))
+    return (
+        f"| {row['words']} | {row['peer']} | {ours} | {theirs} | **{ratio['median']:.2f}** "
+        f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {said} |"
+    )
+
+
+def _sign(row):
+    return "≥" if row["kind"] == "step" else "≤"
+
+
+def _amount(row, side):
+    accuracy = f" ({side['accuracy']:.2%})" if side.get("accuracy") else ""
+    digits = ",.0f" if row["kind"] == "step" else ".1f"
+    return f"{side['median']:{digits}} {UNITS[row['kind']]}{accuracy}"
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Writes the picture: each ratio with its range, and its goal.
+
+    Args:
+      result: what the JSON file holds.
+      path: of the PNG.
+    """
+    _figure(result["rows"]).savefig(path)
+
+
+@themed
+def _figure(rows: Sequence[dict], *, theme=LIGHT):
+    kinds = [kind for kind in UNITS if any(row["kind"] == kind for row in rows)]
+    groups = [[row for row in rows if row["kind"] == kind] for kind in kinds]
+    heights = [0.36 * len(group) + 0.75 for group in groups]
+    figure = new_figure("Ours to the peers, side by side", 7.5, sum(heights))
+    plots = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for kind, group, axes in zip(kinds, groups, plots, strict=True):
+        _panel(axes, kind, group, theme)
+    return figure
+
+
+def _panel(axes, kind, rows, theme):
+    for place, row in enumerate(rows):
+        ratio = row["ratio"]
+        colour = {None: theme.muted, True: theme.right, False: theme.wrong}[row["reached"]]
+        axes.plot([ratio["low"], ratio["high"]], [place] * 2, color=colour, lw=2)
+        # Shape says what the colour does: whether the goal is reached.
+        shape = {None: "s", True: "o", False: "X"}[row["reached"]]
+        axes.plot(ratio["median"], place, shape, color=colour, ms=7)
+        axes.annotate(
+            f"{ratio['median']:.2f}",
+            (ratio["high"], place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+        )
+        if row["goal"] is not None:
+            axes.plot([row["goal"]] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
+    axes.axvline(1, color=theme.muted, ls=":")
+    labels = [f"{row['words']}\n{row['peer']}" for row in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    most = max(row["ratio"]["high"] for row in rows)
+    axes.set_xlim(0, max(1.5, 1.15 * most))
+    axes.grid(axis="x")
+    words = {"step": "images a second, more is better", "process": "seconds, less is better"}
+    axes.set_xlabel(f"ours / theirs: {words[kind]} (bar: goal; o reached, x missed)", fontsize=8.5)

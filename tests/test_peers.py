@@ -1,0 +1,227 @@
+"""The peers compute what ours computes; and the arithmetic of the comparison."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from digits_jax import CNN, MLP
+from digits_jax.config import TrainConfig
+from digits_jax.data.augment import POLICIES, make_augment
+from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError
+from digits_jax.training.optimizers import make_optimizer
+from digits_jax.training.state import create_train_state
+from digits_jax.training.steps import predict_step, train_step
+from experiments.peers import compare, contenders, measure, mnist, report
+from experiments.peers.contenders import SCENARIOS
+from experiments.peers.flags import parse_flags
+
+RATE, DECAY, SMOOTHING = 0.01, 0.1, 0.1
+NETS = {
+    "cnn": (CNN(channels=(8, 16), dense_size=32), ["--channels=8,16", "--dense-size=32"]),
+    "deep": (
+        CNN(channels=(8, 16), convs_per_block=2, dense_size=32),
+        ["--channels=8,16", "--convs-per-block=2", "--dense-size=32"],
+    ),
+    "mlp": (
+        MLP(hidden_sizes=(64, 32), batch_norm=True),
+        ["--arch=mlp", "--hidden-sizes=64,32"],
+    ),
+    "plain mlp": (MLP(hidden_sizes=(64,)), ["--arch=mlp", "--hidden-sizes=64", "--no-batch-norm"]),
+}
+
+
+def in_their_shapes(params, cnn):
+    """Our parameters in the order and the layout of the torch net's."""
+    found, conv_side = [], 14
+    names = sorted((name for name in params if name.startswith(("conv", "hidden"))), key=str)
+    names += ["dense"] if "dense" in params else []
+    for name in [*names, "logits"]:
+        kernel = np.asarray(params[name]["kernel"])
+        if kernel.ndim == 4:
+            found.append(kernel.transpose(3, 2, 0, 1))
+            channels = kernel.shape[-1]
+        elif name == "dense" and cnn:
+            side = round((kernel.shape[0] / channels) ** 0.5)
+            assert side == conv_side // 4
+            # Ours flattens height, width, channels; torch channels, height, width.
+            kernel = kernel.reshape(side, side, channels, -1).transpose(3, 2, 0, 1)
+            found.append(kernel.reshape(kernel.shape[0], -1))
+        else:
+            found.append(kernel.T)
+        if "bias" in params[name]:
+            found.append(np.asarray(params[name]["bias"]))
+        norm = "norm_" + name.removeprefix("conv_").removeprefix("hidden_")
+        if norm in params:
+            found += [np.asarray(params[norm][part]) for part in ("scale", "bias")]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [*((name, "") for name in NETS), ("cnn", "--channels-last")],
+)
+def test_the_same_net_and_the_same_step(name, layout):
+    torch = pytest.importorskip("torch")
+    from experiments.peers import torch_train
+
+    module, flags = NETS[name]
+    numbers = [f"--weight-decay={DECAY}", f"--learning-rate={RATE}"]
+    args = parse_flags(["--data-dir=.", *flags, *numbers, *([layout] if layout else [])], "")
+    tx = make_optimizer("adamw", RATE, DECAY)
+    state = create_train_state(module, tx, jax.random.key(0))
+    model = torch_train.make_model(args)
+    cnn = args.arch == "cnn"
+    before = in_their_shapes(state.params, cnn)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in before]
+    with torch.no_grad():
+        for theirs, ours in zip(model.parameters(), before, strict=True):
+            theirs.copy_(torch.from_numpy(ours.copy()))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (32, 28, 28, 1), np.uint8)
+    labels = rng.integers(0, 10, 32).astype(np.int32)
+    theirs_images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+
+    model.eval()
+    with torch.inference_mode():
+        logits = model(torch_train.to_float(theirs_images, args)).numpy()
+    np.testing.assert_allclose(logits, jax.jit(predict_step)(state, images), rtol=1e-4, atol=1e-5)
+
+    model.train()
+    optimizer = torch_train.make_optimizer(model, args)
+    step = torch_train.make_step(model, optimizer, args)
+    loss = step(theirs_images, torch.from_numpy(labels.astype(np.int64))).item()
+    batch = {"image": images, "label": labels, "mask": np.ones(32, np.float32)}
+    apply = jax.jit(partial(state.apply_fn, train=True, mutable=["batch_stats"]))
+    logits, _ = apply(state.variables, images / np.float32(255))
+    smoothed = np.eye(10)[labels] * (1 - SMOOTHING) + SMOOTHING / 10
+    ours = -(smoothed * np.asarray(jax.nn.log_softmax(logits))).sum(1).mean()
+    assert loss == pytest.approx(ours, rel=1e-5)
+    jitted = jax.jit(partial(train_step, label_smoothing=SMOOTHING))
+    state, sums = jitted(state, batch, jax.random.key(1))
+    assert not sums["skipped"]
+    after = in_their_shapes(state.params, cnn)
+    moments = in_their_shapes(state.opt_state[0].mu, cnn)
+    for parameter, params, moment in zip(model.parameters(), after, moments, strict=True):
+        mine = optimizer.state[parameter]["exp_avg"].numpy()
+        np.testing.assert_allclose(mine, moment, rtol=1e-3, atol=2e-6)
+        # Adam's first step is the gradient's sign: rounding decides it where there is none.
+        clear = np.abs(moment) > 1e-5
+        assert clear.mean() > 0.8
+        np.testing.assert_allclose(
+            parameter.detach().numpy()[clear], params[clear], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_same_augmentation():
+    torch = pytest.importorskip("torch")
+    from experiments.peers.torch_nets import warp
+
+    images = np.random.default_rng(0).random((16, 28, 28, 1), np.float32)
+    key = jax.random.key(3)
+    amounts = jax.random.uniform(jax.random.split(key)[0], (6, 16), minval=-1.0)
+    there = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    warped = warp(there, torch.from_numpy(np.array(amounts)), tuple(POLICIES["affine"].values()))
+    ours = jax.jit(make_augment("affine"))(key, images)
+    np.testing.assert_allclose(warped.numpy().transpose(0, 2, 3, 1), ours, atol=1e-4)
+
+
+@pytest.mark.mnist
+def test_the_same_images(mnist_dir):
+    ours = load_dataset("mnist", mnist_dir)
+    images, labels, test_images, test_labels = mnist.read_mnist(mnist_dir)
+    assert (images == ours.train.images[..., 0]).all()
+    assert (labels == ours.train.labels).all()
+    assert (test_images == ours.test.images[..., 0]).all()
+    assert (test_labels == ours.test.labels).all()
+
+
+def test_a_peer_is_told_our_recipe():
+    for scenario in SCENARIOS.values():
+        config = scenario.config()
+        args = parse_flags(contenders.peer_flags(config, "here"), "")
+        assert args.arch == config.arch
+        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing"):
+            assert getattr(args, name) == getattr(config, name)
+        name = "channels" if config.arch == "cnn" else "hidden_sizes"
+        assert getattr(args, name) == getattr(config, name)
+        assert args.affine == tuple(POLICIES[config.augment].values())
+    dropped = TrainConfig(dropout=0.5).resolve("mnist")
+    with pytest.raises(InputError, match=r"dropout is 0.5; the peers know only 0.0"):
+        contenders.peer_flags(dropped, "here")
+    with pytest.raises(InputError, match="no elastic field"):
+        contenders.peer_flags(TrainConfig(preset="best").resolve("mnist"), "here")
+
+
+def test_ratios_by_hand():
+    assert measure.ratio([[10, 5], [9, 6], [8, 2]]) == {"median": 2, "low": 1.5, "high": 4}
+    assert measure.is_reached(1.3, 1.3, "step")
+    assert not measure.is_reached(1.29, 1.3, "step")
+    assert measure.is_reached(0.8, 0.8, "process")
+    assert not measure.is_reached(0.81, 0.8, "process")
+    assert measure.is_reached(9, None, "step") is None
+    order = []
+    for number in (0, 1):
+        pair = measure.in_turn(
+            lambda: order.append("a") or 1, lambda: order.append("b") or 2, number
+        )
+        assert pair == [1, 2]
+    assert order == ["a", "b", "b", "a"]
+
+
+def test_the_table_and_the_picture(tmp_path):
+    row = compare._row("cnn-quick", "PyTorch", "step", [[3000, 2000], [2600, 2000]], 1.3)
+    other = compare._row("process", "PyTorch", "process", [[9.0, 10.0]], 0.8)
+    other["ours"]["accuracy"] = other["theirs"]["accuracy"] = 0.9912
+    result = {
+        "rows": [row, other],
+        "notes": ["Keras"],
+        "machine": {"processor": "a CPU", "cores": 2},
+        "versions": {"torch": "2.9"},
+        "settings": {"rounds": 2, "seconds": 0.7, "processes": 1},
+    }
+    text = report.markdown(result)
+    assert "| 2,800 images/s | 2,000 images/s | **1.40** | 1.30 to 1.50 | ≥ 1.3: yes |" in text
+    assert "| 9.0 s (99.12%) | 10.0 s (99.12%) | **0.90** | 0.90 to 0.90 | ≤ 0.8: no |" in text
+    assert "Note: Keras." in text
+    report.draw(result, tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_compared(tmp_path, monkeypatch):
+    for flags, words in {
+        "--only=gru": "--only=gru: give some of cnn-quick,",
+        "--rounds=0": "--rounds and --processes are 1 or more",
+        "--output=peers.txt": "ends with .json",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            compare.main([flags])
+    monkeypatch.setattr(contenders, "installed", lambda peer: "Keras" not in peer)
+    with pytest.raises(InputError, match="has no train-images"):
+        compare.main([f"--data-dir={tmp_path}"])
+    assert compare._missing(["mlp-128"], False) == [
+        'left out: Keras on JAX, not installed (pip install "digits_jax[peers]")'
+    ]
+    assert compare._missing(["mlp-128"], True) == []
+    monkeypatch.setattr(contenders, "installed", lambda peer: False)
+    with pytest.raises(InputError, match=r'PyTorch isn.t installed; pip install "digits_jax\['):
+        compare.main([])
+
+
+def test_a_machine_that_others_use():
+    assert 0 <= measure.busy_cores(0.05) < 1000
+    assert compare._disturbed("cnn-quick", [0.0, 0.2]) == []
+    (note,) = compare._disturbed("cnn-quick", [0.0, 1.04, 0.5])
+    assert note.startswith("cnn-quick: others kept up to 1.0 cores busy before 2 of 3 rounds")
+
+
+def test_a_contender_that_stops():
+    env = contenders.environment()
+    command = measure.python("json.tool", "/nothing/there.json")
+    with measure.started({"one": (command, env)}) as (workers, reasons):
+        assert workers == {}
+        assert "a contender stopped" in reasons["one"]
+    with pytest.raises(InputError, match=r"-m json.tool .* ended with"):
+        measure.run_process(command, env)

@@ -72,6 +72,10 @@ def _plain_log(axis, values=None):
         axis.set_minor_locator(NullLocator())
 
 
+def _short(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _stacked(axes, labels, parts):
     """Horizontal bars, each of several parts; parts: name -> a value for each bar."""
     left = [0.0] * len(labels)
@@ -82,7 +86,7 @@ def _stacked(axes, labels, parts):
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     for place, value in enumerate(left):
-        axes.text(value, place, f" {value:,.3g}", va="center", fontsize=8.5)
+        axes.text(value, place, f" {_short(value)}", va="center", fontsize=8.5)
     axes.set_xlim(0, 1.18 * max(left))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=len(parts))
 
@@ -193,7 +197,7 @@ def _inference(result):
         [one["median"] / 1e3 for one in spreads],
         [[value / 1e3 for value in side] for side in _errors(spreads)],
         [colour for _, _, colour, _ in each],
-        texts=[f"{one['median'] / 1e3:,.3g}" for one in spreads],
+        texts=[_short(one["median"] / 1e3) for one in spreads],
     )
     speeds.set_xlabel("thousand images/s (median, 10th to 90th percentile)")
     seconds = [row["seconds"] for row in latencies]
@@ -220,14 +224,17 @@ def _input(result):
         [max(r["images_per_second"]) / 1e3 - m for m, r in zip(middles, rows, strict=True)],
     ]
     labels = [
-        f"{row['input']}{f', {threads} threads' if (threads := row['threads']) else ''}, "
-        f"batch {row['batch_size']}"
+        ", ".join([row["input"], *_threads(row["threads"]), f"batch {row['batch_size']}"])
         for row in rows
     ]
     colours = [BLUE if row["input"] == "memory" else ORANGE for row in rows]
-    _bars(axes, labels, middles, errors, colours, texts=[f"{value:,.3g}" for value in middles])
+    _bars(axes, labels, middles, errors, colours, texts=[_short(value) for value in middles])
     axes.set_xlabel("thousand images/s (median and range)")
     return figure
+
+
+def _threads(count):
+    return [f"{count} thread{'s' if count > 1 else ''}"] if count else []
 
 
 def _startup(result):
@@ -286,12 +293,14 @@ def _panel(axes, factor):
             axes.annotate(f"×{row['value']:g}", place, (5, -11), textcoords="offset points")
     else:
         _plain_log(axes.xaxis, sizes)
-    low, high = min(middles), max(middles)
-    if high < 10 * low:  # a decade's ticks may miss such an axis altogether
-        _plain_log(axes.yaxis, [float(f"{low * (high / low) ** (i / 3):.2g}") for i in range(4)])
-    else:
-        _plain_log(axes.yaxis)
-    axes.margins(0.12, 0.15)
+    low, high = min(each["p10"] for each in spreads), max(each["p90"] for each in spreads)
+    # Of an axis of less than a factor of ten, the ticks at whole decades may show none at all.
+    more = max(1.15, (4 * low / high) ** 0.5)
+    low, high = low / more, high * more
+    axes.set_ylim(low, high)
+    steps = [low * (high / low) ** (i / 5) for i in range(1, 5)]
+    _plain_log(axes.yaxis, [float(f"{value:.2g}") for value in steps])
+    axes.margins(x=0.12)
     axes.set_xlabel(_PANELS[factor["name"]][0])
     axes.set_ylabel(_PANELS[factor["name"]][1])
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from digits_jax.benchmarks.machine import describe_device
-from digits_jax.benchmarks.processes import in_child
+from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.timing import spread, time_blocks
 from digits_jax.deploy.network import Network, take_apart
@@ -38,7 +38,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
     for arch in settings["archs"]:
         train_config(settings, arch=arch)
     answers = [
-        in_child("inference", {**settings, "arch": arch})
+        in_child("inference", {**settings, "arch": arch}, COLD)
         for arch in tqdm(settings["archs"], "inference", unit="network", leave=False, disable=None)
     ]
     return {

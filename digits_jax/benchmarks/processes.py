@@ -19,17 +19,22 @@ from typing import Any
 from digits_jax.errors import InputError
 
 _CHILD = "from digits_jax.benchmarks.processes import child; child()"
+# For those that measure compilation: nothing that was compiled before is reused.
+COLD = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 _ANSWER = "digits_jax.benchmarks: "
 
 
-def in_child(room: str, settings: dict[str, Any]) -> dict[str, Any]:
+def in_child(
+    room: str, settings: dict[str, Any], environment: dict[str, str] | None = None
+) -> dict[str, Any]:
     """Calls ``measure(settings)`` of one of this package's modules, in a new process.
 
-    Nothing that was compiled before is reused there. Progress goes to this process's stderr.
+    Progress goes to this process's stderr.
 
     Args:
       room: the module's name, like "step".
       settings: plain JSON.
+      environment: variables beside those of this process.
 
     Returns:
       What it returns: plain JSON.
@@ -38,12 +43,15 @@ def in_child(room: str, settings: dict[str, Any]) -> dict[str, Any]:
       InputError: the one that was raised there.
     """
     task = json.dumps({"room": room, "settings": settings}) + "\n"
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-c", _CHILD]
     with (
         _stopping_children(),
         subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process,
     ):
         try:

@@ -112,9 +112,18 @@ def _step(result):
         fraction = "-" if row["fraction"] is None else f"{row['fraction']:.1%}"
         flops = "-" if row["flops"] is None else f"{row['flops']:.3g}"
         rows.append(
-            [row["arch"], row["batch_size"], row["devices"], compiling, *parts]
-            + [_range(row["step_seconds"]), _count(row["images_per_second"]), flops]
-            + [rate(row["flops_per_second"]), fraction]
+            [
+                row["arch"],
+                row["batch_size"],
+                row["devices"],
+                compiling,
+                *parts,
+                _range(row["step_seconds"]),
+                _count(row["images_per_second"]),
+                flops,
+                rate(row["flops_per_second"]),
+                fraction,
+            ]
         )
     yield from table(heads, rows)
     yield ""
@@ -202,9 +211,14 @@ def _input(result):
     for row in result["rows"]:
         rates = row["images_per_second"]
         rows.append(
-            [row["input"], row["threads"] or "-", row["batch_size"]]
-            + [_count(statistics.median(rates)), f"{min(rates):,.0f} to {max(rates):,.0f}"]
-            + [f"{row['first_batch_seconds']:.2f} s"]
+            [
+                row["input"],
+                row["threads"] or "-",
+                row["batch_size"],
+                _count(statistics.median(rates)),
+                f"{min(rates):,.0f} to {max(rates):,.0f}",
+                f"{row['first_batch_seconds']:.2f} s",
+            ]
         )
     yield from table(["input", "threads", "batch", "images/s", "range", "first batch"], rows)
     yield ""
@@ -220,8 +234,11 @@ def _startup(result):
     yield _head(result, f"median and range of {result['settings']['repeats']} new processes")
     yield ""
     rows = [
-        [row["what"], duration(row["seconds"]["median"])]
-        + [f"{duration(min(row['repeats']))} to {duration(max(row['repeats']))}"]
+        [
+            row["what"],
+            duration(row["seconds"]["median"]),
+            f"{duration(min(row['repeats']))} to {duration(max(row['repeats']))}",
+        ]
         for row in result["rows"]
     ]
     yield from table(["new process", "seconds", "range"], rows)
@@ -250,15 +267,23 @@ def _scaling(result):
         for row in factor["rows"]:
             images = row["train_count"] if factor["name"] == "data" else row["batch_size"]
             rows.append(
-                [f"{label} {row['value']:,g}", unit, duration(row["seconds"]["median"])]
-                + [_range(row["seconds"]), _count(images / row["seconds"]["median"])]
+                [
+                    f"{label} {row['value']:,g}",
+                    unit,
+                    duration(row["seconds"]["median"]),
+                    _range(row["seconds"]),
+                    _count(images / row["seconds"]["median"]),
+                ]
             )
     yield from table(heads, rows, words=2)
     yield ""
     heads = ["seconds against", "log-log slope", "more than in proportion"]
     rows = [
-        [slope_label(factor), "-" if factor["slope"] is None else f"{factor['slope']:.2f}"]
-        + ["superlinear" if factor["superlinear"] else "no"]
+        [
+            slope_label(factor),
+            "-" if factor["slope"] is None else f"{factor['slope']:.2f}",
+            "superlinear" if factor["superlinear"] else "no",
+        ]
         for factor in result["factors"]
     ]
     yield from table(heads, rows)

@@ -77,7 +77,7 @@ BENCHMARKS = {
             "devices": "auto",
             **_WHERE,
         },
-        {"seeds": 1, "preset": "quick"},
+        {"seeds": 1, "preset": "quick", "archs": ["mlp"]},
     ),
     "inference": Benchmark(
         "images a second of a whole split, and the time that one image takes",
@@ -91,7 +91,7 @@ BENCHMARKS = {
             "seconds": "0.5",
             **_WHERE,
         },
-        {"batch_sizes": [1000], "repeats": 3, "seconds": 0.1},
+        {"archs": ["cnn"], "batch_sizes": [1000], "repeats": 3, "seconds": 0.1},
     ),
     "input": Benchmark(
         "images a second of the training data, from memory and from files",

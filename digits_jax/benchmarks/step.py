@@ -11,7 +11,7 @@ import jax
 from tqdm import tqdm
 
 from digits_jax.benchmarks.machine import describe_device
-from digits_jax.benchmarks.processes import in_child
+from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.products import matrix_size, product_rates
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.timing import spread, time_blocks
@@ -39,7 +39,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
     for arch, size in itertools.product(settings["archs"], settings["batch_sizes"]):
         train_config(settings, arch=arch, batch_size=size)
     answers = [
-        in_child("step", {**settings, "arch": arch})
+        in_child("step", {**settings, "arch": arch}, COLD)
         for arch in tqdm(settings["archs"], "step", unit="network", leave=False, disable=None)
     ]
     return {

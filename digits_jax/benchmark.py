@@ -104,7 +104,6 @@ def show(result: dict[str, Any], path: Path | None, *, headed: bool) -> None:
     from digits_jax.benchmarks.figures import draw
     from digits_jax.runs.folder import write_json
 
-    path.parent.mkdir(exist_ok=True)
     write_json(path, result)
     draw(result, path.with_suffix(".png"))
     path.with_suffix(".md").write_text(page(result, path.stem), encoding="utf-8")

@@ -94,7 +94,8 @@ def _stacked(axes, labels, parts):
 def _bars(axes, labels, values, errors, colours, *, texts):
     """Horizontal bars with whiskers, and a text at the end of each."""
     places = range(len(labels))
-    axes.barh(places, values, 0.62, xerr=errors, color=colours, error_kw={"lw": 1, "capsize": 2})
+    whiskers = errors if any(map(any, errors)) else None
+    axes.barh(places, values, 0.62, xerr=whiskers, color=colours, error_kw={"lw": 1, "capsize": 2})
     axes.set_yticks(places, labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

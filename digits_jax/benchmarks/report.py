@@ -6,6 +6,9 @@ from typing import Any
 
 from digits_jax.benchmarks.machine import where
 
+# Rates that differ by more are of a device that others use.
+_STEADY = 0.15
+
 
 def markdown(result: dict[str, Any]) -> str:
     """A result as tables, with a line above them that says what was measured, and on what.
@@ -134,6 +137,24 @@ def _step(result):
         for row in result["products"]
     ]
     yield from table(heads, rows, words=2)
+    drift = max(unsteadiness(row["before"], row["after"]) for row in result["products"])
+    if drift > _STEADY:
+        yield ""
+        yield (
+            f"Before and after differ by up to {drift:.0%}: the device had something else to do, "
+            "or changed its clock; measure again when it is idle."
+        )
+
+
+def unsteadiness(before: Sequence[float], after: Sequence[float]) -> float:
+    """By how much the slower of two medians falls short of the other: a fraction.
+
+    Example:
+      >>> unsteadiness([4.0], [3.0, 3.0, 9.0])
+      0.25
+    """
+    low, high = sorted([statistics.median(before), statistics.median(after)])
+    return 1 - low / high
 
 
 def _time_to_accuracy(result):

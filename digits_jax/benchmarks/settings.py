@@ -1,6 +1,7 @@
 """The benchmarks, what each may be told, and what it does when it is told nothing."""
 
 import argparse
+import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,7 +204,7 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
     """Where each benchmark's JSON file goes; empty where nothing is written.
 
     Args:
-      output: a file whose name ends in ``.json``, or a folder, which may be new.
+      output: a file whose name ends in ``.json``, or a folder, which is made if it is new.
       names: of the benchmarks.
 
     Raises:
@@ -221,7 +222,10 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
         raise InputError(
             f"-o {shown(output)}: {len(names)} results don't fit a file; give a folder"
         )
-    folder = path.parent if is_file or not path.exists() else path
+    folder = path.parent if is_file else path
+    if not is_file and path.parent.is_dir():
+        with contextlib.suppress(OSError):  # what went wrong is said below
+            path.mkdir(exist_ok=True)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise InputError(f"-o {shown(output)}: {folder} can't be written; give another place")
     return {name: path if is_file else path / f"{name}.json" for name in names}

@@ -11,7 +11,7 @@ import digits_jax
 
 PACKAGE = Path(digits_jax.__file__).parent
 REPOSITORY = PACKAGE.parent
-ROOMS = {"data", "models", "training", "runs", "evaluation", "deploy"}
+ROOMS = {"data", "models", "training", "runs", "evaluation", "deploy", "benchmarks"}
 # What each room may import of ours, beside itself and the errors.
 ALLOWED = {
     "data": set(),
@@ -20,6 +20,8 @@ ALLOWED = {
     "evaluation": set(),
     "training": {"data", "models", "runs"},
     "deploy": {"data", "models", "runs"},
+    # What is measured is all the rest: only its program knows this room.
+    "benchmarks": {"training", "deploy", "data", "models", "runs", "config"},
 }
 HEAVY = {"tensorflow_datasets", "grain", "array_record"}
 HEAVY |= {"matplotlib", "orbax", "onnx", "seaborn", "tensorboardX"}
@@ -73,6 +75,12 @@ def test_imports_point_one_way(path):
         allowed |= {"config"}
     wrong = sorted(".".join(parts) for parts in ours(path) if parts[0] not in allowed)
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_only_its_program_knows_the_benchmarks(path):
+    if path.parent.name != "benchmarks" and path.name != "benchmark.py":
+        assert "benchmarks" not in {parts[0] for parts in ours(path)}
 
 
 def test_what_lies_beside_the_programs():

@@ -1,13 +1,26 @@
 """The benchmark as users call it: tables, files, and what can't be used."""
 
+import itertools
 import json
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from prepared_sets import write_prepared
 from programs import assert_one_error_line
 
 from digits_jax import benchmark
+from digits_jax.benchmarks import inference, scaling, startup, step, time_to_accuracy
+from digits_jax.benchmarks import input as input_benchmark
+from digits_jax.benchmarks.settings import output_paths
+from digits_jax.benchmarks.timing import time_blocks
+from digits_jax.config import TrainConfig
 from digits_jax.data import datasets
+from digits_jax.deploy.predictor import Predictor
+from digits_jax.errors import InputError
+from digits_jax.training.plan import prepare
+from digits_jax.training.steps import predict_step
 
 SHORT = ("--batch-sizes=8,32", "--threads=1,2", "--repeats=1", "--seconds=0.01")
 
@@ -57,7 +70,7 @@ def test_quick_has_settings_of_its_own():
 
 
 def test_what_is_too_large_for_memory_is_only_streamed(here, own, monkeypatch):
-    monkeypatch.setattr(benchmark, "MEMORY_IMAGES", 137)
+    monkeypatch.setattr(input_benchmark, "MEMORY_IMAGES", 137)
     real = datasets.load_dataset
 
     def load(name, data_dir, *, input="memory"):
@@ -65,7 +78,7 @@ def test_what_is_too_large_for_memory_is_only_streamed(here, own, monkeypatch):
         return real(name, data_dir, input=input)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(benchmark, "_cold_start", lambda way, settings: 0.5)
+    monkeypatch.setattr(input_benchmark, "_cold_start", lambda way, settings: 0.5)
     status, out, _ = called(here, own, *SHORT, "--evict")
     assert status == 0
     assert "| memory" not in out
@@ -92,5 +105,239 @@ def test_what_cannot_be_used_is_one_line(here, own, argv, said):
     assert said in err
 
 
-def test_without_a_word(here):
-    assert_one_error_line(*here(benchmark))
+def test_without_files_auto_is_measured_in_memory(monkeypatch):
+    def load(name, data_dir, *, input="memory"):
+        if input == "stream":
+            raise InputError("not here")
+        return datasets.load_digits()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    settings = settings_with("input", dataset="auto", batch_sizes=[64])
+    assert input_benchmark._opened(settings)[0] is None
+    with pytest.raises(InputError, match="not here"):
+        input_benchmark._opened({**settings, "dataset": "mnist"})
+
+
+# --- the other benchmarks ----------------------------------------------------------------------
+
+
+def settings_with(name, **changes):
+    """Tiny, and what the tests of a result's shape share."""
+    args = benchmark.parser().parse_args([name, "--quick", "--dataset=digits"])
+    made = benchmark.settings_of(args, name)
+    tiny = {"repeats": 2, "seconds": 0.001, "calls": 3, "batch_sizes": [16], "widths": [0.5]}
+    tiny |= {"sizes": [300], "archs": ["mlp"], "devices": "2"}
+    return {**made, **{k: v for k, v in tiny.items() if k in made}, **changes}
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """What processes of their own would do, in this one."""
+    for room in (step, inference, scaling):
+
+        def in_child(name, settings, environment=None, *, room=room):
+            return json.loads(json.dumps(room.measure(settings)))
+
+        monkeypatch.setattr(room, "in_child", in_child)
+    monkeypatch.setattr(scaling.parallel, "use_compilation_cache", lambda: None)
+
+
+def shown(name, settings, folder, capsys):
+    """A result, its tables and its files."""
+    result = {"benchmark": name, "command": "here", **benchmark.run_benchmark(name, settings)}
+    benchmark.show(result, output_paths(str(folder / "new"), [name])[name], headed=False)
+    names = {path.name for path in (folder / "new").iterdir()}
+    assert names == {f"{name}.json", f"{name}.md", f"{name}.png"}
+    assert json.loads((folder / "new" / f"{name}.json").read_text()) == result
+    table = capsys.readouterr().out
+    assert table in (folder / "new" / f"{name}.md").read_text()
+    for part in table.split("\n\n")[1:]:
+        assert len({line.count("|") for line in part.strip().splitlines()}) == 1
+    return result, table
+
+
+def test_step(one_process, tmp_path, capsys):
+    settings = settings_with("step", batch_sizes=[16, 32], matrix_size=8)
+    result, table = shown("step", settings, tmp_path, capsys)
+    assert [row["dtype"] for row in result["products"]] == ["float32", "bfloat16"]
+    assert [row["batch_size"] for row in result["rows"]] == [16, 32]
+    for row in result["rows"]:
+        assert row["devices"] == 2
+        # Two hidden layers of 512. Forward, the weights' gradients, and the inputs' of all but
+        # the first layer: each product takes 2 operations for each weight and image.
+        first, others = 784 * 512, 512 * 512 + 512 * 10
+        products = 2 * row["batch_size"] * (2 * first + 3 * others)
+        # And at most some thirty for each parameter, and each activation, once a step.
+        rest = 30 * (first + others) + 60 * row["batch_size"] * (784 + 2 * 512)
+        assert products <= row["flops"] <= products + rest
+        assert row["flops_per_second"] == row["flops"] / row["step_seconds"]["median"]
+        limit = max(np.median(result["products"][0][when]) for when in ("before", "after"))
+        assert row["fraction"] == row["flops_per_second"] / limit
+        assert row["step_seconds"]["median"] == np.median(row["blocks"]["step"])
+    assert "| mlp | 32 | 2 |" in table
+
+
+def test_inference(one_process, tmp_path, capsys):
+    result, table = shown("inference", settings_with("inference"), tmp_path, capsys)
+    assert result["dataset"]["test_count"] == 360
+    assert [row["batch_size"] for row in result["rows"]] == [16]
+    assert [row["way"] for row in result["latencies"]] == ["Predictor.predict", "jitted step"]
+    assert "360 test images" in table
+
+
+@pytest.mark.parametrize("arch", ["mlp", "cnn"])
+def test_a_fresh_network_answers_as_the_module(arch):
+    plan = prepare(TrainConfig(arch=arch, preset="quick", dataset="digits", devices="1"))
+    state, images = plan.initial_state(), plan.dataset.test.images[:3]
+    answers = Predictor(inference.fresh_network(plan, state)).predict(images)
+    np.testing.assert_allclose(answers.logits, predict_step(state, images), atol=1e-4)
+
+
+def test_scaling(one_process, tmp_path, capsys, monkeypatch):
+    here = scaling.in_child
+
+    def in_child(room, settings):
+        if settings["factors"] != ["devices"]:
+            return here(room, settings)
+        count = int(settings["devices"])  # a CPU split otherwise needs a process of its own
+        row = {"factor": "devices", "value": count, "size": count, "batch_size": 64}
+        seconds = {"median": 1 / count, "p10": 1 / count, "p90": 1 / count}
+        return {"rows": [{**row, "devices": count, "train_count": 300, "seconds": seconds}]}
+
+    monkeypatch.setattr(scaling, "in_child", in_child)
+    settings = settings_with("scaling", widths=[0.5, 1.0], batch_sizes=[64])
+    result, table = shown("scaling", settings, tmp_path, capsys)
+    batch, width, devices, data = result["factors"]
+    assert [len(each["rows"]) for each in result["factors"]] == [1, 2, 4, 1]
+    assert batch["slope"] is None
+    assert [row["devices"] for row in devices["rows"]] == [1, 2, 4, 8]
+    assert width["rows"][0]["size"] < width["rows"][1]["size"]
+    x, y = (np.log([get(row) for row in width["rows"]]) for get in (size_of, seconds_of))
+    assert width["slope"] == pytest.approx(np.polyfit(x, y, 1)[0])
+    assert data["rows"][0]["train_count"] == 300
+    assert "log-log slope" in table
+
+
+def size_of(row):
+    return row["size"]
+
+
+def seconds_of(row):
+    return row["seconds"]["median"]
+
+
+def test_slope_is_that_of_least_squares():
+    sizes, seconds = [1, 3, 10, 40], [0.5, 0.9, 7.0, 31.0]
+    wanted = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+    assert scaling.log_slope(sizes, seconds) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("slope", "said"), [(1.1, False), (1.2, True)])
+def test_superlinear(slope, said):
+    rows = [{"value": n, "size": n, "seconds": {"median": n**slope}} for n in (1, 2, 8)]
+    assert scaling.describe_factor("data", rows)["superlinear"] is said
+
+
+def test_a_data_set_of_another_size():
+    digits = datasets.load_digits()
+    larger = scaling.resized(digits, 2000).train
+    assert len(larger) == 2000
+    np.testing.assert_array_equal(larger.images[1257:], digits.train.images[:743])
+
+
+def test_blocks_grow_until_they_take_long_enough():
+    calls = []
+
+    def run(count):
+        calls.append(count)
+        time.sleep(count * 1e-4)
+
+    assert len(time_blocks(run, repeats=3, seconds=0.02)) == 3
+    assert calls == sorted(calls)
+    assert len(set(calls[-3:])) == 1
+
+
+def test_startup(monkeypatch, tmp_path, capsys):
+    numbers = itertools.count(1)
+
+    def timed(command):
+        return next(numbers), "0.5 0.25 0.125\n" if "load_dataset" in command[2] else ""
+
+    monkeypatch.setattr(startup, "timed_process", timed)
+    settings = settings_with("startup", repeats=3, quick=False)
+    result, table = shown("startup", settings, tmp_path, capsys)
+    first = result["rows"][0]
+    assert first["repeats"] == [8, 15, 22]  # seven kinds in turn; the first round warms up
+    assert first["seconds"]["median"] == 15
+    assert "| in it: second load_dataset | 125 ms |" in table
+
+
+def test_time_to_accuracy(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    def timed(command, environment):
+        seen.append((command, environment))
+        workdir = Path(command[-1].removeprefix("--workdir="))
+        workdir.mkdir()
+        results = {
+            **dict.fromkeys(time_to_accuracy._KEPT, 0),
+            "dataset": "digits",
+            "device": "cpu: some",
+            "test_accuracy": 0.99,
+            "total_seconds": 7.0,
+            "compile_seconds": 2.0,
+            "train_seconds": 4.0,
+        }
+        (workdir / "results.json").write_text(json.dumps(results))
+        return 10.0, ""
+
+    monkeypatch.setattr(time_to_accuracy, "timed_process", timed)
+    settings = settings_with("time-to-accuracy", seeds=2, cold=True, target=0.98)
+    result, table = shown("time-to-accuracy", settings, tmp_path, capsys)
+    (row,) = result["rows"]
+    assert (row["accuracy_mean"], row["accuracy_sd"], row["reached"]) == (0.99, 0, True)
+    run = row["runs"][1]
+    assert (run["seed"], run["process_seconds"], run["other_seconds"]) == (1, 3.0, 1.0)
+    assert "--dataset=digits" in seen[0][0]
+    assert len({environment["JAX_COMPILATION_CACHE_DIR"] for _, environment in seen}) == 2
+    assert "| mlp | 10.0 s |" in table
+
+
+def test_all_in_turn(here, monkeypatch):
+    done = []
+    result = {"machine": {}, "settings": {}}
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda name, _: done.append(name) or result)
+    monkeypatch.setattr(benchmark, "show", lambda *_, headed: None)
+    assert here(benchmark, "--quick") == (0, "", "")
+    assert done == list(benchmark.BENCHMARKS)
+
+
+def test_errors_of_a_process_are_this_ones(here):
+    """A real process: it knows how many devices there are."""
+    said = here(benchmark, "step", "--quick", "--dataset=digits", "--arch=mlp", "--devices=4000")
+    assert_one_error_line(*said)
+    assert "--devices=4000: JAX has" in said[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["step", "--arch=cnn,rnn"], "--arch=rnn: allowed are"),
+        (["step", "--batch-sizes=0"], "--batch-sizes=0: give numbers like 1,2"),
+        (["step", "--platform=abacus"], "--platform=abacus: allowed are"),
+        (["step", "--seed=-1"], "--seed=-1: give a number, at least 0"),
+        (["step", "--arch="], "give a name"),
+        (["scaling", "--dtype=int8"], "--dtype=int8: allowed are"),
+        (["inference", "--devices=x"], "--devices=x: give a number, or auto"),
+        (["time-to-accuracy", "--target=99"], "--target=99: give a fraction"),
+        (["startup", "--dataset=mnits"], "did you mean mnist?"),
+        (["--quick", "-o", "all.json"], "6 results don't fit a file; give a folder"),
+        (["startup", "-o", "/proc/none"], "/proc/none can't be written"),
+        (["startup", "-o", "no/such/folder"], "folder can't be written"),
+        (["everything"], "invalid choice: 'everything'"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(here, argv, said):
+    status, out, err = here(benchmark, *argv)
+    assert_one_error_line(status, out, err)
+    assert said in err

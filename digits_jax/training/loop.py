@@ -231,7 +231,11 @@ def _stream(plan):
 
 
 def _compile_step(session, state):
-    """The train step, compiled for the plan's devices; it takes the old state's memory."""
+    return lower_step(session, state).compile()
+
+
+def lower_step(session: Session, state: TrainState) -> jax.stages.Lowered:
+    """The train step, traced for the plan's devices; it takes the old state's memory."""
     plan = session.plan
     step = partial(
         train_step,
@@ -247,7 +251,12 @@ def _compile_step(session, state):
         "mask": np.ones(size, np.float32),
     }
     batch = session.with_wish(parallel.shard(example, plan.mesh), 0)
-    return step.lower(state, batch, plan.step_key).compile()
+    return step.lower(state, batch, plan.step_key)
+
+
+def steps_ahead(plan: Plan) -> int:
+    """How many steps may be under way before one waits for them."""
+    return 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
 
 
 def _make_scorer(session, state):
@@ -262,7 +271,7 @@ def _train(session, state, totals, step_fn, score):
     plan, config, stop = session.plan, session.plan.config, session.stop
     ends_at = epoch_ends(plan)
     pending, last_save, key = [], time.monotonic(), plan.step_key
-    ahead = 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
+    ahead = steps_ahead(plan)
     every = config.checkpoint_every_steps
     first, last = int(state.step), plan.total_steps
 

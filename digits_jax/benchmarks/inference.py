@@ -1,0 +1,136 @@
+"""Images a second of a whole split, and the time that one image takes.
+
+The networks are as they are before training: what they answer costs as much as later on.
+"""
+
+import itertools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from digits_jax.benchmarks.machine import describe_device
+from digits_jax.benchmarks.processes import COLD, in_child
+from digits_jax.benchmarks.settings import train_config
+from digits_jax.benchmarks.timing import spread, time_blocks
+from digits_jax.deploy.network import Network, take_apart
+from digits_jax.deploy.predictor import Predictor
+from digits_jax.training import parallel
+from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.scoring import make_scorer
+from digits_jax.training.state import TrainState
+from digits_jax.training.steps import predict_step
+
+
+def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
+    """Measures each network in a process of its own.
+
+    Args:
+      settings: see `digits_jax.benchmarks.settings`.
+
+    Returns:
+      "device", "dataset", "rows" (a row for each network and batch size) and "latencies" (a row
+      for each network and way to call it).
+    """
+    for arch in settings["archs"]:
+        train_config(settings, arch=arch)
+    answers = [
+        in_child("inference", {**settings, "arch": arch}, COLD)
+        for arch in tqdm(settings["archs"], "inference", unit="network", leave=False, disable=None)
+    ]
+    return {
+        "device": answers[0]["device"],
+        "dataset": answers[0]["dataset"],
+        "rows": [row for answer in answers for row in answer["rows"]],
+        "latencies": [row for answer in answers for row in answer["latencies"]],
+    }
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Measures one network, settings["arch"], with JAX in this process."""
+    plan = prepare(train_config(settings, arch=settings["arch"]))
+    state, test = plan.initial_state(), plan.dataset.test
+    named = {"name": plan.dataset.name, "sha256": plan.dataset.sha256, "test_count": len(test)}
+    sizes = [fitting(size, len(test), plan.mesh.size) for size in settings["batch_sizes"]]
+    return {
+        "device": describe_device(plan.mesh),
+        "dataset": named,
+        "rows": [_measure_split(plan, state, size, settings) for size in dict.fromkeys(sizes)],
+        "latencies": list(_latencies(plan, state, settings["calls"])),
+    }
+
+
+def fitting(size: int, images: int, devices: int) -> int:
+    """A batch size that the devices divide, no larger than the images need.
+
+    Example:
+      >>> fitting(10_000, images=360, devices=1), fitting(1000, images=10_000, devices=3)
+      (360, 1002)
+    """
+    return -(-min(size, images) // devices) * devices
+
+
+def _measure_split(plan, state, size, settings):
+    block = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
+    test, mesh = plan.dataset.test, plan.mesh
+    started = time.perf_counter()
+    score = make_scorer(state, mesh, size)
+    compile_seconds = time.perf_counter() - started
+
+    def score_split(count):
+        for _ in range(count):
+            score(state, test)
+
+    images = np.resize(test.images, (size, 28, 28, 1))
+    forward = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
+    placed = parallel.shard(images, mesh)
+
+    def predict(count):
+        for _ in range(count):
+            forward(state, placed).block_until_ready()
+
+    whole = time_blocks(score_split, **block)
+    alone = time_blocks(predict, **block)
+    return {
+        "arch": plan.config.arch,
+        "batch_size": size,
+        "devices": mesh.size,
+        "compile_seconds": compile_seconds,
+        "score_images_per_second": spread([len(test) / each for each in whole]),
+        "forward_images_per_second": spread([size / each for each in alone]),
+    }
+
+
+def _latencies(plan: Plan, state: TrainState, calls: int):
+    images = itertools.cycle(plan.dataset.test.images[:100])
+    predictor = Predictor(fresh_network(plan, state))
+    variables = jax.device_put(jax.device_get(state), jax.devices()[0])
+    bare = jax.jit(predict_step)
+    ways = {
+        "Predictor.predict": predictor.predict,
+        "jitted step": lambda image: np.asarray(bare(variables, image[None])),
+    }
+    for way, call in ways.items():
+        started = time.perf_counter()
+        call(next(images))
+        first = time.perf_counter() - started
+        seconds = []
+        for number in range(calls + max(1, calls // 10)):
+            image = next(images)
+            started = time.perf_counter()
+            call(image)
+            if number >= max(1, calls // 10):  # those before warm up
+                seconds.append(time.perf_counter() - started)
+        found = {**spread(seconds), "p99": float(np.percentile(seconds, 99))}
+        yield {"arch": plan.config.arch, "way": way, "first_seconds": first, "seconds": found}
+
+
+def fresh_network(plan: Plan, state: TrainState) -> Network:
+    """A network that nobody has trained, as `Predictor` takes it."""
+    config = plan.config
+    variables = jax.device_get(state.variables)
+    layers = take_apart(config.to_dict(), variables["params"], variables.get("batch_stats", {}))
+    return Network(f"{config.arch}-fresh", plan.dataset.class_names, (layers,), 0.5, {})

@@ -1,0 +1,76 @@
+"""Where it was measured: processor, cores, device, versions."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    *("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("tensorflow-datasets", "array_record", "grain"),
+)
+
+
+def describe_machine(device: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The machine, and the device that was measured.
+
+    Args:
+      device: of `describe_device`; None where only the processor worked.
+
+    Example:
+      >>> describe_machine()["device"]
+      'cpu'
+    """
+    found = device or {"platform": "cpu", "kind": "cpu"}
+    name = found["platform"]
+    if name != "cpu":
+        name = f"{name}: {found['kind']}"
+    return {
+        "device": name,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def describe_device(mesh: Any) -> dict[str, Any]:
+    """What kind a mesh's devices are of: {"platform", "kind"}."""
+    first = mesh.devices.flat[0]
+    return {"platform": first.platform, "kind": first.device_kind}
+
+
+def where(machine: dict[str, Any]) -> str:
+    """The machine in a few words.
+
+    Example:
+      >>> where({"device": "cpu", "processor": "Z80", "cores": 1})
+      'Z80, 1 cores'
+    """
+    processor = f"{machine['processor']}, {machine['cores']} cores"
+    return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that do the work.
+
+    Example:
+      >>> {"python", "jax", "jaxlib", "flax", "optax", "numpy"} <= versions().keys()
+      True
+    """
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # as where the project's folder is on the path
+            found[name] = None
+    return found

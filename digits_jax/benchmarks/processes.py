@@ -1,0 +1,140 @@
+"""Measuring in processes of their own.
+
+The program itself never starts JAX: a CPU is split into devices once in a process, a GPU's memory
+belongs to the first process that asks, and a TPU to one alone.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from digits_jax.errors import InputError
+
+_CHILD = "from digits_jax.benchmarks.processes import child; child()"
+# For those that measure compilation: nothing that was compiled before is reused.
+COLD = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+_ANSWER = "digits_jax.benchmarks: "
+
+
+def in_child(
+    room: str, settings: dict[str, Any], environment: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Calls ``measure(settings)`` of one of this package's modules, in a new process.
+
+    Progress goes to this process's stderr.
+
+    Args:
+      room: the module's name, like "step".
+      settings: plain JSON.
+      environment: variables beside those of this process.
+
+    Returns:
+      What it returns: plain JSON.
+
+    Raises:
+      InputError: the one that was raised there.
+    """
+    task = json.dumps({"room": room, "settings": settings}) + "\n"
+    command = [sys.executable, "-c", _CHILD]
+    with (
+        _stopping_children(),
+        subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        try:
+            process.stdin.write(task)
+            process.stdin.flush()
+            # Its stdin stays open: where it ends, the process knows that this one has gone.
+            lines = [line for line in process.stdout if line.startswith(_ANSWER)]
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode or not lines:
+        raise RuntimeError(f"the process that measures {room} ended with {process.returncode}")
+    answer = json.loads(lines[-1].removeprefix(_ANSWER))
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["value"]
+
+
+def child() -> None:
+    """What the new process does; see `in_child`."""
+    task = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    measure = importlib.import_module(f"digits_jax.benchmarks.{task['room']}").measure
+    try:
+        answer = {"value": measure(task["settings"])}
+    except InputError as error:
+        answer = {"error": str(error)}
+    print(_ANSWER + json.dumps(answer), flush=True)
+    os._exit(0)  # There is nothing to clear up, and a thread that waits for input.
+
+
+def _leave_with_parent():
+    with contextlib.suppress(OSError, ValueError):
+        os.read(0, 1)
+    os._exit(1)
+
+
+def timed_process(
+    command: Sequence[str], environment: dict[str, str] | None = None
+) -> tuple[float, str]:
+    """Runs a program to its end.
+
+    Args:
+      command: its words.
+      environment: variables beside those of this process.
+
+    Returns:
+      Seconds from its start to its end, and its output.
+
+    Raises:
+      InputError: it failed; the message is the last line that it said.
+
+    Example:
+      >>> timed_process([sys.executable, "-c", "print(7)"])[1].strip()
+      '7'
+    """
+    started = time.perf_counter()
+    with _stopping_children():
+        done = subprocess.run(
+            command, env={**os.environ, **(environment or {})}, capture_output=True, text=True
+        )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(last.removeprefix("error: "))
+    return seconds, done.stdout
+
+
+@contextlib.contextmanager
+def _stopping_children() -> Iterator[None]:
+    """Signals are exceptions here, so that processes are ended and folders removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, _stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _stop(number, _frame):
+    print("stopped", file=sys.stderr)
+    raise SystemExit(128 + number)

@@ -1,0 +1,69 @@
+"""How fast the devices multiply matrices: the rate that a training step is compared with.
+
+A rate that was measured says more than a data sheet's: it has the clock, the library and the
+number of cores that the step has as well.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from digits_jax.benchmarks.timing import time_blocks
+from digits_jax.training import parallel
+
+# Rows and columns of the square matrices: enough to keep a device of that kind busy.
+_SIZES = {"cpu": 2048}
+_ACCELERATOR_SIZE = 8192
+_QUICK_SIZES = {"cpu": 1024}
+_QUICK_ACCELERATOR_SIZE = 4096
+
+
+def matrix_size(platform: str, *, quick: bool) -> int:
+    """Rows, and columns, of the matrices.
+
+    Example:
+      >>> matrix_size("cpu", quick=False), matrix_size("gpu", quick=False)
+      (2048, 8192)
+    """
+    if quick:
+        return _QUICK_SIZES.get(platform, _QUICK_ACCELERATOR_SIZE)
+    return _SIZES.get(platform, _ACCELERATOR_SIZE)
+
+
+def product_rates(
+    mesh: Mesh, dtype: str, size: int, *, repeats: int, seconds: float
+) -> list[float]:
+    """Floating-point operations a second of matrix products, on all devices of a mesh at once.
+
+    Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. JAX's
+    default precision is used, as in training.
+
+    Args:
+      mesh: of the devices.
+      dtype: "float32" or "bfloat16".
+      size: n.
+      repeats: blocks that are measured.
+      seconds: that each takes, about.
+
+    Returns:
+      The rate of each block, over all devices.
+
+    Example:
+      >>> mesh = parallel.make_mesh(jax.devices()[:1])
+      >>> len(product_rates(mesh, "float32", 16, repeats=2, seconds=0.001))
+      2
+    """
+    right = parallel.replicate(jnp.full((size, size), 1 / size, dtype), mesh)
+    left = parallel.shard(jnp.ones((mesh.size * size, size), dtype), mesh)
+    product = parallel.parallelize(
+        lambda b, a: a @ b, mesh, outputs=jax.sharding.PartitionSpec(parallel.AXIS)
+    )
+
+    def run(count):
+        made = left
+        for _ in range(count):  # Each takes the last one's result: none run side by side.
+            made = product(right, made)
+        made.block_until_ready()
+
+    blocks = time_blocks(run, repeats=repeats, seconds=seconds)
+    return [mesh.size * 2 * size**3 / each for each in blocks]

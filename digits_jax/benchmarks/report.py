@@ -1,0 +1,332 @@
+"""Results as Markdown tables."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from digits_jax.benchmarks.machine import where
+
+# Rates that differ by more are of a device that others use.
+_STEADY = 0.15
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A result as tables, with a line above them that says what was measured, and on what.
+
+    Args:
+      result: of a benchmark, as its JSON file holds it.
+    """
+    return "\n".join(_TABLES[result["benchmark"]](result)) + "\n"
+
+
+def page(result: dict[str, Any], stem: str) -> str:
+    """The tables, the picture and the command, as a Markdown file.
+
+    Args:
+      result: of a benchmark.
+      stem: of the files beside it.
+    """
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
+    return (
+        f"# {result['benchmark']}\n\n`{result['command']}`\n\n{markdown(result)}\n"
+        f"![{result['benchmark']}]({stem}.png)\n\n{versions}; all numbers and every setting: "
+        f"[{stem}.json]({stem}.json)\n"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A duration with a unit that suits it, and three digits.
+
+    Example:
+      >>> duration(0.0000123), duration(0.0456), duration(1.5), duration(123.4)
+      ('12.3 µs', '45.6 ms', '1.50 s', '123 s')
+    """
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if seconds * factor >= 1 or unit == "µs":
+            value = seconds * factor
+            break
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+
+
+def rate(flops: float | None) -> str:
+    """Floating-point operations a second.
+
+    Example:
+      >>> rate(2.5e9), rate(3.14e12), rate(None)
+      ('2.50 GFLOP/s', '3.14 TFLOP/s', '-')
+    """
+    if flops is None:
+        return "-"
+    for factor, unit in ((1e12, "T"), (1e9, "G")):
+        if flops >= factor:
+            return (
+                f"{flops / factor:.3g} {unit}FLOP/s"
+                if flops >= 1e13
+                else (f"{flops / factor:.2f} {unit}FLOP/s")
+            )
+    return f"{flops / 1e6:.2f} MFLOP/s"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1) -> list[str]:
+    """The lines of a Markdown table; all but the first columns are numbers.
+
+    Args:
+      heads: of the columns.
+      rows: what stands in them.
+      words: columns of words.
+
+    Example:
+      >>> table(["a", "b"], [["x", 1]])
+      ['| a | b |', '|---|--:|', '| x | 1 |']
+    """
+    rule = "|".join("---" if i < words else "--:" for i in range(len(heads)))
+    lines = [heads, *rows]
+    made = [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
+    return [made[0], f"|{rule}|", *made[1:]]
+
+
+def _range(spread, show=duration):
+    return f"{show(spread['p10'])} to {show(spread['p90'])}"
+
+
+def _count(value):
+    return f"{value:,.0f}"
+
+
+def _head(result, what):
+    data = result.get("dataset", {}).get("name", "")
+    return f"{data}; {where(result['machine'])}; {what}"
+
+
+def _step(result):
+    settings = result["settings"]
+    yield _head(
+        result,
+        f"{settings['dtype']}; preset {settings['preset']}; median and 10th to 90th percentile "
+        f"of {settings['repeats']} blocks of {settings['seconds']:g} s",
+    )
+    yield ""
+    heads = ["network", "batch", "devices", "lower + compile", "host batch", "transfer", "step"]
+    heads += ["range", "images/s", "FLOPs a step", "FLOP/s", "of the matrix product"]
+    rows = []
+    for row in result["rows"]:
+        compiling = f"{duration(row['lower_seconds'])} + {duration(row['compile_seconds'])}"
+        parts = [duration(row[f"{n}_seconds"]["median"]) for n in ("batch", "transfer", "step")]
+        fraction = "-" if row["fraction"] is None else f"{row['fraction']:.1%}"
+        flops = "-" if row["flops"] is None else f"{row['flops']:.3g}"
+        rows.append(
+            [
+                row["arch"],
+                row["batch_size"],
+                row["devices"],
+                compiling,
+                *parts,
+                _range(row["step_seconds"]),
+                _count(row["images_per_second"]),
+                flops,
+                rate(row["flops_per_second"]),
+                fraction,
+            ]
+        )
+    yield from table(heads, rows)
+    yield ""
+    heads = ["matrix product", "for", "devices", "size", "before", "after"]
+    rows = [
+        [row["dtype"], row["arch"], row["devices"], row["size"]]
+        + [rate(statistics.median(row[when])) for when in ("before", "after")]
+        for row in result["products"]
+    ]
+    yield from table(heads, rows, words=2)
+    drift = max(unsteadiness(row["before"], row["after"]) for row in result["products"])
+    if drift > _STEADY:
+        yield ""
+        yield (
+            f"Before and after differ by up to {drift:.0%}: the device had something else to do, "
+            "or changed its clock; measure again when it is idle."
+        )
+
+
+def unsteadiness(before: Sequence[float], after: Sequence[float]) -> float:
+    """By how much the slower of two medians falls short of the other: a fraction.
+
+    Example:
+      >>> unsteadiness([4.0], [3.0, 3.0, 9.0])
+      0.25
+    """
+    low, high = sorted([statistics.median(before), statistics.median(after)])
+    return 1 - low / high
+
+
+def _time_to_accuracy(result):
+    settings = result["settings"]
+    compiled = "nothing compiled before" if settings["cold"] else "what was compiled before is used"
+    yield _head(
+        result,
+        f"preset {settings['preset']}; {settings['seeds']} seeds; whole processes, median (and "
+        f"range); {compiled}",
+    )
+    yield ""
+    heads = ["network", "whole process", "range", "start, imports, end", "compilation"]
+    heads += ["training", "data, scoring, saving", "test accuracy", f"{settings['target']:.2%}"]
+    rows = []
+    for row in result["rows"]:
+        runs = row["runs"]
+        medians = {
+            name: duration(statistics.median(run[f"{name}seconds"] for run in runs))
+            for name in ("", "process_", "compile_", "train_", "other_")
+        }
+        whole = [run["seconds"] for run in runs]
+        sd = "" if row["accuracy_sd"] is None else f" ± {row['accuracy_sd']:.2%}"
+        rows.append(
+            [row["arch"], medians[""], f"{min(whole):.2f} to {max(whole):.2f} s"]
+            + [medians[name] for name in ("process_", "compile_", "train_", "other_")]
+            + [f"{row['accuracy_mean']:.2%}{sd}", "reached" if row["reached"] else "not reached"]
+        )
+    yield from table(heads, rows)
+
+
+def _inference(result):
+    settings = result["settings"]
+    count = result["dataset"]["test_count"]
+    yield _head(
+        result,
+        f"{settings['dtype']}; {count:,} test images; median and 10th to 90th percentile of "
+        f"{settings['repeats']} blocks of {settings['seconds']:g} s",
+    )
+    yield ""
+    heads = ["network", "batch", "devices", "compilation", "images/s, host to host", "range"]
+    heads += ["images/s, forward pass alone", "range"]
+    rows = [
+        [row["arch"], row["batch_size"], row["devices"], duration(row["compile_seconds"])]
+        + [
+            text
+            for name in ("score", "forward")
+            for text in (
+                _count(row[f"{name}_images_per_second"]["median"]),
+                _range(row[f"{name}_images_per_second"], _count),
+            )
+        ]
+        for row in result["rows"]
+    ]
+    yield from table(heads, rows)
+    yield ""
+    heads = ["one image", "network", "first call", f"median of {settings['calls']}", "99th perc."]
+    rows = [
+        [row["way"], row["arch"], duration(row["first_seconds"])]
+        + [duration(row["seconds"][name]) for name in ("median", "p99")]
+        for row in result["latencies"]
+    ]
+    yield from table(heads, rows, words=2)
+
+
+def _input(result):
+    data, machine, settings = result["dataset"], result["machine"], result["settings"]
+    size = f"{data['bytes'] / 1e9:.2f} GB of files" if data["bytes"] else "no files"
+    yield (
+        f"{data['name']}: {data['train_count']:,} training images, {size}; "
+        f"{machine['processor']}, {machine['cores']} cores; median and range of "
+        f"{settings['repeats']} times {settings['seconds']:g} s"
+    )
+    yield ""
+    rows = []
+    for row in result["rows"]:
+        rates = row["images_per_second"]
+        rows.append(
+            [
+                row["input"],
+                row["threads"] or "-",
+                row["batch_size"],
+                _count(statistics.median(rates)),
+                f"{min(rates):,.0f} to {max(rates):,.0f}",
+                f"{row['first_batch_seconds']:.2f} s",
+            ]
+        )
+    yield from table(["input", "threads", "batch", "images/s", "range", "first batch"], rows)
+    yield ""
+    rows = []
+    for start in result["cold_starts"]:
+        seconds = start["seconds"]
+        spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
+        rows.append([start["input"], f"{statistics.median(seconds):.2f} s", spread])
+    yield from table(["new process", "first batch after", "range"], rows)
+
+
+def _startup(result):
+    yield _head(result, f"median and range of {result['settings']['repeats']} new processes")
+    yield ""
+    rows = [
+        [
+            row["what"],
+            duration(row["seconds"]["median"]),
+            f"{duration(min(row['repeats']))} to {duration(max(row['repeats']))}",
+        ]
+        for row in result["rows"]
+    ]
+    yield from table(["new process", "seconds", "range"], rows)
+
+
+_FACTORS = {
+    "batch": ("batch size", "a step"),
+    "width": ("width", "a step"),
+    "devices": ("devices", "a step"),
+    "data": ("training images", "an epoch"),
+}
+
+
+def _scaling(result):
+    settings = result["settings"]
+    yield _head(
+        result,
+        f"{settings['dtype']}; around cnn, preset quick; median of {settings['repeats']} blocks "
+        f"of {settings['seconds']:g} s (of an epoch: of at most 3)",
+    )
+    yield ""
+    heads = ["factor", "of", "seconds", "range", "images/s"]
+    rows = []
+    for factor in result["factors"]:
+        label, unit = _FACTORS[factor["name"]]
+        for row in factor["rows"]:
+            images = row["train_count"] if factor["name"] == "data" else row["batch_size"]
+            rows.append(
+                [
+                    f"{label} {row['value']:,g}",
+                    unit,
+                    duration(row["seconds"]["median"]),
+                    _range(row["seconds"]),
+                    _count(images / row["seconds"]["median"]),
+                ]
+            )
+    yield from table(heads, rows, words=2)
+    yield ""
+    heads = ["seconds against", "log-log slope", "more than in proportion"]
+    rows = [
+        [
+            slope_label(factor),
+            "-" if factor["slope"] is None else f"{factor['slope']:.2f}",
+            "superlinear" if factor["superlinear"] else "no",
+        ]
+        for factor in result["factors"]
+    ]
+    yield from table(heads, rows)
+
+
+def slope_label(factor: dict[str, Any]) -> str:
+    """What a factor's seconds are held against.
+
+    Example:
+      >>> slope_label({"name": "width", "size": "flops"})
+      'FLOPs of a step (width)'
+    """
+    if factor["size"] == "flops":
+        return f"FLOPs of a step ({factor['name']})"
+    return _FACTORS[factor["name"]][0]
+
+
+_TABLES = {
+    "step": _step,
+    "time-to-accuracy": _time_to_accuracy,
+    "inference": _inference,
+    "input": _input,
+    "startup": _startup,
+    "scaling": _scaling,
+}

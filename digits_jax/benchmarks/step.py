@@ -1,0 +1,205 @@
+"""What a training step costs: compilation, host, transfer, device; and how near the limit it is."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from digits_jax.benchmarks.machine import describe_device
+from digits_jax.benchmarks.processes import COLD, in_child
+from digits_jax.benchmarks.products import matrix_size, product_rates
+from digits_jax.benchmarks.settings import train_config
+from digits_jax.benchmarks.timing import spread, time_blocks
+from digits_jax.config import DTYPES
+from digits_jax.data.stream import open_stream
+from digits_jax.training import parallel
+from digits_jax.training.group import Group
+from digits_jax.training.interrupts import StopRequest
+from digits_jax.training.loop import lower_step, steps_ahead
+from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.session import Session
+from digits_jax.training.state import TrainState
+
+
+def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
+    """Measures each network in a process of its own, which splits the CPU as its training does.
+
+    Args:
+      settings: see `digits_jax.benchmarks.settings`.
+
+    Returns:
+      "device", "dataset", "products" (a row for each network and dtype) and "rows" (a row for
+      each network and batch size).
+    """
+    for arch, size in itertools.product(settings["archs"], settings["batch_sizes"]):
+        train_config(settings, arch=arch, batch_size=size)
+    answers = [
+        in_child("step", {**settings, "arch": arch}, COLD)
+        for arch in tqdm(settings["archs"], "step", unit="network", leave=False, disable=None)
+    ]
+    return {
+        "device": answers[0]["device"],
+        "dataset": answers[0]["dataset"],
+        "products": [row for answer in answers for row in answer["products"]],
+        "rows": [row for answer in answers for row in answer["rows"]],
+    }
+
+
+def measure(settings: dict[str, Any]) -> dict[str, Any]:
+    """Measures one network, settings["arch"], with JAX in this process."""
+    arch, sizes = settings["arch"], settings["batch_sizes"]
+    config = train_config(settings, arch=arch, batch_size=sizes[0])
+    plans = [prepare(config)]
+    dataset = plans[0].dataset
+    for size in sizes[1:]:
+        other = train_config(settings, arch=arch, batch_size=size)
+        plans.append(prepare(other, dataset))
+    mesh = plans[0].mesh
+    before = _products(mesh, settings)
+    bar = tqdm(plans, f"{arch}: batch sizes", unit="row", leave=False, disable=None)
+    rows = [{"arch": plan.config.arch, **measure_step(plan, settings)} for plan in bar]
+    after = _products(mesh, settings)
+    products = [
+        {"arch": arch, "dtype": dtype, "devices": mesh.size, "before": before[dtype]["rates"]}
+        | {"size": before[dtype]["size"], "after": after[dtype]["rates"]}
+        for dtype in DTYPES
+    ]
+    of_dtype = next(row for row in products if row["dtype"] == settings["dtype"])
+    # The limit is what the device can do: of the two, the one that less else disturbed.
+    rate = max(statistics.median(of_dtype[when]) for when in ("before", "after"))
+    for row in rows:
+        # A batch that not all devices divide runs on fewer.
+        limit = rate * row["devices"] / mesh.size
+        flop_rate = row["flops"] and row["flops"] / row["step_seconds"]["median"]
+        row |= {"flops_per_second": flop_rate, "fraction": flop_rate and flop_rate / limit}
+    named = {"name": dataset.name, "sha256": dataset.sha256, "train_count": len(dataset.train)}
+    return {
+        "device": describe_device(mesh),
+        "dataset": named,
+        "products": products,
+        "rows": rows,
+    }
+
+
+def _products(mesh, settings):
+    size = settings.get("matrix_size") or matrix_size(
+        mesh.devices.flat[0].platform, quick=settings["quick"]
+    )
+    block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
+    return {
+        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
+        for dtype in DTYPES
+    }
+
+
+def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
+    """Compiles and times a plan's step, the very one that trains.
+
+    Args:
+      plan: of a training.
+      settings: "repeats" and "seconds" of each.
+
+    Returns:
+      Durations in seconds, each of one step or one batch; "flops" of one step on all devices.
+    """
+    block = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
+    state, lowered, compiled, durations = compile_step(plan)
+    order = {"seed": plan.config.seed, "batch_size": plan.config.batch_size}
+    with open_stream(plan.dataset.train, **order) as stream:
+        numbers = itertools.count()
+
+        def make_batches(count):
+            for _ in range(count):
+                stream.batch(next(numbers))
+
+        batches = time_blocks(make_batches, **block)
+        batch = stream.batch(0)
+
+    def transfer(count):
+        for _ in range(count):
+            jax.block_until_ready(parallel.shard(batch, plan.mesh))
+
+    transfers = time_blocks(transfer, **block)
+    placed = parallel.shard(batch, plan.mesh)
+    steps = time_blocks(stepper(plan, compiled, state, lambda: placed), **block)
+    step = spread(steps)
+    return {
+        "batch_size": plan.config.batch_size,
+        "devices": plan.mesh.size,
+        **durations,
+        "batch_seconds": spread(batches),
+        "transfer_seconds": spread(transfers),
+        "step_seconds": step,
+        "images_per_second": plan.config.batch_size / step["median"],
+        "flops": flops(lowered, compiled, plan.mesh.size),
+        "compiled_flops": _analysed(compiled, plan.mesh.size),
+        "blocks": {"batch": batches, "transfer": transfers, "step": steps},
+    }
+
+
+def compile_step(
+    plan: Plan,
+) -> tuple[TrainState, jax.stages.Lowered, jax.stages.Compiled, dict[str, float]]:
+    """The state at step 0, the step lowered and compiled, and the seconds that both took."""
+    state = plan.initial_state()
+    session = Session(plan, Path(), Group(), StopRequest(), quiet=True)
+    started = time.perf_counter()
+    lowered = lower_step(session, state)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    compiled_at = time.perf_counter()
+    durations = {"lower_seconds": traced - started, "compile_seconds": compiled_at - traced}
+    return state, lowered, compiled, durations
+
+
+def stepper(
+    plan: Plan, compiled: Callable, state: TrainState, next_batch: Callable[[], dict]
+) -> Callable[[int], None]:
+    """A function that takes so many steps, as far ahead of the device as training does."""
+    key, ahead = plan.step_key, steps_ahead(plan)
+    held = [state]
+
+    def run(count):
+        for number in range(1, count + 1):
+            held[0], sums = compiled(held[0], next_batch(), key)
+            if number % ahead == 0:
+                jax.device_get(sums)
+        jax.block_until_ready(held[0])
+
+    return run
+
+
+def flops(lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, devices: int) -> float | None:
+    """Floating-point operations of one call, as XLA's cost analysis has it, on all devices.
+
+    What was lowered is of whole arrays, and nothing in it has become a call of a library, whose
+    operations nobody would count. Where a backend can't analyse that, the compiled code of one
+    device is taken, times the devices. The count has every addition and comparison, too, not only
+    those of the matrix products.
+
+    Args:
+      lowered: before compilation.
+      compiled: after it.
+      devices: that it runs on.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lowered = jax.jit(jnp.dot).lower(jnp.ones((2, 3)), jnp.ones((3, 5)))
+      >>> flops(lowered, lowered.compile(), 1)
+      60.0
+    """
+    return _analysed(lowered, 1) or _analysed(compiled, devices)
+
+
+def _analysed(program, times):
+    try:
+        found = program.cost_analysis()
+    except (NotImplementedError, RuntimeError):  # a plug-in may not have it
+        return None
+    found = found[0] if isinstance(found, list) and found else found
+    return times * float((found or {}).get("flops", 0)) or None

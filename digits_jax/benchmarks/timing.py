@@ -1,0 +1,55 @@
+"""How a piece of work is timed: warm-up, blocks of calls, their median and spread."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+_MOST_CALLS = 1_000_000
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median and the 10th and 90th percentile of some measurements.
+
+    Args:
+      values: one for each repeat.
+
+    Returns:
+      {"median", "p10", "p90"}.
+
+    Example:
+      >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
+      {'median': 3.0, 'p10': 1.4, 'p90': 4.6}
+    """
+    low, median, high = np.percentile(values, [10, 50, 90]).tolist()
+    return {"median": median, "p10": low, "p90": high}
+
+
+def time_blocks(run: Callable[[int], object], *, repeats: int, seconds: float) -> list[float]:
+    """Seconds of one call, measured in blocks of so many calls that a block takes a while.
+
+    Args:
+      run: ``run(count)`` makes so many calls and waits for the last one's result.
+      repeats: blocks that are measured; those before, which find their size, warm up.
+      seconds: that a block takes, about.
+
+    Returns:
+      For each block, its seconds divided by its calls.
+
+    Example:
+      >>> len(time_blocks(lambda count: sum(range(1000 * count)), repeats=3, seconds=0.001))
+      3
+    """
+    run(1)
+    count = 1
+    while (passed := _timed(run, count)) < 0.8 * seconds and count < _MOST_CALLS:
+        # The first calls are slow: no leap to more than ten times as many.
+        count = math.ceil(count * min(10.0, max(1.5, seconds / max(passed, 1e-9))))
+    return [_timed(run, count) / count for _ in range(repeats)]
+
+
+def _timed(run, count):
+    started = time.perf_counter()
+    run(count)
+    return time.perf_counter() - started

@@ -52,7 +52,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """Measures one network, settings["arch"], with JAX in this process."""
     plan = prepare(train_config(settings, arch=settings["arch"]))
-    state, test = plan.initial_state(), plan.dataset.test
+    state, test = plan.for_scoring(plan.initial_state()), plan.dataset.test
     named = {"name": plan.dataset.name, "sha256": plan.dataset.sha256, "test_count": len(test)}
     sizes = [fitting(size, len(test), plan.mesh.size) for size in settings["batch_sizes"]]
     return {

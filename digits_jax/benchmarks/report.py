@@ -102,11 +102,20 @@ def _step(result):
     settings = result["settings"]
     yield _head(
         result,
-        f"{settings['dtype']}; preset {settings['preset']}; median and 10th to 90th percentile "
+        f"preset {settings['preset']}; median and 10th to 90th percentile "
         f"of {settings['repeats']} blocks of {settings['seconds']:g} s",
     )
     yield ""
-    heads = ["network", "batch", "devices", "lower + compile", "host batch", "transfer", "step"]
+    heads = [
+        "network",
+        "type",
+        "batch",
+        "devices",
+        "lower + compile",
+        "host batch",
+        "transfer",
+        "step",
+    ]
     heads += ["range", "images/s", "FLOPs a step", "FLOP/s", "of the matrix product"]
     rows = []
     for row in result["rows"]:
@@ -117,6 +126,7 @@ def _step(result):
         rows.append(
             [
                 row["arch"],
+                row["dtype"],
                 row["batch_size"],
                 row["devices"],
                 compiling,
@@ -190,7 +200,7 @@ def _inference(result):
     count = result["dataset"]["test_count"]
     yield _head(
         result,
-        f"{settings['dtype']}; {count:,} test images; median and 10th to 90th percentile of "
+        f"float32; {count:,} test images; median and 10th to 90th percentile of "
         f"{settings['repeats']} blocks of {settings['seconds']:g} s",
     )
     yield ""
@@ -277,8 +287,8 @@ def _scaling(result):
     settings = result["settings"]
     yield _head(
         result,
-        f"{settings['dtype']}; around cnn, preset quick; median of {settings['repeats']} blocks "
-        f"of {settings['seconds']:g} s (of an epoch: of at most 3)",
+        f"dtype {settings['dtype']}; around cnn, preset quick; median of "
+        f"{settings['repeats']} blocks of {settings['seconds']:g} s (of an epoch: of at most 3)",
     )
     yield ""
     heads = ["factor", "of", "seconds", "range", "images/s"]

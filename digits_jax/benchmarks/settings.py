@@ -32,7 +32,7 @@ OPTIONS = {
     "platform": ("--platform", "NAME", "word", "auto, cpu, gpu or tpu"),
     "archs": ("--arch", "NAME,NAME", "words", "networks"),
     "preset": ("--preset", "NAME", "word", "quick, standard or best"),
-    "dtype": ("--dtype", "NAME", "word", "float32 or bfloat16"),
+    "dtype": ("--dtype", "NAME", "word", "as in training: float32, bfloat16 or auto"),
     "devices": ("--devices", "N", "word", "as in training: a number, or auto"),
     "batch_sizes": ("--batch-sizes", "N,N", "numbers", "images in a batch"),
     "widths": ("--widths", "X,X", "factors", "times the channels and the dense layer of quick"),
@@ -50,7 +50,7 @@ OPTIONS = {
 }
 _DATA = {"dataset": "auto", "data_dir": None}
 _WHERE = {**_DATA, "platform": "auto"}
-_HOW = {"dtype": "float32", "devices": "auto", "seed": "0"}
+_HOW = {"dtype": "auto", "devices": "auto", "seed": "0"}
 
 BENCHMARKS = {
     "step": Benchmark(
@@ -74,7 +74,7 @@ BENCHMARKS = {
             "seeds": "3",
             "target": "0.99",
             "cold": False,
-            "dtype": "float32",
+            "dtype": "auto",
             "devices": "auto",
             **_WHERE,
         },
@@ -86,7 +86,8 @@ BENCHMARKS = {
             "archs": "cnn,mlp",
             "preset": "quick",
             "batch_sizes": "1000,10000",
-            **_HOW,
+            "devices": "auto",
+            "seed": "0",
             "calls": "200",
             "repeats": "7",
             "seconds": "0.5",
@@ -118,7 +119,7 @@ BENCHMARKS = {
             "batch_sizes": "32,64,128,256,512,1024",
             "widths": "0.5,1,2,4",
             "sizes": "2000,4000,8000,16000",
-            "dtype": "float32",
+            "dtype": "auto",
             "seed": "0",
             "repeats": "5",
             "seconds": "0.5",

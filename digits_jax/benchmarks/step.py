@@ -15,15 +15,16 @@ from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.products import matrix_size, product_rates
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.timing import spread, time_blocks
-from digits_jax.config import DTYPES
 from digits_jax.data.stream import open_stream
 from digits_jax.training import parallel
+from digits_jax.training.compiling import lower_step, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import StopRequest
-from digits_jax.training.loop import lower_step, steps_ahead
 from digits_jax.training.plan import Plan, prepare
 from digits_jax.training.session import Session
 from digits_jax.training.state import TrainState
+
+TYPES = ("float32", "bfloat16")
 
 
 def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
@@ -67,9 +68,9 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     products = [
         {"arch": arch, "dtype": dtype, "devices": mesh.size, "before": before[dtype]["rates"]}
         | {"size": before[dtype]["size"], "after": after[dtype]["rates"]}
-        for dtype in DTYPES
+        for dtype in TYPES
     ]
-    of_dtype = next(row for row in products if row["dtype"] == settings["dtype"])
+    of_dtype = next(row for row in products if row["dtype"] == plans[0].config.dtype)
     # The limit is what the device can do: of the two, the one that less else disturbed.
     rate = max(statistics.median(of_dtype[when]) for when in ("before", "after"))
     for row in rows:
@@ -92,8 +93,7 @@ def _products(mesh, settings):
     )
     block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
     return {
-        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
-        for dtype in DTYPES
+        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)} for dtype in TYPES
     }
 
 
@@ -129,6 +129,7 @@ def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     steps = time_blocks(stepper(plan, compiled, state, lambda: placed), **block)
     step = spread(steps)
     return {
+        "dtype": plan.config.dtype,
         "batch_size": plan.config.batch_size,
         "devices": plan.mesh.size,
         **durations,
@@ -149,7 +150,7 @@ def compile_step(
     state = plan.initial_state()
     session = Session(plan, Path(), Group(), StopRequest(), quiet=True)
     started = time.perf_counter()
-    lowered = lower_step(session, state)
+    lowered = lower_step(session)
     traced = time.perf_counter()
     compiled = lowered.compile()
     compiled_at = time.perf_counter()

@@ -6,22 +6,20 @@ import shlex
 import signal
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from digits_jax.config import HERE, TrainConfig, read_config
-from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset
-from digits_jax.data.pipeline import BatchOrder, share_size
+from digits_jax.data.pipeline import BatchOrder
 from digits_jax.data.stream import open_stream
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
+from digits_jax.training.compiling import Compiled, import_ahead, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.plan import Plan, prepare
@@ -37,17 +35,17 @@ from digits_jax.training.resuming import (
     start,
     what_it_trains,
 )
-from digits_jax.training.scoring import make_scorer
 from digits_jax.training.session import NOTHING_WISHED, SAVE, Session
 from digits_jax.training.state import TrainState
-from digits_jax.training.steps import train_step
 
 # Without an interval in steps, a checkpoint is made when the last is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
-# Steps that may be under way at once. Several CPU devices hang in a collective when many
-# steps wait behind each other; for one device, a few hide the time of preparing batches.
-MAX_STEPS_AHEAD = 16
-IMAGE_SHAPE = (28, 28, 1)
+# What saves and draws takes half a second to import, and nothing of it is needed before.
+NEEDED_LATER = (
+    "orbax.checkpoint",
+    "tensorboardX.event_file_writer",
+    "matplotlib.backends.backend_agg",
+)
 
 
 @dataclass(frozen=True)
@@ -177,14 +175,16 @@ def _run(session):
     group.note("compiling")
     with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
         parallel.connect(plan.mesh)
-        state, totals = start(plan, workdir, quiet=session.quiet)
-        finished = int(state.step) == plan.total_steps and not _unscored(totals)
         started_compiling = time.perf_counter()
-        step = None if finished else _compile_step(session, state)
-        session.between()
-        score = _make_scorer(session, state)
+        with Compiled(session, early=not plan.config.resume) as compiled:
+            state, totals = start(plan, workdir, quiet=session.quiet)
+            finished = int(state.step) == plan.total_steps and not _unscored(totals)
+            session.between()
+            step = None if finished else compiled.step()
+            score = compiled.score()
     session.between()
     totals["compile_seconds"] += _since(started_compiling)
+    import_ahead(NEEDED_LATER)
     if not finished:
         state, totals = _train(session, state, totals, step, score)
     validation = score(state, plan.dataset.validation)
@@ -228,42 +228,6 @@ def _how_to_go_on(workdir):
 def _stream(plan):
     size, seed = plan.config.batch_size, plan.config.seed
     return open_stream(plan.dataset.train, seed=seed, batch_size=size, share=plan.share)
-
-
-def _compile_step(session, state):
-    return lower_step(session, state).compile()
-
-
-def lower_step(session: Session, state: TrainState) -> jax.stages.Lowered:
-    """The train step, traced for the plan's devices; it takes the old state's memory."""
-    plan = session.plan
-    step = partial(
-        train_step,
-        label_smoothing=plan.config.label_smoothing,
-        augment=make_augment(plan.config.augment),
-        ema_decay=plan.config.ema_decay,
-    )
-    step = parallel.parallelize(session.hearing(step), plan.mesh, donate_state=True)
-    size = share_size(plan.config.batch_size, plan.share)
-    example = {
-        "image": np.zeros((size, *IMAGE_SHAPE), np.uint8),
-        "label": np.zeros(size, np.int32),
-        "mask": np.ones(size, np.float32),
-    }
-    batch = session.with_wish(parallel.shard(example, plan.mesh), 0)
-    return step.lower(state, batch, plan.step_key)
-
-
-def steps_ahead(plan: Plan) -> int:
-    """How many steps may be under way before one waits for them."""
-    return 1 if plan.mesh.size > 1 and plan.platform == "cpu" else MAX_STEPS_AHEAD
-
-
-def _make_scorer(session, state):
-    """``f(state, split) -> Score``, which may be interrupted."""
-    plan = session.plan
-    score = make_scorer(plan.for_scoring(state), plan.mesh, plan.eval_batch_size, share=plan.share)
-    return lambda state, split: score(plan.for_scoring(state), split, session.between)
 
 
 def _train(session, state, totals, step_fn, score):

@@ -23,7 +23,7 @@ from digits_jax import (
 )
 from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
-from digits_jax.training import loop, scoring
+from digits_jax.training import compiling, loop, scoring
 from digits_jax.training import plan as plan_module
 from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.loop import default_name
@@ -287,7 +287,7 @@ def test_long_epochs_are_saved_in_between(finished, toy, tmp_path, monkeypatch):
         real(path, step, *rest)
 
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(loop, "MAX_STEPS_AHEAD", 3)
+    monkeypatch.setattr(compiling, "MAX_STEPS_AHEAD", 3)
     monkeypatch.setattr(loop, "save_checkpoint", save)
     result = train(toy, tmp_path / "run")
     assert saved == [3, 6, 8, 11, 14, 15]
@@ -468,14 +468,14 @@ def test_a_stop_while_an_epoch_is_scored(finished, toy, tmp_path, monkeypatch):
 
 
 def test_a_stop_while_it_compiles(finished, toy, tmp_path, monkeypatch):
-    real, workdir = loop._compile_step, tmp_path / "run"
+    real, workdir = loop.start, tmp_path / "run"
 
-    def compile_step(plan, state):
+    def start(*args, **options):  # while the step is compiled in another thread
         signal.raise_signal(signal.SIGTERM)
-        return real(plan, state)
+        return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_compile_step", compile_step)
+        patch.setattr(loop, "start", start)
         with pytest.raises(Interrupted, match=r"stopped at step 0; go on with\n .*--resume"):
             train(toy, workdir)
     assert_same_state(train(toy, workdir, resume=True).state, finished.state)

@@ -175,7 +175,7 @@ def test_step(one_process, tmp_path, capsys):
         limit = max(np.median(own[when]) for when in ("before", "after"))
         assert row["fraction"] == row["flops_per_second"] / limit
         assert row["step_seconds"]["median"] == np.median(row["blocks"]["step"])
-    assert "| mlp | 32 | 2 |" in table
+    assert f"| mlp | {result['rows'][1]['dtype']} | 32 | 2 |" in table
 
 
 def test_inference(one_process, tmp_path, capsys):

@@ -103,6 +103,8 @@ class TrainConfig:
     """cnn: how convolutions are computed: lax (XLA's own), matmul (products of matrices) or auto (the faster one here)."""  # noqa: E501
     devices: str = "auto"
     """Number of devices to split each batch over, or auto; in each process. A CPU counts as one per core."""  # noqa: E501
+    steps_per_call: str = "auto"
+    """Steps in one call of the devices, which then hold all training images: a number, or auto (1 on a CPU)."""  # noqa: E501
     platform: str = "auto"
     """Kind of device: auto, cpu, gpu or tpu."""
     coordinator: Annotated[
@@ -131,8 +133,9 @@ class TrainConfig:
     def __post_init__(self):
         # What is meant is clear, and the rest of the house counts on one type for each.
         plain = {"workdir": _plain_path(self.workdir), "data_dir": _plain_path(self.data_dir)}
-        if type(self.devices) is int:
-            plain["devices"] = str(self.devices)
+        for name in ("devices", "steps_per_call"):
+            if type(getattr(self, name)) is int:
+                plain[name] = str(getattr(self, name))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
@@ -180,6 +183,7 @@ NOT_THE_RUN = (
     "devices",
     "platform",
     "convolution",
+    "steps_per_call",
     "coordinator",
     "num_processes",
     "process_id",
@@ -194,6 +198,7 @@ HERE = {
     "devices": "auto",
     "platform": "auto",
     "convolution": "auto",
+    "steps_per_call": "auto",
     "coordinator": None,
     "num_processes": None,
     "process_id": None,
@@ -295,11 +300,11 @@ def check(config: TrainConfig) -> None:
         raise InputError(
             f"--hidden-sizes has {len(config.hidden_sizes)} numbers; give at most {MAX_LAYERS}"
         )
-    if config.devices != "auto":
-        digits = config.devices
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
-            raise InputError(f"--devices={shown(digits)}: give a number, or auto")
-        _number("devices", int(digits), 1)
+    for name, high in {"devices": math.inf, "steps_per_call": 10_000}.items():
+        if (digits := getattr(config, name)) != "auto":
+            if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
+                raise InputError(f"--{_flag(name)}={shown(digits)}: give a number, or auto")
+            _number(name, int(digits), 1, high)
     for name in ("workdir", "data_dir"):
         if name in given and not _can_be_a_path(given[name]):
             raise InputError(f"--{_flag(name)}={shown(given[name])}: no path can be so named")

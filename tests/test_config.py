@@ -218,7 +218,7 @@ def test_first_difference():
     compared = set(FIELDS) - {
         *("workdir", "data_dir", "devices", "platform", "resume", "eval_only", "dry_run"),
         *("coordinator", "num_processes", "process_id", "input"),
-        *("checkpoint_every_steps", "max_skipped_steps", "convolution"),
+        *("checkpoint_every_steps", "max_skipped_steps", "convolution", "steps_per_call"),
     }
     for name in compared:
         assert first_difference(run, dataclasses.replace(run, **{name: "other"})) == name

@@ -14,6 +14,7 @@ import numpy as np
 from digits_jax.data.augment import make_augment
 from digits_jax.data.pipeline import share_size
 from digits_jax.training import parallel
+from digits_jax.training.calls import OneByOne, Resident, choose_steps_per_call
 from digits_jax.training.plan import Plan
 from digits_jax.training.scoring import Score, make_scorer
 from digits_jax.training.session import Session
@@ -47,29 +48,50 @@ class Compiled:
 
     def __exit__(self, *_):
         self._pool.shutdown(cancel_futures=True)
+        parallel.give_back_freed_memory()
 
     def _compile_step(self):
-        return lower_step(self._session).compile()
+        session = self._session
+        most = choose_steps_per_call(session.plan, session.group.count)
+        if most > 1:
+            return Resident(session.plan, bare_step(session.plan), most)
+        return lower_step(session).compile()
 
-    def step(self) -> Callable:
-        """``f(state, batch, key) -> (state, sums)``."""
-        return (self._step or self._pool.submit(self._compile_step)).result()
+    def step(self) -> Any:
+        """What `calls` is made of; waits for it."""
+        if self._step is None:
+            self._step = self._pool.submit(self._compile_step)
+        return self._step.result()
+
+    def calls(self, stream: Any) -> OneByOne | Resident:
+        """The way in which the devices are given their steps.
+
+        Args:
+          stream: of the batches, by step.
+        """
+        step = self.step()
+        return step if isinstance(step, Resident) else OneByOne(self._session, step, stream)
 
     def score(self) -> Callable[[TrainState, Any], Score]:
         """``f(state, split) -> Score``, which may be interrupted."""
         return self._score.result()
 
 
-def lower_step(session: Session) -> jax.stages.Lowered:
-    """The train step, traced for the plan's devices; it takes the old state's memory."""
-    plan = session.plan
-    step = partial(
+def bare_step(plan: Plan) -> Callable:
+    """The plan's ``f(state, batch, key) -> (state, sums)``, not compiled."""
+    return partial(
         train_step,
         label_smoothing=plan.config.label_smoothing,
         augment=make_augment(plan.config.augment),
         ema_decay=plan.config.ema_decay,
     )
-    step = parallel.parallelize(session.hearing(step), plan.mesh, donate_state=True)
+
+
+def lower_step(session: Session) -> jax.stages.Lowered:
+    """The train step, traced for the plan's devices; it takes the old state's memory."""
+    plan = session.plan
+    step = session.hearing(bare_step(plan))
+    step = parallel.parallelize(step, plan.mesh, donate_state=True)
     size = share_size(plan.config.batch_size, plan.share)
     example = {
         "image": np.zeros((size, *IMAGE_SHAPE), np.uint8),

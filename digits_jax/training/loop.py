@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from digits_jax.config import HERE, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
@@ -180,13 +181,14 @@ def _run(session):
             state, totals = start(plan, workdir, quiet=session.quiet)
             finished = int(state.step) == plan.total_steps and not _unscored(totals)
             session.between()
-            step = None if finished else compiled.step()
+            if not finished:
+                compiled.step()
             score = compiled.score()
     session.between()
     totals["compile_seconds"] += _since(started_compiling)
     import_ahead(NEEDED_LATER)
     if not finished:
-        state, totals = _train(session, state, totals, step, score)
+        state, totals = _train(session, state, totals, compiled, score)
     validation = score(state, plan.dataset.validation)
     test = score(state, plan.dataset.test)
     seconds = _seconds_so_far(plan, totals)
@@ -230,12 +232,11 @@ def _stream(plan):
     return open_stream(plan.dataset.train, seed=seed, batch_size=size, share=plan.share)
 
 
-def _train(session, state, totals, step_fn, score):
+def _train(session, state, totals, compiled, score):
     """From a state to the last step."""
     plan, config, stop = session.plan, session.plan.config, session.stop
     ends_at = epoch_ends(plan)
-    pending, last_save, key = [], time.monotonic(), plan.step_key
-    ahead = steps_ahead(plan)
+    pending, last_save, ahead = [], time.monotonic(), steps_ahead(plan)
     every = config.checkpoint_every_steps
     first, last = int(state.step), plan.total_steps
 
@@ -253,21 +254,21 @@ def _train(session, state, totals, step_fn, score):
         ScalarLog(session.workdir) if session.writes else contextlib.nullcontext() as scalars,
         _stream(plan) as stream,
     ):
+        calls = compiled.calls(stream)
         if first in ends_at and _unscored(totals):  # It was stopped while it was scored.
             totals = end_epoch(first, state, totals)
-        batch = parallel.shard(stream.batch(first), plan.mesh) if first < last else None
-        for step in range(first + 1, last + 1):
+        step = first
+        while step < last:
+            started, done = time.perf_counter(), step
+            step = min(done + calls.most, _next_pause(done, plan, ends_at))
             session.group.note("training", step)
-            started = time.perf_counter()
             ends = step in ends_at
             due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
             wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
-            state, sums = step_fn(state, session.with_wish(batch, wish), key)
-            pending.append((step, sums))
-            if step < last:  # The next batch is made while the device is busy with this one.
-                batch = parallel.shard(stream.batch(step), plan.mesh)
+            state, sums = calls.take(state, done, step - done, wish)
+            pending.append(sums)
             save = step == last or (every > 0 and step % every == 0)
-            if ends or save or len(pending) >= ahead or session.has_to_stop:
+            if ends or save or len(pending) * calls.most >= ahead or session.has_to_stop:
                 wish = session.wish_of_all(wish, pending)
                 totals, pending = _add(totals, pending, session), []
             else:
@@ -291,6 +292,13 @@ def _train(session, state, totals, step_fn, score):
     return state, totals
 
 
+def _next_pause(step, plan, ends_at):
+    """The next step after which something else than a step is done."""
+    every = plan.config.checkpoint_every_steps
+    saving = step + every - step % every if every > 0 else plan.total_steps
+    return min(saving, plan.total_steps, *(end for end in ends_at if end > step))
+
+
 def _unscored(totals):
     return totals["count"] + totals["skipped"] > 0
 
@@ -311,13 +319,15 @@ def _since(started):
 def _add(totals, pending, session):
     """The totals with some steps' sums; waits for them."""
     totals = dict(totals)
-    for step, sums in jax.device_get(pending):
-        for name in NO_SUMS:
-            totals[name] += float(sums[name])
-        skipped = float(sums["skipped"])
-        totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
-        if totals["skipped_in_a_row"] >= session.plan.config.max_skipped_steps:
-            raise _diverged(session, step, int(totals["skipped_in_a_row"]))
+    fetched = jax.device_get([sums for _, sums in pending])
+    for (steps, _), sums in zip(pending, fetched, strict=True):
+        for i, step in enumerate(steps):
+            for name in NO_SUMS:
+                totals[name] += float(np.ravel(sums[name])[i])
+            skipped = float(np.ravel(sums["skipped"])[i])
+            totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
+            if totals["skipped_in_a_row"] >= session.plan.config.max_skipped_steps:
+                raise _diverged(session, step, int(totals["skipped_in_a_row"]))
     return totals
 
 

@@ -26,7 +26,7 @@ from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.processes import quiet_gloo
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
 
-EVAL_BATCH_SIZE = 1000
+EVAL_BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)

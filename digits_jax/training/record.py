@@ -57,7 +57,8 @@ def summarize(plan: Any) -> str:
             f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
             f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
-            f"devices  {plan.mesh.size} x {device_name(plan.mesh)}",
+            f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
+            + (f"; convolutions by {config.convolution}" if config.arch == "cnn" else ""),
         )
     )
 

@@ -85,7 +85,7 @@ class Session:
 
         Args:
           own: what this process wishes.
-          pending: steps, and the sums that they will have given.
+          pending: steps, and the sums that they will have given (see `calls`).
         """
         if self.group.count == 1:
             return self.stop.signal_number or own

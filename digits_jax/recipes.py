@@ -36,7 +36,7 @@ BASE = {
 
 RECIPES = {
     ("cnn", "large"): {
-        "quick": {"epochs": 1.5, "learning_rate": 0.025},
+        "quick": {"epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
         "standard": {"epochs": 15.0, "augment": "affine"},
         "best": {
             "epochs": 40.0,

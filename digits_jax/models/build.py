@@ -16,7 +16,8 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
 
     Args:
       settings: "arch" ("mlp" or "cnn"), "dropout", "batch_norm", "dtype", and "hidden_sizes",
-        or "channels", "convs_per_block", "dense_size" and "convolution"; other keys are left alone.
+        or "channels", "convs_per_block", "dense_size" and (if not "lax") "convolution"; other keys
+        are left alone.
       num_classes: of the data set.
       shards: see `CNN`.
 
@@ -41,7 +42,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
             channels=tuple(settings["channels"]),
             convs_per_block=settings["convs_per_block"],
             dense_size=settings["dense_size"],
-            convolution=settings["convolution"],
+            convolution=settings.get("convolution", "lax"),
             shards=shards,
             **common,
         )

@@ -33,6 +33,7 @@ class Scenario:
       words: what a table calls it.
       arch, preset, batch_size: of our configuration; no batch size is the preset's own.
       peers: each with its goal (of ours to theirs), or None.
+      dtype: that ours multiplies in.
     """
 
     words: str
@@ -40,6 +41,7 @@ class Scenario:
     preset: str
     peers: Mapping[str, float | None]
     batch_size: int | None = None
+    dtype: str = "auto"
 
     def config(self) -> TrainConfig:
         """The configuration, every field of the recipe filled in."""
@@ -69,6 +71,33 @@ SCENARIOS = {
         *("mlp", "quick"),
         {_PLAIN: 1.0, _PLAIN_BF16: None, _KERAS: None},
         batch_size=512,
+    ),
+    # The same with ours in float32, too, so that types are compared with their like.
+    "cnn-quick-float32": Scenario(
+        "train step, quick CNN",
+        *("cnn", "quick"),
+        {_CNN: 1.3},
+        dtype="float32",
+    ),
+    "cnn-standard-float32": Scenario(
+        "train step, standard CNN, augmented",
+        *("cnn", "standard"),
+        {_CNN: 1.0},
+        dtype="float32",
+    ),
+    "mlp-128-float32": Scenario(
+        "train step, MLP, batch 128",
+        *("mlp", "quick"),
+        {_PLAIN: 1.0},
+        batch_size=128,
+        dtype="float32",
+    ),
+    "mlp-512-float32": Scenario(
+        "train step, MLP, batch 512",
+        *("mlp", "quick"),
+        {_PLAIN: 1.0},
+        batch_size=512,
+        dtype="float32",
     ),
     PROCESS: Scenario(
         "whole process, quick CNN",
@@ -104,7 +133,7 @@ def our_flags(scenario: Scenario, data_dir: str) -> list[str]:
     """Of `digits_jax.train`, and of our worker."""
     flags = [f"--arch={scenario.arch}", f"--preset={scenario.preset}", f"--data-dir={data_dir}"]
     size = [f"--batch-size={scenario.batch_size}"] if scenario.batch_size else []
-    return [*flags, *size, f"--dataset={DATASET}"]
+    return [*flags, *size, f"--dtype={scenario.dtype}", f"--dataset={DATASET}"]
 
 
 def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:

@@ -37,9 +37,15 @@ def _line(row):
     said = "" if goal is None else f"{_sign(row)} {goal:g}: {'yes' if row['reached'] else 'no'}"
     ours, theirs = (_amount(row, row[side]) for side in ("ours", "theirs"))
     return (
-        f"| {row['words']} | {row['peer']} | {ours} | {theirs} | **{ratio['median']:.2f}** "
+        f"| {_what(row)} | {row['peer']} | {ours} | {theirs} | **{ratio['median']:.2f}** "
         f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {said} |"
     )
+
+
+def _what(row):
+    """With the type that ours multiplied in."""
+    dtype = row.get("processes", {}).get("ours", {}).get("dtype")
+    return f"{row['words']}, in {dtype}" if dtype else row["words"]
 
 
 def _sign(row):
@@ -92,7 +98,7 @@ def _panel(axes, kind, rows, theme):
         if row["goal"] is not None:
             axes.plot([row["goal"]] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
     axes.axvline(1, color=theme.muted, ls=":")
-    labels = [f"{row['words']}\n{row['peer']}" for row in rows]
+    labels = [f"{_what(row)}\n{row['peer']}" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     most = max(row["ratio"]["high"] for row in rows)

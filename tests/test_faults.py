@@ -72,8 +72,10 @@ def test_a_resumed_run_is_mended(run, trained, here, damage):
     assert err.count("\n") == bool(wanted)
     assert f"{run}: already finished at step 30 of 30" in out
     found, wanted = (json.loads((path / "results.json").read_text()) for path in (run, trained[0]))
-    for name in ("params_sha256", "test_errors", "test_loss", "steps"):
+    for name in ("params_sha256", "test_errors", "steps"):
         assert found[name] == wanted[name]
+    # Scored by code that was compiled without optimisations, as all in this process is.
+    assert found["test_loss"] == pytest.approx(wanted["test_loss"], rel=1e-6)
 
 
 def test_a_finished_run_keeps_its_times(run, here):
@@ -81,7 +83,10 @@ def test_a_finished_run_keeps_its_times(run, here):
     (run / "predictions.npz").unlink()
     assert here(train_program, "--resume", f"--workdir={run}", "--devices=1")[0] == 0
     assert (run / "predictions.npz").is_file()
-    assert json.loads((run / "results.json").read_text()) == before
+    after = json.loads((run / "results.json").read_text())
+    for split in ("validation_loss", "test_loss"):  # by code that was compiled otherwise
+        assert after.pop(split) == pytest.approx(before.pop(split), rel=1e-6)
+    assert after == before
 
 
 REFUSED = {

@@ -486,7 +486,10 @@ def test_invariances(ink, down, right, scale):
     large = ink.repeat(scale, 0).repeat(scale, 1)
     # Where strokes are measured as usual at one size and as thick at the other, one is changed.
     assume(strokes_are_usual(large) == strokes_are_usual(ink))
-    assert near(place_digit(large), glyph, 12)
+    # The centre of mass is put on a whole pixel: two that are nearly halfway may round apart.
+    shifts = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    moved = (np.roll(place_digit(large), shift, (0, 1)) for shift in shifts)
+    assert any(near(each, glyph, 8) for each in moved)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(2, 4))

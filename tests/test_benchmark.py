@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -303,6 +305,14 @@ def test_time_to_accuracy(monkeypatch, tmp_path, capsys):
     assert "--dataset=digits" in seen[0][0]
     assert len({environment["JAX_COMPILATION_CACHE_DIR"] for _, environment in seen}) == 2
     assert "| mlp | 10.0 s |" in table
+    assert f"more than {result['peak_memory_bytes'] / 1e6:,.0f} MB" in table
+
+
+def test_the_largest_child_is_at_least_as_large_as_one():
+    size = 300_000_000  # bytes, all touched
+    code = f"b = bytearray({size}); b[::4096] = b'1' * len(b[::4096])"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert size < time_to_accuracy.largest_child() < 100 * size
 
 
 def test_all_in_turn(here, monkeypatch):

@@ -193,6 +193,9 @@ def _time_to_accuracy(result):
             + [f"{row['accuracy_mean']:.2%}{sd}", "reached" if row["reached"] else "not reached"]
         )
     yield from table(heads, rows)
+    if (most := result["peak_memory_bytes"]) is not None:
+        yield ""
+        yield f"No process had more than {most / 1e6:,.0f} MB of memory."
 
 
 def _inference(result):

@@ -21,7 +21,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
       settings: see `digits_jax.benchmarks.settings`.
 
     Returns:
-      "device", "dataset" and "rows", one for each network.
+      "device", "dataset", "rows", one for each network, and "peak_memory_bytes" of any process.
     """
     for arch in settings["archs"]:
         train_config({k: v for k, v in settings.items() if k != "seeds"}, arch=arch)
@@ -35,7 +35,22 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
         "device": {"platform": platform, "kind": kind},
         "dataset": {"name": first["dataset"], "sha256": first["dataset_sha256"]},
         "rows": [summarize_runs(arch, runs[arch], settings["target"]) for arch in runs],
+        "peak_memory_bytes": largest_child(),
     }
+
+
+def largest_child() -> int | None:
+    """The most memory (resident set) that any process had which this one has waited for.
+
+    Returns:
+      Bytes; None where the system doesn't say.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    found = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024  # of Linux it is in KiB
 
 
 _KEPT = ("dataset", "dataset_sha256", "device", "num_devices", "steps", "epochs", "batch_size")

@@ -16,44 +16,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.pipeline import BatchOrder
-from digits_jax.errors import InputError
 from digits_jax.training import parallel
 from digits_jax.training.plan import Plan
 from digits_jax.training.session import Session
 from digits_jax.training.state import TrainState
 
-# More would only make a stop wait longer.
-MOST_STEPS_PER_CALL = 256
 # The numbers of some steps, and their sums: of each a scalar, or all in an array.
 Sums = tuple[range, dict[str, jax.Array]]
-
-
-def choose_steps_per_call(plan: Plan, processes: int) -> int:
-    """How many steps a call takes at most.
-
-    Args:
-      plan: whose ``config.steps_per_call`` is a number, or "auto": one on a CPU, where a
-        convolution's gradient in a loop that XLA runs is many times slower, and for data that isn't
-        in memory; else up to an epoch's.
-      processes: that train together.
-
-    Raises:
-      InputError: several, where only one is possible.
-    """
-    wanted = plan.config.steps_per_call
-    obstacle = None
-    if plan.config.input == "stream":
-        obstacle = "--input=stream doesn't hold the images in memory"
-    elif processes > 1:
-        obstacle = "several processes agree at the end of each call"
-    if wanted == "auto":
-        if plan.platform == "cpu" or obstacle:
-            return 1
-        in_an_epoch = -(-len(plan.dataset.train) // plan.config.batch_size)
-        return min(MOST_STEPS_PER_CALL, in_an_epoch)
-    if obstacle and int(wanted) > 1:
-        raise InputError(f"--steps-per-call={wanted}: {obstacle}; give 1, or auto")
-    return int(wanted)
 
 
 class OneByOne:

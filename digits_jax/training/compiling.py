@@ -14,7 +14,7 @@ import numpy as np
 from digits_jax.data.augment import make_augment
 from digits_jax.data.pipeline import share_size
 from digits_jax.training import parallel
-from digits_jax.training.calls import OneByOne, Resident, choose_steps_per_call
+from digits_jax.training.calls import OneByOne, Resident
 from digits_jax.training.plan import Plan
 from digits_jax.training.scoring import Score, make_scorer
 from digits_jax.training.session import Session
@@ -51,11 +51,10 @@ class Compiled:
         parallel.give_back_freed_memory()
 
     def _compile_step(self):
-        session = self._session
-        most = choose_steps_per_call(session.plan, session.group.count)
-        if most > 1:
-            return Resident(session.plan, bare_step(session.plan), most)
-        return lower_step(session).compile()
+        plan = self._session.plan
+        if (most := int(plan.config.steps_per_call)) > 1:
+            return Resident(plan, bare_step(plan), most)
+        return lower_step(self._session).compile()
 
     def step(self) -> Any:
         """What `calls` is made of; waits for it."""

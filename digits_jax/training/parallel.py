@@ -30,6 +30,7 @@ PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 
 # A CPU may be split into a few more devices than it has cores: to try a step on many.
 MOST_CPU_DEVICES = 8
+MOST_STEPS_PER_CALL = 256
 # Of glibc's <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -101,6 +102,41 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose_steps_per_call(
+    wanted: str, platform: str, *, streamed: bool, processes: int, steps_in_an_epoch: int
+) -> int:
+    """How many steps a call of the devices takes at most.
+
+    Args:
+      wanted: a number, or "auto": one on a CPU, where a convolution's gradient in a loop that XLA
+        runs is many times slower (jax issue 12868); elsewhere an epoch's, but no more than 256, so
+        that a stop doesn't wait for long.
+      platform: of the devices.
+      streamed: whether the training images are not in memory.
+      processes: that train together.
+      steps_in_an_epoch: about.
+
+    Raises:
+      InputError: several, where only one is possible.
+
+    Example:
+      >>> alone = {"streamed": False, "processes": 1, "steps_in_an_epoch": 215}
+      >>> [choose_steps_per_call("auto", where, **alone) for where in ("cpu", "gpu")]
+      [1, 215]
+    """
+    obstacle = None
+    if streamed:
+        obstacle = "--input=stream doesn't hold the images in memory"
+    elif processes > 1:
+        obstacle = "several processes agree at the end of each call"
+    if wanted == "auto":
+        alone = platform == "cpu" or obstacle
+        return 1 if alone else min(MOST_STEPS_PER_CALL, steps_in_an_epoch)
+    if obstacle and int(wanted) > 1:
+        raise InputError(f"--steps-per-call={wanted}: {obstacle}; give 1, or auto")
+    return int(wanted)
 
 
 def give_back_freed_memory() -> None:

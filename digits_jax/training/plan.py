@@ -140,6 +140,14 @@ def prepare(
         "convolution": choose_convolution(config.convolution, platform),
     }
     config = dataclasses.replace(config.resolve(dataset.name), **here, **alone)
+    steps_per_call = parallel.choose_steps_per_call(
+        config.steps_per_call,
+        platform,
+        streamed=config.input == "stream",
+        processes=group.count,
+        steps_in_an_epoch=num_steps(1, len(dataset.train), config.batch_size),
+    )
+    config = dataclasses.replace(config, steps_per_call=str(steps_per_call))
     if config.batch_size > len(dataset.train):
         raise InputError(
             f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "

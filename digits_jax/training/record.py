@@ -58,7 +58,8 @@ def summarize(plan: Any) -> str:
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
             f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
             f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
-            + (f"; convolutions by {config.convolution}" if config.arch == "cnn" else ""),
+            + (f"; convolutions by {config.convolution}" if config.arch == "cnn" else "")
+            + (f"; {steps} steps in a call" if (steps := config.steps_per_call) != "1" else ""),
         )
     )
 

@@ -1,7 +1,5 @@
 """Many steps in one call against one step after the other."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -10,9 +8,10 @@ from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.training import calls
-from digits_jax.training.calls import choose_steps_per_call
 from digits_jax.training.loop import fit, resume
+from digits_jax.training.parallel import choose_steps_per_call
 from digits_jax.training.plan import prepare
+from digits_jax.training.record import summarize
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +80,21 @@ def test_checkpoints_between_calls_and_resuming_one_by_one(plain, digits, tmp_pa
     assert_same(resumed, plain("mlp"))
 
 
-def test_the_choice(digits):
-    plan = prepare(config("mlp"), digits)
-    assert choose_steps_per_call(plan, processes=1) == 1  # a CPU
-
-    def on(platform, processes=1, **changes):
-        class Elsewhere:
-            config = dataclasses.replace(plan.config, **changes)
-            dataset = plan.dataset
-
-        Elsewhere.platform = platform
-        return choose_steps_per_call(Elsewhere, processes)
-
-    in_an_epoch = -(-len(digits.train) // 64)
-    assert on("gpu") == in_an_epoch
-    assert on("gpu", batch_size=1) == calls.MOST_STEPS_PER_CALL
-    assert on("tpu", input="stream") == on("tpu", processes=2) == 1
-    assert on("cpu", steps_per_call="9") == 9
-    for changes, said in (({"processes": 2}, "several processes"), ({"input": "stream"}, "stream")):
+def test_the_choice():
+    alone = {"streamed": False, "processes": 1, "steps_in_an_epoch": 20}
+    assert choose_steps_per_call("auto", "cpu", **alone) == 1
+    assert choose_steps_per_call("auto", "gpu", **alone) == 20
+    assert choose_steps_per_call("auto", "tpu", **alone | {"steps_in_an_epoch": 10**6}) == 256
+    assert choose_steps_per_call("9", "cpu", **alone) == 9
+    for changes, said in (({"processes": 2}, "several processes"), ({"streamed": True}, "stream")):
+        assert choose_steps_per_call("auto", "gpu", **alone | changes) == 1
+        assert choose_steps_per_call("1", "gpu", **alone | changes) == 1
         with pytest.raises(InputError, match=rf"--steps-per-call=4: .*{said}.*; give 1, or auto"):
-            on("gpu", steps_per_call="4", **changes)
+            choose_steps_per_call("4", "gpu", **alone | changes)
+
+
+def test_what_was_chosen_is_told(digits):
+    plan = prepare(config("cnn", steps_per_call=7), digits)
+    said = summarize(plan).splitlines()[-1]
+    assert said.endswith("; convolutions by matmul; 7 steps in a call")
+    assert "steps in a call" not in summarize(prepare(config("mlp"), digits))

@@ -134,9 +134,11 @@ def test_config_names_versions_device_and_data(finished):
     assert data == {"name": "toy", "version": "1", "sha256": "a" * 64}
     assert found["config"]["hidden_sizes"] == [12]
     # All that the preset filled in is written down, and what was chosen for this device.
-    chosen = {name: found["config"].pop(name) for name in ("dtype", "convolution")}
+    chosen = {
+        name: found["config"].pop(name) for name in ("dtype", "convolution", "steps_per_call")
+    }
     assert chosen["dtype"] in ("float32", "bfloat16")
-    assert chosen["convolution"] == "matmul"
+    assert (chosen["convolution"], chosen["steps_per_call"]) == ("matmul", "1")
     resolved = dataclasses.replace(SMALL.resolve("toy"), workdir=str(finished.workdir))
     wanted = json.loads(json.dumps({**resolved.to_dict(), "checkpoint_every_steps": 2}))
     assert found["config"] == {k: v for k, v in wanted.items() if k not in chosen}

@@ -75,6 +75,9 @@ def child() -> None:
     task = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     measure = importlib.import_module(f"digits_jax.benchmarks.{task['room']}").measure
+    from digits_jax.training.parallel import keep_freed_memory
+
+    keep_freed_memory()  # as the programs do
     try:
         answer = {"value": measure(task["settings"])}
     except InputError as error:

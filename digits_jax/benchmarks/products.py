@@ -36,7 +36,7 @@ def product_rates(
     """Floating-point operations a second of matrix products, on all devices of a mesh at once.
 
     Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. JAX's
-    default precision is used, as in training.
+    default precision is used, and sums are float32, as in training.
 
     Args:
       mesh: of the devices.
@@ -55,15 +55,16 @@ def product_rates(
     """
     right = parallel.replicate(jnp.full((size, size), 1 / size, dtype), mesh)
     left = parallel.shard(jnp.ones((mesh.size * size, size), dtype), mesh)
+    # Sums are float32, as in training: XLA's CPU backend widens bfloat16 for any other.
     product = parallel.parallelize(
-        lambda b, a: a @ b, mesh, outputs=jax.sharding.PartitionSpec(parallel.AXIS)
+        lambda b, a: jnp.matmul(a, b, preferred_element_type=jnp.float32),
+        mesh,
+        outputs=jax.sharding.PartitionSpec(parallel.AXIS),
     )
 
     def run(count):
-        made = left
-        for _ in range(count):  # Each takes the last one's result: none run side by side.
-            made = product(right, made)
-        made.block_until_ready()
+        for _ in range(count):  # each awaited: none run side by side
+            product(right, left).block_until_ready()
 
     blocks = time_blocks(run, repeats=repeats, seconds=seconds)
     return [mesh.size * 2 * size**3 / each for each in blocks]

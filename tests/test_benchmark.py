@@ -209,6 +209,7 @@ def test_scaling(one_process, tmp_path, capsys, monkeypatch):
         return {"rows": [{**row, "devices": count, "train_count": 300, "seconds": seconds}]}
 
     monkeypatch.setattr(scaling, "in_child", in_child)
+    monkeypatch.setattr(scaling.parallel, "cpu_count", lambda: 8)
     settings = settings_with("scaling", widths=[0.5, 1.0], batch_sizes=[64])
     result, table = shown("scaling", settings, tmp_path, capsys)
     batch, width, devices, data = result["factors"]

@@ -299,8 +299,8 @@ def _panel(axes, factor):
     more = max(1.15, (4 * low / high) ** 0.5)
     low, high = low / more, high * more
     axes.set_ylim(low, high)
-    steps = [low * (high / low) ** (i / 5) for i in range(1, 5)]
-    _plain_log(axes.yaxis, [float(f"{value:.2g}") for value in steps])
+    round_values = [float(f"{digit}e{power}") for power in range(-6, 9) for digit in (1, 2, 5)]
+    _plain_log(axes.yaxis, [value for value in round_values if low <= value <= high])
     axes.margins(x=0.12)
     axes.set_xlabel(_PANELS[factor["name"]][0])
     axes.set_ylabel(_PANELS[factor["name"]][1])

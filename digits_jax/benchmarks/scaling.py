@@ -115,7 +115,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     here = parallel.start_backend(base.config.platform, 1)
     return {
         "device": describe_device(base.mesh),
-        "devices_here": len(here),
+        # A CPU is split anew for each number, into no more than it has cores.
+        "devices_here": parallel.cpu_count() if here[0].platform == "cpu" else len(here),
         "dataset": {"name": base.dataset.name, "sha256": base.dataset.sha256},
         "rows": rows,
     }

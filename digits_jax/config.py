@@ -197,8 +197,6 @@ NOT_THE_RUN = (
 HERE = {
     "devices": "auto",
     "platform": "auto",
-    "convolution": "auto",
-    "steps_per_call": "auto",
     "coordinator": None,
     "num_processes": None,
     "process_id": None,

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import flax.linen as nn
 import jax
@@ -131,22 +131,20 @@ def prepare(
     cpu_devices = most if config.devices == "auto" else int(config.devices)
     with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
         devices = parallel.start_backend(config.platform, cpu_devices)
+    platform = devices[0].platform
+    many = {"streamed": config.input == "stream", "processes": group.count}
+    choose_steps = partial(parallel.choose_steps_per_call, config.steps_per_call, platform, **many)
+    choose_steps(steps_in_an_epoch=1)  # What is impossible is refused before data is prepared.
     group.note("loading the data")
     dataset = dataset or group.in_turn("the data", lambda: _load(config))
     alone = {"coordinator": None, "num_processes": None, "process_id": None}  # of this call
-    platform = devices[0].platform
     here = {
         "dtype": parallel.choose_dtype(config.dtype, platform),
         "convolution": choose_convolution(config.convolution, platform),
     }
     config = dataclasses.replace(config.resolve(dataset.name), **here, **alone)
-    steps_per_call = parallel.choose_steps_per_call(
-        config.steps_per_call,
-        platform,
-        streamed=config.input == "stream",
-        processes=group.count,
-        steps_in_an_epoch=num_steps(1, len(dataset.train), config.batch_size),
-    )
+    in_an_epoch = num_steps(1, len(dataset.train), config.batch_size)
+    steps_per_call = choose_steps(steps_in_an_epoch=in_an_epoch)
     config = dataclasses.replace(config, steps_per_call=str(steps_per_call))
     if config.batch_size > len(dataset.train):
         raise InputError(

@@ -34,7 +34,7 @@ class Arguments:
     """What to measure."""
 
     only: tuple[str, ...] = ()
-    """Some of cnn-quick, cnn-standard, mlp-128, mlp-512, process; by default all."""
+    """Some of cnn-quick, cnn-standard, mlp-128, mlp-512 (also with -float32), process; or all."""
     rounds: int = 7
     """Of each pair of train steps."""
     seconds: float = 0.7
@@ -44,7 +44,7 @@ class Arguments:
     cold: bool = False
     """Whole processes with an empty compilation cache, too."""
     quick: bool = False
-    """About a minute: fewer, shorter rounds, and only what has a goal."""
+    """A few minutes: fewer, shorter rounds, and only what has a goal."""
     data_dir: str | None = None
     """Folder of MNIST's four files (default: DIGITS_JAX_DATA_DIR)."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("experiments/results/peers.json")

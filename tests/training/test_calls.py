@@ -7,6 +7,7 @@ import pytest
 from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
+from digits_jax.train import parse_config
 from digits_jax.training import calls
 from digits_jax.training.loop import fit, resume
 from digits_jax.training.parallel import choose_steps_per_call
@@ -78,6 +79,16 @@ def test_checkpoints_between_calls_and_resuming_one_by_one(plain, digits, tmp_pa
     assert taken == [(0, 5), (5, 1), (6, 5), (11, 1), (12, 5)]
     resumed = resume(run.workdir, dataset=digits, quiet=True, steps_per_call="1")
     assert_same(resumed, plain("mlp"))
+
+
+def test_a_resumed_run_computes_as_it_did(digits, tmp_path):
+    """Another convolution rounds otherwise, and the end wouldn't be the same to the last bit."""
+    run = config("cnn", convolution="lax", steps_per_call=3, workdir=str(tmp_path / "run"))
+    fit(run, dataset=digits, quiet=True)
+    argv = ["--resume", f"--workdir={run.workdir}"]
+    found = parse_config(argv)
+    assert (found.convolution, found.steps_per_call) == ("lax", "3")
+    assert parse_config([*argv, "--convolution=matmul"]).convolution == "matmul"
 
 
 def test_the_choice():

@@ -103,7 +103,7 @@ def test_asked_to_stop_again_and_again(home, undisturbed, number):
     """8 times, at random moments: each time it saves, says how to go on, and goes on exactly."""
     rng, name, before, stopped = random.Random(number), f"stopped-{number}", 0, 0
     for _ in range(8):
-        at, status, err, seconds = live_and_end(home, name, number, rng.uniform(0, 1.5))
+        at, status, err, seconds = live_and_end(home, name, number, rng.uniform(0, 3.0))
         assert at == before
         if status == 0:
             break

@@ -32,7 +32,7 @@ PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 MOST_CPU_DEVICES = 8
 MOST_STEPS_PER_CALL = 256
 # Of glibc's <malloc.h>.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
@@ -102,6 +102,8 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # The arenas of threads other than the first can't hold more than 64 MiB in one piece.
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def choose_steps_per_call(

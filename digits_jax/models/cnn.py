@@ -13,13 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from digits_jax.models.layers import max_pool, products_in, space_to_depth
-from digits_jax.models.planes import (
-    PlanesConv,
-    from_planes,
-    max_pool_planes,
-    space_to_depth_planes,
-    to_planes,
-)
+from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
 
 
 class CNN(nn.Module):
@@ -100,9 +94,10 @@ class CNN(nn.Module):
 
     def _in_planes(self, images, norm):
         """The same as products of matrices; see models/planes.py."""
-        x = to_planes(images.astype(jnp.float32), self.shards)
+        x = images.astype(jnp.float32)
         if self.space_to_depth:
-            x = space_to_depth_planes(x)
+            x = space_to_depth(x)
+        x = to_planes(x, self.shards)
         for i, j, features in self._convolutions():
             pooled = j == self.convs_per_block - 1
             x = PlanesConv(

@@ -157,23 +157,43 @@ def products_in(dtype: Any) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _rounded_product(x, w, dtype):
-    return _sum_of_products(x.astype(dtype), w.astype(dtype), 1, 0)
+    return sum_of_products(x.astype(dtype), w.astype(dtype), 1, 0)
 
 
 def _rounded_product_forward(x, w, dtype):
     x, w = x.astype(dtype), w.astype(dtype)
-    return _sum_of_products(x, w, 1, 0), (x, w)
+    return sum_of_products(x, w, 1, 0), (x, w)
 
 
 def _rounded_product_backward(dtype, residuals, grad):
     x, w = residuals
     grad = grad.astype(dtype)
-    return _sum_of_products(grad, w, 1, 1), _sum_of_products(x, grad, 0, 0)
+    return sum_of_products(grad, w, 1, 1), sum_of_products(x, grad, 0, 0)
 
 
 _rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
 
 
-def _sum_of_products(a, b, contract_a, contract_b):
-    dimensions = (((contract_a,), (contract_b,)), ((), ()))
+def sum_of_products(
+    a: jax.Array, b: jax.Array, contract_a: int, contract_b: int, *, batched: bool = False
+) -> jax.Array:
+    """A matrix product whose sums are float32, whatever type its factors are of.
+
+    Args:
+      a: [n, k], or [k, n].
+      b: [k, m], or [m, k].
+      contract_a: the axis of ``a`` that is summed over.
+      contract_b: that of ``b``.
+      batched: both have another axis before these, the same in both.
+
+    Returns:
+      float32 [n, m]; with ``batched`` one for each.
+
+    Example:
+      >>> a, b = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((4, 3), jnp.bfloat16)
+      >>> sum_of_products(a, b, 1, 1).shape
+      (2, 4)
+    """
+    batch = ((0,), (0,)) if batched else ((), ())
+    dimensions = (((contract_a,), (contract_b,)), batch)
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from digits_jax.models.layers import max_pool
+from digits_jax.models.layers import max_pool, sum_of_products
 
 KERNEL = 3
 
@@ -51,19 +51,6 @@ def from_planes(planes: jax.Array) -> jax.Array:
     chex.assert_rank(planes, 5)
     x = planes.transpose(0, 4, 2, 3, 1)
     return x.reshape(-1, *x.shape[2:])
-
-
-def space_to_depth_planes(planes: jax.Array, block: int = 2) -> jax.Array:
-    """`digits_jax.models.layers.space_to_depth` of planes.
-
-    Example:
-      >>> space_to_depth_planes(jnp.zeros((1, 1, 28, 28, 5))).shape
-      (1, 4, 14, 14, 5)
-    """
-    shards, channels, height, width, images = planes.shape
-    x = planes.reshape(shards, channels, height // block, block, width // block, block, images)
-    x = x.transpose(0, 3, 5, 1, 2, 4, 6)
-    return x.reshape(shards, -1, height // block, width // block, images)
 
 
 class PlanesConv(nn.Module):
@@ -113,7 +100,7 @@ def _convolve_forward(planes, kernel, crop, dtype):
     patches = _patches(planes.astype(dtype), cut)
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype(dtype)
     rows = _transposed(matrix)  # [filters, 9 * channels]
-    y = _product(_for_each_shard(rows, shards), patches, 2, 1)
+    y = sum_of_products(_for_each_shard(rows, shards), patches, 2, 1, batched=True)
     y = y.reshape(shards, -1, height - cut[0], width - cut[1], images)
     return y, (patches, matrix, planes.shape)
 
@@ -126,21 +113,15 @@ def _convolve_backward(crop, dtype, residuals, grad):
     grad = grad.astype(dtype).reshape(shards, -1, patches.shape[-1])
     # The long axis is summed over; the smaller matrix first is the faster of the two orders.
     if size > 2 * matrix.shape[1]:
-        kernel_grad = _product(patches, grad, 2, 2).sum(0)
+        kernel_grad = sum_of_products(patches, grad, 2, 2, batched=True).sum(0)
     else:
-        kernel_grad = _product(grad, patches, 2, 2).sum(0).T
-    patches_grad = _product(_for_each_shard(matrix, shards), grad, 2, 1)
+        kernel_grad = sum_of_products(grad, patches, 2, 2, batched=True).sum(0).T
+    patches_grad = sum_of_products(_for_each_shard(matrix, shards), grad, 2, 1, batched=True)
     kernel_shape = (KERNEL, KERNEL, shape[1], matrix.shape[1])
     return _add_up(patches_grad, shape, cut), kernel_grad.reshape(kernel_shape)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _product(a, b, contract_a, contract_b):
-    """Batched matrix product, summed in float32; the shards are the batch."""
-    dimensions = (((contract_a,), (contract_b,)), ((0,), (0,)))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def _for_each_shard(matrix, shards):

@@ -11,14 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from digits_jax.models.cnn import CNN
-from digits_jax.models.layers import choose_convolution, max_pool, products_in, space_to_depth
-from digits_jax.models.planes import (
-    PlanesConv,
-    from_planes,
-    max_pool_planes,
-    space_to_depth_planes,
-    to_planes,
-)
+from digits_jax.models.layers import choose_convolution, max_pool, products_in
+from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 
@@ -39,12 +33,6 @@ def test_there_and_back(shards):
 
 def test_a_batch_that_shards_dont_divide_stays_whole():
     assert to_planes(jnp.zeros((1, 28, 28, 1)), 4).shape == (1, 1, 28, 28, 1)
-
-
-def test_space_to_depth_is_the_same_in_planes():
-    images = numbers(4, 6, 8, 2)
-    found = from_planes(space_to_depth_planes(to_planes(jnp.asarray(images), 2)))
-    np.testing.assert_array_equal(found, space_to_depth(jnp.asarray(images)))
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 6, 3), (2, 7, 5, 2)])

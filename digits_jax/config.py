@@ -102,7 +102,7 @@ class TrainConfig:
     convolution: str = "auto"
     """cnn: how convolutions are computed: lax (XLA's own), matmul (products of matrices) or auto (the faster one here)."""  # noqa: E501
     devices: str = "auto"
-    """Number of devices to split each batch over, or auto; in each process. A CPU counts as one per core."""  # noqa: E501
+    """Number of devices to split each batch over, or auto; in each process. A CPU can be any number up to its cores (or 8)."""  # noqa: E501
     steps_per_call: str = "auto"
     """Steps in one call of the devices, which then hold all training images: a number, or auto (1 on a CPU)."""  # noqa: E501
     platform: str = "auto"
@@ -265,6 +265,8 @@ def check(config: TrainConfig) -> None:
     for name in ARCH_ONLY[arch]:
         if name in given:
             raise InputError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
+    if arch == "mlp" and config.convolution != "auto":
+        raise InputError(f"--convolution isn't for --arch={arch}; leave it out")
     _choice_if_given(config)
     for name, minimum in {"batch_size": 1, "dense_size": 0}.items():
         if name in given:
@@ -384,11 +386,13 @@ def read_config(path: Path) -> TrainConfig:
 def first_difference(a: TrainConfig, b: TrainConfig) -> str | None:
     """The name of the first field in which two runs differ, or None.
 
+    What ``a`` leaves to be chosen ("auto") is what ``b`` has.
+
     Example:
       >>> first_difference(TrainConfig(seed=1, workdir="a"), TrainConfig(seed=2, workdir="b"))
       'seed'
     """
     for name, value in a.to_dict().items():
-        if name not in NOT_THE_RUN and value != getattr(b, name):
+        if name not in NOT_THE_RUN and value not in ("auto", getattr(b, name)):
             return name
     return None

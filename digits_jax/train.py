@@ -33,11 +33,8 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
 
 def _check_same_fields(config, own):
     """Before anything is loaded, and before sizes are checked against another architecture."""
-    meant = {"arch": {"ann": "mlp"}.get(config.arch, config.arch)}
-    for name in ("dataset", "dtype"):
-        if getattr(config, name) == "auto":
-            meant[name] = getattr(own, name)
-    name = first_difference(dataclasses.replace(config, **meant), own)
+    arch = {"ann": "mlp"}.get(config.arch, config.arch)
+    name = first_difference(dataclasses.replace(config, arch=arch), own)
     if name:
         flag = name.replace("_", "-")
         advice = "leave the flag out, or start a new run"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from digits_jax.config import read_config
+from digits_jax.config import first_difference, read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.train import parse_config
@@ -54,11 +54,8 @@ def _check_same(flags, workdir):
     """A folder with a name that fits may hold a run of other settings, from another day."""
     there = read_config(workdir / folder.CONFIG)
     wanted = parse_config(flags).resolve(there.dataset)
-    for name, value in wanted.to_dict().items():
-        if name in ("workdir", "data_dir", "devices", "platform", "checkpoint_every_steps"):
-            continue
-        if value != getattr(there, name):
-            raise InputError(
-                f"{workdir} holds a run with {name}={getattr(there, name)}, not {value}; "
-                "delete it, or give another folder with --runs"
-            )
+    if name := first_difference(wanted, there):
+        raise InputError(
+            f"{workdir} holds a run with {name}={getattr(there, name)}, not "
+            f"{getattr(wanted, name)}; delete it, or give another folder with --runs"
+        )

@@ -205,7 +205,7 @@ def test_anything_gives_a_configuration_or_an_input_error(values):
 
 
 def test_first_difference():
-    run = TrainConfig(arch="mlp").resolve("digits")
+    run = TrainConfig(arch="mlp", dtype="float32").resolve("digits")
     elsewhere = dataclasses.replace(
         run, workdir="x", data_dir="y", devices="2", platform="cpu", resume=True, eval_only=True
     )
@@ -215,6 +215,8 @@ def test_first_difference():
         elsewhere, input="stream", max_skipped_steps=3, convolution="lax"
     )
     assert first_difference(run, elsewhere) is None
+    assert first_difference(dataclasses.replace(run, dtype="auto"), run) is None
+    assert first_difference(run, dataclasses.replace(run, dtype="auto")) == "dtype"
     compared = set(FIELDS) - {
         *("workdir", "data_dir", "devices", "platform", "resume", "eval_only", "dry_run"),
         *("coordinator", "num_processes", "process_id", "input"),

@@ -176,7 +176,7 @@ def test_the_table_and_the_picture(tmp_path):
     other = compare._row("process", "PyTorch", "process", [[9.0, 10.0]], 0.8)
     other["ours"]["accuracy"] = other["theirs"]["accuracy"] = 0.9912
     result = {
-        "rows": [row, other],
+        "rows": [row, other, {**row, "disturbed": True}],
         "notes": ["Keras"],
         "machine": {"processor": "a CPU", "cores": 2},
         "versions": {"torch": "2.9"},
@@ -184,6 +184,7 @@ def test_the_table_and_the_picture(tmp_path):
     }
     text = report.markdown(result)
     assert "| 2,800 images/s | 2,000 images/s | **1.40** | 1.30 to 1.50 | ≥ 1.3: yes |" in text
+    assert "| 1.30 to 1.50 | ≥ 1.3: not told, see the note |" in text
     assert "| 9.0 s (99.12%) | 10.0 s (99.12%) | **0.90** | 0.90 to 0.90 | ≤ 0.8: no |" in text
     assert "Note: Keras." in text
     report.draw(result, tmp_path / "peers.png")
@@ -212,8 +213,8 @@ def test_what_cannot_be_compared(tmp_path, monkeypatch):
 
 def test_a_machine_that_others_use():
     assert 0 <= measure.busy_cores(0.05) < 1000
-    assert compare._disturbed("cnn-quick", [0.0, 0.2]) == []
-    (note,) = compare._disturbed("cnn-quick", [0.0, 1.04, 0.5])
+    assert compare._disturbance("cnn-quick", [0.0, 0.2]) == []
+    (note,) = compare._disturbance("cnn-quick", [0.0, 1.04, 0.5])
     assert note.startswith("cnn-quick: others kept up to 1.0 cores busy before 2 of 3 rounds")
 
 

@@ -109,7 +109,7 @@ def _step(result):
     rows = result["rows"]
     height = 2.4 + 0.32 * len(rows)
     figure = _figure(result, "One training step", 11, height)
-    parts, speeds, limits = figure.subplots(1, 3, width_ratios=(1.5, 1.2, 1))
+    parts, speeds, limits = figure.subplots(1, 3, width_ratios=(1.4, 1.1, 1))
     labels = [f"{row['arch']}, batch {row['batch_size']}" for row in rows]
     names = {"batch": "host batch", "transfer": "transfer", "step": "step"}
     _stacked(
@@ -134,10 +134,9 @@ def _step(result):
             [(each["median"] - each["p90"]) / 1e3 for each in rates],
             [(each["p10"] - each["median"]) / 1e3 for each in rates],
         ]
-        speeds.errorbar(sizes, middles, spread, marker="o", ms=4, capsize=2, color=colour)
-        speeds.annotate(
-            arch, (sizes[-1], middles[-1]), (6, 0), textcoords="offset points", color=colour
-        )
+        style = {"marker": "o", "ms": 4, "capsize": 2, "color": colour}
+        speeds.errorbar(sizes, middles, spread, label=arch, **style)
+    speeds.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     speeds.set_xscale("log", base=2)
     _plain_log(speeds.xaxis, [row["batch_size"] for row in rows])
     speeds.margins(x=0.15)
@@ -147,7 +146,7 @@ def _step(result):
     fractions = [100 * (row["fraction"] or 0) for row in rows]
     none = [[0] * len(rows)] * 2
     texts = ["-" if row["fraction"] is None else f"{100 * row['fraction']:.1f}" for row in rows]
-    _bars(limits, [""] * len(rows), fractions, none, BLUE, texts=texts)
+    _bars(limits, labels, fractions, none, BLUE, texts=texts)
     limits.set_xlabel("% of the matrix product's FLOP/s")
     return figure
 

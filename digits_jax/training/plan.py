@@ -138,10 +138,9 @@ def prepare(
     group.note("loading the data")
     dataset = dataset or group.in_turn("the data", lambda: _load(config))
     alone = {"coordinator": None, "num_processes": None, "process_id": None}  # of this call
-    here = {
-        "dtype": parallel.choose_dtype(config.dtype, platform),
-        "convolution": choose_convolution(config.convolution, platform),
-    }
+    here = {"dtype": parallel.choose_dtype(config.dtype, platform)}
+    if heavy:
+        here["convolution"] = choose_convolution(config.convolution, platform)
     config = dataclasses.replace(config.resolve(dataset.name), **here, **alone)
     in_an_epoch = num_steps(1, len(dataset.train), config.batch_size)
     steps_per_call = choose_steps(steps_in_an_epoch=in_an_epoch)

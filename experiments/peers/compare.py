@@ -33,8 +33,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
 class Arguments:
     """What to measure."""
 
-    only: tuple[str, ...] = ()
-    """Some of cnn-quick, cnn-standard, mlp-128, mlp-512 (also with -float32), process; or all."""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all)")] = ()
+    """Some of cnn-quick, cnn-standard, mlp-128, mlp-512 (also with -float32) and process."""
     rounds: int = 7
     """Of each pair of train steps."""
     seconds: float = 0.7
@@ -45,8 +45,10 @@ class Arguments:
     """Whole processes with an empty compilation cache, too."""
     quick: bool = False
     """A few minutes: fewer, shorter rounds, and only what has a goal."""
-    data_dir: str | None = None
-    """Folder of MNIST's four files (default: DIGITS_JAX_DATA_DIR)."""
+    data_dir: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: DIGITS_JAX_DATA_DIR)")
+    ] = None
+    """Folder of MNIST's four files."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("experiments/results/peers.json")
     """The JSON file; .md and .png lie beside it."""
 
@@ -67,9 +69,10 @@ def main(argv: Sequence[str]) -> None:
     }
     for name in names:
         measured = _processes if name == PROCESS else _steps
-        rows, notes = measured(name, arguments, data_dir)
-        result["rows"] += rows
-        result["notes"] += notes
+        rows, notes, others = measured(name, arguments, data_dir)
+        disturbance = _disturbance(name, others)
+        result["rows"] += [row | {"disturbed": bool(disturbance)} for row in rows]
+        result["notes"] += notes + disturbance
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     folder.write_json(arguments.output, result)
     text = report.markdown(result)
@@ -119,8 +122,12 @@ def _here(name, quick):
     return [peer for peer in _peers(name, quick) if contenders.installed(peer)]
 
 
-def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], list[str]]:
-    """A row for each peer: images a second of ours and theirs, round by round."""
+def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list, list[str], list[float]]:
+    """A row for each peer: images a second of ours and theirs, round by round.
+
+    Returns:
+      (rows, notes, cores that others kept busy before each round).
+    """
     from tqdm import tqdm
 
     scenario, settings = SCENARIOS[name], _settings(arguments)
@@ -149,11 +156,17 @@ def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], 
     for peer, found in pairs.items():
         more = {"processes": {who: facts[who] for who in ("ours", peer)}}
         rows.append({**_row(name, peer, "step", found, scenario.peers[peer]), **more})
-    return rows, notes + _disturbed(name, others)
+    return rows, notes, others
 
 
-def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dict], list[str]]:
-    """A row for each peer: seconds of ours and theirs, from start to exit, seed by seed."""
+def _processes(
+    name: str, arguments: Arguments, data_dir: str
+) -> tuple[list, list[str], list[float]]:
+    """A row for each peer: seconds of ours and theirs, from start to exit, seed by seed.
+
+    Returns:
+      As `_steps`.
+    """
     from tqdm import tqdm
 
     scenario, settings = SCENARIOS[name], _settings(arguments)
@@ -194,10 +207,10 @@ def _processes(name: str, arguments: Arguments, data_dir: str) -> tuple[list[dic
             row[side] |= {"accuracy": statistics.mean(accuracies), "accuracies": accuracies}
         row["words"] += ", cold compilation cache" if cold else ""
         found.append(row)
-    return found, _disturbed(name, others)
+    return found, [], others
 
 
-def _disturbed(name: str, others: list[float]) -> list[str]:
+def _disturbance(name: str, others: list[float]) -> list[str]:
     """A note where the machine wasn't ours alone: such ratios say little."""
     if max(others) < 0.25:
         return []
@@ -218,6 +231,7 @@ def _row(name: str, peer: str, kind: str, pairs: list, goal: float | None) -> di
         "kind": kind,
         "goal": goal,
         "reached": measure.is_reached(ratio["median"], goal, kind),
+        "disturbed": False,
         "ratio": ratio,
         "ours": {"median": statistics.median(ours)},
         "theirs": {"median": statistics.median(theirs)},

@@ -34,12 +34,19 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _line(row):
     ratio, goal = row["ratio"], row["goal"]
-    said = "" if goal is None else f"{_sign(row)} {goal:g}: {'yes' if row['reached'] else 'no'}"
+    said = "" if goal is None else f"{_sign(row)} {goal:g}: {_verdict(row)}"
     ours, theirs = (_amount(row, row[side]) for side in ("ours", "theirs"))
     return (
         f"| {_what(row)} | {row['peer']} | {ours} | {theirs} | **{ratio['median']:.2f}** "
         f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {said} |"
     )
+
+
+def _verdict(row):
+    # A ratio measured beside others' work is shown, but nothing follows from it.
+    if row["disturbed"]:
+        return "not told, see the note"
+    return "yes" if row["reached"] else "no"
 
 
 def _what(row):
@@ -83,10 +90,11 @@ def _figure(rows: Sequence[dict], *, theme=LIGHT):
 def _panel(axes, kind, rows, theme):
     for place, row in enumerate(rows):
         ratio = row["ratio"]
-        colour = {None: theme.muted, True: theme.right, False: theme.wrong}[row["reached"]]
+        reached = None if row["disturbed"] else row["reached"]
+        colour = {None: theme.muted, True: theme.right, False: theme.wrong}[reached]
         axes.plot([ratio["low"], ratio["high"]], [place] * 2, color=colour, lw=2)
         # Shape says what the colour does: whether the goal is reached.
-        shape = {None: "s", True: "o", False: "X"}[row["reached"]]
+        shape = {None: "s", True: "o", False: "X"}[reached]
         axes.plot(ratio["median"], place, shape, color=colour, ms=7)
         axes.annotate(
             f"{ratio['median']:.2f}",

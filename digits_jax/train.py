@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import parse, run_program
-from digits_jax.config import HERE, TrainConfig, check, first_difference, read_config
+from digits_jax.config import (
+    HERE,
+    TrainConfig,
+    config_path,
+    first_difference,
+    read_config,
+    recipe_of,
+)
+from digits_jax.config_checks import check
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
@@ -17,9 +25,13 @@ from digits_jax.runs import folder
 def parse_config(argv: Sequence[str]) -> TrainConfig:
     """The configuration that a command line asks for.
 
-    With ``--resume`` or ``--eval-only`` what isn't given is the run's own.
+    With ``--resume`` or ``--eval-only`` what isn't given is the run's own; with ``--config`` it is
+    the other run's.
     """
     config = parse(TrainConfig, argv, doc=__doc__)
+    if config.config is not None:
+        check(config)
+        config = parse(TrainConfig, argv, default=recipe_of(config.config), doc=__doc__)
     if config.workdir and config.resume != config.eval_only:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
@@ -61,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.training.plan import prepare
     from digits_jax.training.processes import join
     from digits_jax.training.record import summarize
-    from digits_jax.training.resuming import check_same_run
+    from digits_jax.training.resuming import check_same_data, check_same_run, other_places
 
     if not config.dry_run:
         use_compilation_cache()
@@ -69,9 +81,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         with join(config.coordinator, config.num_processes, config.process_id) as group:
             plan = prepare(config, group=group)
+            if config.config is not None:
+                check_same_data(plan, config_path(config.config))
             if group.index == 0:
                 print(summarize(plan), flush=True)
                 print_notice(plan.dataset.notice)
+                if config.config is not None:
+                    for line in other_places(plan, config_path(config.config)):
+                        print(f"note: {line}", file=sys.stderr)
             if config.dry_run:
                 if config.resume:
                     check_same_run(plan, Path(config.workdir))

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import parse, run_program
-from digits_jax.config import PRESET_NAMES, TrainConfig
+from digits_jax.config import TrainConfig
+from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.runs import folder
 from experiments.training_table import RESULTS
 

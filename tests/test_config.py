@@ -9,14 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from digits_jax.config import (
-    PRESET_NAMES,
-    TrainConfig,
-    check,
-    first_difference,
-    from_dict,
-    read_config,
-)
+from digits_jax.config import TrainConfig, first_difference, from_dict, read_config
+from digits_jax.config_checks import PRESET_NAMES, check
 from digits_jax.errors import InputError
 from digits_jax.recipes import BASE, RECIPES
 
@@ -106,7 +100,8 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     assert config.arch == ("cnn" if arch == "cnn" else "mlp")
     other = ["hidden_sizes"] if arch == "cnn" else ["channels", "convs_per_block", "dense_size"]
     empty = [name for name in FIELDS if getattr(config, name) is None]
-    of_this_call = ["data_dir", "workdir", "coordinator", "num_processes", "process_id"]
+    of_this_call = ["data_dir", "config", "workdir"]
+    of_this_call += ["coordinator", "num_processes", "process_id"]
     assert sorted(empty) == sorted([*other, *of_this_call])
     assert config.resolve(dataset) == config  # a second time changes nothing
 
@@ -212,13 +207,13 @@ def test_first_difference():
     elsewhere = dataclasses.replace(elsewhere, dry_run=True, checkpoint_every_steps=5)
     elsewhere = dataclasses.replace(elsewhere, coordinator="a:1", num_processes=2, process_id=1)
     elsewhere = dataclasses.replace(
-        elsewhere, input="stream", max_skipped_steps=3, convolution="lax"
+        elsewhere, config="z", input="stream", max_skipped_steps=3, convolution="lax"
     )
     assert first_difference(run, elsewhere) is None
     assert first_difference(dataclasses.replace(run, dtype="auto"), run) is None
     assert first_difference(run, dataclasses.replace(run, dtype="auto")) == "dtype"
     compared = set(FIELDS) - {
-        *("workdir", "data_dir", "devices", "platform", "resume", "eval_only", "dry_run"),
+        *("workdir", "data_dir", "config", "devices", "platform", "resume", "eval_only", "dry_run"),
         *("coordinator", "num_processes", "process_id", "input"),
         *("checkpoint_every_steps", "max_skipped_steps", "convolution", "steps_per_call"),
     }

@@ -85,7 +85,7 @@ BENCHMARKS = {
         {
             "archs": "cnn,mlp",
             "preset": "quick",
-            "batch_sizes": "1000,10000",
+            "batch_sizes": "200,500,1000,10000",
             "devices": "auto",
             "seed": "0",
             "calls": "200",
@@ -246,7 +246,8 @@ def train_config(settings: dict[str, Any], **fields: Any) -> Any:
       >>> train_config({"dataset": "digits", "platform": "cpu"}, arch="mlp").dataset
       'digits'
     """
-    from digits_jax.config import TrainConfig, check
+    from digits_jax.config import TrainConfig
+    from digits_jax.config_checks import check
 
     names = ("dataset", "data_dir", "platform", "preset", "dtype", "devices", "seed")
     given = {name: settings[name] for name in names if name in settings}

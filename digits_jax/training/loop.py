@@ -91,11 +91,12 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
     """
     if not isinstance(config, TrainConfig):
         raise InputError(f"the configuration is {config!r:.60}; give a TrainConfig")
-    for name in ("dry_run", "eval_only"):
+    for name in ("dry_run", "eval_only", "config"):
         if getattr(config, name):
             raise InputError(
                 f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
-                "a configuration, `digits_jax.load_trained` loads a run"
+                "a configuration, `digits_jax.load_trained` loads a run, `digits_jax.recipe_of` "
+                "reads its configuration"
             )
     with join(config.coordinator, config.num_processes, config.process_id) as group:
         return run(prepare(config, dataset, group=group), quiet=quiet, group=group)

@@ -12,7 +12,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from digits_jax.config import TrainConfig, check
+from digits_jax.config import TrainConfig
+from digits_jax.config_checks import check
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset, load_dataset
 from digits_jax.data.pipeline import num_steps, share_size

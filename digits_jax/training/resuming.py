@@ -12,7 +12,7 @@ import jax
 
 from digits_jax.config import HERE, NOT_THE_RUN, first_difference, read_config
 from digits_jax.data.pipeline import num_steps
-from digits_jax.errors import InputError
+from digits_jax.errors import InputError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import (
     clear_up,
@@ -22,6 +22,7 @@ from digits_jax.runs.checkpoint import (
     tree_sha256,
 )
 from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.record import describe_run
 from digits_jax.training.state import TrainState
 
 # What a checkpoint holds beside the state: sums over the epoch so far, steps that were skipped
@@ -42,14 +43,44 @@ def check_same_run(plan: Plan, workdir: Path) -> None:
             f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
             f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
         )
-    described = folder.read_json(path).get("dataset")
-    sha256 = described.get("sha256") if isinstance(described, dict) else None
-    if sha256 != plan.dataset.sha256:
+    check_same_data(plan, path)
+
+
+def check_same_data(plan: Plan, path: Path) -> None:
+    """Raises an InputError where the run of a ``config.json`` was trained on other data.
+
+    Data of another name may well be meant.
+    """
+    described = _described(path, "dataset")
+    sha256 = described.get("sha256")
+    if sha256 != plan.dataset.sha256 and described.get("name") in (None, plan.dataset.name):
         raise InputError(
-            f"{workdir}: was trained on another version of {plan.dataset.name!r} "
+            f"{path.parent}: was trained on another version of {plan.dataset.name!r} "
             f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
             "give the same data with --data-dir"
         )
+
+
+def other_places(plan: Plan, path: Path) -> list[str]:
+    """In what this place isn't that of the run of a ``config.json``, so that bits may differ.
+
+    Returns:
+      A sentence for each package and device that is another.
+    """
+    now = describe_run(plan)
+    lines = []
+    for part in ("versions", "device"):
+        there = _described(path, part)
+        for name, value in now[part].items():
+            if (old := there.get(name)) != value:
+                old = shown(str(old))
+                lines.append(f"{name} is {value}, was {old} there: the last bits may differ")
+    return lines
+
+
+def _described(path, part):
+    found = folder.read_json(path).get(part)
+    return found if isinstance(found, dict) else {}
 
 
 def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:

@@ -1,5 +1,6 @@
 """Scores a whole split with a trained state: every image, the last short batch included."""
 
+import collections
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,15 +83,25 @@ def make_scorer(
     # What lies on another process's devices couldn't be read here.
     step = parallelize(_score_step, mesh, outputs=(P(), P() if share[1] > 1 else P(AXIS)))
     step = step.lower(state, shard(example, mesh)).compile()
+    # The next batch is under way while one is fetched; several CPU devices could wait for ever.
+    ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 1
 
     def score(state: TrainState, split: Any, between: Callable[[], None] = lambda: None) -> Score:
         totals, logits = {"loss": 0.0, "correct": 0.0, "count": 0.0}, []
+        under_way = collections.deque()
+
+        def fetch(most):
+            while len(under_way) > most:
+                sums, batch_logits = under_way.popleft()
+                for name in totals:
+                    totals[name] += float(sums[name])
+                logits.append(np.asarray(batch_logits))
+
         for batch in eval_batches(split.images, split.labels, batch_size, share):
             between()
-            sums, batch_logits = step(state, shard(batch, mesh))
-            for name in totals:
-                totals[name] += float(sums[name])
-            logits.append(np.asarray(batch_logits))
+            under_way.append(step(state, shard(batch, mesh)))
+            fetch(ahead)
+        fetch(0)
         if not math.isfinite(totals["loss"]):
             raise InputError(
                 f"the network's loss is {totals['loss']}: training has diverged (try a smaller "

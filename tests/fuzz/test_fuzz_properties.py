@@ -11,16 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from digits_jax.config import (
+from digits_jax.config import TrainConfig, from_dict, read_config
+from digits_jax.config_checks import (
     AUGMENTS,
     DTYPES,
     OPTIMIZERS,
     PRESET_NAMES,
     SCHEDULES,
-    TrainConfig,
     check,
-    from_dict,
-    read_config,
 )
 from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive

@@ -138,7 +138,8 @@ def test_config_names_versions_device_and_data(finished):
         name: found["config"].pop(name) for name in ("dtype", "convolution", "steps_per_call")
     }
     assert chosen["dtype"] in ("float32", "bfloat16")
-    assert (chosen["convolution"], chosen["steps_per_call"]) == ("matmul", "1")
+    # An MLP has no convolution to choose.
+    assert (chosen["convolution"], chosen["steps_per_call"]) == ("auto", "1")
     resolved = dataclasses.replace(SMALL.resolve("toy"), workdir=str(finished.workdir))
     wanted = json.loads(json.dumps({**resolved.to_dict(), "checkpoint_every_steps": 2}))
     assert found["config"] == {k: v for k, v in wanted.items() if k not in chosen}

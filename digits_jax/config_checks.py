@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from digits_jax.errors import InputError, quoted, shown
 
 ARCHS = ("cnn", "mlp", "ann")
-PRESET_NAMES = ("quick", "standard", "best")
+PRESET_NAMES = ("quick", "standard", "best", "tiny")
 DTYPES = ("auto", "float32", "bfloat16")
 # As the rooms have them that do the work: a test holds them together.
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
@@ -27,7 +27,7 @@ MAX_LAYERS = 64
 _MAX_INT = 2**31 - 1  # what XLA has for a size
 # For each architecture, the fields that belong to the other alone.
 ARCH_ONLY = {
-    "mlp": ("channels", "convs_per_block", "dense_size"),
+    "mlp": ("channels", "convs_per_block", "dense_size", "space_to_depth"),
     "cnn": ("hidden_sizes",),
 }
 

@@ -30,6 +30,7 @@ BASE = {
         "channels": (24, 48),
         "convs_per_block": 1,
         "dense_size": 128,
+        "space_to_depth": True,
         "augment": "none",
     },
 }
@@ -45,20 +46,40 @@ RECIPES = {
             "convs_per_block": 2,
             "dense_size": 256,
         },
+        # Without the dense layer, which would have most of the parameters.
+        "tiny": {
+            "epochs": 40.0,
+            "augment": "affine",
+            "channels": (6, 9, 11),
+            "convs_per_block": 2,
+            "dense_size": 0,
+            "space_to_depth": False,
+        },
     },
     ("mlp", "large"): {
         "quick": {"epochs": 2.0},
         "standard": {"epochs": 8.0, "augment": "affine"},
         "best": {"epochs": 60.0, "augment": "elastic", "hidden_sizes": (1024, 1024, 512)},
+        "tiny": {"epochs": 40.0, "hidden_sizes": (6,), "batch_norm": True},
     },
     ("cnn", "small"): {
         "quick": {"epochs": 15.0, "batch_size": 64},
         "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
         "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+        "tiny": {
+            "epochs": 200.0,
+            "batch_size": 64,
+            "augment": "affine",
+            "channels": (6, 9, 11),
+            "convs_per_block": 2,
+            "dense_size": 0,
+            "space_to_depth": False,
+        },
     },
     ("mlp", "small"): {
         "quick": {"epochs": 15.0, "batch_size": 64},
         "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
         "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+        "tiny": {"epochs": 200.0, "batch_size": 64, "hidden_sizes": (6,)},
     },
 }

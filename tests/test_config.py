@@ -98,7 +98,11 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     check(config)
     assert config.dataset == dataset
     assert config.arch == ("cnn" if arch == "cnn" else "mlp")
-    other = ["hidden_sizes"] if arch == "cnn" else ["channels", "convs_per_block", "dense_size"]
+    other = (
+        ["hidden_sizes"]
+        if arch == "cnn"
+        else ["channels", "convs_per_block", "dense_size", "space_to_depth"]
+    )
     empty = [name for name in FIELDS if getattr(config, name) is None]
     of_this_call = ["data_dir", "config", "workdir"]
     of_this_call += ["coordinator", "num_processes", "process_id"]

@@ -287,7 +287,7 @@ def take_apart(
 
     Args:
       settings: "arch", "batch_norm" and, for a CNN, "channels", "convs_per_block" and
-        "dense_size"; for an MLP "hidden_sizes".
+        "dense_size", "space_to_depth" (if not True); for an MLP "hidden_sizes".
       params, batch_stats: of the module.
 
     Raises:
@@ -299,7 +299,7 @@ def take_apart(
         for i in range(len(settings["hidden_sizes"])):
             layers += [parts.folded("dense", f"hidden_{i}", f"norm_{i}"), Layer("relu")]
         return (*layers, parts.plain("dense", "logits"))
-    layers = [Layer("space_to_depth")]
+    layers = [Layer("space_to_depth")] if settings.get("space_to_depth", True) else []
     for i in range(len(settings["channels"])):
         for j in range(settings["convs_per_block"]):
             name, norm = f"conv_{i}_{j}", f"norm_{i}_{j}"

@@ -16,8 +16,8 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
 
     Args:
       settings: "arch" ("mlp" or "cnn"), "dropout", "batch_norm", "dtype", and "hidden_sizes",
-        or "channels", "convs_per_block", "dense_size" and (if not "lax") "convolution"; other keys
-        are left alone.
+        or "channels", "convs_per_block", "dense_size" and (if not True
+        and "lax") "space_to_depth" and "convolution"; other keys are left alone.
       num_classes: of the data set.
       shards: see `CNN`.
 
@@ -42,6 +42,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
             channels=tuple(settings["channels"]),
             convs_per_block=settings["convs_per_block"],
             dense_size=settings["dense_size"],
+            space_to_depth=settings.get("space_to_depth", True),
             convolution=settings.get("convolution", "lax"),
             shards=shards,
             **common,

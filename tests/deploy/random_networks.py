@@ -27,6 +27,7 @@ SETTINGS = {
         "channels": (3, 4, 5),
         "convs_per_block": 2,
         "dense_size": 0,
+        "space_to_depth": False,
     },
 }
 CLASSES = tuple("0123456789")

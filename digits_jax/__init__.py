@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from digits_jax.models.mlp import MLP as MLP
     from digits_jax.runs.folder import Run as Run
     from digits_jax.runs.folder import read_run as read_run
+    from digits_jax.training.ensemble import EnsembleResult as EnsembleResult
+    from digits_jax.training.ensemble import fit_ensemble as fit_ensemble
     from digits_jax.training.loop import FitResult as FitResult
     from digits_jax.training.loop import fit as fit
     from digits_jax.training.loop import resume as resume
@@ -51,6 +53,8 @@ _HOME = {
     "MLP": "models.mlp",
     "Run": "runs.folder",
     "read_run": "runs.folder",
+    "EnsembleResult": "training.ensemble",
+    "fit_ensemble": "training.ensemble",
     "FitResult": "training.loop",
     "fit": "training.loop",
     "load_trained": "training.resuming",

@@ -16,6 +16,7 @@ from digits_jax.cli import parse, run_program
 from digits_jax.config import read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
+from digits_jax.runs.ensemble import member_path
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse(Arguments, argv, doc=__doc__)
     folder.check_run(arguments.run)
     path = arguments.run / folder.CHECKPOINTS
+    if not path.exists() and member_path(arguments.run, 0).is_dir():
+        member = member_path(arguments.run, 0)
+        raise InputError(f"{arguments.run}: is an ensemble; give one of its members, like {member}")
     rows = describe(path)
     if arguments.json:
         print(json_module.dumps({"run": str(arguments.run), "checkpoints": rows}, indent=2))

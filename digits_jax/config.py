@@ -83,6 +83,8 @@ class TrainConfig:
     """Random changes to training images: none, shift, affine or elastic."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
+    ensemble: int = 1
+    """Networks to train, with the seeds SEED, SEED + 1 and so on, that then answer as one."""
     dtype: str = "auto"
     """Type of the factors that training multiplies: float32, bfloat16 or auto (bfloat16 where the device has it). Parameters, sums and recognition are float32."""  # noqa: E501
     convolution: str = "auto"
@@ -180,8 +182,6 @@ NOT_THE_RUN = (
     "eval_only",
     "dry_run",
 )
-# What runs were that are older than these fields.
-LATER_FIELDS = {"space_to_depth": True}
 # Of those, what a run that goes on doesn't take over from the call before: what is here now.
 HERE = {
     "config": None,
@@ -239,10 +239,20 @@ def read_config(path: Path) -> TrainConfig:
     values = read_json(path)
     if not isinstance(values, dict) or "config" not in values:
         raise InputError(f"{path}: has no field 'config'; is it a run's config.json?")
-    found = values["config"]
-    if isinstance(found, dict) and found.get("arch") == "cnn":
-        found = {**LATER_FIELDS, **found}
-    return from_dict(found, str(path))
+    return from_dict(with_later_fields(values["config"]), str(path))
+
+
+def with_later_fields(values: Any) -> Any:
+    """A configuration's plain values with the fields that came after the run was made.
+
+    Example:
+      >>> with_later_fields({"arch": "cnn"})["space_to_depth"]
+      True
+    """
+    if not isinstance(values, dict):
+        return values
+    later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
+    return {**later, **values}
 
 
 def config_path(path: str | Path) -> Path:

@@ -93,6 +93,7 @@ def check(config: Any) -> None:
     for name, low in {"num_processes": 1, "process_id": 0}.items():
         if name in given:
             _number(name, given[name], low, _MAX_INT)
+    _number("ensemble", config.ensemble, 1, 1000)
     for name, low in {"seed": 0, "checkpoint_every_steps": 0, "max_skipped_steps": 1}.items():
         _number(name, getattr(config, name), low, _MAX_INT)
     for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():
@@ -130,6 +131,8 @@ def check(config: Any) -> None:
         flag = "--resume" if config.resume else "--eval-only"
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
     together = (config.coordinator, config.num_processes, config.process_id)
+    if config.ensemble > 1 and any(value is not None for value in together):
+        raise InputError("--ensemble trains in one process; leave --coordinator and its like out")
     if config.eval_only and any(value is not None for value in together):
         raise InputError("--eval-only scores in one process; leave --coordinator and its like out")
     if config.config is not None and (config.resume or config.eval_only):

@@ -43,26 +43,22 @@ def main(argv: Sequence[str]) -> int:
 def evaluate(
     workdir: Path, data_dir: str | None, devices: str, platform: str, json: bool = False
 ) -> int:
-    """Restores a run's newest checkpoint, scores its test set and prints the numbers."""
+    """Restores a run's newest checkpoint, scores its test set and prints the numbers.
+
+    An ensemble's members are scored each, and answer together.
+    """
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
-    from digits_jax.runs.checkpoint import tree_sha256
+    from digits_jax.runs.ensemble import mean_log_probabilities, members_of
     from digits_jax.training.parallel import use_compilation_cache
-    from digits_jax.training.resuming import load_trained
-    from digits_jax.training.scoring import make_scorer
+    from digits_jax.training.scoring import score_of
 
     use_compilation_cache()
-    plan, state = load_trained(workdir, data_dir=data_dir, devices=devices, platform=platform)
-    results = workdir / folder.RESULTS
-    if results.exists():
-        found = folder.read_json(results)
-        expected = found.get("params_sha256") if isinstance(found, dict) else None
-        if expected != tree_sha256(state.variables["params"]):
-            raise InputError(
-                f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
-                "(params_sha256 differs): go on with --resume from the newest whole one, "
-                "or train again"
-            )
-    score = make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test)
+    members = members_of(workdir)
+    here = {"data_dir": data_dir, "devices": devices, "platform": platform}
+    scored = [_score(member, here) for member in members or [workdir]]
+    plan, state, score = scored[0]
+    if members:
+        score = score_of(score.labels, mean_log_probabilities([each.logits for *_, each in scored]))
     classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)
     low, high = wilson_interval(score.correct, score.count)
     if json:
@@ -90,6 +86,30 @@ def evaluate(
         text = f"{share:8.2%}  {round(count * (1 - share)):4d} errors of" if count else "none of"
         print(f"  {name:>12}  {text} {count:,}")
     return 0
+
+
+def _score(workdir, here):
+    """A run's plan, state and the score of its test set."""
+    from digits_jax.runs.checkpoint import tree_sha256
+    from digits_jax.training.resuming import load_trained
+    from digits_jax.training.scoring import make_scorer
+
+    plan, state = load_trained(workdir, **here)
+    results = workdir / folder.RESULTS
+    if results.exists():
+        found = folder.read_json(results)
+        expected = found.get("params_sha256") if isinstance(found, dict) else None
+        if expected != tree_sha256(state.variables["params"]):
+            raise InputError(
+                f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
+                "(params_sha256 differs): go on with --resume from the newest whole one, "
+                "or train again"
+            )
+    return (
+        plan,
+        state,
+        make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test),
+    )
 
 
 if __name__ == "__main__":

@@ -74,9 +74,7 @@ def _file_name(name):
 
 def _answers(runs, split=""):
     """The logits of all runs as one, and the labels: None where a run isn't a folder."""
-    import numpy as np
-    from scipy.special import log_softmax, logsumexp
-
+    from digits_jax.runs.ensemble import mean_log_probabilities
     from digits_jax.runs.folder import read_run
 
     if not all(Path(run).is_dir() for run in runs):
@@ -84,8 +82,7 @@ def _answers(runs, split=""):
     found = [vars(read_run(Path(run))) for run in runs]
     logits = [run[f"{split}logits"] for run in found]
     if len(runs) > 1:
-        shares = np.stack([log_softmax(each.astype(np.float64), -1) for each in logits])
-        logits = [logsumexp(shares, 0) - np.log(len(runs))]
+        logits = [mean_log_probabilities(logits)]
     return logits[0], found[0][f"{split}labels"]
 
 

@@ -67,41 +67,40 @@ def main(argv: Sequence[str]) -> int:
 
         return evaluate(Path(config.workdir), config.data_dir, config.devices, config.platform)
 
-    from digits_jax.training.interrupts import Interrupted, stop_on_signals
-    from digits_jax.training.loop import run
+    from digits_jax.training.interrupts import Interrupted
     from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
-    from digits_jax.training.plan import prepare
-    from digits_jax.training.processes import join
-    from digits_jax.training.record import summarize
-    from digits_jax.training.resuming import check_same_data, check_same_run, other_places
 
     if not config.dry_run:
         use_compilation_cache()
         keep_freed_memory()
     try:
-        with join(config.coordinator, config.num_processes, config.process_id) as group:
-            plan = prepare(config, group=group)
-            if config.config is not None:
-                check_same_data(plan, config_path(config.config))
-            if group.index == 0:
-                print(summarize(plan), flush=True)
-                print_notice(plan.dataset.notice)
-                if config.config is not None:
-                    for line in other_places(plan, config_path(config.config)):
-                        print(f"note: {line}", file=sys.stderr)
-            if config.dry_run:
-                if config.resume:
-                    check_same_run(plan, Path(config.workdir))
-                elif config.workdir:
-                    folder.check_free(Path(config.workdir))
-                if group.index == 0:
-                    print(f"dry run: no run was written{_where_it_is(plan)}")
-                return 0
-            result = run(plan, group=group)
+        return (_train_members if config.ensemble > 1 else _train)(config, started)
     except Interrupted as stop:
-        if group.index == 0:
+        if not config.process_id:  # of several processes one speaks
             print(stop, file=sys.stderr)
         return 128 + stop.signal_number
+
+
+def _train(config, started):
+    """One network."""
+    from digits_jax.training.interrupts import stop_on_signals
+    from digits_jax.training.loop import run
+    from digits_jax.training.plan import prepare
+    from digits_jax.training.processes import join
+    from digits_jax.training.resuming import check_same_run
+
+    with join(config.coordinator, config.num_processes, config.process_id) as group:
+        plan = prepare(config, group=group)
+        _announce(plan, speaks=group.index == 0)
+        if config.dry_run:
+            if config.resume:
+                check_same_run(plan, Path(config.workdir))
+            elif config.workdir:
+                folder.check_free(Path(config.workdir))
+            if group.index == 0:
+                print(f"dry run: no run was written{_where_it_is(plan)}")
+            return 0
+        result = run(plan, group=group)
     if group.index:
         return 0
     with stop_on_signals() as stop:  # The run is whole: what is left takes a moment.
@@ -109,6 +108,46 @@ def main(argv: Sequence[str]) -> int:
     print_notice(plan.dataset.notice)
     print(last_line(result.results, result.workdir, time.perf_counter() - started))
     return 128 + stop.signal_number if stop.signal_number else 0
+
+
+def _train_members(config, started):
+    """An ensemble."""
+    from digits_jax.training.ensemble import fit_ensemble
+    from digits_jax.training.plan import prepare
+
+    plan = prepare(config)
+    _announce(plan)
+    if config.dry_run:
+        if config.workdir and not config.resume:
+            folder.check_free(Path(config.workdir))
+        print("dry run: no run was written")
+        return 0
+
+    def member_is_whole(result):
+        draw_curves(result.metrics, result.workdir, result.results)
+        print(last_line(result.results, result.workdir), flush=True)
+
+    result = fit_ensemble(config, dataset=plan.dataset, each=member_is_whole)
+    print_notice(plan.dataset.notice)
+    print()
+    print(last_line(result.results, result.workdir, time.perf_counter() - started))
+    return 0
+
+
+def _announce(plan, *, speaks=True):
+    """Prints what will be done; raises where other data than a repeated run's are here."""
+    from digits_jax.training.record import summarize
+    from digits_jax.training.resuming import check_same_data, other_places
+
+    repeated = plan.config.config
+    if repeated is not None:
+        check_same_data(plan, config_path(repeated))
+    if not speaks:
+        return
+    print(summarize(plan), flush=True)
+    print_notice(plan.dataset.notice)
+    for line in other_places(plan, config_path(repeated)) if repeated is not None else ():
+        print(f"note: {line}", file=sys.stderr)
 
 
 def _where_it_is(plan: Any) -> str:
@@ -140,12 +179,16 @@ def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str,
     plot_curves(metrics, workdir / folder.CURVES, title=title)
 
 
-def last_line(results: dict[str, Any], workdir: Path, seconds: float) -> str:
+def last_line(results: dict[str, Any], workdir: Path, seconds: float | None = None) -> str:
     """What a finished run comes to."""
+    took = "" if seconds is None else f"in {seconds:.1f} s"
+    if members := results.get("member_test_accuracies"):
+        mean = sum(members) / len(members)
+        took = f"{took}, {len(members)} members of {mean:.2%} on average".removeprefix(", ")
     return (
         f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: "
-        f"{results['test_errors']:,} errors of {results['test_count']:,} images, "
-        f"in {seconds:.1f} s; {workdir}"
+        f"{results['test_errors']:,} errors of {results['test_count']:,} images"
+        f"{', ' * bool(took)}{took}; {workdir}"
     )
 
 

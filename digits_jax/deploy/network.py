@@ -33,6 +33,7 @@ from digits_jax.deploy.soundness import IMAGE_SHAPE, check_network, list_of_name
 from digits_jax.errors import InputError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
+from digits_jax.runs.ensemble import mean_log_probabilities, members_of
 
 KINDS = {
     "space_to_depth": (),
@@ -110,7 +111,7 @@ def _multiply_adds(layers):
 
 
 def load_network(path: str | Path) -> Network:
-    """The network of a finished run.
+    """The network of a finished run, or of a finished ensemble.
 
     Args:
       path: the run's folder.
@@ -120,6 +121,10 @@ def load_network(path: str | Path) -> Network:
     """
     path = Path(path)
     run = folder.read_run(path)
+    if members := members_of(path):
+        together = combine([load_network(member) for member in members])
+        network = dataclasses.replace(together, name=_printable(path.resolve().name))
+        return calibrate(network, run.validation_logits, run.validation_labels)
     config = folder.read_json(path / folder.CONFIG)
     step, weights, damaged = read_weights(path / folder.CHECKPOINTS)
     results = run.results
@@ -128,8 +133,7 @@ def load_network(path: str | Path) -> Network:
         expected = results["params_sha256"]
         layers = take_apart(settings, weights["params"], weights["batch_stats"])
         facts = {"runs": [{**results, "config": settings, "versions": config.get("versions", {})}]}
-        own_name = "".join(c if c.isprintable() else "?" for c in path.resolve().name)
-        network = Network(own_name, names, (layers,), 1.0, facts)
+        network = Network(_printable(path.resolve().name), names, (layers,), 1.0, facts)
         check_network(network)
         if not run.logits.shape[1] == run.validation_logits.shape[1] == len(names):
             raise ValueError(f"its predictions aren't of {len(names)} classes")
@@ -146,6 +150,10 @@ def load_network(path: str | Path) -> Network:
             "finish the run with --resume, or train it again"
         )
     return calibrate(network, run.validation_logits, run.validation_labels)
+
+
+def _printable(name):
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def combine(networks: Sequence[Network]) -> Network:
@@ -379,7 +387,7 @@ def numpy_logits(network: Network, images: np.ndarray) -> np.ndarray:
         answers.append(x)
     if len(answers) == 1:
         return answers[0]
-    return np.log(np.mean([softmax(x, -1) for x in answers], 0)).astype(np.float32)
+    return mean_log_probabilities(answers)
 
 
 def _space_to_depth(x):

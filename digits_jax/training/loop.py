@@ -98,6 +98,11 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
                 "a configuration, `digits_jax.load_trained` loads a run, `digits_jax.recipe_of` "
                 "reads its configuration"
             )
+    if config.ensemble > 1:
+        raise InputError(
+            f"ensemble is {config.ensemble}: `fit` trains one network; give it to "
+            "`digits_jax.fit_ensemble`"
+        )
     with join(config.coordinator, config.num_processes, config.process_id) as group:
         return run(prepare(config, dataset, group=group), quiet=quiet, group=group)
 

@@ -57,11 +57,18 @@ def summarize(plan: Any) -> str:
             f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
             f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
+            *_members(config),
             f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
             + (f"; convolutions by {config.convolution}" if config.arch == "cnn" else "")
             + (f"; {steps} steps in a call" if (steps := config.steps_per_call) != "1" else ""),
         )
     )
+
+
+def _members(config):
+    if config.ensemble > 1:
+        seeds = f"{config.seed} to {config.seed + config.ensemble - 1}"
+        yield f"ensemble {config.ensemble} networks, seeds {seeds}, one after another"
 
 
 def describe_run(plan: Any) -> dict[str, Any]:

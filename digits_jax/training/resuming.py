@@ -10,7 +10,13 @@ from typing import Any
 
 import jax
 
-from digits_jax.config import HERE, NOT_THE_RUN, first_difference, read_config
+from digits_jax.config import (
+    HERE,
+    NOT_THE_RUN,
+    first_difference,
+    read_config,
+    with_later_fields,
+)
 from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import InputError, shown
 from digits_jax.runs import folder
@@ -165,7 +171,7 @@ def _check_values(values, step, plan, workdir):
             f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
             "train the run anew, in another folder"
         )
-    saved, own = values["run"], what_it_trains(plan)
+    saved, own = with_later_fields(values["run"]), what_it_trains(plan)
     for name in own:
         if saved.get(name) != own[name]:
             raise InputError(

@@ -1,0 +1,129 @@
+"""Trains the members of an ensemble, one after another, each as a run of its own."""
+
+import dataclasses
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from digits_jax.config import TrainConfig, first_difference, read_config
+from digits_jax.data.datasets import Dataset
+from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from digits_jax.runs.ensemble import ensemble_results, mean_log_probabilities, member_path
+from digits_jax.training.interrupts import Interrupted
+from digits_jax.training.loop import FitResult, default_name, run
+from digits_jax.training.plan import prepare
+from digits_jax.training.record import describe_run
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """A trained ensemble.
+
+    Attributes:
+      results: what its ``results.json`` holds.
+      workdir: its folder.
+      members: the runs of its members.
+    """
+
+    results: dict[str, Any]
+    workdir: Path
+    members: tuple[folder.Run, ...]
+
+
+def fit_ensemble(
+    config: TrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    quiet: bool = False,
+    each: Callable[[FitResult], object] = lambda result: None,
+) -> EnsembleResult:
+    """Trains ``config.ensemble`` networks that differ in their seeds, and leaves their folder.
+
+    Args:
+      config: what to train; the members' seeds are ``config.seed`` and the next ones. With
+        ``resume`` the members that are whole are taken as they are.
+      dataset: instead of the one that ``config.dataset`` names.
+      quiet: print nothing.
+      each: called with each member that was trained now.
+
+    Raises:
+      InputError: what can't be used.
+      Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
+
+    Example:
+      >>> import tempfile
+      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
+      ...                      epochs=2, ensemble=2, workdir=tempfile.mkdtemp())
+      >>> result = fit_ensemble(config, quiet=True)
+      >>> [run.results["seed"] for run in result.members], result.results["arch"]
+      ([0, 1], 'mlp-ensemble')
+
+    Reference:
+      Lakshminarayanan, Pritzel and Blundell, Simple and Scalable Predictive Uncertainty
+      Estimation using Deep Ensembles, 2017.
+    """
+    plan = prepare(dataclasses.replace(config, resume=False), dataset)
+    count = plan.config.ensemble
+    workdir = Path(config.workdir) if config.workdir else _new_workdir(plan.config)
+    with folder.hold_workdir(workdir, new=not config.resume):
+        if config.resume:
+            _check_same(plan.config, workdir)
+        else:
+            folder.write_json(workdir / folder.CONFIG, describe_run(plan))
+        for index in range(count):
+            path = member_path(workdir, index)
+            if (path / folder.RESULTS).exists():
+                continue
+            if not quiet:
+                print(f"\nmember {index} of 0 to {count - 1}: {path}", flush=True)
+            member = dataclasses.replace(
+                plan.config,
+                ensemble=1,
+                seed=plan.config.seed + index,
+                workdir=str(path),
+                resume=(path / folder.CONFIG).exists(),
+            )
+            try:
+                each(run(prepare(member, plan.dataset), quiet=quiet))
+            except Interrupted as stop:
+                raise Interrupted(
+                    _how_to_go_on(workdir, index, count), stop.signal_number
+                ) from None
+        return _put_together(workdir, count)
+
+
+def _new_workdir(config):
+    return folder.new_workdir(f"{default_name(config)}-ensemble{config.ensemble}")
+
+
+def _check_same(config, workdir):
+    there = read_config(workdir / folder.CONFIG)
+    if name := first_difference(config, there):
+        raise InputError(
+            f"--{name.replace('_', '-')}={getattr(config, name)}: the ensemble in {workdir} has "
+            f"{getattr(there, name)}; leave the flag out, or start a new one"
+        )
+
+
+def _how_to_go_on(workdir, index, count):
+    return (
+        f"stopped in member {index} of 0 to {count - 1}, saved; go on with\n"
+        f"  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
+    )
+
+
+def _put_together(workdir, count):
+    runs = tuple(folder.read_run(member_path(workdir, index)) for index in range(count))
+    arrays = {
+        "labels": runs[0].labels,
+        "logits": mean_log_probabilities([run.logits for run in runs]),
+        "validation_labels": runs[0].validation_labels,
+        "validation_logits": mean_log_probabilities([run.validation_logits for run in runs]),
+    }
+    results = ensemble_results(runs, arrays)
+    folder.write_predictions(workdir, **arrays)
+    folder.write_json(workdir / folder.RESULTS, results)
+    return EnsembleResult(results, workdir, runs)

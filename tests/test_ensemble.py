@@ -1,0 +1,159 @@
+"""An ensemble: trained, gone on with, and opened by every program as a run is."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from digits_jax.config import TrainConfig, read_config
+from digits_jax.deploy.predictor import Predictor
+from digits_jax.errors import InputError
+from digits_jax.runs.ensemble import mean_log_probabilities, members_of
+from digits_jax.runs.folder import read_run
+from digits_jax.train import main as train
+from digits_jax.training.ensemble import fit_ensemble
+from digits_jax.training.loop import fit
+from digits_jax.training.scoring import score_of
+
+SMALL = TrainConfig(
+    arch="mlp", dataset="digits", preset="quick", epochs=1.0, hidden_sizes=(16,), seed=4
+)
+
+
+def programs(name, *arguments):
+    command = [sys.executable, "-m", f"digits_jax.{name}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "three"
+    flags = "--arch=mlp --dataset=digits --preset=quick --epochs=1 --hidden-sizes=16 --seed=4"
+    done = programs("train", *flags.split(), "--ensemble=3", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "ensemble 3 networks, seeds 4 to 6, one after another" in done.stdout
+    assert "3 members of " in done.stdout.splitlines()[-1]
+    return workdir
+
+
+def test_the_members_are_runs_of_their_own(ensemble, tmp_path):
+    members = [read_run(ensemble / f"member-{i}") for i in range(3)]
+    assert [run.results["seed"] for run in members] == [4, 5, 6]
+    assert [read_config(run.path / "config.json").ensemble for run in members] == [1, 1, 1]
+    assert all((run.path / "curves.png").exists() for run in members)
+    alone = tmp_path / "alone"
+    done = programs("train", f"--config={members[1].path}", f"--workdir={alone}")
+    assert done.returncode == 0, done.stderr
+    assert read_run(alone).results["params_sha256"] == members[1].results["params_sha256"]
+
+
+def test_together_they_answer_with_their_mean_probability(ensemble):
+    members = [read_run(ensemble / f"member-{i}") for i in range(3)]
+    together = read_run(ensemble)
+    expected = np.mean([softmax(run.logits.astype(np.float64), -1) for run in members], 0)
+    np.testing.assert_allclose(np.exp(together.logits), expected, rtol=1e-5)
+    results = together.results
+    errors = int((expected.argmax(-1) != together.labels).sum())
+    assert (results["test_errors"], results["arch"]) == (errors, "mlp-ensemble")
+    chosen = expected[np.arange(len(expected)), together.labels]
+    assert results["test_loss"] == pytest.approx(-np.log(chosen).mean(), rel=1e-5)
+    accuracies = [run.results["test_accuracy"] for run in members]
+    assert results["member_test_accuracies"] == accuracies
+    assert results["num_params"] == 3 * members[0].results["num_params"]
+
+
+def test_every_program_takes_it_as_a_run(ensemble, tmp_path):
+    together = read_run(ensemble)
+    found = programs("evaluate", ensemble, "--json")
+    assert found.returncode == 0, found.stderr
+    said = json.loads(found.stdout)
+    assert said["test_errors"] == together.results["test_errors"]
+    assert said["test_loss"] == pytest.approx(together.results["test_loss"], abs=1e-5)
+    again = programs("train", "--eval-only", f"--workdir={ensemble}")
+    assert f"{together.results['test_errors']} errors of 360" in again.stdout
+    compared = programs("compare", ensemble, ensemble / "member-0", "-o", tmp_path / "comparison")
+    assert compared.returncode == 0, compared.stderr
+    assert (tmp_path / "comparison" / "report.html").exists()
+    exported = programs("export", ensemble, "--format=npz", "-o", tmp_path / "exported")
+    assert exported.returncode == 0, exported.stderr
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    answers = [
+        Predictor.load(p).predict(images) for p in (ensemble, tmp_path / "exported/model.npz")
+    ]
+    np.testing.assert_allclose(answers[0].logits, answers[1].logits, atol=1e-5)
+    assert answers[0].labels.shape == (5,)
+    listed = programs("checkpoints", ensemble)
+    assert listed.returncode == 2
+    assert "is an ensemble; give one of its members" in listed.stderr
+
+
+def test_the_network_answers_as_the_predictions_say(ensemble):
+    from digits_jax.data.datasets import load_dataset
+
+    together = read_run(ensemble)
+    answers = Predictor.load(ensemble).predict(load_dataset("digits").test.images)
+    np.testing.assert_allclose(answers.logits, together.logits, atol=2e-4)
+
+
+def test_what_was_stopped_goes_on_with_the_member_it_was_at(tmp_path):
+    workdir = tmp_path / "stopped"
+    config = dataclasses.replace(SMALL, ensemble=3, workdir=str(workdir))
+
+    def stop(result):
+        if result.results["seed"] == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_ensemble(config, quiet=True, each=stop)
+    assert (workdir / "member-1" / "results.json").exists()
+    assert not (workdir / "member-2").exists()
+    with pytest.raises(InputError, match="holds a run"):
+        fit_ensemble(config, quiet=True)
+    before = (workdir / "member-0" / "results.json").stat().st_mtime_ns
+    assert train(["--resume", f"--workdir={workdir}"]) == 0
+    assert (workdir / "member-0" / "results.json").stat().st_mtime_ns == before
+    unbroken = fit_ensemble(dataclasses.replace(config, workdir=str(tmp_path / "unbroken")))
+    assert read_run(workdir).results["params_sha256"] == unbroken.results["params_sha256"]
+
+
+def test_what_cannot_be_trained_or_opened(ensemble, tmp_path):
+    for flags, words in {
+        ("--ensemble=0",): "--ensemble=0: give a number that is at least 1",
+        ("--ensemble=2", "--num-processes=2"): "--ensemble trains in one process",
+        ("--resume", f"--workdir={ensemble}", "--ensemble=2"): "has ensemble=3",
+        ("--ensemble=2", f"--workdir={ensemble}"): "already holds a run",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            train(["--dataset=digits", "--arch=mlp", *flags])
+    with pytest.raises(InputError, match="`fit` trains one network"):
+        fit(dataclasses.replace(SMALL, ensemble=2))
+    copy = tmp_path / "copy"
+    shutil.copytree(ensemble, copy)
+    shutil.rmtree(copy / "member-1")
+    with pytest.raises(InputError, match="names a member 'member-1', which isn't there"):
+        members_of(copy)
+    assert members_of(ensemble / "member-0") == []
+    assert members_of(tmp_path) == []
+
+
+def test_the_mean_of_probabilities_by_hand():
+    logits = [np.log([[0.9, 0.1], [0.2, 0.8]]), np.log([[0.5, 0.5], [0.4, 0.6]])]
+    found = mean_log_probabilities([each + 3 for each in logits])
+    np.testing.assert_allclose(np.exp(found), [[0.7, 0.3], [0.3, 0.7]], rtol=1e-6)
+    assert found.dtype == np.float32
+    score = score_of(np.array([0, 0]), found)
+    assert (score.correct, score.errors) == (1, 1)
+    assert score.loss == pytest.approx(-(np.log(0.7) + np.log(0.3)) / 2, rel=1e-6)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    flags = ["--dataset=digits", "--arch=mlp", "--ensemble=2", "--dry-run"]
+    assert train([*flags, f"--workdir={tmp_path / 'none'}"]) == 0
+    assert "seeds 0 to 1" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()

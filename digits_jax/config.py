@@ -10,7 +10,7 @@ import tyro
 
 from digits_jax.config_checks import ARCH_ONLY, PATHS, check, typed
 from digits_jax.errors import InputError, quoted
-from digits_jax.recipes import BASE, RECIPES
+from digits_jax.recipes import BASE, RECIPES, TEACHER
 from digits_jax.runs.folder import CONFIG, read_json
 
 T = TypeVar("T")
@@ -83,6 +83,16 @@ class TrainConfig:
     """Random changes to training images: none, shift, affine or elastic."""
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
+    teacher: str | None = None
+    """Folder of a finished run or ensemble to learn from, whose answers are targets beside the labels."""  # noqa: E501
+    teacher_weight: Annotated[
+        float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")
+    ] = None
+    """Share of the teacher's answers in the loss, in [0, 1]; the labels have the rest."""
+    teacher_temperature: Annotated[
+        float | None, tyro.conf.arg(help_behavior_hint="(default: 2 with a teacher)")
+    ] = None
+    """What logits are divided by before the teacher's answers are compared."""
     ensemble: int = 1
     """Networks to train, with the seeds SEED, SEED + 1 and so on, that then answer as one."""
     dtype: str = "auto"
@@ -152,6 +162,8 @@ class TrainConfig:
         recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
         if self.optimizer == "adam":
             recipe["weight_decay"] = 0.0  # Adam has none; the recipes' is for AdamW.
+        if self.teacher is not None:
+            recipe |= TEACHER
         filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}
         # The other architecture's sizes stay None: they don't apply.
         filled |= {name: None for name in ARCH_ONLY[arch] if getattr(self, name) is not None}
@@ -252,6 +264,7 @@ def with_later_fields(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
+    later |= dict.fromkeys(("teacher", *TEACHER))
     return {**later, **values}
 
 

@@ -19,7 +19,7 @@ OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
 SCHEDULES = ("one_cycle", "cosine", "constant")
 AUGMENTS = ("none", "shift", "affine", "elastic")
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
-PATHS = ("workdir", "data_dir", "config")
+PATHS = ("workdir", "data_dir", "config", "teacher")
 # 28x28, folded to 14x14, is halved to 7x7, 3x3 and 1x1.
 MAX_BLOCKS = 3
 # Each layer is traced, and compiled, by itself.
@@ -101,6 +101,13 @@ def check(config: Any) -> None:
             _number(name, given[name], 0, high, low_allowed=False)
     if "weight_decay" in given:
         _number("weight_decay", given["weight_decay"], 0)
+    for name in ("teacher_weight", "teacher_temperature"):
+        if name in given and config.teacher is None:
+            raise InputError(f"--{_flag(name)} goes with --teacher=RUN; give both")
+    if "teacher_weight" in given:
+        _number("teacher_weight", given["teacher_weight"], 0, 1)
+    if "teacher_temperature" in given:
+        _number("teacher_temperature", given["teacher_temperature"], 0, 1000, low_allowed=False)
     for name in ("label_smoothing", "dropout", "ema_decay"):
         if name in given:
             _number(name, given[name], 0, 1, high_allowed=False)

@@ -35,6 +35,9 @@ BASE = {
     },
 }
 
+# Of a run that learns from another.
+TEACHER = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
+
 RECIPES = {
     ("cnn", "large"): {
         "quick": {"epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},

@@ -105,6 +105,7 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     )
     empty = [name for name in FIELDS if getattr(config, name) is None]
     of_this_call = ["data_dir", "config", "workdir"]
+    of_this_call += ["teacher", "teacher_weight", "teacher_temperature"]
     of_this_call += ["coordinator", "num_processes", "process_id"]
     assert sorted(empty) == sorted([*other, *of_this_call])
     assert config.resolve(dataset) == config  # a second time changes nothing

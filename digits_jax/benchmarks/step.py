@@ -162,7 +162,7 @@ def stepper(
     plan: Plan, compiled: Callable, state: TrainState, next_batch: Callable[[], dict]
 ) -> Callable[[int], None]:
     """A function that takes so many steps, as far ahead of the device as training does."""
-    key, ahead = plan.step_key, steps_ahead(plan)
+    (key,), ahead = plan.step_inputs, steps_ahead(plan)
     held = [state]
 
     def run(count):

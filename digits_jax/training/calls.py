@@ -38,7 +38,7 @@ class OneByOne:
 
     def __init__(self, session: Session, step: Callable, stream: Any):
         self._session, self._step, self._stream = session, step, stream
-        self._key, self._next = session.plan.step_key, None
+        self._inputs, self._next = session.plan.step_inputs, None
 
     def take(self, state: TrainState, done: int, count: int, wish: int) -> tuple[TrainState, Sums]:
         """Takes a step.
@@ -53,7 +53,7 @@ class OneByOne:
           The state, and the steps with their sums, which aren't waited for.
         """
         batch = self._next or self._placed(done)
-        state, sums = self._step(state, self._session.with_wish(batch, wish), self._key)
+        state, sums = self._step(state, self._session.with_wish(batch, wish), *self._inputs)
         more = done + count < self._session.plan.total_steps
         # Made while the device is busy with this one.
         self._next = self._placed(done + count) if more else None
@@ -81,17 +81,18 @@ class Resident:
         config = plan.config
         self._order = BatchOrder(len(train), seed=config.seed, batch_size=config.batch_size)
         self._indices = np.zeros((most, config.batch_size), np.int32)
-        self._key = plan.step_key
+        self._inputs = plan.step_inputs
         many = jax.jit(partial(steps_in_a_loop, step), donate_argnums=0)
         self._many = many.lower(
-            plan.abstract_state, self._data, self._placed(), np.int32(0), self._key
+            plan.abstract_state, self._data, self._placed(), np.int32(0), *self._inputs
         ).compile()
 
     def take(self, state: TrainState, done: int, count: int, wish: int) -> tuple[TrainState, Sums]:
         """As `OneByOne.take`, ``count`` steps; no other process hears of ``wish``."""
         for i in range(count):
             self._indices[i] = self._order.indices(done + i)
-        state, sums = self._many(state, self._data, self._placed(), np.int32(count), self._key)
+        inputs = self._data, self._placed(), np.int32(count), *self._inputs
+        state, sums = self._many(state, *inputs)
         return state, (range(done + 1, done + count + 1), sums)
 
     def _placed(self):
@@ -106,7 +107,7 @@ def steps_in_a_loop(
     data: dict[str, jax.Array],
     indices: jax.Array,
     count: jax.Array,
-    key: jax.Array,
+    *rest: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Several steps, compiled once for any number of them.
 
@@ -116,7 +117,7 @@ def steps_in_a_loop(
       data: {"image": [n, height, width, channels], "label": [n]}, all training images.
       indices: int32 [most, batch], of each step's images.
       count: int32, how many steps; at most ``most``.
-      key: the run's.
+      rest: what the step takes after the batch.
 
     Returns:
       The state after them, and the sums of each, float32 [most]; zeros from ``count`` on.
@@ -126,10 +127,10 @@ def steps_in_a_loop(
     def take(i, carried):
         state, all_sums = carried
         batch = {name: values[indices[i]] for name, values in data.items()}
-        state, sums = step(state, {**batch, "mask": mask}, key)
+        state, sums = step(state, {**batch, "mask": mask}, *rest)
         return state, {name: all_sums[name].at[i].set(sums[name]) for name in all_sums}
 
     example = {name: values[indices[0]] for name, values in data.items()}
-    shapes = jax.eval_shape(step, state, {**example, "mask": mask}, key)[1]
+    shapes = jax.eval_shape(step, state, {**example, "mask": mask}, *rest)[1]
     nothing = {name: jnp.zeros(indices.shape[0], s.dtype) for name, s in shapes.items()}
     return jax.lax.fori_loop(0, count, take, (state, nothing))

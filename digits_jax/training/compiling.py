@@ -77,12 +77,20 @@ class Compiled:
 
 
 def bare_step(plan: Plan) -> Callable:
-    """The plan's ``f(state, batch, key) -> (state, sums)``, not compiled."""
+    """The plan's ``f(state, batch, *plan.step_inputs) -> (state, sums)``, not compiled."""
+    taught = {}
+    if plan.teacher:
+        taught = {
+            "teach": plan.teacher.logits,
+            "teacher_weight": plan.config.teacher_weight,
+            "teacher_temperature": plan.config.teacher_temperature,
+        }
     return partial(
         train_step,
         label_smoothing=plan.config.label_smoothing,
         augment=make_augment(plan.config.augment),
         ema_decay=plan.config.ema_decay,
+        **taught,
     )
 
 
@@ -98,7 +106,7 @@ def lower_step(session: Session) -> jax.stages.Lowered:
         "mask": np.ones(size, np.float32),
     }
     batch = session.with_wish(parallel.shard(example, plan.mesh), 0)
-    return step.lower(plan.abstract_state, batch, plan.step_key)
+    return step.lower(plan.abstract_state, batch, *plan.step_inputs)
 
 
 def _scorer(session):

@@ -5,6 +5,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,6 +27,7 @@ from digits_jax.training.group import Group
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.processes import quiet_gloo
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
+from digits_jax.training.teacher import Teacher, load_teacher
 
 EVAL_BATCH_SIZE = 500
 
@@ -43,6 +45,7 @@ class Plan:
       mesh: of the devices, of all processes.
       share: (index, count) of this process among those that train together.
       total_steps: of the whole run.
+      teacher: whom the network learns from, if anybody.
       started: `time.perf_counter` when its preparation began.
     """
 
@@ -54,6 +57,7 @@ class Plan:
     mesh: Mesh
     share: tuple[int, int]
     total_steps: int
+    teacher: Teacher | None
     started: float
 
     @property
@@ -93,11 +97,13 @@ class Plan:
         """A state whose network recognises in float32, whatever type it was trained in."""
         return state.replace(apply_fn=self._recogniser.apply)
 
-    @property
-    def step_key(self) -> jax.Array:
-        """The key that every training step is given."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
-        return parallel.replicate(key, self.mesh)
+    @cached_property
+    def step_inputs(self) -> tuple[Any, ...]:
+        """What every training step is given beside the state and a batch: the key, the teacher."""
+        inputs = (jax.random.fold_in(jax.random.key(self.config.seed), 1),)
+        if self.teacher:
+            inputs += (self.teacher.variables,)
+        return parallel.replicate(inputs, self.mesh)
 
 
 def prepare(
@@ -176,10 +182,20 @@ def prepare(
         mesh=mesh,
         share=share,
         total_steps=total_steps,
+        teacher=_teacher(config, dataset, mesh.size) if to_train else None,
         started=started,
     )
     parallel.check_memory(plan.abstract_state, plan.mesh)
     return plan
+
+
+def _teacher(config, dataset, shards):
+    if config.teacher is None:
+        return None
+    how = {"dtype": config.dtype, "convolution": config.convolution}
+    if how["convolution"] == "auto":  # of an MLP, whose teacher may be a CNN
+        how["convolution"] = choose_convolution("auto", jax.devices()[0].platform)
+    return load_teacher(config.teacher, dataset, **how, shards=shards)
 
 
 def _load(config):

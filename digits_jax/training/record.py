@@ -57,12 +57,23 @@ def summarize(plan: Any) -> str:
             f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
             f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
+            *_taught(plan),
             *_members(config),
             f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
             + (f"; convolutions by {config.convolution}" if config.arch == "cnn" else "")
             + (f"; {steps} steps in a call" if (steps := config.steps_per_call) != "1" else ""),
         )
     )
+
+
+def _taught(plan):
+    if plan.teacher:
+        count = len(plan.teacher.sha256)
+        yield (
+            f"teacher  {plan.config.teacher}{f', {count} networks' if count > 1 else ''}: "
+            f"{plan.config.teacher_weight:g} of the loss, temperature "
+            f"{plan.config.teacher_temperature:g}"
+        )
 
 
 def _members(config):

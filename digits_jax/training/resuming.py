@@ -185,7 +185,10 @@ def what_it_trains(plan: Plan) -> dict[str, Any]:
     """All that the parameters depend on, as JSON gives it back."""
     config = plan.config.to_dict()
     fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
-    return json.loads(json.dumps({**fields, "dataset_sha256": plan.dataset.sha256}))
+    found = {**fields, "dataset_sha256": plan.dataset.sha256}
+    if plan.teacher:  # which isn't loaded to score what it taught
+        found["teacher_sha256"] = plan.teacher.sha256
+    return json.loads(json.dumps(found))
 
 
 def seconds_of_results(workdir: Path, state: TrainState) -> dict[str, float] | None:

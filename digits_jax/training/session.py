@@ -64,10 +64,10 @@ class Session:
         if self.group.count == 1:
             return step
 
-        def hearing_step(state, batch, key):
+        def hearing_step(state, batch, *rest):
             batch = dict(batch)
             wishes = batch.pop("wish")
-            state, sums = step(state, batch, key)
+            state, sums = step(state, batch, *rest)
             return state, {**sums, "wish": jnp.max(wishes)}
 
         return hearing_step

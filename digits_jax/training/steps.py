@@ -70,6 +70,32 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
 
 
+def distillation_loss(
+    logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0
+) -> jax.Array:
+    r"""Softmax cross-entropy against what a teacher answers, not reduced.
+
+    .. math:: -T^2 \sum_k \mathrm{softmax}(t / T)_k \log \mathrm{softmax}(z / T)_k
+
+    Args:
+      logits: float32 [batch, classes], :math:`z`.
+      teacher_logits: float32 [batch, classes], :math:`t`.
+      temperature: :math:`T`; a higher one shows more of which wrong classes the teacher thinks of.
+
+    Returns:
+      float32 [batch], in nats; its gradient is of one size whatever the temperature.
+
+    Example:
+      >>> float(distillation_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2)))[0])  # log(2)
+      0.6931...
+
+    Reference:
+      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
+    """
+    targets = jax.nn.softmax(teacher_logits / temperature, -1)
+    return temperature**2 * optax.softmax_cross_entropy(logits / temperature, targets)
+
+
 def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
     """Sums over the images whose mask is 1; the caller divides once, at the end.
 
@@ -93,11 +119,15 @@ def train_step(
     state: TrainState,
     batch: dict,
     key: jax.Array,
+    teacher: Any = None,
     *,
     axis_name: str | None = None,
     label_smoothing: float = 0.0,
     augment: Callable | None = None,
     ema_decay: float = 0.0,
+    teach: Callable | None = None,
+    teacher_weight: float = 0.0,
+    teacher_temperature: float = 1.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update of the parameters, unless the loss or a gradient isn't a finite number.
 
@@ -112,11 +142,16 @@ def train_step(
       batch: see the top of this module.
       key: the run's key, the same at every step; the step's own is folded from it, so that a
         resumed run goes on with the keys that it would have had.
+      teacher: variables of the network that ``teach`` answers with.
       axis_name: see the top of this module.
       label_smoothing: see `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
       ema_decay: of the exponential moving average, for a state that keeps one: after t steps
         ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps don't linger.
+      teach: ``f(teacher, images) -> logits`` of a network to learn from, which sees the images
+        that the step trains on, as augmented; or None.
+      teacher_weight: in [0, 1], the share of `distillation_loss` in the loss.
+      teacher_temperature: of `distillation_loss`.
 
     Returns:
       The state after the step, and `metric_sums` of the batch as trained on with "skipped", 1
@@ -144,6 +179,7 @@ def train_step(
     images = to_float(batch["image"])
     if augment is not None:
         images = augment(augment_key, images)
+    taught = None if teach is None else jax.lax.stop_gradient(teach(teacher, images))
     count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
     axis = {} if axis_name is None else {"axis_name": axis_name}
 
@@ -158,6 +194,9 @@ def train_step(
         )
         # This device's share of the mean: the shares add up, also where masks differ.
         loss = cross_entropy(logits, labels, label_smoothing)
+        if taught is not None:
+            own, theirs = 1 - teacher_weight, teacher_weight
+            loss = own * loss + theirs * distillation_loss(logits, taught, teacher_temperature)
         share = jnp.sum(_counted(loss, mask)) / count
         return share, (logits, changed.get("batch_stats", {}))
 

@@ -25,7 +25,7 @@ def make_runner(plan: Plan) -> Callable[[int], None]:
     step_fn = parallel.parallelize(bare_step(plan), plan.mesh, donate_state=True)
     ahead = steps_ahead(plan)
     stream = open_stream(plan.dataset.train, seed=config.seed, batch_size=config.batch_size)
-    key, state, numbers = plan.step_key, plan.initial_state(), itertools.count(1)
+    (key,), state, numbers = plan.step_inputs, plan.initial_state(), itertools.count(1)
     batch = parallel.shard(stream.batch(0), plan.mesh)
 
     def run_steps(count):

@@ -1,0 +1,99 @@
+"""A trained network, or an ensemble of some, that another one learns from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from digits_jax.data.datasets import Dataset
+from digits_jax.errors import InputError, shown
+from digits_jax.models.build import build_model
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import read_weights, tree_sha256
+from digits_jax.runs.ensemble import members_of
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What answers the images that a student is trained on.
+
+    Attributes:
+      variables: of each member, NumPy arrays.
+      applies: of each member, the module's ``apply``.
+      sha256: of the members' parameters.
+    """
+
+    variables: tuple[Any, ...]
+    applies: tuple[Callable, ...]
+    sha256: tuple[str, ...]
+
+    def logits(self, variables: tuple[Any, ...], images: jax.Array) -> jax.Array:
+        """Its answers.
+
+        Args:
+          variables: its own, where the images are.
+          images: float32 [batch, height, width, channels] in [0, 1].
+
+        Returns:
+          float32 [batch, classes]; of several members the logarithm of their mean probability.
+        """
+        answers = [
+            apply(weights, images, train=False)
+            for apply, weights in zip(self.applies, variables, strict=True)
+        ]
+        if len(answers) == 1:
+            return answers[0]
+        shares = jax.nn.log_softmax(jnp.stack(answers), -1)
+        return jax.nn.logsumexp(shares, 0) - jnp.log(len(answers))
+
+
+def load_teacher(
+    path: str | Path, dataset: Dataset, *, dtype: str, convolution: str, shards: int
+) -> Teacher:
+    """The teacher in the folder of a finished run or ensemble.
+
+    Args:
+      path: the folder.
+      dataset: that the student is trained on.
+      dtype, convolution, shards: as the student computes.
+
+    Raises:
+      InputError: no finished run is there, or one of other data.
+    """
+    members = members_of(Path(path)) or [Path(path)]
+    variables, applies, sums = [], [], []
+    for member in members:
+        try:
+            results = folder.read_results(member)
+            settings = folder.read_json(member / folder.CONFIG)["config"]
+            _check_data(member, results, dataset)
+            _, weights, _ = read_weights(member / folder.CHECKPOINTS)
+            sha256 = tree_sha256(weights["params"])
+            if sha256 != results["params_sha256"]:
+                raise InputError(
+                    f"{member}: its newest checkpoint isn't the one that {folder.RESULTS} names"
+                )
+            own = {"dtype": dtype, "convolution": convolution}
+            module = build_model({**settings, **own}, dataset.num_classes, shards)
+        except InputError as error:
+            raise InputError(f"--teacher={path}: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = shown(f"{type(error).__name__}: {error}")
+            raise InputError(f"--teacher={path}: {member} isn't a whole run ({why})") from None
+        variables.append(weights)
+        applies.append(module.apply)
+        sums.append(sha256)
+    return Teacher(tuple(variables), tuple(applies), tuple(sums))
+
+
+def _check_data(member, results, dataset):
+    if results["dataset_sha256"] != dataset.sha256:
+        other = results["dataset"]
+        words = other if other != dataset.name else f"another version of {other}"
+        raise InputError(
+            f"{member} was trained on {shown(str(words))}, this run is on {dataset.name}; "
+            "give a teacher of the same data set"
+        )

@@ -80,7 +80,7 @@ class TrainConfig:
     ema_decay: ByPreset[float] = None
     """Recognise with an average of the weights over the steps: its decay, in [0, 1); 0 for none."""
     augment: ByPreset[str] = None
-    """Random changes to training images: none, shift, affine or elastic."""
+    """Random changes to training images: none, shift, affine, elastic or cutout (affine, and a square is blanked)."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     teacher: str | None = None

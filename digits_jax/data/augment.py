@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from digits_jax.errors import InputError
 
-# Strengths of the named policies, as `warp` takes them.
+# Strengths of the named policies, as `warp` and `cutout` take them.
 POLICIES = {
     "none": {},
     "shift": {"shift_pixels": 2.0},
@@ -28,6 +28,13 @@ POLICIES = {
         "shear_degrees": 10.0,
         "shift_pixels": 2.0,
         "elastic_pixels": 0.6,
+    },
+    "cutout": {
+        "rotation_degrees": 10.0,
+        "scale_factor": 1.1,
+        "shear_degrees": 8.0,
+        "shift_pixels": 2.0,
+        "cutout_pixels": 8,
     },
 }
 
@@ -50,7 +57,16 @@ def make_augment(policy: str) -> Callable[[jax.Array, jax.Array], jax.Array] | N
     """
     if policy not in POLICIES:
         raise InputError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
-    return partial(warp, **POLICIES[policy]) if POLICIES[policy] else None
+    strengths = dict(POLICIES[policy])
+    size = strengths.pop("cutout_pixels", 0)
+    if not size:
+        return partial(warp, **strengths) if strengths else None
+
+    def warp_and_cut(key, images):
+        warp_key, cut_key = jax.random.split(key)
+        return cutout(cut_key, warp(warp_key, images, **strengths), size_pixels=size)
+
+    return warp_and_cut
 
 
 def warp(
@@ -131,6 +147,47 @@ def warp(
         field = _smooth_field(elastic_key, batch, height, width, elastic_sigma_pixels)
         source = source + elastic_pixels * field
     return _sample(images, source[0] + (height - 1) / 2, source[1] + (width - 1) / 2)
+
+
+def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
+    """Blanks a square of each image: what is left must do.
+
+    Its centre is anywhere in the image, so that a part of it may lie outside.
+
+    Args:
+      key: a JAX key.
+      images: float32 [batch, height, width, channels].
+      size_pixels: the square's side; 0 leaves the images.
+
+    Returns:
+      float32 [batch, height, width, channels].
+
+    Raises:
+      InputError: a negative size.
+
+    Example:
+      >>> images = jnp.ones((1, 28, 28, 1))
+      >>> blank = 784 - int(cutout(jax.random.key(0), images, size_pixels=8).sum())
+      >>> 16 <= blank <= 64
+      True
+
+    Reference:
+      DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout,
+      2017.
+    """
+    if size_pixels < 0:
+        raise InputError(f"size_pixels is {size_pixels}; a strength is 0 or more")
+    chex.assert_rank(images, 4)
+    batch, height, width, _ = images.shape
+    first = jax.random.randint(key, (2, batch, 1), 0, jnp.array([height, width])[:, None, None])
+    first = first - size_pixels // 2
+
+    def inside(start, size):
+        place = jnp.arange(size)[None]
+        return (place >= start) & (place < start + size_pixels)
+
+    blank = inside(first[0], height)[:, :, None] & inside(first[1], width)[:, None, :]
+    return jnp.where(blank[..., None], 0, images)
 
 
 def _smooth_field(key, batch, height, width, sigma):

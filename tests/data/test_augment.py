@@ -10,7 +10,7 @@ import scipy.ndimage
 import scipy.stats
 
 from digits_jax.data import augment
-from digits_jax.data.augment import POLICIES, make_augment, warp
+from digits_jax.data.augment import POLICIES, cutout, make_augment, warp
 from digits_jax.errors import InputError
 
 KEY = jax.random.key(0)
@@ -145,6 +145,31 @@ def test_policies(policy):
     np.testing.assert_array_equal(apply(KEY, images), out)
     assert len({image.tobytes() for image in out}) == 6
     assert (np.asarray(apply(jax.random.key(1), images)) != out).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_cutout_blanks_a_square_and_leaves_the_rest(size):
+    images = 1 + random_images(count=400, height=20, width=24)  # no pixel is 0 before
+    out = np.asarray(jax.jit(partial(cutout, size_pixels=size))(KEY, images))
+    blank = (out == 0)[..., 0]
+    np.testing.assert_array_equal(out[~blank], images[~blank])
+    rows, columns = blank.any(2), blank.any(1)
+    # A rectangle: every blank row is blank in the same columns.
+    np.testing.assert_array_equal(blank, rows[:, :, None] & columns[:, None, :])
+    heights, widths = rows.sum(1), columns.sum(1)
+    assert heights.max() == widths.max() == size
+    assert heights.min() >= size // 2
+    # Away from the border it is whole, and its place is uniform: each row is blanked as often.
+    expected = 400 * size / 20
+    middle = rows.sum(0)[size : 20 - size]
+    assert np.all(np.abs(middle - expected) < 5 * np.sqrt(expected))
+
+
+def test_cutout_of_nothing_and_of_less():
+    images = random_images()
+    np.testing.assert_array_equal(cutout(KEY, jnp.asarray(images), size_pixels=0), images)
+    with pytest.raises(InputError, match="size_pixels is -1; a strength is 0 or more"):
+        cutout(KEY, images, size_pixels=-1)
 
 
 def test_none_is_no_function():

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import shlex
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 from digits_jax.benchmarks.settings import BENCHMARKS, OPTIONS, output_paths, settings_of
 from digits_jax.cli import Parser, run_program
+from digits_jax.errors import InputError
 
 # JAX, NumPy and what needs them are imported by the functions: Ctrl-C is then one line from the
 # start. Of all benchmarks, those come last that keep this process's memory and threads busy.
@@ -83,7 +85,11 @@ def run_benchmark(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     started = time.perf_counter()
     room = importlib.import_module(f"digits_jax.benchmarks.{name.replace('-', '_')}")
-    found = room.benchmark(settings)
+    try:
+        found = room.benchmark(settings)
+    except InputError as error:
+        # Training has one batch size; here several are given.
+        raise InputError(str(error).replace("--batch-size=", "--batch-sizes=")) from None
     return {
         "settings": settings,
         "machine": describe_machine(found.pop("device", None)),
@@ -102,11 +108,14 @@ def show(result: dict[str, Any], path: Path | None, *, headed: bool) -> None:
     if path is None:
         return
     from digits_jax.benchmarks.figures import draw
-    from digits_jax.runs.folder import write_json
+    from digits_jax.runs.folder import as_json, replace_files
 
-    write_json(path, result)
-    draw(result, path.with_suffix(".png"))
-    path.with_suffix(".md").write_text(page(result, path.stem), encoding="utf-8")
+    picture = io.BytesIO()
+    draw(result, picture)
+    path.parent.mkdir(exist_ok=True)
+    files = {".json": as_json(result), ".md": page(result, path.stem).encode()}
+    files[".png"] = picture.getvalue()
+    replace_files({path.with_suffix(suffix): data for suffix, data in files.items()})
 
 
 if __name__ == "__main__":

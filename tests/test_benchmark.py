@@ -97,7 +97,6 @@ def test_what_is_too_large_for_memory_is_only_streamed(here, own, monkeypatch):
         (["--batch-sizes=139"], "has 138 training images"),
         (["-o", "nowhere/x.json"], "nowhere can't be written"),
         (["--dataset=tfds/other"], "no such prepared data set"),
-        (["--dataset=digits"], "give --input=memory, or another --dataset"),
         (["--unknown"], "unrecognized arguments"),
     ],
 )
@@ -118,6 +117,27 @@ def test_without_files_auto_is_measured_in_memory(monkeypatch):
     assert input_benchmark._opened(settings)[0] is None
     with pytest.raises(InputError, match="not here"):
         input_benchmark._opened({**settings, "dataset": "mnist"})
+
+
+def test_digits_which_have_no_files_are_measured_in_memory():
+    streamed, held = input_benchmark._opened(settings_with("input", dataset="digits"))
+    assert streamed is None
+    assert held.name == "digits"
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("", "-o is empty"), ("x.md", "give a folder, or a FILE.json"), ("/proc/new", "be written")],
+)
+def test_where_nothing_can_be_written(output, said):
+    with pytest.raises(InputError, match=said):
+        output_paths(output, ["step"])
+
+
+def test_a_folder_is_made_when_there_is_something_to_write(tmp_path):
+    (path,) = output_paths(str(tmp_path / "new"), ["step"]).values()
+    assert path == tmp_path / "new" / "step.json"
+    assert not path.parent.exists()
 
 
 # --- the other benchmarks ----------------------------------------------------------------------
@@ -177,7 +197,7 @@ def test_step(one_process, tmp_path, capsys):
         limit = max(np.median(own[when]) for when in ("before", "after"))
         assert row["fraction"] == row["flops_per_second"] / limit
         assert row["step_seconds"]["median"] == np.median(row["blocks"]["step"])
-    assert f"| mlp | {result['rows'][1]['dtype']} | 32 | 2 |" in table
+    assert f"| mlp | {result['rows'][1]['dtype']} | - | 32 | 2 |" in table
 
 
 def test_inference(one_process, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import logging
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from digits_jax.benchmarks.machine import where
 from digits_jax.benchmarks.report import duration, slope_label
@@ -25,12 +25,12 @@ _STYLE = {
 }
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Draws a result of any benchmark.
+def draw(result: dict[str, Any], file: Path | IO[bytes]) -> None:
+    """Draws a result of any benchmark, as a PNG.
 
     Args:
       result: as its JSON file holds it.
-      path: of the PNG.
+      file: to write, or its path.
     """
     # Matplotlib warns at length where there is no home folder to keep its font list in.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -38,7 +38,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": "agg"}):
         figure = _DRAW[result["benchmark"]](result)
-        figure.savefig(path)
+        figure.savefig(file, format="png")
 
 
 def _figure(result, title, width, height):

@@ -86,7 +86,23 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int 
 
 
 def _range(spread, show=duration):
-    return f"{show(spread['p10'])} to {show(spread['p90'])}"
+    return _between(spread["p10"], spread["p90"], show)
+
+
+def _between(low, high, show=duration):
+    # A single measurement has no range.
+    return "-" if low == high else f"{show(low)} to {show(high)}"
+
+
+def some(count: int, thing: str) -> str:
+    """A number of things.
+
+    Example:
+      >>> some(1, "seed"), some(3, "new process")
+      ('1 seed', '3 new processes')
+    """
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count} {thing if count == 1 else plural}"
 
 
 def _count(value):
@@ -103,12 +119,13 @@ def _step(result):
     yield _head(
         result,
         f"preset {settings['preset']}; median and 10th to 90th percentile "
-        f"of {settings['repeats']} blocks of {settings['seconds']:g} s",
+        f"of {some(settings['repeats'], 'block')} of {settings['seconds']:g} s",
     )
     yield ""
     heads = [
         "network",
         "type",
+        "convolutions",
         "batch",
         "devices",
         "lower + compile",
@@ -127,6 +144,7 @@ def _step(result):
             [
                 row["arch"],
                 row["dtype"],
+                row["convolution"] or "-",
                 row["batch_size"],
                 row["devices"],
                 compiling,
@@ -138,7 +156,7 @@ def _step(result):
                 fraction,
             ]
         )
-    yield from table(heads, rows)
+    yield from table(heads, rows, words=3)
     yield ""
     heads = ["matrix product", "for", "devices", "size", "before", "after"]
     rows = [
@@ -172,8 +190,8 @@ def _time_to_accuracy(result):
     compiled = "nothing compiled before" if settings["cold"] else "what was compiled before is used"
     yield _head(
         result,
-        f"preset {settings['preset']}; {settings['seeds']} seeds; whole processes, median (and "
-        f"range); {compiled}",
+        f"preset {settings['preset']}; {some(settings['seeds'], 'seed')}; whole processes, median "
+        f"and range; {compiled}",
     )
     yield ""
     heads = ["network", "whole process", "range", "start, imports, end", "compilation"]
@@ -188,7 +206,7 @@ def _time_to_accuracy(result):
         whole = [run["seconds"] for run in runs]
         sd = "" if row["accuracy_sd"] is None else f" ± {row['accuracy_sd']:.2%}"
         rows.append(
-            [row["arch"], medians[""], f"{min(whole):.2f} to {max(whole):.2f} s"]
+            [row["arch"], medians[""], _between(min(whole), max(whole))]
             + [medians[name] for name in ("process_", "compile_", "train_", "other_")]
             + [f"{row['accuracy_mean']:.2%}{sd}", "reached" if row["reached"] else "not reached"]
         )
@@ -204,7 +222,7 @@ def _inference(result):
     yield _head(
         result,
         f"float32; {count:,} test images; median and 10th to 90th percentile of "
-        f"{settings['repeats']} blocks of {settings['seconds']:g} s",
+        f"{some(settings['repeats'], 'block')} of {settings['seconds']:g} s",
     )
     yield ""
     heads = ["network", "batch", "devices", "compilation", "images/s, host to host", "range"]
@@ -250,7 +268,7 @@ def _input(result):
                 row["threads"] or "-",
                 row["batch_size"],
                 _count(statistics.median(rates)),
-                f"{min(rates):,.0f} to {max(rates):,.0f}",
+                _between(min(rates), max(rates), _count),
                 f"{row['first_batch_seconds']:.2f} s",
             ]
         )
@@ -259,19 +277,19 @@ def _input(result):
     rows = []
     for start in result["cold_starts"]:
         seconds = start["seconds"]
-        spread = f"{min(seconds):.2f} to {max(seconds):.2f} s"
-        rows.append([start["input"], f"{statistics.median(seconds):.2f} s", spread])
+        spread = _between(min(seconds), max(seconds))
+        rows.append([start["input"], duration(statistics.median(seconds)), spread])
     yield from table(["new process", "first batch after", "range"], rows)
 
 
 def _startup(result):
-    yield _head(result, f"median and range of {result['settings']['repeats']} new processes")
+    yield _head(result, f"median and range of {some(result['settings']['repeats'], 'new process')}")
     yield ""
     rows = [
         [
             row["what"],
             duration(row["seconds"]["median"]),
-            f"{duration(min(row['repeats']))} to {duration(max(row['repeats']))}",
+            _between(min(row["repeats"]), max(row["repeats"])),
         ]
         for row in result["rows"]
     ]

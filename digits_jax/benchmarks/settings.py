@@ -33,6 +33,7 @@ OPTIONS = {
     "archs": ("--arch", "NAME,NAME", "words", "networks"),
     "preset": ("--preset", "NAME", "word", "quick, standard or best"),
     "dtype": ("--dtype", "NAME", "word", "as in training: float32, bfloat16 or auto"),
+    "convolution": ("--convolution", "NAME", "word", "as in training: lax, matmul or auto"),
     "devices": ("--devices", "N", "word", "as in training: a number, or auto"),
     "batch_sizes": ("--batch-sizes", "N,N", "numbers", "images in a batch"),
     "widths": ("--widths", "X,X", "factors", "times the channels and the dense layer of quick"),
@@ -59,6 +60,7 @@ BENCHMARKS = {
             "archs": "cnn,mlp",
             "preset": "quick",
             "batch_sizes": "64,256,1024",
+            "convolution": "auto",
             **_HOW,
             "repeats": "11",
             "seconds": "0.5",
@@ -78,7 +80,7 @@ BENCHMARKS = {
             "devices": "auto",
             **_WHERE,
         },
-        {"seeds": 1, "preset": "quick", "archs": ["mlp"]},
+        {"seeds": 1, "preset": "quick", "archs": ["cnn"]},
     ),
     "inference": Benchmark(
         "images a second of a whole split, and the time that one image takes",
@@ -183,7 +185,8 @@ def _number(flag, text, kind=int, *, several=False, least=1e-9):
     except ValueError:
         value = -1
     if not least <= value <= 1_000_000:
-        wanted = "numbers like 1,2" if several else "a number"
+        example = "1,2" if kind is int else "0.5,1"
+        wanted = f"numbers like {example}" if several else "a number"
         bound = "more than 0" if least else "at least 0"
         raise InputError(f"{flag}={shown(text)}: give {wanted}, {bound} and at most 1,000,000")
     return value
@@ -205,7 +208,7 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
     """Where each benchmark's JSON file goes; empty where nothing is written.
 
     Args:
-      output: a file whose name ends in ``.json``, or a folder, which is made if it is new.
+      output: a file whose name ends in ``.json``, or a folder, which may be new; or None.
       names: of the benchmarks.
 
     Raises:
@@ -215,18 +218,25 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
       >>> output_paths("step.json", ["step"])["step"].name, output_paths(None, ["step"])
       ('step.json', {})
     """
-    if not output:
+    if output is None:
         return {}
+    if not output:
+        raise InputError("-o is empty; give a folder, or a FILE.json")
     path = Path(output).expanduser().absolute()
     is_file = path.suffix == ".json" and not path.is_dir()
+    if path.suffix in (".md", ".png", ".csv", ".txt", ".html") and not path.is_dir():
+        raise InputError(f"-o {shown(output)}: give a folder, or a FILE.json")
     if is_file and len(names) > 1:
         raise InputError(
             f"-o {shown(output)}: {len(names)} results don't fit a file; give a folder"
         )
     folder = path.parent if is_file else path
-    if not is_file and path.parent.is_dir():
-        with contextlib.suppress(OSError):  # what went wrong is said below
-            path.mkdir(exist_ok=True)
+    if not is_file and not folder.exists():
+        # It is made when there is something to write: what ends before then leaves nothing.
+        with contextlib.suppress(OSError):
+            folder.mkdir()
+            folder.rmdir()
+            return {name: folder / f"{name}.json" for name in names}
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise InputError(f"-o {shown(output)}: {folder} can't be written; give another place")
     return {name: path if is_file else path / f"{name}.json" for name in names}
@@ -251,6 +261,8 @@ def train_config(settings: dict[str, Any], **fields: Any) -> Any:
 
     names = ("dataset", "data_dir", "platform", "preset", "dtype", "devices", "seed")
     given = {name: settings[name] for name in names if name in settings}
+    if fields.get("arch") == "cnn" and "convolution" in settings:
+        given["convolution"] = settings["convolution"]
     config = TrainConfig(**{**given, **fields})
     check(config)
     return config

@@ -37,6 +37,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
       "device", "dataset", "products" (a row for each network and dtype) and "rows" (a row for
       each network and batch size).
     """
+    settings = {**settings, "batch_sizes": _divided(settings)}
     for arch, size in itertools.product(settings["archs"], settings["batch_sizes"]):
         train_config(settings, arch=arch, batch_size=size)
     answers = [
@@ -49,6 +50,15 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
         "products": [row for answer in answers for row in answer["products"]],
         "rows": [row for answer in answers for row in answer["rows"]],
     }
+
+
+def _divided(settings):
+    """The batch sizes, rounded up to what the devices divide."""
+    sizes = settings["batch_sizes"]
+    devices = int(settings["devices"]) if settings["devices"].isdecimal() else 1
+    if not 1 <= devices <= min(sizes):
+        return sizes  # training says what is wrong
+    return list(dict.fromkeys(-(-size // devices) * devices for size in sizes))
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +140,7 @@ def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     step = spread(steps)
     return {
         "dtype": plan.config.dtype,
+        "convolution": plan.config.convolution if plan.config.arch == "cnn" else None,
         "batch_size": plan.config.batch_size,
         "devices": plan.mesh.size,
         **durations,

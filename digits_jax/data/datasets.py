@@ -204,8 +204,8 @@ def _find_files(spec: Spec, roots: list[Path]) -> Path | None:
         return None
     raise UnavailableError(
         f"{spec.name} is not in {' or '.join(map(str, roots))}, and can't be downloaded from "
-        f"{spec.url}: {reason}; put {', '.join(spec.urls)} into a folder and give it as data_dir "
-        f"(--data-dir) or {DATA_DIR_VARIABLE}"
+        f"{spec.url}: {reason}; put {', '.join(spec.urls)} into a folder and give it with "
+        f"--data-dir (data_dir), or in {DATA_DIR_VARIABLE}"
     )
 
 

@@ -147,8 +147,12 @@ def _lock(file, path):
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; NaN and infinity, which JSON hasn't, are an error."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    replace_file(path, lambda file: file.write(text.encode()))
+    replace_files({path: as_json(value)})
+
+
+def as_json(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -188,13 +192,33 @@ def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
 
 def replace_file(path: Path, write: Callable[[Any], object]) -> None:
     """Calls ``write`` with a file aside, and renames it into place when it is whole."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _aside(path) as aside:
         with naming(path), open(aside, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+
+
+def replace_files(files: dict[Path, bytes]) -> None:
+    """Writes files that belong together: none is renamed into place before all are whole."""
+    with contextlib.ExitStack() as stack:
+        asides = {path: stack.enter_context(_aside(path)) for path in files}
+        for path, data in files.items():
+            with naming(path), open(asides[path], "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, aside in asides.items():
+            os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def _aside(path):
+    """The name of a file beside another, which is gone in the end."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield aside
     finally:
         aside.unlink(missing_ok=True)
 

@@ -30,9 +30,9 @@ from digits_jax.training.record import describe_run, make_results
 from digits_jax.training.resuming import (
     NO_SECONDS,
     NO_SUMS,
+    as_it_was_trained,
     check_same_run,
     epoch_ends,
-    seconds_of_results,
     start,
     what_it_trains,
 )
@@ -198,9 +198,9 @@ def _run(session):
     validation = score(state, plan.dataset.validation)
     test = score(state, plan.dataset.test)
     seconds = _seconds_so_far(plan, totals)
-    if finished:  # What its training took, not what it takes to look at it again.
-        seconds = seconds_of_results(workdir, state) or seconds
     results = make_results(plan, state, validation, test, seconds)
+    if finished:
+        results = as_it_was_trained(results, workdir)
     if session.writes:
         folder.write_predictions(
             workdir,

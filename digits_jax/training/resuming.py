@@ -25,7 +25,6 @@ from digits_jax.runs.checkpoint import (
     last_saved,
     list_steps,
     restore_newest,
-    tree_sha256,
 )
 from digits_jax.training.plan import Plan, prepare
 from digits_jax.training.record import describe_run
@@ -35,6 +34,12 @@ from digits_jax.training.state import TrainState
 # one after the other up to now, and seconds over all sessions.
 NO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
 NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
+# What looking at a finished run again doesn't change in its results.
+_OF_THE_TRAINING = (
+    *NO_SECONDS,
+    *("images_per_second", "convolution", "steps_per_call"),
+    *("device", "num_devices", "jax_version"),
+)
 NOTHING = {**NO_SUMS, **NO_SECONDS, "skipped_in_a_row": 0.0}
 
 
@@ -191,13 +196,20 @@ def what_it_trains(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
-def seconds_of_results(workdir: Path, state: TrainState) -> dict[str, float] | None:
-    """The durations in the ``results.json`` of this very state; None where there is none."""
-    with contextlib.suppress(InputError, KeyError, TypeError, ValueError, OverflowError):
-        results = folder.read_json(workdir / folder.RESULTS)
-        if results["params_sha256"] == tree_sha256(state.variables["params"]):
-            return {name: float(results[name]) for name in NO_SECONDS}
-    return None
+def as_it_was_trained(results: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """A finished run's results, with what its training took and how it was computed.
+
+    Args:
+      results: as they are found now.
+      workdir: the folder, whose ``results.json`` is of this very state, or isn't.
+    """
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        old = folder.read_json(workdir / folder.RESULTS)
+        if old["params_sha256"] == results["params_sha256"]:
+            kept = {name: old[name] for name in _OF_THE_TRAINING if name in old}
+            same = {k: v for k, v in kept.items() if isinstance(v, type(results[k]))}
+            return {**results, **same}
+    return results
 
 
 def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainState]:

@@ -49,8 +49,8 @@ class Arguments:
         str | None, tyro.conf.arg(help_behavior_hint="(default: DIGITS_JAX_DATA_DIR)")
     ] = None
     """Folder of MNIST's four files."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("experiments/results/peers.json")
-    """The JSON file; .md and .png lie beside it."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/peers.json")
+    """The JSON file, or a folder for it; .md and .png lie beside it."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,13 +73,31 @@ def main(argv: Sequence[str]) -> None:
         disturbance = _disturbance(name, others)
         result["rows"] += [row | {"disturbed": bool(disturbance)} for row in rows]
         result["notes"] += notes + disturbance
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    folder.write_json(arguments.output, result)
+    path = output_path(arguments.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = report.markdown(result)
-    arguments.output.with_suffix(".md").write_text(text)
+    files = {path: folder.as_json(result), path.with_suffix(".md"): text.encode()}
     if result["rows"]:
-        report.draw(result, arguments.output.with_suffix(".png"))
-    print(text)
+        files[path.with_suffix(".png")] = report.picture(result)
+    folder.replace_files(files)
+    print(f"{text}\nwritten: {path}, and .md and .png beside it")
+
+
+def output_path(output: Path) -> Path:
+    """The JSON file that ``--output`` means.
+
+    Raises:
+      InputError: a file of another kind.
+
+    Example:
+      >>> str(output_path(Path("results"))), str(output_path(Path("a.json")))
+      ('results/peers.json', 'a.json')
+    """
+    if output.suffix == ".json" and not output.is_dir():
+        return output
+    if output.suffix in (".md", ".png", ".csv", ".txt", ".html"):
+        raise InputError(f"--output={output}: give a folder, or a name that ends with .json")
+    return output / "peers.json"
 
 
 def check(arguments: Arguments) -> list[str]:
@@ -91,10 +109,12 @@ def check(arguments: Arguments) -> list[str]:
     unknown = [name for name in arguments.only if name not in SCENARIOS]
     if unknown:
         raise InputError(f"--only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
-    if arguments.rounds < 1 or arguments.processes < 1 or not 0 < arguments.seconds < 600:
-        raise InputError("--rounds and --processes are 1 or more; --seconds more than 0")
-    if arguments.output.suffix != ".json":
-        raise InputError(f"--output={arguments.output}: give a name that ends with .json")
+    for name in ("rounds", "processes"):
+        if (value := getattr(arguments, name)) < 1:
+            raise InputError(f"--{name}={value}: give a number that is at least 1")
+    if not 0 < arguments.seconds < 600:
+        raise InputError(f"--seconds={arguments.seconds}: give a number more than 0, under 600")
+    output_path(arguments.output)
     if not contenders.installed("PyTorch"):
         raise InputError(f"PyTorch isn't installed; {EXTRA}")
     return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))

@@ -120,7 +120,13 @@ def find_data(folder: str | None) -> str:
     Raises:
       InputError: they aren't there.
     """
-    found = Path(folder or os.environ.get("DIGITS_JAX_DATA_DIR") or ".").expanduser().absolute()
+    folder = folder or os.environ.get("DIGITS_JAX_DATA_DIR")
+    if not folder:
+        raise InputError(
+            "no data is given; set DIGITS_JAX_DATA_DIR to the folder of MNIST's four original "
+            "files, which every contender reads, or give it with --data-dir"
+        )
+    found = Path(folder).expanduser().absolute()
     if not (found / "train-images-idx3-ubyte.gz").is_file():
         raise InputError(
             f"{found} has no train-images-idx3-ubyte.gz; give the folder of MNIST's four original "

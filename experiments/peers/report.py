@@ -1,7 +1,7 @@
 """The comparison as a Markdown table and a picture."""
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from digits_jax.evaluation.style import LIGHT, new_figure, themed
@@ -35,9 +35,11 @@ def markdown(result: dict[str, Any]) -> str:
 def _line(row):
     ratio, goal = row["ratio"], row["goal"]
     said = "" if goal is None else f"{_sign(row)} {goal:g}: {_verdict(row)}"
+    # Nobody should quote a ratio that says nothing.
+    median = f"{ratio['median']:.2f}" if row["disturbed"] else f"**{ratio['median']:.2f}**"
     ours, theirs = (_amount(row, row[side]) for side in ("ours", "theirs"))
     return (
-        f"| {_what(row)} | {row['peer']} | {ours} | {theirs} | **{ratio['median']:.2f}** "
+        f"| {_what(row)} | {row['peer']} | {ours} | {theirs} | {median} "
         f"| {ratio['low']:.2f} to {ratio['high']:.2f} | {said} |"
     )
 
@@ -65,14 +67,18 @@ def _amount(row, side):
     return f"{side['median']:{digits}} {UNITS[row['kind']]}{accuracy}"
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Writes the picture: each ratio with its range, and its goal.
+def picture(result: dict[str, Any]) -> bytes:
+    """Each ratio with its range, and its goal.
 
     Args:
       result: what the JSON file holds.
-      path: of the PNG.
+
+    Returns:
+      A PNG.
     """
-    _figure(result["rows"]).savefig(path)
+    file = io.BytesIO()
+    _figure(result["rows"]).savefig(file, format="png")
+    return file.getvalue()
 
 
 @themed
@@ -106,11 +112,16 @@ def _panel(axes, kind, rows, theme):
         if row["goal"] is not None:
             axes.plot([row["goal"]] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
     axes.axvline(1, color=theme.muted, ls=":")
-    labels = [f"{_what(row)}\n{row['peer']}" for row in rows]
+    labels = [
+        f"{_what(row)}\n{row['peer']}" + ("; disturbed by other work" if row["disturbed"] else "")
+        for row in rows
+    ]
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     most = max(row["ratio"]["high"] for row in rows)
     axes.set_xlim(0, max(1.5, 1.15 * most))
     axes.grid(axis="x")
     words = {"step": "images a second, more is better", "process": "seconds, less is better"}
-    axes.set_xlabel(f"ours / theirs: {words[kind]} (bar: goal; o reached, x missed)", fontsize=8.5)
+    axes.set_xlabel(
+        f"ours / theirs: {words[kind]} (bar: goal; o reached, x missed, square: none)", fontsize=8.5
+    )

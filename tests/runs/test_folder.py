@@ -281,3 +281,14 @@ def test_a_second_process_is_refused(tmp_path):
             other.wait(timeout=60)
     with hold_workdir(tmp_path, new=True):
         pass
+
+
+def test_files_that_belong_together_are_all_there_or_none(tmp_path):
+    files = {tmp_path / "a.json": b"1", tmp_path / "gone" / "b.md": b"2"}
+    with pytest.raises(FileNotFoundError, match="gone"):
+        folder.replace_files(files)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "gone").mkdir()
+    folder.replace_files(files)
+    assert {path: path.read_bytes() for path in files} == files
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.md", "gone"]

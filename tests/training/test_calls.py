@@ -91,6 +91,14 @@ def test_a_resumed_run_computes_as_it_did(digits, tmp_path):
     assert parse_config([*argv, "--convolution=matmul"]).convolution == "matmul"
 
 
+def test_looking_at_a_finished_run_again_leaves_how_it_was_computed(digits, tmp_path):
+    run = config("cnn", convolution="lax", steps_per_call=3, workdir=str(tmp_path / "run"))
+    done = fit(run, dataset=digits, quiet=True).results
+    assert (done["convolution"], done["steps_per_call"]) == ("lax", 3)
+    looked = {"convolution": "matmul", "steps_per_call": "1"}
+    assert resume(run.workdir, dataset=digits, quiet=True, **looked).results == done
+
+
 def test_the_choice():
     alone = {"streamed": False, "processes": 1, "steps_in_an_epoch": 20}
     assert choose_steps_per_call("auto", "cpu", **alone) == 1

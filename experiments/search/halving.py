@@ -13,6 +13,7 @@ Reference:
   2016; Li et al., Hyperband, 2018.
 """
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,8 +139,9 @@ def next_job(rows: Sequence[Row], *, rungs: int, budget: float, used: float) -> 
       fits the budget.
     """
     if not rows:
-        return Job(0, 0) if used < budget else None
-    left, number = budget - used, 1 + max(row["trial"] for row in rows)
+        return Job(0, 0)
+    left, there = budget - used, {row["trial"] for row in on_rung(rows, 0)}
+    number = next(n for n in itertools.count() if n not in there)
     seconds = expected_seconds(rows, rungs)
     counts = [len(on_rung(rows, rung)) for rung in range(rungs)]
 
@@ -149,7 +151,7 @@ def next_job(rows: Sequence[Row], *, rungs: int, budget: float, used: float) -> 
 
     if room_for_one_more(rungs):
         return Job(number, 0)
-    promoted = _promotion(rows, rungs, left)
+    promoted = _promotion(rows, seconds, left)
     if promoted:
         return promoted
     # The budget is too small for the rungs above: a rung that nobody gets to costs nothing.
@@ -158,13 +160,28 @@ def next_job(rows: Sequence[Row], *, rungs: int, budget: float, used: float) -> 
     return Job(number, 0) if any(room_for_one_more(top) for top in tops) else None
 
 
-def _promotion(rows, rungs, left):
-    """The best trial that is among the best third of its rung, and fits; low rungs first."""
-    for rung in range(1, rungs):
-        below, there = on_rung(rows, rung - 1), {row["trial"] for row in on_rung(rows, rung)}
-        for row in ranked(below)[: len(below) // REDUCTION]:
-            # Its own cost: a wide network stays a slow one.
-            own = row["seconds"] + (REDUCTION - 1) * row["train_seconds"]
-            if row["trial"] not in there and own <= left:
-                return Job(row["trial"], rung)
+def _promotion(rows, seconds, left):
+    """The best trial that is among the best third of its rung, and fits; low rungs first.
+
+    But where trials turned out dearer than they seemed, the highest rung that somebody may go to
+    comes before more of the lower ones: the winner is from there.
+    """
+    rungs = range(1, len(seconds))
+    counts = [len(on_rung(rows, rung)) for rung in (0, *rungs)]
+    due = [rung for rung in rungs if counts[rung - 1] // REDUCTION > counts[rung]]
+    for kept in (True, False):
+        for rung in rungs:
+            above = sum(seconds[higher] for higher in due if kept and higher > rung)
+            if job := _promotion_to(rung, rows, left - above):
+                return job
+    return None
+
+
+def _promotion_to(rung, rows, left):
+    below, there = on_rung(rows, rung - 1), {row["trial"] for row in on_rung(rows, rung)}
+    for row in ranked(below)[: len(below) // REDUCTION]:
+        # Its own cost: a wide network stays a slow one.
+        own = row["seconds"] + (REDUCTION - 1) * row["train_seconds"]
+        if row["trial"] not in there and own <= left:
+            return Job(row["trial"], rung)
     return None

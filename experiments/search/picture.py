@@ -82,6 +82,7 @@ def _figure(search, rows, *, theme=LIGHT):
 def _panel(axes, search, rows, name, theme):
     kind = SPACES[search.arch][name]
     axes.set_title(name.replace("_", " "), loc="left")
+    axes.tick_params("x", labelsize=8)
     if isinstance(kind, LogUniform | ByOptimizer):
         axes.set_xscale("log")
     choices = getattr(kind, "values", None)

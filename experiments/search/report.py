@@ -54,12 +54,17 @@ def caution(search: Search, rows: Sequence[Row]) -> str:
     equals = [row for row in on_rung(rows, best["rung"]) if row["status"] == TRAINED]
     close = sum(_interval(row)[1] >= best["correct"] / best["count"] for row in equals) - 1
     seeds = ", ".join(map(str, other_seeds(search)))
+    others = len(equals) - 1
+    beside = "No other trial was trained for as many epochs."
+    if others:
+        beside = (
+            f"Of {others} other{'s' * (others > 1)} trained for as many epochs, {close} can't be "
+            "told from it (their 95% intervals hold its accuracy)."
+        )
     return (
-        f"Its {_accuracy(best)} is optimistic: it is the best of {trials} on the same "
-        f"{best['count']:,} validation images, and with one seed. On its rung there are "
-        f"{len(equals) - 1} other trials, and {close} of them can't be told from it (their 95% "
-        f"intervals hold its accuracy). Train it with other seeds ({seeds}) before you believe it; "
-        f"the search hasn't read the test set."
+        f"Its {_accuracy(best)} is optimistic: it is the best of {trials} trials on the same "
+        f"{best['count']:,} validation images, with one seed. {beside} Train it with other seeds "
+        f"({seeds}) before you believe it; the search hasn't read the test set."
     )
 
 

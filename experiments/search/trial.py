@@ -65,10 +65,12 @@ def train_trial(
     # It writes nothing, so that there is no folder.
     session = Session(plan, None, Group(), stop, quiet=True)
     try:
+        session.between()
         with Compiled(session, early=True) as compiled:
             state = plan.initial_state()
             compiled.step()
             score = compiled.score()
+        session.between()
         started = time.perf_counter()
         state, skipped_from = _train(session, state, compiled, between)
         seconds = round(time.perf_counter() - started, 3)

@@ -484,6 +484,7 @@ def test_a_signal_ends_a_trial(digits):
         (["--epochs=0"], "--epochs=0.0: give a number that is more than 0"),
         (["--rungs=0"], "--rungs=0: give a number from 1 to 5"),
         (["--rungs=9"], "--rungs=9: give a number from 1 to 5"),
+        (["--workdir="], "--workdir is empty; give a folder"),
         (["--budget=5"], "did you mean --budget-seconds"),
     ],
 )

@@ -53,7 +53,7 @@ class Arguments:
     rungs: int = 3
     """1 for a plain random search."""
     workdir: Annotated[
-        Path | None,
+        str | None,
         tyro.conf.arg(
             aliases=["-o"], help_behavior_hint="(default: runs/search-ARCH-DATASET-seedSEED)"
         ),
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
     print_notice(dataset.notice)
     config = config.resolve(dataset.name)
     search = Search(config.arch, dataset.name, config.seed, config.epochs, arguments.rungs)
-    workdir = arguments.workdir or Path(f"runs/{default_name(search)}")
+    workdir = Path(config.workdir or f"runs/{default_name(search)}")
     facts = {
         "command": shlex.join(["python", "-m", "experiments.search", *argv]),
         "machine": machine.describe_machine(_device()),

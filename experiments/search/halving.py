@@ -5,6 +5,8 @@ third of those for three times as many again: each rung of this ladder costs abo
 How many trials there are follows from the budget: another one is sampled as long as it, and what
 the rungs above are still to train because of it, fit what is left.
 
+What learns slowly and well is lost on the first rung: with fewer rungs less is, of fewer trials.
+
 A row is a trial on a rung: {"trial", "rung", "status", "correct", "count", "loss", "seconds",
 "train_seconds"}; the last are a part of the seconds, in proportion to the epochs.
 

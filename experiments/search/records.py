@@ -19,6 +19,7 @@ from digits_jax.runs import folder
 from experiments.search.halving import DIVERGED, FAILED, TRAINED, Row
 
 SETTINGS, TRIALS, TABLE, PICTURE = "search.json", "trials.jsonl", "search.md", "search.png"
+_MOST_BYTES = 50_000_000
 
 
 @contextlib.contextmanager
@@ -88,11 +89,15 @@ def read_rows(path: Path) -> list[Row]:
       InputError: the file is there and can't be read.
     """
     try:
-        lines = (path / TRIALS).read_bytes().splitlines()
+        with open(path / TRIALS, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            lines = file.read(size).splitlines() if size <= _MOST_BYTES else None
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InputError(f"{path / TRIALS}: can't be read ({error.strerror})") from None
+    if lines is None:
+        raise InputError(f"{path / TRIALS}: has more than {_MOST_BYTES:,} bytes; is it ours?")
     found = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):

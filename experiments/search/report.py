@@ -61,10 +61,13 @@ def caution(search: Search, rows: Sequence[Row]) -> str:
             f"Of {others} other{'s' * (others > 1)} trained for as many epochs, {close} can't be "
             "told from it (their 95% intervals hold its accuracy)."
         )
+    preset = ""
+    if best["trial"] == 0:
+        preset = f" It is trial 0, the preset {PRESET!r}: no other trial was better."
     return (
         f"Its {_accuracy(best)} is optimistic: it is the best of {trials} trials on the same "
-        f"{best['count']:,} validation images, with one seed. {beside} Train it with other seeds "
-        f"({seeds}) before you believe it; the search hasn't read the test set."
+        f"{best['count']:,} validation images, with one seed. {beside}{preset} Train it with other "
+        f"seeds ({seeds}) before you believe it; the search hasn't read the test set."
     )
 
 

@@ -79,6 +79,8 @@ class TrainConfig:
     """cnn: fold 2x2 pixels into channels first, for a quarter of the work."""
     ema_decay: ByPreset[float] = None
     """Recognise with an average of the weights over the steps: its decay, in [0, 1); 0 for none."""
+    renormalize: ByPreset[bool] = None
+    """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
     augment: ByPreset[str] = None
     """Random changes to training images: none, shift, affine, elastic or cutout (affine, and a square is blanked)."""  # noqa: E501
     seed: int = 0
@@ -264,6 +266,7 @@ def with_later_fields(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
+    later["renormalize"] = False
     later |= dict.fromkeys(("teacher", *TEACHER))
     return {**later, **values}
 

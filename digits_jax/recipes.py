@@ -13,6 +13,7 @@ BASE = {
         "label_smoothing": 0.1,
         "dropout": 0.0,
         "ema_decay": 0.0,
+        "renormalize": True,
         "batch_norm": True,
         "hidden_sizes": (512, 512),
         "augment": "none",
@@ -26,6 +27,7 @@ BASE = {
         "label_smoothing": 0.1,
         "dropout": 0.0,
         "ema_decay": 0.0,
+        "renormalize": True,
         "batch_norm": True,
         "channels": (24, 48),
         "convs_per_block": 1,
@@ -40,7 +42,7 @@ TEACHER = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 
 RECIPES = {
     ("cnn", "large"): {
-        "quick": {"epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
+        "quick": {"renormalize": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
         "standard": {"epochs": 15.0, "augment": "affine"},
         "best": {
             "epochs": 40.0,
@@ -60,13 +62,13 @@ RECIPES = {
         },
     },
     ("mlp", "large"): {
-        "quick": {"epochs": 2.0},
+        "quick": {"renormalize": False, "epochs": 2.0},
         "standard": {"epochs": 8.0, "augment": "affine"},
         "best": {"epochs": 60.0, "augment": "elastic", "hidden_sizes": (1024, 1024, 512)},
         "tiny": {"epochs": 40.0, "hidden_sizes": (6,), "batch_norm": True},
     },
     ("cnn", "small"): {
-        "quick": {"epochs": 15.0, "batch_size": 64},
+        "quick": {"renormalize": False, "epochs": 15.0, "batch_size": 64},
         "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
         "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
         "tiny": {
@@ -80,7 +82,7 @@ RECIPES = {
         },
     },
     ("mlp", "small"): {
-        "quick": {"epochs": 15.0, "batch_size": 64},
+        "quick": {"renormalize": False, "epochs": 15.0, "batch_size": 64},
         "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
         "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
         "tiny": {"epochs": 200.0, "batch_size": 64, "hidden_sizes": (6,)},

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import max_pool, products_in, space_to_depth
+from digits_jax.models.layers import NORM_MOMENTUM, max_pool, products_in, space_to_depth
 from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
 
 
@@ -56,7 +56,7 @@ class CNN(nn.Module):
     def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
         chex.assert_rank(images, 4)
         norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, axis_name=axis_name
+            nn.BatchNorm, use_running_average=not train, momentum=NORM_MOMENTUM, axis_name=axis_name
         )
         features = self._in_planes if self.convolution == "matmul" else self._in_pixels
         x = features(images, norm)

@@ -14,6 +14,8 @@ from digits_jax.errors import InputError
 
 # How a convolution is computed: by XLA's own, or as products of matrices (models/planes.py).
 CONVOLUTIONS = ("lax", "matmul")
+# Of BatchNorm's running statistics: the share that a step leaves.
+NORM_MOMENTUM = 0.9
 
 
 def choose_convolution(wanted: str, platform: str) -> str:

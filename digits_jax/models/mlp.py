@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import products_in
+from digits_jax.models.layers import NORM_MOMENTUM, products_in
 
 
 class MLP(nn.Module):
@@ -49,7 +49,7 @@ class MLP(nn.Module):
             if self.batch_norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,
-                    momentum=0.9,
+                    momentum=NORM_MOMENTUM,
                     axis_name=axis_name,
                     name=f"norm_{i}",
                 )(x)

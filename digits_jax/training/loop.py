@@ -27,6 +27,7 @@ from digits_jax.training.plan import Plan, prepare
 from digits_jax.training.processes import join, quiet_gloo
 from digits_jax.training.progress import Progress, ScalarLog
 from digits_jax.training.record import describe_run, make_results
+from digits_jax.training.renormalize import renormalize
 from digits_jax.training.resuming import (
     NO_SECONDS,
     NO_SUMS,
@@ -273,6 +274,8 @@ def _train(session, state, totals, compiled, score):
             wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
             state, sums = calls.take(state, done, step - done, wish)
             pending.append(sums)
+            if step == last and config.renormalize:
+                state = renormalize(plan, state)
             save = step == last or (every > 0 and step % every == 0)
             if ends or save or len(pending) * calls.most >= ahead or session.has_to_stop:
                 wish = session.wish_of_all(wish, pending)

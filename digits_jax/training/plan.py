@@ -89,13 +89,14 @@ class Plan:
         return abstract(state, NamedSharding(self.mesh, P()))
 
     @cached_property
-    def _recogniser(self):
+    def recogniser(self) -> nn.Module:
+        """The network that recognises: in float32, whatever type it is trained in."""
         settings = {**self.config.to_dict(), "dtype": "float32"}
         return build_model(settings, self.dataset.num_classes, shards=self.mesh.size)
 
     def for_scoring(self, state: TrainState) -> TrainState:
-        """A state whose network recognises in float32, whatever type it was trained in."""
-        return state.replace(apply_fn=self._recogniser.apply)
+        """A state whose network is the `recogniser`."""
+        return state.replace(apply_fn=self.recogniser.apply)
 
     @cached_property
     def step_inputs(self) -> tuple[Any, ...]:

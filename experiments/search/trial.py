@@ -21,6 +21,7 @@ from digits_jax.training.compiling import Compiled, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import StopRequest
 from digits_jax.training.plan import prepare
+from digits_jax.training.renormalize import renormalize
 from digits_jax.training.session import Session
 from experiments.search.halving import DIVERGED, FAILED, TRAINED
 
@@ -73,6 +74,8 @@ def train_trial(
         session.between()
         started = time.perf_counter()
         state, skipped_from = _train(session, state, compiled, between)
+        if plan.config.renormalize:
+            state = renormalize(plan, state)
         seconds = round(time.perf_counter() - started, 3)
         if skipped_from is not None:
             return _without_numbers(

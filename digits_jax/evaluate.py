@@ -20,6 +20,8 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    views: int = 1
+    """Views of each image whose answers are averaged: itself, and others slightly turned, scaled, slanted and shifted."""  # noqa: E501
     json: bool = False
     """Print JSON."""
     data_dir: Annotated[
@@ -36,12 +38,23 @@ def main(argv: Sequence[str]) -> int:
     """Parses, scores, prints."""
     arguments = parse(Arguments, argv, doc=__doc__)
     return evaluate(
-        arguments.run, arguments.data_dir, arguments.devices, arguments.platform, arguments.json
+        arguments.run,
+        arguments.data_dir,
+        arguments.devices,
+        arguments.platform,
+        json=arguments.json,
+        views=arguments.views,
     )
 
 
 def evaluate(
-    workdir: Path, data_dir: str | None, devices: str, platform: str, json: bool = False
+    workdir: Path,
+    data_dir: str | None,
+    devices: str,
+    platform: str,
+    *,
+    json: bool = False,
+    views: int = 1,
 ) -> int:
     """Restores a run's newest checkpoint, scores its test set and prints the numbers.
 
@@ -52,10 +65,12 @@ def evaluate(
     from digits_jax.training.parallel import use_compilation_cache
     from digits_jax.training.scoring import score_of
 
+    if not 1 <= views <= 1000:
+        raise InputError(f"--views={views}: give a number that is at least 1 and at most 1000")
     use_compilation_cache()
     members = members_of(workdir)
     here = {"data_dir": data_dir, "devices": devices, "platform": platform}
-    scored = [_score(member, here) for member in members or [workdir]]
+    scored = [_score(member, here, views) for member in members or [workdir]]
     plan, state, score = scored[0]
     if members:
         score = score_of(score.labels, mean_log_probabilities([each.logits for *_, each in scored]))
@@ -66,6 +81,8 @@ def evaluate(
             "run": str(workdir),
             "dataset": plan.dataset.name,
             "step": int(state.step),
+            "views": views,
+            "members": max(1, len(members)),
             "test_accuracy": score.accuracy,
             "test_accuracy_ci95": [low, high],
             "test_errors": score.errors,
@@ -75,10 +92,12 @@ def evaluate(
         }
         print(json_module.dumps(numbers, indent=2))
         return 0
+    said = f"; {len(members)} members" if members else ""
+    said += f"; {views} views of each image" if views > 1 else ""
     print(
         f"{plan.dataset.name} test accuracy {score.accuracy:.2%} "
         f"(95% interval {low:.2%} to {high:.2%}): {score.errors} errors of {score.count:,} "
-        f"images, loss {score.loss:.4f}, at step {int(state.step)}"
+        f"images, loss {score.loss:.4f}, at step {int(state.step)}{said}"
     )
     for name, count, share in zip(
         plan.dataset.class_names, classes.counts, classes.accuracy, strict=True
@@ -88,11 +107,12 @@ def evaluate(
     return 0
 
 
-def _score(workdir, here):
+def _score(workdir, here, views):
     """A run's plan, state and the score of its test set."""
     from digits_jax.runs.checkpoint import tree_sha256
     from digits_jax.training.resuming import load_trained
     from digits_jax.training.scoring import make_scorer
+    from digits_jax.training.views import score_views
 
     plan, state = load_trained(workdir, **here)
     results = workdir / folder.RESULTS
@@ -105,11 +125,8 @@ def _score(workdir, here):
                 "(params_sha256 differs): go on with --resume from the newest whole one, "
                 "or train again"
             )
-    return (
-        plan,
-        state,
-        make_scorer(state, plan.mesh, plan.eval_batch_size)(state, plan.dataset.test),
-    )
+    score = make_scorer(state, plan.mesh, plan.eval_batch_size)
+    return plan, state, score_views(score, state, plan.dataset.test, views)
 
 
 if __name__ == "__main__":

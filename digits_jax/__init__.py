@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from digits_jax.config import TrainConfig as TrainConfig
     from digits_jax.config import recipe_of as recipe_of
+    from digits_jax.data.augment import add_noise as add_noise
     from digits_jax.data.augment import cutout as cutout
     from digits_jax.data.augment import make_augment as make_augment
     from digits_jax.data.augment import warp as warp
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 _HOME = {
     "TrainConfig": "config",
     "recipe_of": "config",
+    "add_noise": "data.augment",
     "cutout": "data.augment",
     "make_augment": "data.augment",
     "warp": "data.augment",

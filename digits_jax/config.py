@@ -82,7 +82,7 @@ class TrainConfig:
     renormalize: ByPreset[bool] = None
     """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
     augment: ByPreset[str] = None
-    """Random changes to training images: none, shift, affine, elastic or cutout (affine, and a square is blanked)."""  # noqa: E501
+    """Random changes to training images: none, shift, affine, elastic, cutout (affine, and a square is blanked) or noise."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     teacher: str | None = None

@@ -10,7 +10,7 @@ import scipy.ndimage
 import scipy.stats
 
 from digits_jax.data import augment
-from digits_jax.data.augment import POLICIES, cutout, make_augment, warp
+from digits_jax.data.augment import POLICIES, add_noise, cutout, make_augment, warp
 from digits_jax.errors import InputError
 
 KEY = jax.random.key(0)
@@ -163,6 +163,17 @@ def test_cutout_blanks_a_square_and_leaves_the_rest(size):
     expected = 400 * size / 20
     middle = rows.sum(0)[size : 20 - size]
     assert np.all(np.abs(middle - expected) < 5 * np.sqrt(expected))
+
+
+def test_noise_is_gaussian_and_stays_in_the_range():
+    images = np.full((50, 28, 28, 1), 0.5, np.float32)
+    out = np.asarray(jax.jit(partial(add_noise, noise_sd=0.1))(KEY, images))
+    assert scipy.stats.kstest((out.ravel() - 0.5) / 0.1, "norm").pvalue > 1e-3
+    strong = np.asarray(add_noise(KEY, jnp.asarray(images), noise_sd=2.0))
+    assert (strong.min(), strong.max()) == (0, 1)
+    np.testing.assert_array_equal(add_noise(KEY, jnp.asarray(images), noise_sd=0.0), images)
+    with pytest.raises(InputError, match=r"noise_sd is -0.1; a strength is 0 or more"):
+        add_noise(KEY, images, noise_sd=-0.1)
 
 
 def test_cutout_of_nothing_and_of_less():

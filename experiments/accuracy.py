@@ -1,0 +1,203 @@
+"""How accurate can it get: python -m experiments.accuracy
+
+Trains each recipe with several seeds, as an ensemble whose members are also looked at one by one,
+and writes ``experiments/results/accuracy.json`` and ``accuracy.md``. What was chosen was chosen on
+the validation split; the test set is read once per seed, after the last step. A recipe that is
+there already is not trained again, so that an interrupted table goes on where it stopped.
+"""
+
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from digits_jax.cli import parse, run_program
+from digits_jax.errors import InputError
+from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
+from digits_jax.runs.ensemble import members_of
+from digits_jax.runs.folder import read_run, replace_files
+from experiments.running import train_once
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and what its mean accuracy is to reach.
+
+    Attributes:
+      flags: of `digits_jax.train`; "{runs}" is the folder of all recipes.
+      goal: a fraction, or None.
+    """
+
+    flags: str
+    goal: float | None = None
+
+
+RECIPES = {
+    "cnn-standard": Recipe("--arch=cnn --dataset=mnist", 0.9962),
+    "cnn-tiny": Recipe("--arch=cnn --preset=tiny --dataset=mnist", 0.994),
+    "mlp-noise": Recipe(
+        "--arch=mlp --augment=noise --dropout=0.3 --hidden-sizes=1024,1024,512 --epochs=40 "
+        "--dataset=mnist",
+        0.99,
+    ),
+    "mlp-best": Recipe("--arch=mlp --preset=best --dataset=mnist", 0.996),
+    "cnn-best": Recipe("--arch=cnn --preset=best --dataset=mnist", 0.9976),
+    "mlp-distilled": Recipe("--arch=mlp --preset=best --dataset=mnist --teacher={runs}/cnn-best"),
+    "cnn-digits": Recipe("--arch=cnn --dataset=digits", 0.99),
+    "mlp-digits": Recipe("--arch=mlp --dataset=digits", 0.98),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to train."""
+
+    recipes: Annotated[
+        tuple[str, ...], tyro.conf.arg(help_behavior_hint=f"(default: {','.join(RECIPES)})")
+    ] = tuple(RECIPES)
+    """Recipes, in this order."""
+    seeds: int = 5
+    """Seeds 0, 1, ... of each."""
+    runs: Path = Path("runs/accuracy")
+    """Folder of the runs."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
+    """Folder of accuracy.json and accuracy.md."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains what is missing, then writes the table of all that is there."""
+    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
+    if unknown := [name for name in arguments.recipes if name not in RECIPES]:
+        raise InputError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
+    if arguments.seeds < 2:
+        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
+    path = arguments.output / "accuracy.json"
+    table = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in arguments.recipes:
+        flags = RECIPES[name].flags.format(runs=arguments.runs).split()
+        workdir = arguments.runs / name
+        train_once([*flags, f"--ensemble={arguments.seeds}"], workdir)
+        table[name] = {"flags": RECIPES[name].flags, "cores": os.cpu_count(), **measure(workdir)}
+        ordered = {name: table[name] for name in RECIPES if name in table}
+        text = markdown(ordered)
+        files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}
+        replace_files({**files, path.with_suffix(".md"): text.encode()})
+    print(text)
+
+
+def measure(workdir: Path) -> dict[str, Any]:
+    """What the members of an ensemble reach, each and together.
+
+    Args:
+      workdir: of a finished ensemble.
+    """
+    runs = [read_run(member) for member in members_of(workdir)]
+    together = read_run(workdir)
+    return {
+        "dataset": together.results["dataset"],
+        "device": together.results["device"],
+        "num_params": runs[0].results["num_params"],
+        "members": [{"seed": run.results["seed"], **_scores(run)} for run in runs],
+        "ensemble": _scores(together),
+    }
+
+
+def _scores(run):
+    right = run.logits.argmax(-1) == run.labels
+    half = len(right) // 2
+    found = {
+        "test_accuracy": float(right.mean()),
+        "test_errors": int((~right).sum()),
+        "test_count": len(right),
+        "first_half_accuracy": float(right[:half].mean()),
+        "second_half_accuracy": float(right[half:].mean()),
+        "validation_accuracy": run.results["validation_accuracy"],
+        "total_seconds": run.results["total_seconds"],
+        "params_sha256": run.results["params_sha256"],
+    }
+    doubtful = PUBLISHED_LABEL_ERRORS.get(run.results["dataset"])
+    if doubtful:
+        sound = [i for i in range(len(right)) if i not in doubtful]
+        found["without_doubtful_accuracy"] = float(right[sound].mean())
+    return found
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table: for each recipe a line for its seeds, and one for them together."""
+    lines = [
+        "| `python -m digits_jax.train` ... | parameters | test accuracy | 95% interval | best "
+        "| without doubtful labels | first, second half | a run | goal |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name, row in table.items():
+        lines += _lines(RECIPES[name].goal, row)
+    cores, device = (next(iter(table.values()))[key] for key in ("cores", "device"))
+    seeds = len(next(iter(table.values()))["members"])
+    lines.append("")
+    lines.append(
+        f"Mean ± standard deviation of {seeds} seeds after the last step, and below each what they "
+        "answer together (the mean of their probabilities); Wilson's intervals are of one run of "
+        f"that accuracy; a run: its median time, on {cores} cores ({device})."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _lines(goal, row):
+    members, together = row["members"], row["ensemble"]
+    found = [run["test_accuracy"] for run in members]
+    mean, minutes = (
+        statistics.mean(found),
+        statistics.median(run["total_seconds"] / 60 for run in members),
+    )
+    reached = "" if goal is None else f"≥ {goal:.2%}: {'yes' if mean >= goal else 'no'}"
+    yield _line(
+        f"`{row['flags']}`",
+        f"{row['num_params']:,}",
+        f"**{mean:.3%}** ± {100 * statistics.stdev(found):.3f}",
+        _interval(mean, members[0]["test_count"]),
+        f"{max(found):.2%}",
+        _mean(members, "without_doubtful_accuracy"),
+        f"{_mean(members, 'first_half_accuracy')}, {_mean(members, 'second_half_accuracy')}",
+        f"{minutes:.1f} min",
+        reached,
+    )
+    yield _line(
+        f"... `--ensemble={len(members)}`",
+        f"{len(members)} × {row['num_params']:,}",
+        f"**{together['test_accuracy']:.2%}**",
+        _interval(together["test_accuracy"], together["test_count"]),
+        "",
+        _mean([together], "without_doubtful_accuracy"),
+        f"{together['first_half_accuracy']:.2%}, {together['second_half_accuracy']:.2%}",
+        f"{together['total_seconds'] / 60:.1f} min",
+        "",
+    )
+
+
+def _line(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(accuracy, count):
+    low, high = wilson_interval(accuracy * count, count)
+    return f"{low:.2%} to {high:.2%}"
+
+
+def _mean(runs, name):
+    if name not in runs[0]:
+        return "-"
+    return f"{statistics.mean(run[name] for run in runs):.2%}"
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

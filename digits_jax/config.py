@@ -97,6 +97,10 @@ class TrainConfig:
     """What logits are divided by before the teacher's answers are compared."""
     ensemble: int = 1
     """Networks to train, with the seeds SEED, SEED + 1 and so on, that then answer as one."""
+    together: Annotated[
+        bool | None, tyro.conf.arg(help_behavior_hint="(default: on an accelerator)")
+    ] = None
+    """Train an ensemble's networks in one step, side by side; else one after another."""
     dtype: str = "auto"
     """Type of the factors that training multiplies: float32, bfloat16 or auto (bfloat16 where the device has it). Parameters, sums and recognition are float32."""  # noqa: E501
     convolution: str = "auto"
@@ -192,6 +196,7 @@ NOT_THE_RUN = (
     "process_id",
     "checkpoint_every_steps",
     "max_skipped_steps",
+    "together",
     "resume",
     "eval_only",
     "dry_run",

@@ -138,6 +138,8 @@ def check(config: Any) -> None:
         flag = "--resume" if config.resume else "--eval-only"
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
     together = (config.coordinator, config.num_processes, config.process_id)
+    if config.together is not None and config.ensemble == 1:
+        raise InputError("--together goes with --ensemble=N; give both")
     if config.ensemble > 1 and any(value is not None for value in together):
         raise InputError("--ensemble trains in one process; leave --coordinator and its like out")
     if config.eval_only and any(value is not None for value in together):

@@ -43,7 +43,7 @@ TEACHER = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 RECIPES = {
     ("cnn", "large"): {
         "quick": {"renormalize": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
-        "standard": {"epochs": 15.0, "augment": "affine"},
+        "standard": {"epochs": 25.0, "augment": "affine"},
         "best": {
             "epochs": 40.0,
             "augment": "elastic",

@@ -105,7 +105,7 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     )
     empty = [name for name in FIELDS if getattr(config, name) is None]
     of_this_call = ["data_dir", "config", "workdir"]
-    of_this_call += ["teacher", "teacher_weight", "teacher_temperature"]
+    of_this_call += ["together", "teacher", "teacher_weight", "teacher_temperature"]
     of_this_call += ["coordinator", "num_processes", "process_id"]
     assert sorted(empty) == sorted([*other, *of_this_call])
     assert config.resolve(dataset) == config  # a second time changes nothing
@@ -221,6 +221,7 @@ def test_first_difference():
         *("workdir", "data_dir", "config", "devices", "platform", "resume", "eval_only", "dry_run"),
         *("coordinator", "num_processes", "process_id", "input"),
         *("checkpoint_every_steps", "max_skipped_steps", "convolution", "steps_per_call"),
+        "together",
     }
     for name in compared:
         assert first_difference(run, dataclasses.replace(run, **{name: "other"})) == name

@@ -14,12 +14,18 @@ from scipy.special import softmax
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.errors import InputError
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.ensemble import mean_log_probabilities, members_of
-from digits_jax.runs.folder import read_run
+from digits_jax.runs.folder import read_metrics, read_run
 from digits_jax.train import main as train
 from digits_jax.training.ensemble import fit_ensemble
+from digits_jax.training.interrupts import Interrupted, StopRequest
 from digits_jax.training.loop import fit
+from digits_jax.training.plan import prepare
+from digits_jax.training.record import describe_run
 from digits_jax.training.scoring import score_of
+from digits_jax.training.together import _member, _Steps, train_together
 
 SMALL = TrainConfig(
     arch="mlp", dataset="digits", preset="quick", epochs=1.0, hidden_sizes=(16,), seed=4
@@ -37,7 +43,7 @@ def ensemble(tmp_path_factory):
     flags = "--arch=mlp --dataset=digits --preset=quick --epochs=1 --hidden-sizes=16 --seed=4"
     done = programs("train", *flags.split(), "--ensemble=3", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert "ensemble 3 networks, seeds 4 to 6, one after another" in done.stdout
+    assert "ensemble 3 networks, seeds 4 to 6" in done.stdout
     assert "3 members of " in done.stdout.splitlines()[-1]
     return workdir
 
@@ -157,3 +163,80 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     assert train([*flags, f"--workdir={tmp_path / 'none'}"]) == 0
     assert "seeds 0 to 1" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
+
+
+TOGETHER = dataclasses.replace(SMALL, ensemble=3, dtype="float32", ema_decay=0.9, augment="affine")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"devices": "1"},
+        {"devices": "3", "batch_size": 48, "steps_per_call": "4"},
+        {"arch": "cnn", "hidden_sizes": None, "channels": (4,), "renormalize": True},
+    ],
+)
+def test_together_they_come_to_what_each_comes_to_alone(tmp_path, more):
+    """The same numbers but for their rounding, which 20 steps of a small network hardly magnify."""
+    config = dataclasses.replace(TOGETHER, **more)
+    for together in (True, False):
+        config = dataclasses.replace(
+            config, together=together, workdir=str(tmp_path / f"{together}")
+        )
+        fit_ensemble(config, quiet=True)
+    for index in range(3):
+        one, other = (read_run(tmp_path / name / f"member-{index}") for name in ("True", "False"))
+        assert one.results["seed"] == other.results["seed"] == 4 + index
+        np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
+        rows = [read_metrics(run.path) for run in (one, other)]
+        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+        for name in ("train_loss", "validation_loss", "learning_rate"):
+            found, expected = ([row[name] for row in each] for each in rows)
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert (
+        len({read_run(tmp_path / f"True/member-{i}").results["test_loss"] for i in range(3)}) == 3
+    )
+
+
+def test_together_nothing_passes_between_devices():
+    plan = prepare(dataclasses.replace(TOGETHER, devices="3", batch_size=48))
+    steps = _Steps([_member(plan, index, "none") for index in range(3)])
+    compiled = steps._many.as_text()
+    assert len(steps._sharding.mesh.devices.flat) == 3
+    for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        assert word not in compiled
+
+
+def test_together_stopped_they_go_on_one_after_another(tmp_path):
+    workdir = tmp_path / "run"
+    config = dataclasses.replace(TOGETHER, together=True, checkpoint_every_steps=2)
+    plan = prepare(config)
+    stop = StopRequest()
+    paths = [workdir / f"member-{index}" for index in range(3)]
+    config = dataclasses.replace(config, workdir=str(workdir))
+    whole = fit_ensemble(dataclasses.replace(config, workdir=str(tmp_path / "whole")), quiet=True)
+    with folder.hold_workdir(workdir, new=True):
+        folder.write_json(workdir / "config.json", describe_run(plan))
+        stop.signal_number = signal.SIGINT  # at the end of the first step
+        with pytest.raises(Interrupted):
+            train_together(plan, paths, stop, quiet=True)
+    assert [list_steps(path / "checkpoints") for path in paths] == [[1]] * 3
+    assert train(["--resume", f"--workdir={workdir}"]) == 0
+    found = read_run(workdir)
+    np.testing.assert_allclose(found.logits, read_run(whole.workdir).logits, atol=2e-3)
+
+
+def test_a_student_ensemble_has_one_teacher(tmp_path, ensemble):
+    config = dataclasses.replace(TOGETHER, teacher=str(ensemble), epochs=0.5)
+    for together in (True, False):
+        config = dataclasses.replace(
+            config, together=together, workdir=str(tmp_path / f"{together}")
+        )
+        fit_ensemble(config, quiet=True)
+    one, other = (read_run(tmp_path / name / "member-2") for name in ("True", "False"))
+    np.testing.assert_allclose(one.logits, other.logits, atol=2e-3)
+
+
+def test_what_cannot_be_together():
+    with pytest.raises(InputError, match="--together goes with --ensemble=N"):
+        prepare(dataclasses.replace(SMALL, together=True))

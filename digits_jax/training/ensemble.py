@@ -1,4 +1,4 @@
-"""Trains the members of an ensemble, one after another, each as a run of its own."""
+"""Trains the members of an ensemble, each as a run of its own, and puts them together."""
 
 import dataclasses
 import shlex
@@ -12,10 +12,11 @@ from digits_jax.data.datasets import Dataset
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import ensemble_results, mean_log_probabilities, member_path
-from digits_jax.training.interrupts import Interrupted
+from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import FitResult, default_name, run
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import describe_run
+from digits_jax.training.together import train_together
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ def fit_ensemble(
     each: Callable[[FitResult], object] = lambda result: None,
 ) -> EnsembleResult:
     """Trains ``config.ensemble`` networks that differ in their seeds, and leaves their folder.
+
+    One after another; on an accelerator, or with ``config.together``, in one step, under
+    `jax.vmap`: products of many members round otherwise than those of one, in the last bits.
 
     Args:
       config: what to train; the members' seeds are ``config.seed`` and the next ones. With
@@ -73,18 +77,22 @@ def fit_ensemble(
             _check_same(plan.config, workdir)
         else:
             folder.write_json(workdir / folder.CONFIG, describe_run(plan))
+            if _trains_together(plan):
+                _together(plan, workdir, quiet)
         for index in range(count):
             path = member_path(workdir, index)
             if (path / folder.RESULTS).exists():
                 continue
+            there = (path / folder.CONFIG).exists()
             if not quiet:
                 print(f"\nmember {index} of 0 to {count - 1}: {path}", flush=True)
             member = dataclasses.replace(
                 plan.config,
                 ensemble=1,
+                together=None,
                 seed=plan.config.seed + index,
                 workdir=str(path),
-                resume=(path / folder.CONFIG).exists(),
+                resume=there,
             )
             try:
                 each(run(prepare(member, plan.dataset), quiet=quiet))
@@ -93,6 +101,34 @@ def fit_ensemble(
                     _how_to_go_on(workdir, index, count), stop.signal_number
                 ) from None
         return _put_together(workdir, count)
+
+
+def _trains_together(plan):
+    streamed = plan.config.input == "stream"
+    if plan.config.together and streamed:
+        raise InputError(
+            "--together: --input=stream doesn't hold the images in memory, where all members read "
+            "them; give --no-together"
+        )
+    if plan.config.together is not None:
+        return plan.config.together
+    return plan.platform != "cpu" and not streamed
+
+
+def _together(plan, workdir, quiet):
+    """All members to their last step; what is left is to score each."""
+    count = plan.config.ensemble
+    paths = [member_path(workdir, index) for index in range(count)]
+    last_words = f"not waiting; the newest checkpoints of {workdir} are kept"
+    with stop_on_signals(last_words) as stop:
+        try:
+            train_together(plan, paths, stop, quiet=quiet)
+        except Interrupted as stopped:
+            words = (
+                f"stopped, all members saved; they go on one after another with\n"
+                f"  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
+            )
+            raise Interrupted(words, stopped.signal_number) from None
 
 
 def _new_workdir(config):

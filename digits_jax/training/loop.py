@@ -20,6 +20,7 @@ from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
+from digits_jax.training.calls import Sums
 from digits_jax.training.compiling import Compiled, import_ahead, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
@@ -37,6 +38,7 @@ from digits_jax.training.resuming import (
     start,
     what_it_trains,
 )
+from digits_jax.training.scoring import Score
 from digits_jax.training.session import NOTHING_WISHED, SAVE, Session
 from digits_jax.training.state import TrainState
 
@@ -249,11 +251,11 @@ def _train(session, state, totals, compiled, score):
 
     def end_epoch(step, state, totals):
         scored = score(state, plan.dataset.validation)
-        row = _epoch_row(plan, step, totals, scored)
+        row = epoch_row(plan, step, totals, scored)
         if session.writes:
             folder.append_metrics(session.workdir, row)
             scalars.write(row)
-        progress.line(_epoch_line(row, ends_at[step], config.epochs))
+        progress.line(epoch_line(row, ends_at[step], config.epochs))
         return {**totals, **NO_SUMS}
 
     with (
@@ -267,7 +269,7 @@ def _train(session, state, totals, compiled, score):
         step = first
         while step < last:
             started, done = time.perf_counter(), step
-            step = min(done + calls.most, _next_pause(done, plan, ends_at))
+            step = min(done + calls.most, next_pause(done, plan, ends_at))
             session.group.note("training", step)
             ends = step in ends_at
             due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
@@ -279,7 +281,7 @@ def _train(session, state, totals, compiled, score):
             save = step == last or (every > 0 and step % every == 0)
             if ends or save or len(pending) * calls.most >= ahead or session.has_to_stop:
                 wish = session.wish_of_all(wish, pending)
-                totals, pending = _add(totals, pending, session), []
+                totals, pending = add_sums(totals, pending, session), []
             else:
                 wish = NOTHING_WISHED  # of the others' nothing is known yet
             totals = {**totals, "train_seconds": totals["train_seconds"] + _since(started)}
@@ -301,7 +303,7 @@ def _train(session, state, totals, compiled, score):
     return state, totals
 
 
-def _next_pause(step, plan, ends_at):
+def next_pause(step: int, plan: Plan, ends_at: dict[int, float]) -> int:
     """The next step after which something else than a step is done."""
     every = plan.config.checkpoint_every_steps
     saving = step + every - step % every if every > 0 else plan.total_steps
@@ -325,8 +327,12 @@ def _since(started):
     return time.perf_counter() - started
 
 
-def _add(totals, pending, session):
-    """The totals with some steps' sums; waits for them."""
+def add_sums(totals: dict[str, float], pending: list[Sums], session: Session) -> dict[str, float]:
+    """The totals with some steps' sums; waits for them.
+
+    Raises:
+      InputError: too many steps in a row had no finite numbers.
+    """
     totals = dict(totals)
     fetched = jax.device_get([sums for _, sums in pending])
     for (steps, _), sums in zip(pending, fetched, strict=True):
@@ -359,7 +365,8 @@ def _diverged(session, step, in_a_row):
     )
 
 
-def _epoch_row(plan, step, totals, validation):
+def epoch_row(plan: Plan, step: int, totals: dict[str, float], validation: Score) -> dict[str, Any]:
+    """What ``metrics.jsonl`` says of an epoch that ends with a step."""
     return {
         "step": step,
         "epoch": step * plan.config.batch_size / len(plan.dataset.train),
@@ -374,7 +381,8 @@ def _epoch_row(plan, step, totals, validation):
     }
 
 
-def _epoch_line(row, epoch, epochs):
+def epoch_line(row: dict[str, Any], epoch: float, epochs: float) -> str:
+    """An epoch's row for a person."""
     skipped = f"; {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
     return (
         f"epoch {epoch:g}/{epochs:g}: loss {row['train_loss']:.4f}, "

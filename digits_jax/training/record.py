@@ -79,7 +79,7 @@ def _taught(plan):
 def _members(config):
     if config.ensemble > 1:
         seeds = f"{config.seed} to {config.seed + config.ensemble - 1}"
-        yield f"ensemble {config.ensemble} networks, seeds {seeds}, one after another"
+        yield f"ensemble {config.ensemble} networks, seeds {seeds}"
 
 
 def describe_run(plan: Any) -> dict[str, Any]:

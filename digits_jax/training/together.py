@@ -1,0 +1,201 @@
+"""Trains the members of an ensemble in one step: their states lie side by side under ``jax.vmap``.
+
+Each device has some of the members, and none hears of another's. What is left in each folder is
+what a run of its own would have left at that step.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from digits_jax.data.pipeline import BatchOrder
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import save_checkpoint
+from digits_jax.training import parallel
+from digits_jax.training.calls import steps_in_a_loop
+from digits_jax.training.compiling import bare_step
+from digits_jax.training.group import Group
+from digits_jax.training.interrupts import Interrupted, StopRequest
+from digits_jax.training.loop import (
+    CHECKPOINT_EVERY_SECONDS,
+    add_sums,
+    epoch_line,
+    epoch_row,
+    next_pause,
+)
+from digits_jax.training.plan import Plan
+from digits_jax.training.progress import Progress
+from digits_jax.training.record import describe_run
+from digits_jax.training.renormalize import renormalize
+from digits_jax.training.resuming import NO_SUMS, NOTHING, epoch_ends, what_it_trains
+from digits_jax.training.scoring import make_scorer
+from digits_jax.training.session import Session
+from digits_jax.training.state import TrainState
+
+
+def train_together(
+    plan: Plan, workdirs: Sequence[Path], stop: StopRequest, *, quiet: bool = False
+) -> None:
+    """Trains from the first step to the last, and saves each member in its folder.
+
+    Args:
+      plan: of the first member; each other one's seed is one more.
+      workdirs: of the members, held by the caller.
+      stop: whether a signal came.
+      quiet: print nothing.
+
+    Raises:
+      InputError: a member has diverged, or the members don't fit into memory.
+      Interrupted: a signal came, and every member has a checkpoint.
+    """
+    members = [_member(plan, index, path) for index, path in enumerate(workdirs)]
+    sessions = [
+        Session(member, path, Group(), stop, quiet)
+        for member, path in zip(members, workdirs, strict=True)
+    ]
+    parallel.check_memory([plan.abstract_state] * len(members), plan.mesh)
+    for session in sessions:
+        session.workdir.mkdir(parents=True, exist_ok=True)
+        folder.write_json(session.workdir / folder.CONFIG, describe_run(session.plan))
+    started = time.perf_counter()
+    steps = _Steps(members)
+    scorer = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, plan.eval_batch_size)
+
+    def score(state, session):
+        # One recogniser for all: another member's is equal, and would be compiled anew.
+        split = plan.dataset.validation
+        return scorer(plan.for_scoring(state), split, session.between)
+
+    compile_seconds = time.perf_counter() - started
+    totals = [{**NOTHING, "compile_seconds": compile_seconds / len(members)} for _ in members]
+    ends_at, last_save, done = epoch_ends(plan), time.monotonic(), 0
+    with Progress(plan.total_steps, 0, quiet=quiet) as progress:
+        while done < plan.total_steps:
+            before = time.perf_counter()
+            step = min(done + steps.most, next_pause(done, plan, ends_at))
+            sums = steps.take(done, step - done)
+            seconds = (time.perf_counter() - before) / len(members)
+            for index, session in enumerate(sessions):
+                own = {name: values[index] for name, values in sums.items()}
+                totals[index] = add_sums(totals[index], [(range(done + 1, step + 1), own)], session)
+                totals[index]["train_seconds"] += seconds
+            done = step
+            progress.update(done, totals[0], plan.config.batch_size)
+            if done == plan.total_steps and plan.config.renormalize:
+                steps.renormalize()
+            if done in ends_at:
+                rows = [
+                    _end_epoch(session, score, steps.state(index), totals[index], done)
+                    for index, session in enumerate(sessions)
+                ]
+                totals = [{**each, **NO_SUMS} for each in totals]
+                progress.line(_line(rows, ends_at[done], plan.config.epochs))
+            every = plan.config.checkpoint_every_steps
+            due = time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS and not every
+            wished = stop.signal_number is not None or (every > 0 and done % every == 0)
+            if done == plan.total_steps or due or wished:
+                _save(steps, sessions, totals, done)
+                last_save = time.monotonic()
+            if stop.signal_number is not None and done < plan.total_steps:
+                raise Interrupted("stopped", stop.signal_number)
+
+
+def _member(plan, index, workdir):
+    """The same network and optimizer with another seed: what is traced for one is for all."""
+    seed = plan.config.seed + index
+    config = dataclasses.replace(
+        plan.config, seed=seed, ensemble=1, together=None, workdir=str(workdir)
+    )
+    return dataclasses.replace(plan, config=config)
+
+
+class _Steps:
+    """The states of all members, and the steps that change them."""
+
+    def __init__(self, members: Sequence[Plan]):
+        first, self._members = members[0], members
+        devices = list(first.mesh.devices.flat)
+        count = max(n for n in range(1, len(devices) + 1) if len(members) % n == 0)
+        mesh = Mesh(np.array(devices[:count]), (parallel.AXIS,))
+        self._sharding = NamedSharding(mesh, P(parallel.AXIS))
+        self.most = int(first.config.steps_per_call)
+        train, size = first.dataset.train, first.config.batch_size
+        self._data = parallel.replicate(
+            {"image": np.asarray(train.images), "label": np.asarray(train.labels)}, mesh
+        )
+        self._orders = [
+            BatchOrder(len(train), seed=member.config.seed, batch_size=size) for member in members
+        ]
+        self._indices = np.zeros((len(members), self.most, size), np.int32)
+        self._states = self._side_by_side([member.initial_state() for member in members])
+        self._keys = self._side_by_side([member.step_inputs[0] for member in members])
+        self._rest = parallel.replicate(first.step_inputs[1:], mesh)  # a teacher is everybody's
+        axes = (0, None, 0, None, 0, *[None] * len(self._rest))
+        many = jax.vmap(partial(steps_in_a_loop, bare_step(first)), in_axes=axes)
+        self._many = (
+            jax.jit(many, donate_argnums=0)
+            .lower(self._states, self._data, self._placed(), np.int32(0), self._keys, *self._rest)
+            .compile()
+        )
+
+    def _side_by_side(self, trees):
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        return jax.device_put(stacked, self._sharding)
+
+    def _placed(self):
+        # A copy: the host fills the array again while the devices still read this one.
+        return jax.device_put(self._indices.copy(), self._sharding)
+
+    def take(self, done: int, count: int) -> dict[str, np.ndarray]:
+        """Takes ``count`` steps after ``done``: each sum, [members, most]."""
+        for own, order in zip(self._indices, self._orders, strict=True):
+            for i in range(count):
+                own[i] = order.indices(done + i)
+        inputs = self._data, self._placed(), np.int32(count), self._keys, *self._rest
+        self._states, sums = self._many(self._states, *inputs)
+        return jax.device_get(sums)
+
+    def state(self, index: int) -> TrainState:
+        """One member's state, where its plan has it."""
+        own = jax.tree.map(lambda leaf: leaf[index], self._states)
+        return parallel.replicate(own, self._members[index].mesh)
+
+    def renormalize(self) -> None:
+        """Estimates the statistics of all members anew; see `renormalize`."""
+        states = [renormalize(plan, self.state(i)) for i, plan in enumerate(self._members)]
+        self._states = self._side_by_side(states)
+
+
+def _end_epoch(session, score, state, totals, done):
+    row = epoch_row(session.plan, done, totals, score(state, session))
+    folder.append_metrics(session.workdir, row)
+    return row
+
+
+def _line(rows, epoch, epochs):
+    """As of one run, of the members' means, with the range of what the validation split says."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    found = [row["validation_accuracy"] for row in rows]
+    mean |= {"skipped_steps": sum(row["skipped_steps"] for row in rows)}
+    return f"{epoch_line(mean, epoch, epochs)} ({min(found):.2%} to {max(found):.2%})"
+
+
+def _save(steps, sessions, totals, done):
+    for index, session in enumerate(sessions):
+        own = {**totals[index], "total_seconds": _total(totals[index])}
+        own["run"] = what_it_trains(session.plan)
+        path = session.workdir / folder.CHECKPOINTS
+        save_checkpoint(path, done, steps.state(index), own)
+
+
+def _total(totals: dict[str, Any]) -> float:
+    return totals["train_seconds"] + totals["compile_seconds"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.critical_factors.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, corrupt
 from experiments.critical_factors.factors import Factor
-from experiments.critical_factors.ranking import Ranked, accuracies, mean_interval
+from experiments.critical_factors.ranking import Ranked, accuracies, mean_interval, signed
 from experiments.critical_factors.results import FactorRow, RobustnessRow
 
 # Okabe and Ito's, told apart by every kind of colour vision; the markers say the same again.
@@ -142,7 +142,7 @@ def _factor(axes, factor, own):
         for place, (level, mean, _) in zip(places, found, strict=True):
             rows = own[arch, factor.name, level.label].values()
             if any(row.baseline for row in rows):
-                axes.plot([place], [mean], MARKERS[arch], color=COLOURS[arch], ms=6)
+                axes.plot([place], [mean], MARKERS[arch], color=COLOURS[arch], ms=6, zorder=5)
         shown += means
     axes.set_title(factor.subject, loc="left")
     axes.set_xlabel(factor.axis)
@@ -242,7 +242,7 @@ def _ranking(ranked):
             )
             side, align = ((7, "left"), (-7, "right"))[effect.mean > 0]
             axes.annotate(
-                f"{effect.level}: {effect.mean:+.2f}",
+                f"{effect.level}: {signed(effect.mean)}",
                 (effect.mean, place),
                 (side, 5),
                 textcoords="offset points",

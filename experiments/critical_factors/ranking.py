@@ -177,9 +177,9 @@ def sentence(ranked: Ranked) -> str:
         else:
             parts.append(
                 f"for {NAMES[arch]} no level differs surely from the baseline (the most, {level}: "
-                f"{effect.mean:+.2f} {interval_text(effect)})"
+                f"{signed(effect.mean)} {interval_text(effect)})"
             )
-    text = "; ".join(parts).replace("+-", "-")
+    text = "; ".join(parts)
     return f"{ranked.factor.subject}: {text}."
 
 
@@ -190,4 +190,15 @@ def interval_text(effect: Effect) -> str:
       >>> interval_text(Effect("mlp", "width", "8", -1.0, -1.25, -0.75, 97.0, 3))
       '[-1.25, -0.75]'
     """
-    return f"[{effect.low:+.2f}, {effect.high:+.2f}]"
+    return f"[{signed(effect.low)}, {signed(effect.high)}]"
+
+
+def signed(points: float) -> str:
+    """Points with two decimals and a sign, which 0 has not.
+
+    Example:
+      >>> signed(1.5), signed(-0.001), signed(-2)
+      ('+1.50', '0.00', '-2.00')
+    """
+    rounded = round(points, 2) if math.isfinite(points) else points
+    return f"{rounded:+.2f}" if rounded else "0.00"

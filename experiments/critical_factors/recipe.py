@@ -126,4 +126,4 @@ def baseline(arch: str, dataset: str, *, quick: bool = False) -> Recipe:
     if not quick:
         return recipe
     small = {"mlp": {"hidden_sizes": (64, 64)}, "cnn": {"channels": (8, 16), "dense_size": 32}}
-    return recipe.changed(epochs=min(recipe.epochs, 4.0), **small[arch])
+    return recipe.changed(epochs=min(recipe.epochs, 3.0), **small[arch])

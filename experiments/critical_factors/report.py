@@ -16,6 +16,7 @@ from experiments.critical_factors.ranking import (
     interval_text,
     mean_interval,
     sentence,
+    signed,
 )
 from experiments.critical_factors.recipe import Recipe
 from experiments.critical_factors.results import FactorRow, RobustnessRow
@@ -129,7 +130,7 @@ def _ranked_cells(each, arch):
 
 def _effect_text(effect: Effect) -> str:
     bold = "**" if effect.is_sure else ""
-    return f"{bold}{effect.mean:+.2f}{bold} {interval_text(effect)}"
+    return f"{bold}{signed(effect.mean)}{bold} {interval_text(effect)}"
 
 
 def level_table(factor: Factor, rows: Sequence[FactorRow]) -> str:

@@ -16,7 +16,7 @@ from digits_jax import CNN, MLP
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from experiments.critical_factors import __main__ as program
-from experiments.critical_factors import factors, ranking, results, study
+from experiments.critical_factors import factors, figures, ranking, report, results, study
 from experiments.critical_factors.networks import VariantCNN, VariantMLP, average_pool, drop
 from experiments.critical_factors.recipe import Recipe, baseline
 from experiments.critical_factors.results import FactorRow
@@ -195,6 +195,24 @@ def test_effects_are_paired_by_seed_and_ranked():
     assert "the MLP loses 20.00 points with y" in ranking.sentence(ranked[0])
     assert "no level differs surely" in ranking.sentence(ranked[2])
     assert ranked[2].size == 0
+
+
+def test_one_architecture_alone_is_drawn_and_told(tmp_path, digits):
+    """Factors that it hasn't are left out."""
+    baselines = {"mlp": TINY.changed(hidden_sizes=(8, 8))}
+    made = factors.make_factors(baselines, 1257, quick=True)
+    jobs = factors.make_jobs(made, baselines, 2)
+    rows = [row(j.factor, j.level, j.seed, 900 + j.seed, int(j.is_baseline)) for j in jobs]
+    ranked = ranking.rank(made, rows)
+    assert "filters" not in {each.factor.name for each in ranked}
+    names = figures.draw_all(made, rows, ranked, [], digits.test.images, tmp_path)
+    assert names == ["factors.png", "ranking.png", "optimizer.png"]
+    assert all((tmp_path / name).stat().st_size > 1000 for name in names)
+    facts = {"command": "c", "dataset": "d", "train": 9, "validation": 9, "test": 9, "seeds": 2}
+    text = report.markdown({**facts, "where": "w"}, baselines, made, rows, ranked, [], names)
+    assert "### Dropout" in text
+    assert "### Pooling" not in text
+    assert "-0.00" not in text
 
 
 # --- the table, and going on ---------------------------------------------------------------

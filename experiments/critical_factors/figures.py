@@ -58,6 +58,9 @@ def draw_all(
 
     with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
         found = {}
+        # A factor of the CNN alone has no rows where only the MLP was asked for.
+        there = {row.factor for row in rows}
+        factors = [factor for factor in factors if factor.name in there]
         plain = [factor for factor in factors if not _has_curves(factor)]
         if plain and rows:
             found["factors.png"] = _factors(plain, rows)

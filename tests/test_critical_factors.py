@@ -333,7 +333,7 @@ def test_the_program_runs_resumes_and_reports(tmp_path):
     pictures = {"factors.png", "ranking.png", "optimizer.png", "robustness.png", "corruptions.png"}
     assert pictures | {"report.md", "settings.json"} <= names
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "Wrong training labels: the MLP" in report
+    assert "- Wrong training labels: " in report
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out" / "factors.csv").read_bytes() == table

@@ -1,0 +1,1 @@
+"""What influences recognition, and how much: python -m experiments.critical_factors"""

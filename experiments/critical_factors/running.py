@@ -1,0 +1,101 @@
+"""One run of the study, from its arguments to its report."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from digits_jax.benchmarks.machine import describe_machine, where
+from digits_jax.data.datasets import load_dataset
+from digits_jax.runs.folder import replace_file
+from digits_jax.training.interrupts import Interrupted, stop_on_signals
+from digits_jax.training.parallel import (
+    keep_freed_memory,
+    start_backend,
+    use_compilation_cache,
+)
+from experiments.critical_factors.factors import choose_factors, make_factors, make_jobs
+from experiments.critical_factors.figures import draw_all
+from experiments.critical_factors.ranking import rank
+from experiments.critical_factors.recipe import ARCHS, baseline
+from experiments.critical_factors.report import markdown, ranking_table
+from experiments.critical_factors.results import FACTORS, ROBUSTNESS, hold_output
+from experiments.critical_factors.study import Study, run_factors, run_robustness
+from experiments.critical_factors.training import lanes_at_once
+
+REPORT = "report.md"
+
+
+def run(arguments: Any, command: str) -> int:
+    """Trains what is missing, then reports.
+
+    Args:
+      arguments: as the program has them.
+      command: that started it, for the report.
+
+    Returns:
+      0, or 128 + N where signal N stopped it.
+    """
+    name = arguments.dataset or ("digits" if arguments.quick else "auto")
+    device = start_backend(arguments.platform, cpu_devices=1)[0]
+    use_compilation_cache()
+    keep_freed_memory()
+    dataset = load_dataset(name, arguments.data_dir)
+    if dataset.notice:
+        print(f"notice: {dataset.notice}", file=sys.stderr)
+    archs = [arch for arch in ARCHS if arch in arguments.archs]
+    baselines = {a: baseline(a, dataset.name, quick=arguments.quick) for a in archs}
+    factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
+    factors = choose_factors(factors, arguments.factors)
+    jobs = make_jobs(factors, baselines, arguments.seeds)
+    lanes = arguments.lanes
+    lanes = lanes_at_once(device.platform, arguments.seeds) if lanes == "auto" else int(lanes)
+    settings = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
+    folder = arguments.folder
+    with hold_output(folder, settings), stop_on_signals() as stop:
+        study = Study(dataset, lanes, between=stop.check)
+        try:
+            with _bar("factors") as bar:
+                rows = run_factors(study, jobs, folder / FACTORS, bar)
+            robustness = []
+            if arguments.robustness:
+                with _bar("robustness") as bar:
+                    path = folder / ROBUSTNESS
+                    robustness = run_robustness(study, baselines, arguments.seeds, path, bar)
+        except Interrupted as interrupted:
+            print(f"stopped; all that was finished is in {folder}: `{command}` goes on there")
+            return 128 + interrupted.signal_number
+        facts = {
+            "command": command,
+            "dataset": dataset.name,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "test": len(dataset.test),
+            "seeds": arguments.seeds,
+            "where": where(_machine(device)),
+        }
+        _report(folder, facts, baselines, factors, rows, robustness, dataset)
+    return 0
+
+
+def _machine(device):
+    return describe_machine({"platform": device.platform, "kind": device.device_kind})
+
+
+def _bar(what):
+    # Where nobody watches, a line now and then.
+    watched = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    interval = 0.2 if watched else 10.0
+    return tqdm(desc=what, unit="row", mininterval=interval, dynamic_ncols=watched, total=0)
+
+
+def _report(folder: Path, facts, baselines, factors, rows, robustness, dataset):
+    ranked = rank(factors, rows)
+    pictures = draw_all(factors, rows, ranked, robustness, dataset.test.images, folder)
+    text = markdown(facts, baselines, factors, rows, ranked, robustness, pictures)
+    replace_file(folder / REPORT, lambda file: file.write(text.encode()))
+    if ranked:
+        print(ranking_table(ranked))
+    print(f"{folder / REPORT}: the report, with {len(pictures)} pictures beside it")

@@ -75,17 +75,36 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     raise AssertionError("count() doesn't end")
 
 
-def _not_writable(path, error):
-    return InputError(
-        f"--workdir={path} can't be written ({error.strerror}); give a folder that can"
-    )
+def _not_writable(path, error, flag="--workdir"):
+    return InputError(f"{flag}={path} can't be written ({error.strerror}); give a folder that can")
+
+
+@contextlib.contextmanager
+def hold_folder(path: Path, flag: str) -> Iterator[None]:
+    """Makes a folder where there is none, and keeps it to this process while it writes there.
+
+    The lock is the operating system's: it goes with the process, however that ends.
+
+    Args:
+      path: the folder.
+      flag: that gave it, for the errors.
+
+    Raises:
+      InputError: it can't be written, or another process has it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(path / _LOCK, "w"))
+        except OSError as error:
+            raise _not_writable(path, error, flag) from None
+        _lock(lock, path, flag)
+        yield
 
 
 @contextlib.contextmanager
 def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
     """Keeps a run's folder to this process while it writes there.
-
-    The lock is the operating system's: it goes with the process, however that ends.
 
     Args:
       path: the folder.
@@ -96,13 +115,7 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
     """
     if not new:
         check_run(path)
-    with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / _LOCK, "w"))
-        except OSError as error:
-            raise _not_writable(path, error) from None
-        _lock(lock, path)
+    with hold_folder(path, "--workdir"):
         if new and _holds_a_run(path):
             raise _taken(path)
         yield
@@ -132,7 +145,7 @@ def _taken(path):
     )
 
 
-def _lock(file, path):
+def _lock(file, path, flag):
     try:
         import fcntl
     except ImportError:
@@ -141,7 +154,7 @@ def _lock(file, path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"--workdir={path} is in use by another process; wait for it, or give another folder"
+            f"{flag}={path} is in use by another process; wait for it, or give another folder"
         ) from None
 
 

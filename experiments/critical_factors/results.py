@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from digits_jax.errors import InputError
-from digits_jax.runs.folder import naming, read_json, write_json
+from digits_jax.runs.folder import hold_folder, naming, read_json, write_json
 
 FACTORS, ROBUSTNESS, SETTINGS = "factors.csv", "robustness.csv", "settings.json"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -143,30 +142,9 @@ def hold_output(output: Path, settings: dict[str, Any]) -> Iterator[None]:
     Raises:
       InputError: it can't be written, another process has it, or it has other settings.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(output / _LOCK, "w"))
-        except OSError as error:
-            raise InputError(
-                f"--output={output} can't be written ({error.strerror}); give a folder that can"
-            ) from None
-        _lock(lock, output)
+    with hold_folder(output, "--output"):
         check_settings(output, settings)
         yield
-
-
-def _lock(file, output):
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows has no flock: two processes aren't kept apart there.
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"--output={output} is in use by another process; wait for it, or give another folder"
-        ) from None
 
 
 def check_settings(output: Path, settings: dict[str, Any]) -> None:

@@ -43,7 +43,16 @@ TEACHER = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 RECIPES = {
     ("cnn", "large"): {
         "quick": {"renormalize": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
-        "standard": {"epochs": 25.0, "augment": "affine"},
+        "standard": {
+            "epochs": 8.0,
+            "batch_size": 128,
+            "learning_rate": 0.015,
+            "label_smoothing": 0.03,
+            "dropout": 0.3,
+            "augment": "affine",
+            "channels": (32, 64),
+            "convs_per_block": 2,
+        },
         "best": {
             "epochs": 40.0,
             "augment": "elastic",

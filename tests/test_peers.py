@@ -143,14 +143,21 @@ def test_a_peer_is_told_our_recipe():
         config = scenario.config()
         args = parse_flags(contenders.peer_flags(config, "here"), "")
         assert args.arch == config.arch
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "weight_decay",
+            "label_smoothing",
+            "dropout",
+        ):
             assert getattr(args, name) == getattr(config, name)
         name = "channels" if config.arch == "cnn" else "hidden_sizes"
         assert getattr(args, name) == getattr(config, name)
         assert args.affine == tuple(POLICIES[config.augment].values())
-    dropped = TrainConfig(dropout=0.5).resolve("mnist")
-    with pytest.raises(InputError, match=r"dropout is 0.5; the peers know only 0.0"):
-        contenders.peer_flags(dropped, "here")
+    averaged = TrainConfig(ema_decay=0.5).resolve("mnist")
+    with pytest.raises(InputError, match=r"ema_decay is 0.5; the peers know only 0.0"):
+        contenders.peer_flags(averaged, "here")
     with pytest.raises(InputError, match="no elastic field"):
         contenders.peer_flags(TrainConfig(preset="best").resolve("mnist"), "here")
 
@@ -229,3 +236,18 @@ def test_a_contender_that_stops():
         assert "a contender stopped" in reasons["one"]
     with pytest.raises(InputError, match=r"-m json.tool .* ended with"):
         measure.run_process(command, env)
+
+
+def test_a_peer_drops_where_ours_drops():
+    torch = pytest.importorskip("torch")
+    from experiments.peers import torch_nets
+
+    share, size = 0.25, 16
+    cnn = torch_nets.cnn((4,), 1, size, dropout=share)
+    mlp = torch_nets.mlp((size, size), dropout=share)
+    for net, expected in ((cnn, 1), (mlp, 2)):
+        drops = [i for i, layer in enumerate(net) if isinstance(layer, torch.nn.Dropout)]
+        assert [net[i].p for i in drops] == [share] * expected
+        # Behind the activation, before the next matrix: as in `digits_jax.models`.
+        assert all(isinstance(net[i - 1], torch.nn.ReLU) for i in drops)
+        assert all(isinstance(net[i + 1], torch.nn.Linear) for i in drops)

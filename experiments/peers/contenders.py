@@ -152,7 +152,7 @@ def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:
     Raises:
       InputError: the recipe has something that isn't written in the peers.
     """
-    only = {"optimizer": "adamw", "schedule": "one_cycle", "dropout": 0.0, "ema_decay": 0.0}
+    only = {"optimizer": "adamw", "schedule": "one_cycle", "ema_decay": 0.0}
     for name, value in only.items():
         if getattr(config, name) != value:
             raise InputError(f"{name} is {getattr(config, name)}; the peers know only {value}")
@@ -161,7 +161,14 @@ def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:
         raise InputError(f"augment is {config.augment}; the peers know no elastic field")
     numbers = {
         name: getattr(config, name)
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing")
+        for name in (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "weight_decay",
+            "label_smoothing",
+            "dropout",
+        )
     }
     if config.arch == "cnn":
         numbers |= {"channels": _joined(config.channels), "dense_size": config.dense_size}

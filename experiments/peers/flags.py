@@ -24,6 +24,7 @@ def parse_flags(argv: list[str], doc: str) -> argparse.Namespace:
     add("--learning-rate", type=float, default=0.025)
     add("--weight-decay", type=float, default=0.01)
     add("--label-smoothing", type=float, default=0.1)
+    add("--dropout", type=float, default=0.0)
     words = "augment: rotation in degrees, scale factor, shear in degrees, shift in pixels"
     add("--affine", type=_numbers, default=(), metavar="R,S,H,P", help=words)
     add("--seed", type=int, default=0)

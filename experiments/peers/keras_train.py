@@ -39,6 +39,7 @@ def make_model(args) -> keras.Model:
     dense_sizes = (args.dense_size,) if args.arch == "cnn" else args.hidden_sizes
     for size in filter(None, dense_sizes):
         parts += [layers.Dense(size, use_bias=not norm), *_norm_and_relu(norm)]
+        parts += [layers.Dropout(args.dropout)] if args.dropout else []
     return keras.Sequential([*parts, layers.Dense(10, dtype="float32")])
 
 

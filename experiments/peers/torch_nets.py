@@ -15,6 +15,7 @@ def cnn(
     dense_size: int = 128,
     *,
     batch_norm: bool = True,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """`digits_jax.models.cnn.CNN`: BatchNorm after the pooling, 2x2 pixels folded to channels."""
     layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
@@ -34,15 +35,17 @@ def cnn(
     if dense_size:
         layers += _dense(before, dense_size, batch_norm)
         before = dense_size
-    return nn.Sequential(*layers, nn.Linear(before, 10))
+    return nn.Sequential(*layers, *_dropout(dropout), nn.Linear(before, 10))
 
 
-def mlp(hidden_sizes: Sequence[int] = (512, 512), *, batch_norm: bool = True) -> nn.Sequential:
+def mlp(
+    hidden_sizes: Sequence[int] = (512, 512), *, batch_norm: bool = True, dropout: float = 0.0
+) -> nn.Sequential:
     """`digits_jax.models.mlp.MLP`."""
     layers: list[nn.Module] = [nn.Flatten()]
     before = 28 * 28
     for size in hidden_sizes:
-        layers += _dense(before, size, batch_norm)
+        layers += [*_dense(before, size, batch_norm), *_dropout(dropout)]
         before = size
     return nn.Sequential(*layers, nn.Linear(before, 10))
 
@@ -50,6 +53,10 @@ def mlp(hidden_sizes: Sequence[int] = (512, 512), *, batch_norm: bool = True) ->
 def _dense(before, size, batch_norm):
     norm = [nn.BatchNorm1d(size)] if batch_norm else []
     return [nn.Linear(before, size, bias=not batch_norm), *norm, nn.ReLU()]
+
+
+def _dropout(share):
+    return [nn.Dropout(share)] if share else []
 
 
 def warp(images: torch.Tensor, amounts: torch.Tensor, strengths: Sequence[float]) -> torch.Tensor:

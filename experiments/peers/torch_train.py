@@ -22,11 +22,11 @@ ENDLESS = 10**6  # steps of the schedule, where `compare` says how many there ar
 
 def make_model(args) -> nn.Module:
     """The net, in the memory format that is asked for."""
-    norm = {"batch_norm": not args.no_batch_norm}
+    more = {"batch_norm": not args.no_batch_norm, "dropout": args.dropout}
     if args.arch == "cnn":
-        model = torch_nets.cnn(args.channels, args.convs_per_block, args.dense_size, **norm)
+        model = torch_nets.cnn(args.channels, args.convs_per_block, args.dense_size, **more)
     else:
-        model = torch_nets.mlp(args.hidden_sizes, **norm)
+        model = torch_nets.mlp(args.hidden_sizes, **more)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 

@@ -115,7 +115,7 @@ def test_what_is_given_beats_the_preset():
     given = {"epochs": 0.5, "dropout": 0.25, "batch_norm": False, "dense_size": 0, "channels": (4,)}
     config = TrainConfig(arch="cnn", **given).resolve("mnist")
     assert {name: getattr(config, name) for name in given} == given
-    assert config.learning_rate == BASE["cnn"]["learning_rate"]
+    assert config.weight_decay == BASE["cnn"]["weight_decay"]
     assert config.augment == RECIPES["cnn", "large"]["standard"]["augment"]
 
 

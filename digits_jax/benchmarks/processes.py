@@ -73,11 +73,11 @@ def in_child(
 def child() -> None:
     """What the new process does; see `in_child`."""
     task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    measure = importlib.import_module(f"digits_jax.benchmarks.{task['room']}").measure
     from digits_jax.training.parallel import keep_freed_memory
 
-    keep_freed_memory()  # as the programs do
+    keep_freed_memory()  # as the programs do; before there are other threads
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    measure = importlib.import_module(f"digits_jax.benchmarks.{task['room']}").measure
     try:
         answer = {"value": measure(task["settings"])}
     except InputError as error:

@@ -16,8 +16,8 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
 
     Args:
       settings: "arch" ("mlp" or "cnn"), "dropout", "batch_norm", "dtype", and "hidden_sizes",
-        or "channels", "convs_per_block", "dense_size" and (if not True
-        and "lax") "space_to_depth" and "convolution"; other keys are left alone.
+        or "channels", "convs_per_block", "dense_size", and, where it isn't True, "space_to_depth",
+        and, where it isn't "lax", "convolution"; other keys are left alone.
       num_classes: of the data set.
       shards: see `CNN`.
 

@@ -96,7 +96,9 @@ def keep_freed_memory() -> None:
 
     A step's buffers are allocated together. From 32 MiB on, glibc asks the system for new pages at
     each step and gives them back after it; touching 10,000 new pages took as long as the step.
-    For a program, not for a library: it changes the whole process.
+    For a program, not for a library: it changes the whole process. To be called before the
+    backend starts: its threads' arenas, once there, stay, and what doesn't fit into their 64 MiB
+    is asked of the system anew at each step.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -39,9 +39,9 @@ def run(arguments: Any, command: str) -> int:
       0, or 128 + N where signal N stopped it.
     """
     name = arguments.dataset or ("digits" if arguments.quick else "auto")
+    keep_freed_memory()  # before there are other threads
     device = start_backend(arguments.platform, cpu_devices=1)[0]
     use_compilation_cache()
-    keep_freed_memory()
     dataset = load_dataset(name, arguments.data_dir)
     if dataset.notice:
         print(f"notice: {dataset.notice}", file=sys.stderr)

@@ -102,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.training.parallel import keep_freed_memory
     from experiments.search.trial import without_test
 
+    keep_freed_memory()
     dataset = without_test(load_dataset(config.dataset, config.data_dir))
     print_notice(dataset.notice)
     config = config.resolve(dataset.name)
@@ -112,7 +113,6 @@ def main(argv: Sequence[str]) -> int:
         "machine": machine.describe_machine(_device()),
         "versions": machine.versions(),
     }
-    keep_freed_memory()
     with (
         stop_on_signals("not waiting; the same command goes on") as stop,
         records.hold(workdir, settings_of(search, dataset), facts) as rows,

@@ -1,0 +1,23 @@
+"""The table of sizes, of a preset that nobody has trained."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments import sizes
+
+
+def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sizes, "SINGLE_CALLS", 2)
+    monkeypatch.setattr(sizes, "MANY", 4)
+    row = sizes.measure("cnn", "tiny", sizes.Arguments(runs=tmp_path, dataset="digits"))
+    # Six 3x3 convolutions. BatchNorm is folded into the biases of every other one; behind pooling
+    # it stays, a factor and a summand beside the bias. Then 3 x 3 positions to ten classes.
+    channels = [1, 6, 6, 9, 9, 11, 11]
+    filters = sum(9 * a * b for a, b in zip(channels, channels[1:], strict=False))
+    assert row["parameters"] == filters + (6 + 9 + 11) + 3 * (6 + 9 + 11) + (9 * 11 * 10 + 10)
+    assert row["seeds"] == 0
+    assert 4 * row["parameters"] < row["npz_bytes"] < 4 * row["parameters"] + 20_000
+    assert "not measured" in sizes.markdown([row])
+    assert list(Path(tmp_path).iterdir()) == []

@@ -110,8 +110,8 @@ def _initial(config, data):
     from digits_jax.deploy.network import Network, take_apart
     from digits_jax.models.build import build_model
 
-    chosen = dataclasses.replace(config, dtype="float32", convolution="lax")
-    settings = dataclasses.asdict(chosen.resolve(data.name))
+    own = dataclasses.asdict(config.resolve(data.name))
+    settings = {**own, "dtype": "float32", "convolution": "lax"}
     module = build_model(settings, data.num_classes)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     layers = take_apart(settings, variables["params"], variables.get("batch_stats", {}))

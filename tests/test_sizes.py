@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from digits_jax.config import PRESET_NAMES, TrainConfig
+from digits_jax.data.datasets import load_dataset
 from experiments import sizes
 
 
@@ -21,3 +23,11 @@ def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
     assert 4 * row["parameters"] < row["npz_bytes"] < 4 * row["parameters"] + 20_000
     assert "not measured" in sizes.markdown([row])
     assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize("arch", ["cnn", "mlp"])
+def test_every_preset_can_be_made(arch):
+    digits = load_dataset("digits")
+    for preset in PRESET_NAMES:
+        network = sizes._initial(TrainConfig(arch=arch, preset=preset), digits)
+        assert network.num_params > 4000

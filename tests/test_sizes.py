@@ -1,10 +1,12 @@
 """The table of sizes, of a preset that nobody has trained."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from digits_jax.config import PRESET_NAMES, TrainConfig
+from digits_jax.config import TrainConfig
+from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.data.datasets import load_dataset
 from experiments import sizes
 
@@ -17,7 +19,7 @@ def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
     # Six 3x3 convolutions. BatchNorm is folded into the biases of every other one; behind pooling
     # it stays, a factor and a summand beside the bias. Then 3 x 3 positions to ten classes.
     channels = [1, 6, 6, 9, 9, 11, 11]
-    filters = sum(9 * a * b for a, b in zip(channels, channels[1:], strict=False))
+    filters = sum(9 * a * b for a, b in itertools.pairwise(channels))
     assert row["parameters"] == filters + (6 + 9 + 11) + 3 * (6 + 9 + 11) + (9 * 11 * 10 + 10)
     assert row["seeds"] == 0
     assert 4 * row["parameters"] < row["npz_bytes"] < 4 * row["parameters"] + 20_000

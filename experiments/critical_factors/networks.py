@@ -97,11 +97,8 @@ class VariantCNN(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False, dropout_rate=0.0) -> jax.Array:
         chex.assert_rank(images, 4)
-        in_planes = (
-            *(self.convolution == "matmul", self.kernel == 3, self.pooling == "max"),
-            self.normalization in ("batch", "none"),
-        )
-        features = self._in_planes if all(in_planes) else self._in_pixels
+        as_products = self.convolution == "matmul" and in_planes(self)
+        features = self._in_planes if as_products else self._in_pixels
         x = features(space_to_depth(images), train)
         x = x.reshape(x.shape[0], -1)
         if self.dense_size:
@@ -152,6 +149,17 @@ class VariantCNN(nn.Module):
                 x = _normalize(x, self.normalization, train, f"norm_{i}_{j}", axis=1)
                 x = ACTIVATIONS[self.activation](x)
         return from_planes(x)
+
+
+def in_planes(choice: Recipe | VariantCNN) -> bool:
+    """Whether a CNN's convolutions can be products of matrices, as the library's own.
+
+    Example:
+      >>> in_planes(Recipe("cnn")), in_planes(Recipe("cnn", pooling="average"))
+      (True, False)
+    """
+    known = choice.normalization in ("batch", "none")
+    return known and choice.kernel == 3 and choice.pooling == "max"
 
 
 def build(recipe: Recipe, num_classes: int, convolution: str = "lax") -> nn.Module:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,8 @@ def run(arguments: Any, command: str) -> int:
     factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
     factors = choose_factors(factors, arguments.factors)
     jobs = make_jobs(factors, baselines, arguments.seeds)
-    lanes = arguments.lanes
-    lanes = lanes_at_once(device.platform, arguments.seeds) if lanes == "auto" else int(lanes)
+    auto = partial(lanes_at_once, platform=device.platform, seeds=arguments.seeds)
+    lanes = auto if arguments.lanes == "auto" else lambda recipe: int(arguments.lanes)
     settings = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
     folder = arguments.folder
     with hold_output(folder, settings), stop_on_signals() as stop:

@@ -37,11 +37,13 @@ class Study:
 
     Args:
       dataset: to train and score on.
-      lanes: trainings at once.
+      lanes: recipe -> trainings at once.
       between: called before each step; it may raise.
     """
 
-    def __init__(self, dataset: Dataset, lanes: int, *, between: Callable[[], None]):
+    def __init__(
+        self, dataset: Dataset, lanes: Callable[[Recipe], int], *, between: Callable[[], None]
+    ):
         self.dataset, self.prepared, self.between = dataset, Prepared(dataset), between
         self.lanes = lanes
         self._compiled: tuple[tuple, Compiled] | None = None
@@ -61,22 +63,27 @@ class Study:
         return compiled, *train(compiled, lanes, self.prepared, self.between)
 
 
-def chunks(lanes: Sequence[Lane], most: int) -> list[list[Lane]]:
-    """Lanes that can be trained at once, no more than ``most`` each.
+def chunks(lanes: Sequence[Lane], most: Callable[[Recipe], int]) -> list[list[Lane]]:
+    """Lanes that can be trained at once.
+
+    Args:
+      lanes: all.
+      most: recipe -> how many at once.
 
     Example:
       >>> a, b = Recipe("mlp"), Recipe("mlp", batch_size=8)
-      >>> [len(each) for each in chunks([Lane(a, 0), Lane(b, 0), Lane(a, 1), Lane(a, 2)], 2)]
+      >>> found = chunks([Lane(a, 0), Lane(b, 0), Lane(a, 1), Lane(a, 2)], lambda recipe: 2)
+      >>> [len(each) for each in found]
       [2, 1, 1]
     """
     groups: dict[tuple, list[Lane]] = {}
     for lane in lanes:
         groups.setdefault(lane.recipe.compiled_alike(), []).append(lane)
-    return [
-        group[start : start + most]
-        for group in groups.values()
-        for start in range(0, len(group), most)
-    ]
+    found = []
+    for group in groups.values():
+        size = most(group[0].recipe)
+        found += [group[start : start + size] for start in range(0, len(group), size)]
+    return found
 
 
 def missing(jobs: Sequence[Job], rows: Sequence[FactorRow]) -> dict[Lane, list[Job]]:

@@ -20,7 +20,7 @@ from digits_jax.models.layers import choose_convolution
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.state import TrainState, create_train_state
 from digits_jax.training.steps import eval_step, train_step
-from experiments.critical_factors.networks import build
+from experiments.critical_factors.networks import build, in_planes
 from experiments.critical_factors.preprocess import pixel_numbers, prepare
 from experiments.critical_factors.recipe import Recipe
 
@@ -282,14 +282,18 @@ def _parts(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.minimum(places, count - 1), (places < count).astype(np.float32)
 
 
-def lanes_at_once(platform: str, seeds: int) -> int:
+def lanes_at_once(recipe: Recipe, platform: str, seeds: int) -> int:
     """How many trainings a device is given at once, where nobody says.
 
     On two CPU cores three lanes took 0.6 of the processor's time of three trainings one by one
-    (the MLP), or 0.7 (the CNN), and six no less: so a level's seeds together, and no more.
+    (the MLP), or 0.7 (the CNN), and six no less: so a level's seeds together, and no more. XLA's
+    own convolutions of several lanes are grouped ones, though, which its CPU backend computes
+    many times more slowly: there one after another.
 
     Example:
-      >>> lanes_at_once("cpu", seeds=3)
-      3
+      >>> [lanes_at_once(Recipe("cnn", kernel=side), "cpu", seeds=3) for side in (3, 5)]
+      [3, 1]
     """
-    return min(seeds, 6) if platform == "cpu" else 24
+    if platform != "cpu":
+        return 24
+    return min(seeds, 6) if recipe.arch == "mlp" or in_planes(recipe) else 1

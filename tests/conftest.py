@@ -16,6 +16,11 @@ import jax
 import pytest
 from programs import here, home, trained  # noqa: F401 - fixtures
 
+# A script's background job ignores Ctrl-C, and so does every process that it starts: those that a
+# test interrupts would go on for ever. A handler isn't inherited, the default takes its place.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little. What is compiled as users have it runs in test_programs.
 jax.config.update("jax_disable_most_optimizations", True)

@@ -277,7 +277,7 @@ def test_it_does_what_is_missing_and_no_more(tmp_path, digits, monkeypatch):
 
     monkeypatch.setattr(study, "_train_rows", fake_train)
     path = tmp_path / "factors.csv"
-    own = SimpleNamespace(lanes=2, between=lambda: None)
+    own = SimpleNamespace(lanes=lambda recipe: 2, between=lambda: None)
     rows = study.run_factors(own, jobs, path, Bar())
     # Both factors' baselines are one training.
     assert len(rows) == len(jobs) == 8

@@ -185,7 +185,7 @@ def _log_axis(axes, values):
 
 
 def _short(value):
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+    return f"{value / 1000:g}k" if value >= 1000 and not value % 1000 else f"{value:g}"
 
 
 def _curves(factor, rows):

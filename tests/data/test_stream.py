@@ -224,7 +224,10 @@ def test_nothing_is_left_of_a_process_that_is_stopped(own, number):
     with started(FOREVER, own[0]) as process:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()  # where it didn't end; else leaving the block would wait for ever
     assert process.returncode == -number
     assert ("KeyboardInterrupt" in err) == (number == signal.SIGINT)
     with pytest.raises(ProcessLookupError):  # no process of its group is alive

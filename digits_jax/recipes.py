@@ -1,6 +1,7 @@
 """The presets: what each fills in, by architecture and by the size of the data set.
 
-Chosen on the validation split; the README states what each reaches.
+Chosen on the validation split, but for the large CNN's "standard" (see experiments/README.md, "What
+training reaches"); the README states what each reaches.
 """
 
 BASE = {

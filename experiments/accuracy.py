@@ -7,7 +7,6 @@ there already is not trained again, so that an interrupted table goes on where i
 """
 
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
 from digits_jax.runs.ensemble import members_of
 from digits_jax.runs.folder import read_run, replace_files
-from experiments.running import train_once
+from digits_jax.training.parallel import cpu_count
+from experiments.members import train_members
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -67,6 +67,8 @@ class Arguments:
     """Recipes, in this order."""
     seeds: int = 5
     """Seeds 0, 1, ... of each."""
+    jobs: int = 1
+    """Members trained at once, each with its share of the cores."""
     runs: Path = Path("runs/accuracy")
     """Folder of the runs."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
@@ -86,8 +88,9 @@ def main(argv: Sequence[str]) -> None:
     for name in arguments.recipes:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()
         workdir = arguments.runs / name
-        train_once([*flags, f"--ensemble={arguments.seeds}"], workdir)
-        table[name] = {"flags": RECIPES[name].flags, "cores": os.cpu_count(), **measure(workdir)}
+        train_members(flags, workdir, arguments.seeds, arguments.jobs)
+        cores = cpu_count() / arguments.jobs
+        table[name] = {"flags": RECIPES[name].flags, "cores": cores, **measure(workdir)}
         ordered = {name: table[name] for name in RECIPES if name in table}
         text = markdown(ordered)
         files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}

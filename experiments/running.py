@@ -1,10 +1,11 @@
 """Trains what a study needs, each run in a process of its own, and only once."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,25 @@ from digits_jax.config import first_difference, read_config
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.train import parse_config
+from experiments.cores import pin
 
 SECONDS = "process_seconds.json"
 
 
-def train_once(flags: Sequence[str], workdir: Path) -> dict[str, Any]:
+def train_once(
+    flags: Sequence[str],
+    workdir: Path,
+    *,
+    cores: Collection[int] | None = None,
+    log: Path | None = None,
+) -> dict[str, Any]:
     """Trains as a user would, or takes the run that is there; goes on with one cut short.
 
     Args:
       flags: of ``python -m digits_jax.train``.
       workdir: the run's folder.
+      cores: that it may use; None for all.
+      log: file for what it says, instead of the terminal.
 
     Returns:
       What ``results.json`` holds, and "process_seconds", the whole process's time (None for a
@@ -31,21 +41,31 @@ def train_once(flags: Sequence[str], workdir: Path) -> dict[str, Any]:
       InputError: the run there is another one, or the training failed (it has said why).
     """
     if not (workdir / folder.RESULTS).exists():
-        _train(flags, workdir)
+        _train(flags, workdir, cores, log)
     _check_same(flags, workdir)
     timing = workdir / SECONDS
     seconds = json.loads(timing.read_text()) if timing.exists() else None
     return {**folder.read_results(workdir), "process_seconds": seconds}
 
 
-def _train(flags, workdir):
+def _train(flags, workdir, cores, log):
     resume = (workdir / folder.CONFIG).exists()
     command = [sys.executable, "-m", "digits_jax.train", *flags, f"--workdir={workdir}"]
-    print(f"\n{workdir}:", "going on" if resume else "training", *flags, flush=True)
-    started = time.perf_counter()
-    status = subprocess.run([*command, *(["--resume"] if resume else [])]).returncode
+    with open(log, "a") if log else contextlib.nullcontext() as out:
+        print(f"\n{workdir}:", "going on" if resume else "training", *flags, file=out, flush=True)
+        started = time.perf_counter()
+        child = subprocess.Popen(
+            [*command, *(["--resume"] if resume else [])], stdout=out, stderr=out
+        )
+        with child:
+            if cores:
+                pin(child.pid, cores)  # before it has imported anything
+            status = child.wait()
     if status:
-        raise InputError(f"{workdir}: training ended with status {status}; start again to go on")
+        said = f" (see {log})" if log else ""
+        raise InputError(
+            f"{workdir}: training ended with status {status}{said}; start again to go on"
+        )
     if not resume:
         (workdir / SECONDS).write_text(json.dumps(time.perf_counter() - started))
 

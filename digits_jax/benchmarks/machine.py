@@ -3,8 +3,9 @@
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from digits_jax.processor import processor_name
 
 _PACKAGES = (
     *("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -28,7 +29,7 @@ def describe_machine(device: dict[str, Any] | None = None) -> dict[str, Any]:
         name = f"{name}: {found['kind']}"
     return {
         "device": name,
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "system": f"{platform.system()} {platform.machine()}",
     }
@@ -49,15 +50,6 @@ def where(machine: dict[str, Any]) -> str:
     """
     processor = f"{machine['processor']}, {machine['cores']} cores"
     return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str | None]:

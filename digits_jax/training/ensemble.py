@@ -100,7 +100,7 @@ def fit_ensemble(
                 raise Interrupted(
                     _how_to_go_on(workdir, index, count), stop.signal_number
                 ) from None
-        return _put_together(workdir, count)
+        return put_together(workdir, count)
 
 
 def _trains_together(plan):
@@ -151,7 +151,16 @@ def _how_to_go_on(workdir, index, count):
     )
 
 
-def _put_together(workdir, count):
+def put_together(workdir: Path, count: int) -> EnsembleResult:
+    """Makes an ensemble of members that are trained.
+
+    Args:
+      workdir: its folder, with the members' folders, and its ``config.json``.
+      count: of members.
+
+    Raises:
+      InputError: a member that isn't whole.
+    """
     runs = tuple(folder.read_run(member_path(workdir, index)) for index in range(count))
     arrays = {
         "labels": runs[0].labels,

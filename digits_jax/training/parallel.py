@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform as platform_module
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.errors import InputError
+from digits_jax.processor import processor_features, processor_lines
 
 AXIS = "data"
 EVERYWHERE = P()
@@ -77,7 +78,7 @@ def use_compilation_cache() -> None:
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
         return
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    processor = hashlib.sha256(_processor_features().encode()).hexdigest()[:12]
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     path = os.path.join(root, "digits_jax", f"xla-{jax.lib.__version__}-{processor}")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -89,6 +90,10 @@ def use_compilation_cache() -> None:
     # Everything, however quickly compiled: the many small functions add up.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _processor():
+    return "".join(processor_lines()) or platform_module.processor() + platform_module.machine()
 
 
 def keep_freed_memory() -> None:
@@ -165,20 +170,8 @@ def choose_dtype(wanted: str, platform: str) -> str:
     """
     if wanted != "auto":
         return wanted
-    has = platform != "cpu" or not {"avx512_bf16", "amx_bf16"}.isdisjoint(
-        _processor_features().split()
-    )
+    has = platform != "cpu" or bool(processor_features() & {"avx512_bf16", "amx_bf16"})
     return "bfloat16" if has else "float32"
-
-
-@cache
-def _processor_features():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            lines = [line for line in file if line.startswith(("model name", "flags", "Features"))]
-        return "".join(sorted(set(lines)))
-    except OSError:
-        return platform_module.processor() + platform_module.machine()
 
 
 def cpu_count() -> int:

@@ -1,14 +1,13 @@
 """What a run writes about itself."""
 
-import contextlib
 import importlib.metadata
 import platform
-from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from digits_jax.processor import processor_name
 from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
@@ -25,17 +24,8 @@ def device_name(mesh: Mesh) -> str:
     device = mesh.devices.flat[0]
     kind = device.device_kind
     if device.platform == "cpu":
-        kind = _processor() or kind
+        kind = processor_name() or kind
     return f"{device.platform}: {kind}"
-
-
-def _processor():
-    # platform.processor() is empty or just "x86_64" on most Linux systems.
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def summarize(plan: Any) -> str:

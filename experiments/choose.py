@@ -1,0 +1,217 @@
+"""Which recipe is better, on the validation split alone: python -m experiments.choose --name=NAME
+
+Trains candidates with several seeds and drops the test split before: what isn't there can't be
+chosen by. Candidates are compared with the first one seed by seed, so that what a seed does to both
+cancels out. After each ``--`` stands a candidate, as flags of ``digits_jax.train``:
+
+  python -m experiments.choose --name=tiny -- --preset=tiny -- --preset=tiny --dropout=0.1
+
+Writes ``NAME.json`` and ``NAME.md`` into ``experiments/results/choices``. Trainings that are there
+are kept: with more ``--seeds`` or candidates it goes on.
+"""
+
+import json
+import os
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from digits_jax.cli import parse, run_program
+from digits_jax.errors import InputError
+from digits_jax.processor import processor_name
+from digits_jax.runs.folder import replace_files
+from digits_jax.train import parse_config
+from experiments.cores import pin, shares
+
+RESULTS = Path(__file__).parent / "results" / "choices"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to compare."""
+
+    name: str
+    """Of the files that are written."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of each."""
+    dataset: str = "mnist"
+    """Name of the data set."""
+    jobs: int = 1
+    """Trainings at once, each with its share of the cores."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
+    """Folder of the files."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Trains what is missing, then writes the table of all that is there."""
+    own, *candidates = split(argv)
+    words = f"{__doc__.splitlines()[0]} -- FLAGS -- FLAGS ..."
+    arguments = parse(Arguments, own, doc=words)
+    check(arguments, candidates)
+    path = arguments.output / f"{arguments.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = json.loads(path.read_text()) if path.exists() else {"candidates": {}}
+    command = shlex.join(["python", "-m", "experiments.choose", *argv])
+    table = {**there, "command": command, "processor": processor_name()}
+    runs = {flags: table["candidates"].setdefault(flags, {}) for flags in candidates}
+    # All candidates of a seed before the next one: what is cut short still compares.
+    wanted = [
+        (flags, seed)
+        for seed in range(arguments.seeds)
+        for flags in candidates
+        if str(seed) not in runs[flags]
+    ]
+    for flags, seed, found in trained(wanted, arguments.dataset, arguments.jobs):
+        runs[flags][str(seed)] = found
+        print(f"{flags}, seed {seed}: {said(found)}", flush=True)
+        text = markdown(table)
+        replace_files(
+            {
+                path: (json.dumps(table, indent=1) + "\n").encode(),
+                path.with_suffix(".md"): text.encode(),
+            }
+        )
+    print(f"\n{markdown(table)}")
+
+
+def split(argv: Sequence[str]) -> list[Any]:
+    """The program's own flags, then a line for each candidate.
+
+    Example:
+      >>> split(["--name=x", "--", "--arch=cnn", "--", "--arch=mlp", "--dropout=0.1"])
+      [['--name=x'], '--arch=cnn', '--arch=mlp --dropout=0.1']
+    """
+    parts = [[]]
+    for word in argv:
+        if word == "--":
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return [parts[0], *map(shlex.join, parts[1:])]
+
+
+def check(arguments: Arguments, candidates: Sequence[str]) -> None:
+    """Raises an InputError for what can't be compared, before anything is trained."""
+    if len(candidates) < 2 or len(set(candidates)) < len(candidates):
+        raise InputError(
+            "give two or more candidates that differ, each after a --: "
+            "-- --preset=tiny -- --preset=tiny --dropout=0.1"
+        )
+    if arguments.seeds < 2:
+        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
+    for flags in candidates:
+        config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
+        if config.ensemble > 1 or config.teacher or config.resume or config.eval_only:
+            raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
+
+
+def trained(wanted: Sequence[tuple[str, int]], dataset: str, jobs: int):
+    """Trains each, several at once, and yields (flags, seed, outcome) as they end."""
+    starting = get_context("spawn")  # JAX's threads don't survive a fork
+    cores = starting.SimpleQueue()
+    for own in shares(jobs):
+        cores.put(own)
+    with ProcessPoolExecutor(jobs, starting, _begin, (cores, dataset)) as pool:
+        waiting = {pool.submit(_trial, *each): each for each in wanted}
+        try:
+            for done in as_completed(waiting):
+                yield *waiting[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_OF_THIS_PROCESS: dict[str, Any] = {}
+
+
+def _begin(cores, dataset):
+    """Once in each process: its cores, and the data."""
+    from digits_jax.data.datasets import load_dataset
+    from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
+    from experiments.search.trial import without_test
+
+    pin(os.getpid(), cores.get())
+    use_compilation_cache()
+    keep_freed_memory()
+    _OF_THIS_PROCESS["dataset"] = without_test(load_dataset(dataset))
+
+
+def _trial(flags, seed):
+    from digits_jax.training.interrupts import StopRequest
+    from experiments.search.trial import train_trial
+
+    dataset = _OF_THIS_PROCESS["dataset"]
+    config = parse_config([*shlex.split(flags), f"--dataset={dataset.name}", f"--seed={seed}"])
+    return train_trial(config, dataset, StopRequest(), lambda: None)
+
+
+def said(found: dict[str, Any]) -> str:
+    """An outcome in a few words.
+
+    Example:
+      >>> said({"status": "trained", "correct": 4975, "count": 5000, "loss": 0.02,
+      ...       "train_seconds": 9.87})
+      'validation accuracy 99.50%, loss 0.0200, 9.9 s'
+    """
+    if found["correct"] is None:
+        return f"{found['status']} ({found['note']})"
+    share = found["correct"] / found["count"]
+    seconds = found["train_seconds"]
+    return f"validation accuracy {share:.2%}, loss {found['loss']:.4f}, {seconds:.1f} s"
+
+
+def markdown(table: dict[str, Any]) -> str:
+    """The table, a line per candidate; differences to the first, over the seeds that both have."""
+    first = next(iter(table["candidates"].values()))
+    lines = [
+        "| `python -m digits_jax.train` ... | seeds | validation accuracy | loss "
+        "| points more than the first | a training |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for flags, runs in table["candidates"].items():
+        good = {seed: run for seed, run in runs.items() if run["correct"] is not None}
+        if not good:
+            lines.append(f"| `{flags}` | {len(runs)} | no finite numbers | | | |")
+            continue
+        percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
+        mean_loss = statistics.mean(run["loss"] for run in good.values())
+        seconds = statistics.median(run["train_seconds"] for run in good.values())
+        both = [seed for seed in good if seed in first and first[seed]["correct"] is not None]
+        gains = [percent[s] - 100 * first[s]["correct"] / first[s]["count"] for s in both]
+        lines.append(
+            f"| `{flags}` | {len(good)} | {spread(percent.values(), 3, '%')} | {mean_loss:.4f} | "
+            f"{'' if runs is first else spread(gains, 3, '', '+')} | {seconds:.0f} s |"
+        )
+    lines += [
+        "",
+        f"Mean ± standard deviation over the seeds, last step, on the validation split alone; "
+        f"{table['processor']}.",
+        "",
+        f"Written by `{table['command']}`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float], digits: int, unit: str, sign: str = "") -> str:
+    """Mean ± standard deviation, as far as there is one.
+
+    Example:
+      >>> spread([1.0, 2.0], 2, "%"), spread([1.0], 1, "", "+")
+      ('1.50% ± 0.71', '+1.0')
+    """
+    values = list(values)
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):{sign}.{digits}f}{unit}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

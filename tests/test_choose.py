@@ -1,0 +1,134 @@
+"""Comparing recipes on the validation split, and training members at once."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from digits_jax import processor
+from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError
+from digits_jax.runs.folder import read_run
+from experiments import choose
+from experiments.cores import shares
+from experiments.members import train_members
+
+SMALL = "--arch=mlp --preset=quick --epochs=1 --hidden-sizes=8"
+
+
+def outcome(correct, loss=0.1, seconds=2.0):
+    return {"correct": correct, "count": 1000, "loss": loss, "train_seconds": seconds}
+
+
+def test_the_table_by_hand():
+    """The gain is over the seeds that both have: 990 - 980 and 994 - 986 of 1,000."""
+    table = {
+        "processor": "Z80",
+        "command": "choose",
+        "candidates": {
+            "--a": {"0": outcome(980), "1": outcome(986), "2": outcome(800)},
+            "--b": {"0": outcome(990, 0.2), "1": outcome(994, 0.4, 4.0)},
+            "--c": {"0": {"status": "diverged", "correct": None, "note": ""}},
+        },
+    }
+    lines = choose.markdown(table).splitlines()
+    # Standard deviations of two numbers are their distance by sqrt(2).
+    assert lines[3] == "| `--b` | 2 | 99.200% ± 0.283 | 0.3000 | +0.900 ± 0.141 | 3 s |"
+    assert lines[4] == "| `--c` | 1 | no finite numbers | | | |"
+    assert lines[2].startswith("| `--a` | 3 | 92.200% ± 10.570 | 0.1000 |  |")
+
+
+@pytest.mark.slow  # Two new processes that import JAX.
+def test_it_goes_on_with_more_seeds(tmp_path, capsys):
+    jobs = min(2, os.cpu_count())
+    own = ["--name=x", "--dataset=digits", f"-o={tmp_path}", f"--jobs={jobs}"]
+    candidates = ["--", *SMALL.split(), "--", *SMALL.split(), "--dropout=0.5"]
+    choose.main([*own, "--seeds=2", *candidates])
+    first = json.loads((tmp_path / "x.json").read_text())["candidates"]
+    assert {flags: sorted(runs) for flags, runs in first.items()} == {
+        SMALL: ["0", "1"],
+        f"{SMALL} --dropout=0.5": ["0", "1"],
+    }
+    # As many as the validation split has, and not those of the test split.
+    count = len(load_dataset("digits").validation)
+    assert {run["count"] for runs in first.values() for run in runs.values()} == {count}
+    capsys.readouterr()
+    choose.main([*own, "--seeds=3", *candidates])
+    assert capsys.readouterr().out.count(", seed ") == 2  # one more of each
+    after = json.loads((tmp_path / "x.json").read_text())["candidates"]
+    assert {f: {s: r for s, r in runs.items() if s != "2"} for f, runs in after.items()} == first
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "give two or more candidates that differ"),
+        (["--", "--arch=cnn"], "give two or more candidates that differ"),
+        (["--", "--arch=cnn", "--", "--arch=cnn"], "give two or more candidates that differ"),
+        (["--seeds=1", "--", "--arch=cnn", "--", "--arch=mlp"], "--seeds=1: give 2 or more"),
+        (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),
+        (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, words):
+    with pytest.raises(InputError, match=words):
+        choose.main(["--name=x", f"-o={tmp_path}", *argv])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shares_of_cores():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    split = shares(cores)
+    assert sorted(core for own in split for core in own) == sorted(shares(1)[0])
+    for jobs in (0, cores + 1):
+        with pytest.raises(InputError, match=f"--jobs={jobs}: there are {cores} cores"):
+            shares(jobs)
+
+
+@pytest.mark.slow  # Two new processes that import JAX.
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two jobs need two cores")
+def test_members_trained_at_once_are_an_ensemble(tmp_path):
+    """As `train --ensemble` leaves them: the folder, its members, and their mean probability."""
+    flags = [*SMALL.split(), "--dataset=digits"]
+    train_members(flags, tmp_path / "two", count=2, jobs=2)
+    members = [read_run(tmp_path / "two" / f"member-{index}") for index in range(2)]
+    together = read_run(tmp_path / "two")
+    assert [run.results["seed"] for run in members] == [0, 1]
+    assert together.results["members"] == ["member-0", "member-1"]
+
+    def probabilities(logits):
+        shares = np.exp(logits.astype(np.float64))
+        return shares / shares.sum(-1, keepdims=True)
+
+    mean = np.mean([probabilities(run.logits) for run in members], 0)
+    np.testing.assert_allclose(np.exp(together.logits), mean, rtol=1e-4, atol=1e-7)
+    # What is there is taken as it is, and another recipe's is refused.
+    train_members(flags, tmp_path / "two", count=2, jobs=2)
+    with pytest.raises(InputError, match="holds a run with"):
+        train_members([*flags, "--dropout=0.5"], tmp_path / "two", count=2, jobs=2)
+
+
+def test_a_failed_member_says_where_it_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"member-0: training ended with status 2 \(see .*\.log"):
+        train_members(["--arch=mlp", "--dropout=2"], tmp_path / "x", count=1, jobs=2)
+    assert "--dropout=2" in (tmp_path / "x" / "member-0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: Some CPU\nflags\t\t: fpu avx2 fma\n", "Some CPU (AVX2)"),
+        ("model name: X\nflags: avx2 avx512f avx512_bf16\n", "X (AVX-512 and bfloat16)"),
+        ("model name: X\nflags: avx2 avx512f\n", "X (AVX-512)"),
+        ("model name: X\nflags: fpu\n", "X"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(tmp_path, monkeypatch, text, name):
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    processor.processor_lines.cache_clear()
+    try:
+        assert processor.processor_name() == name
+    finally:
+        processor.processor_lines.cache_clear()

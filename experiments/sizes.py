@@ -1,7 +1,8 @@
 """What each preset costs on a device: python -m experiments.sizes
 
 Parameters, file sizes, multiply-adds, and the latency of one image and of many on one core, of
-every preset's network, with the accuracy of its trained runs (see experiments.training_table).
+every preset's network, with the accuracy of its trained runs (see experiments.training_table and
+experiments.accuracy).
 Writes ``experiments/results/sizes.json`` and ``sizes.md``. The whole process keeps to one core.
 """
 
@@ -20,6 +21,7 @@ from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.runs import folder
+from digits_jax.runs.ensemble import members_of
 from experiments.training_table import RESULTS
 
 SINGLE_CALLS, MANY = 300, 4096
@@ -31,6 +33,8 @@ class Arguments:
 
     runs: Path = Path("runs/table")
     """Folder of the trained runs, named ARCH-DATASET-PRESET-seedN."""
+    ensembles: Path = Path("runs/accuracy")
+    """Folder of the ensembles, named ARCH-PRESET, whose members are taken where no run is."""
     dataset: str = "mnist"
     """Their data set."""
     data_dir: str | None = None
@@ -67,6 +71,7 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
 
     data = load_dataset(arguments.dataset, arguments.data_dir)
     runs = sorted(arguments.runs.glob(f"{arch}-{arguments.dataset}-{preset}-seed*"))
+    runs = runs or members_of(arguments.ensembles / f"{arch}-{preset}")
     network = _trained(runs) or _initial(TrainConfig(arch=arch, preset=preset), data)
     predictor = Predictor(network)
     images = np.asarray(data.test.images)

@@ -8,6 +8,7 @@ import pytest
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.data.datasets import load_dataset
+from digits_jax.training.ensemble import fit_ensemble
 from experiments import sizes
 
 
@@ -15,7 +16,7 @@ def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(sizes, "SINGLE_CALLS", 2)
     monkeypatch.setattr(sizes, "MANY", 4)
-    row = sizes.measure("cnn", "tiny", sizes.Arguments(runs=tmp_path, dataset="digits"))
+    row = sizes.measure("cnn", "tiny", sizes.Arguments(tmp_path, tmp_path, dataset="digits"))
     # Six 3x3 convolutions. BatchNorm is folded into the biases of every other one; behind pooling
     # it stays, a factor and a summand beside the bias. Then 3 x 3 positions to ten classes.
     channels = [1, 6, 6, 9, 9, 11, 11]
@@ -25,6 +26,20 @@ def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
     assert 4 * row["parameters"] < row["npz_bytes"] < 4 * row["parameters"] + 20_000
     assert "not measured" in sizes.markdown([row])
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_an_ensembles_members_are_runs_of_its_preset(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sizes, "SINGLE_CALLS", 2)
+    monkeypatch.setattr(sizes, "MANY", 4)
+    config = TrainConfig(
+        arch="mlp", dataset="digits", preset="tiny", epochs=1.0, ensemble=2,
+        workdir=str(tmp_path / "mlp-tiny"),
+    )  # fmt: skip
+    members = fit_ensemble(config, quiet=True).members
+    row = sizes.measure("mlp", "tiny", sizes.Arguments(tmp_path / "no", tmp_path, dataset="digits"))
+    assert row["accuracies"] == [run.results["test_accuracy"] for run in members]
+    assert row["same_run_accuracy"] == row["accuracies"][0]
 
 
 @pytest.mark.parametrize("arch", ["cnn", "mlp"])

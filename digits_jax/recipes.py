@@ -54,8 +54,10 @@ RECIPES = {
         # Without the dense layer, which would have most of the parameters.
         "tiny": {
             "epochs": 40.0,
+            "batch_size": 128,
+            "label_smoothing": 0.0,  # so small a network needs no more
             "augment": "affine",
-            "channels": (6, 9, 11),
+            "channels": (7, 9, 11),
             "convs_per_block": 2,
             "dense_size": 0,
             "space_to_depth": False,
@@ -75,7 +77,7 @@ RECIPES = {
             "epochs": 200.0,
             "batch_size": 64,
             "augment": "affine",
-            "channels": (6, 9, 11),
+            "channels": (7, 9, 11),
             "convs_per_block": 2,
             "dense_size": 0,
             "space_to_depth": False,

@@ -19,9 +19,9 @@ def test_an_untrained_preset_has_its_sizes(tmp_path, monkeypatch):
     row = sizes.measure("cnn", "tiny", sizes.Arguments(tmp_path, tmp_path, dataset="digits"))
     # Six 3x3 convolutions. BatchNorm is folded into the biases of every other one; behind pooling
     # it stays, a factor and a summand beside the bias. Then 3 x 3 positions to ten classes.
-    channels = [1, 6, 6, 9, 9, 11, 11]
+    channels = [1, 7, 7, 9, 9, 11, 11]
     filters = sum(9 * a * b for a, b in itertools.pairwise(channels))
-    assert row["parameters"] == filters + (6 + 9 + 11) + 3 * (6 + 9 + 11) + (9 * 11 * 10 + 10)
+    assert row["parameters"] == filters + (7 + 9 + 11) + 3 * (7 + 9 + 11) + (9 * 11 * 10 + 10)
     assert row["seeds"] == 0
     assert 4 * row["parameters"] < row["npz_bytes"] < 4 * row["parameters"] + 20_000
     assert "not measured" in sizes.markdown([row])

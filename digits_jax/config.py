@@ -83,6 +83,8 @@ class TrainConfig:
     """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
     augment: ByPreset[str] = None
     """Random changes to training images: none, shift, affine, elastic, cutout (affine, and a square is blanked) or noise."""  # noqa: E501
+    adversarial: ByPreset[float] = None
+    """Move the pixels of training images by up to this (white is 1) to where the loss is larger; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     teacher: str | None = None
@@ -271,7 +273,7 @@ def with_later_fields(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
-    later["renormalize"] = False
+    later |= {"renormalize": False, "adversarial": 0.0}
     later |= dict.fromkeys(("teacher", *TEACHER))
     return {**later, **values}
 

@@ -17,6 +17,7 @@ BASE = {
         "batch_norm": True,
         "hidden_sizes": (512, 512),
         "augment": "none",
+        "adversarial": 0.0,
     },
     "cnn": {
         "batch_size": 256,
@@ -34,6 +35,7 @@ BASE = {
         "dense_size": 128,
         "space_to_depth": True,
         "augment": "none",
+        "adversarial": 0.0,
     },
 }
 

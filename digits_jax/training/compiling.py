@@ -90,6 +90,7 @@ def bare_step(plan: Plan) -> Callable:
         label_smoothing=plan.config.label_smoothing,
         augment=make_augment(plan.config.augment),
         ema_decay=plan.config.ema_decay,
+        adversarial=plan.config.adversarial,
         **taught,
     )
 

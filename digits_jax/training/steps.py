@@ -125,6 +125,7 @@ def train_step(
     label_smoothing: float = 0.0,
     augment: Callable | None = None,
     ema_decay: float = 0.0,
+    adversarial: float = 0.0,
     teach: Callable | None = None,
     teacher_weight: float = 0.0,
     teacher_temperature: float = 1.0,
@@ -148,6 +149,7 @@ def train_step(
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
       ema_decay: of the exponential moving average, for a state that keeps one: after t steps
         ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps don't linger.
+      adversarial: see `worsened`, which changes the images after ``augment``; 0 for none.
       teach: ``f(teacher, images) -> logits`` of a network to learn from, which sees the images
         that the step trains on, as augmented; or None.
       teacher_weight: in [0, 1], the share of `distillation_loss` in the loss.
@@ -179,12 +181,10 @@ def train_step(
     images = to_float(batch["image"])
     if augment is not None:
         images = augment(augment_key, images)
-    taught = None if teach is None else jax.lax.stop_gradient(teach(teacher, images))
-    count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
     axis = {} if axis_name is None else {"axis_name": axis_name}
 
-    def loss_fn(params):
-        logits, changed = state.apply_fn(
+    def forward(params, images):
+        return state.apply_fn(
             {"params": params, "batch_stats": state.batch_stats},
             images,
             train=True,
@@ -192,6 +192,21 @@ def train_step(
             rngs={"dropout": dropout_key},
             **axis,
         )
+
+    if adversarial:
+
+        def harm(images):
+            logits, _ = forward(state.params, images)
+            return jnp.sum(_counted(cross_entropy(logits, labels, label_smoothing), mask))
+
+        images = worsened(
+            jax.random.fold_in(augment_key, 1), images, jax.grad(harm)(images), adversarial
+        )
+    taught = None if teach is None else jax.lax.stop_gradient(teach(teacher, images))
+    count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
+
+    def loss_fn(params):
+        logits, changed = forward(params, images)
         # This device's share of the mean: the shares add up, also where masks differ.
         loss = cross_entropy(logits, labels, label_smoothing)
         if taught is not None:
@@ -215,6 +230,35 @@ def train_step(
     state = _where(finite, after, state).replace(step=state.step + 1)
     sums = _where(finite, sums, jax.tree.map(jnp.zeros_like, sums))
     return state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
+
+
+def worsened(key: jax.Array, images: jax.Array, grads: jax.Array, most: float) -> jax.Array:
+    """Images moved to where the loss is larger, each by an amount of its own.
+
+    Every pixel goes by the same amount in its gradient's direction, which for a small change raises
+    the loss most. It knows nothing of what lies beside what. The amounts are uniform, so that
+    images nearly as they are belong to each batch, as they belong to what is recognised later.
+
+    Args:
+      key: a JAX key.
+      images: float32 in [0, 1], [batch, height, width, channels].
+      grads: of the loss, of the images' shape.
+      most: the largest amount; white is 1.
+
+    Returns:
+      float32 in [0, 1], of the images' shape.
+
+    Example:
+      >>> images = jnp.full((3, 28, 28, 1), 0.5)
+      >>> changed = worsened(jax.random.key(0), images, images - 0.75, 0.25)
+      >>> bool((changed <= 0.5).all()), bool((changed >= 0.25).all())
+      (True, True)
+
+    Reference:
+      Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, 2015.
+    """
+    amounts = jax.random.uniform(key, (len(images), 1, 1, 1), maxval=most)
+    return jnp.clip(images + amounts * jnp.sign(grads), 0, 1)
 
 
 def all_finite(tree: Any) -> jax.Array:

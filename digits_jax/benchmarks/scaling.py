@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,8 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     made = []
     for factor in settings["factors"]:
         made += [(factor, *each) for each in _PLANS[factor](base, settings)]
+    compiled = _compile_all([plan for _, _, plan in made])
     bar = tqdm(made, "scaling", unit="row", leave=False, disable=None)
-    compiled: dict[Any, Any] = {}
     rows = [_row(*each, settings, compiled) for each in bar]
     here = parallel.start_backend(base.config.platform, 1)
     return {
@@ -160,13 +161,27 @@ def resized(dataset: Dataset, size: int) -> Dataset:
     return dataclasses.replace(dataset, train=part)
 
 
+def _shape(plan):
+    return plan.config.batch_size, plan.config.channels, plan.config.dense_size
+
+
+def _compile_all(plans):
+    """Each different step once, several at a time: one keeps little more than one core busy.
+
+    Rows of several factors have the same step, as it stands in quick.
+    """
+    owners = {_shape(plan): plan for plan in reversed(plans)}
+    with ThreadPoolExecutor(parallel.cpu_count()) as pool:
+        made = pool.map(compile_step, owners.values())
+        bar = tqdm(made, "compiling", len(owners), unit="step", leave=False, disable=None)
+        return {
+            shape: (plan, code, flops(lowered, code, plan.mesh.size))
+            for (shape, plan), (_, lowered, code, _) in zip(owners.items(), bar, strict=True)
+        }
+
+
 def _row(factor, value, plan: Plan, settings, compiled):
-    config = plan.config
-    shape = config.batch_size, config.channels, config.dense_size
-    if shape not in compiled:  # Rows of several factors have the same step, as it stands in quick.
-        _, lowered, code, _ = compile_step(plan)
-        compiled[shape] = plan, code, flops(lowered, code, plan.mesh.size)
-    owner, code, count = compiled[shape]
+    owner, code, count = compiled[_shape(plan)]
     state = owner.initial_state()  # Which holds functions of its own plan's, as the code does.
     if factor == "data":
         seconds = _epochs(plan, code, state, settings)

@@ -47,7 +47,7 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 # What saves and draws takes half a second to import, and nothing of it is needed before.
 NEEDED_LATER = (
     "orbax.checkpoint",
-    "tensorboardX.event_file_writer",
+    "digits_jax.training.events",
     "matplotlib.backends.backend_agg",
 )
 

@@ -1,7 +1,6 @@
 """What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard."""
 
 import contextlib
-import importlib.util
 import os
 import sys
 import time
@@ -79,9 +78,6 @@ class Progress:
 class ScalarLog:
     """TensorBoard event files in a run's folder, where tensorboardX is installed.
 
-    Written in this thread: tensorboardX's own dies of a disk that is full, and whoever waits for
-    it then waits for ever.
-
     Args:
       path: the folder.
     """
@@ -99,17 +95,11 @@ class ScalarLog:
 
     def write(self, row: dict[str, float]) -> None:
         """Adds an epoch's numbers, at its step."""
-        if importlib.util.find_spec("tensorboardX") is None:
-            return
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
+        from digits_jax.training import events
 
+        if not events.installed():
+            return
         with naming(self._path / "events.out.tfevents"):
             if self._writer is None:
-                self._writer = EventsWriter(str(self._path / "events"))
-            for name, value in row.items():
-                if name != "step":
-                    values = {"step": row["step"], "summary": scalar(name, value)}
-                    self._writer.write_event(Event(wall_time=time.time(), **values))
-            self._writer.flush()
+                self._writer = events.EventFile(self._path / "events")
+            self._writer.write(row["step"], {k: v for k, v in row.items() if k != "step"})

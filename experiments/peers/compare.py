@@ -21,6 +21,7 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
+from digits_jax.processor import processor_name
 from digits_jax.runs import folder
 from experiments.peers import contenders, measure, report
 from experiments.peers.contenders import PROCESS, SCENARIOS
@@ -35,6 +36,8 @@ class Arguments:
 
     only: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all)")] = ()
     """Some of cnn-quick, cnn-standard, mlp-128, mlp-512 (also with -float32) and process."""
+    keep: bool = False
+    """Leave the rows of what isn't measured now as they are in the output."""
     rounds: int = 7
     """Of each pair of train steps."""
     seconds: float = 0.7
@@ -67,13 +70,16 @@ def main(argv: Sequence[str]) -> None:
         "rows": [],
         "notes": _missing(names, arguments.quick),
     }
+    path = output_path(arguments.output)
+    before = _before(path, result) if arguments.keep else None
     for name in names:
         measured = _processes if name == PROCESS else _steps
         rows, notes, others = measured(name, arguments, data_dir)
         disturbance = _disturbance(name, others)
         result["rows"] += [row | {"disturbed": bool(disturbance)} for row in rows]
         result["notes"] += notes + disturbance
-    path = output_path(arguments.output)
+    if before:
+        _keep(before, result)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = report.markdown(result)
     files = {path: folder.as_json(result), path.with_suffix(".md"): text.encode()}
@@ -118,6 +124,35 @@ def check(arguments: Arguments) -> list[str]:
     if not contenders.installed("PyTorch"):
         raise InputError(f"PyTorch isn't installed; {EXTRA}")
     return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))
+
+
+def _before(path, result):
+    """What the output holds, where it was measured in the same way.
+
+    Raises:
+      InputError: it can't be read, or its rows can't stand beside new ones.
+    """
+    before = folder.read_json(path)
+    here = {"cores": result["machine"]["cores"], **result["versions"], **result["settings"]}
+    there = {"cores": before["machine"]["cores"], **before["versions"], **before["settings"]}
+    if differing := [name for name in here if there.get(name) != here[name]]:
+        name = differing[0]
+        raise InputError(
+            f"--keep: {path} was measured with {name} {there.get(name)}, here it is {here[name]}; "
+            "measure all of it, or give another --output"
+        )
+    return before
+
+
+def _keep(before, result):
+    """Puts the rows that were not measured now in their places."""
+    now = set(result["scenarios"])
+    rows = [row for row in before["rows"] if row["name"] not in now] + result["rows"]
+    result["rows"] = sorted(rows, key=lambda row: list(SCENARIOS).index(row["name"]))
+    result["scenarios"] = {**before["scenarios"], **result["scenarios"]}
+    kept = [note for note in before["notes"] if not note.startswith(tuple(f"{n}:" for n in now))]
+    result["notes"] = list(dict.fromkeys([*kept, *result["notes"]]))
+    result["commands"] = [*before.get("commands", [before["command"]]), result["command"]]
 
 
 def _settings(arguments):
@@ -260,12 +295,8 @@ def _row(name: str, peer: str, kind: str, pairs: list, goal: float | None) -> di
 
 
 def _machine():
-    names = []
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "system": f"{platform.system()} {platform.machine()}",
         # Others' work on the machine blurs a ratio; a reader sees it here.

@@ -89,8 +89,7 @@ def main(argv: Sequence[str]) -> None:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()
         workdir = arguments.runs / name
         train_members(flags, workdir, arguments.seeds, arguments.jobs)
-        cores = cpu_count() / arguments.jobs
-        table[name] = {"flags": RECIPES[name].flags, "cores": cores, **measure(workdir)}
+        table[name] = {"flags": RECIPES[name].flags, **measure(workdir)}
         ordered = {name: table[name] for name in RECIPES if name in table}
         text = markdown(ordered)
         files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}
@@ -109,6 +108,8 @@ def measure(workdir: Path) -> dict[str, Any]:
     return {
         "dataset": together.results["dataset"],
         "device": together.results["device"],
+        # Runs of before don't say: they had all.
+        "cores": runs[0].results.get("num_cores", cpu_count()),
         "num_params": runs[0].results["num_params"],
         "members": [{"seed": run.results["seed"], **_scores(run)} for run in runs],
         "ensemble": _scores(together),
@@ -144,13 +145,13 @@ def markdown(table: dict[str, Any]) -> str:
     ]
     for name, row in table.items():
         lines += _lines(RECIPES[name].goal, row)
-    cores, device = (next(iter(table.values()))[key] for key in ("cores", "device"))
+    devices = ", ".join(dict.fromkeys(row["device"] for row in table.values()))
     seeds = len(next(iter(table.values()))["members"])
     lines.append("")
     lines.append(
         f"Mean ± standard deviation of {seeds} seeds after the last step, and below each what they "
         "answer together (the mean of their probabilities); Wilson's intervals are of one run of "
-        f"that accuracy; a run: its median time, on {cores} cores ({device})."
+        f"that accuracy; a run: its median time ({devices})."
     )
     return "\n".join(lines) + "\n"
 
@@ -171,7 +172,7 @@ def _lines(goal, row):
         f"{max(found):.2%}",
         _mean(members, "without_doubtful_accuracy"),
         f"{_mean(members, 'first_half_accuracy')}, {_mean(members, 'second_half_accuracy')}",
-        f"{minutes:.1f} min",
+        f"{minutes:.1f} min, {row['cores']} core{'s' * (row['cores'] > 1)}",
         reached,
     )
     yield _line(

@@ -41,7 +41,7 @@ def test_the_table_by_hand(monkeypatch):
     assert (
         "| **99.300%** ± 0.424 | 99.12% to 99.45% | 99.60% | 99.40% | 98.70%, 99.90% |" in lines[2]
     )
-    assert lines[2].endswith("| 2.0 min | ≥ 99.50%: no |")
+    assert lines[2].endswith("| 2.0 min, 2 cores | ≥ 99.50%: no |")
     assert "| `--ensemble=2`" not in lines[2]
     assert "... `--ensemble=2` | 2 × 1,000 | **99.80%** | 99.69% to 99.87% |" in lines[3]
     assert "2 seeds" in lines[-1]

@@ -1,5 +1,6 @@
 """The peers compute what ours computes; and the arithmetic of the comparison."""
 
+import json
 from functools import partial
 
 import jax
@@ -251,3 +252,29 @@ def test_a_peer_drops_where_ours_drops():
         # Behind the activation, before the next matrix: as in `digits_jax.models`.
         assert all(isinstance(net[i - 1], torch.nn.ReLU) for i in drops)
         assert all(isinstance(net[i + 1], torch.nn.Linear) for i in drops)
+
+
+def test_rows_that_are_not_measured_now_may_stay(tmp_path):
+    def result(*names, cores=2, command="first"):
+        return {
+            "command": command,
+            "machine": {"cores": cores},
+            "versions": {"torch": "2.9"},
+            "settings": {"rounds": 2},
+            "scenarios": {name: {} for name in names},
+            "rows": [{"name": name, "by": command} for name in names],
+            "notes": [f"{name}: disturbed" for name in names],
+        }
+
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps(result("cnn-quick", "mlp-128", "process")))
+    now = result("mlp-128", command="second")
+    compare._keep(compare._before(path, now), now)
+    rows = [(row["name"], row["by"]) for row in now["rows"]]
+    assert rows == [("cnn-quick", "first"), ("mlp-128", "second"), ("process", "first")]
+    assert now["notes"] == ["cnn-quick: disturbed", "process: disturbed", "mlp-128: disturbed"]
+    assert now["commands"] == ["first", "second"]
+    with pytest.raises(InputError, match="was measured with cores 2, here it is 4"):
+        compare._before(path, result("mlp-128", cores=4))
+    with pytest.raises(InputError, match=r"none\.json"):
+        compare._before(tmp_path / "none.json", now)

@@ -15,7 +15,7 @@ from digits_jax import train as train_program
 RESULTS = """
 arch preset dataset dataset_sha256 seed num_params steps epochs batch_size validation_accuracy
 test_accuracy test_errors test_count test_loss train_seconds compile_seconds total_seconds
-images_per_second params_sha256 device num_devices jax_version
+images_per_second params_sha256 device num_devices num_cores jax_version
 """
 
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from digits_jax.processor import processor_name
 from digits_jax.runs.checkpoint import tree_sha256
+from digits_jax.training.parallel import cpu_count
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
 
@@ -138,5 +139,6 @@ def make_results(
         "params_sha256": tree_sha256(state.variables["params"]),
         "device": device_name(plan.mesh),
         "num_devices": plan.mesh.size,
+        "num_cores": cpu_count(),  # of this process, which on a CPU its seconds go by
         "jax_version": jax.__version__,
     }

@@ -38,7 +38,7 @@ NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0
 _OF_THE_TRAINING = (
     *NO_SECONDS,
     *("images_per_second", "convolution", "steps_per_call"),
-    *("device", "num_devices", "jax_version"),
+    *("device", "num_devices", "num_cores", "jax_version"),
 )
 NOTHING = {**NO_SUMS, **NO_SECONDS, "skipped_in_a_row": 0.0}
 

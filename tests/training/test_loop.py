@@ -151,7 +151,7 @@ def test_results(finished):
     wanted = "arch preset dataset dataset_sha256 seed num_params steps epochs batch_size "
     wanted += "validation_accuracy test_accuracy test_errors test_count test_loss train_seconds "
     wanted += "compile_seconds total_seconds images_per_second params_sha256 device num_devices "
-    wanted += "jax_version"
+    wanted += "num_cores jax_version"
     assert set(wanted.split()) - set(results) == set()
     expected = {
         "arch": "mlp",

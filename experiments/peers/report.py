@@ -4,8 +4,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.ticker import NullLocator
+
 from digits_jax.evaluation.style import LIGHT, new_figure, themed
 
+_TICKS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20)
 UNITS = {"step": "images/s", "process": "s"}
 
 
@@ -118,10 +121,17 @@ def _panel(axes, kind, rows, theme):
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    most = max(row["ratio"]["high"] for row in rows)
-    axes.set_xlim(0, max(1.5, 1.15 * most))
+    low = min(row["ratio"]["low"] for row in rows)
+    high = max(row["ratio"]["high"] for row in rows)
+    axes.set_xscale("log", base=2)  # twice as fast is as far from 1 as half
+    axes.set_xlim(min(0.7, 0.9 * low), max(1.5, 1.5 * high))
+    left, right = axes.get_xlim()
+    axes.set_xticks([tick for tick in _TICKS if left <= tick <= right])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="x")
     words = {"step": "images a second, more is better", "process": "seconds, less is better"}
     axes.set_xlabel(
-        f"ours / theirs: {words[kind]} (bar: goal; o reached, x missed, square: none)", fontsize=8.5
+        f"ours / theirs: {words[kind]}\n(bar: goal; o reached, x missed, square: none)",
+        fontsize=8.5,
     )

@@ -17,7 +17,7 @@ from digits_jax.errors import InputError
 # start. Of all benchmarks, those come last that keep this process's memory and threads busy.
 _SHARED = ("dataset", "data_dir", "platform")
 # In a minute for all of them there is no time for what repeats alone would show.
-_QUICK_ALL = {"input": {"repeats": 1}}
+_QUICK_ALL = {"input": {"repeats": 1, "threads": [1]}}
 
 
 def parser() -> argparse.ArgumentParser:

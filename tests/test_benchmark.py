@@ -13,7 +13,7 @@ from prepared_sets import write_prepared
 from programs import assert_one_error_line
 
 from digits_jax import benchmark
-from digits_jax.benchmarks import inference, scaling, startup, step, time_to_accuracy
+from digits_jax.benchmarks import inference, scaling, startup, step, time_to_accuracy, timing
 from digits_jax.benchmarks import input as input_benchmark
 from digits_jax.benchmarks.settings import output_paths
 from digits_jax.benchmarks.timing import time_blocks
@@ -280,6 +280,26 @@ def test_blocks_grow_until_they_take_long_enough():
     assert len(time_blocks(run, repeats=3, seconds=0.02)) == 3
     assert calls == sorted(calls)
     assert len(set(calls[-3:])) == 1
+
+
+def test_what_is_compared_is_measured_in_turn():
+    """Where the machine grows slower, each is slower by the same."""
+    now, calls = [0.0], []
+
+    def work(name, seconds):
+        def run(count):
+            calls.append(name)
+            now[0] += seconds * count * (1 + now[0])  # ever slower
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing.time, "perf_counter", lambda: now[0])
+        found = timing.time_in_turn([work("a", 0.001), work("b", 0.002)], repeats=4, seconds=0.0)
+    assert calls[-8:] == ["a", "b"] * 4
+    for a, b in zip(*found, strict=True):
+        assert b / a == pytest.approx(2, rel=0.01)
+    assert found[0][3] > found[0][0]
 
 
 def test_startup(monkeypatch, tmp_path, capsys):

@@ -4,6 +4,7 @@ One factor is changed at a time, around the CNN of the preset "quick". The slope
 through the logarithms of size and seconds tells how: 1 is in proportion, 0 is no growth at all.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -18,7 +19,7 @@ from digits_jax.benchmarks.machine import describe_device
 from digits_jax.benchmarks.processes import in_child
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.step import compile_step, flops, stepper
-from digits_jax.benchmarks.timing import spread, time_blocks
+from digits_jax.benchmarks.timing import spread, time_in_turn
 from digits_jax.data.splits import Dataset, Split
 from digits_jax.data.stream import open_stream
 from digits_jax.training import parallel
@@ -111,8 +112,9 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     for factor in settings["factors"]:
         made += [(factor, *each) for each in _PLANS[factor](base, settings)]
     compiled = _compile_all([plan for _, _, plan in made])
-    bar = tqdm(made, "scaling", unit="row", leave=False, disable=None)
-    rows = [_row(*each, settings, compiled) for each in bar]
+    rows = []
+    for factor in tqdm(settings["factors"], "scaling", unit="factor", leave=False, disable=None):
+        rows += _rows(factor, [each[1:] for each in made if each[0] == factor], settings, compiled)
     here = parallel.start_backend(base.config.platform, 1)
     return {
         "device": describe_device(base.mesh),
@@ -180,17 +182,46 @@ def _compile_all(plans):
         }
 
 
-def _row(factor, value, plan: Plan, settings, compiled):
-    owner, code, count = compiled[_shape(plan)]
-    state = owner.initial_state()  # Which holds functions of its own plan's, as the code does.
+def _rows(factor, values, settings, compiled):
+    """A row for each value of a factor, measured in turn."""
+    times = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
     if factor == "data":
-        seconds = _epochs(plan, code, state, settings)
-    else:
-        order = {"seed": plan.config.seed, "batch_size": plan.config.batch_size}
-        with open_stream(plan.dataset.train, **order) as stream:
-            placed = parallel.shard(stream.batch(0), plan.mesh)
-        run = stepper(plan, code, state, lambda: placed)
-        seconds = time_blocks(run, repeats=settings["repeats"], seconds=settings["seconds"])
+        times = {"repeats": min(settings["repeats"], 3), "seconds": 0.0}
+    with contextlib.ExitStack() as streams:
+        runs = [_run(factor, plan, compiled, streams) for _, plan in values]
+        found = time_in_turn(runs, **times)
+    return [
+        _row(factor, value, plan, compiled, seconds)
+        for (value, plan), seconds in zip(values, found, strict=True)
+    ]
+
+
+def _run(factor, plan, compiled, streams):
+    """``f(count)``, which takes so many steps, or with the factor "data" epochs."""
+    owner, code, _ = compiled[_shape(plan)]
+    state = owner.initial_state()  # Which holds functions of its own plan's, as the code does.
+    order = {"seed": plan.config.seed, "batch_size": plan.config.batch_size}
+    stream = streams.enter_context(open_stream(plan.dataset.train, **order))
+    if factor != "data":
+        placed = parallel.shard(stream.batch(0), plan.mesh)
+        return stepper(plan, code, state, lambda: placed)
+    # The order, the batches, their way to the devices, the steps.
+    numbers = itertools.count()
+    run = stepper(plan, code, state, lambda: parallel.shard(stream.batch(next(numbers)), plan.mesh))
+    return lambda count: run(count * _steps_of_an_epoch(plan))
+
+
+def _steps_of_an_epoch(plan):
+    return math.ceil(len(plan.dataset.train) / plan.config.batch_size)
+
+
+def _row(factor, value, plan: Plan, compiled, seconds):
+    _, _, count = compiled[_shape(plan)]
+    if factor == "data":
+        # An epoch's last batch may be of the next one: its seconds are those of its images.
+        steps = _steps_of_an_epoch(plan)
+        share = len(plan.dataset.train) / (steps * plan.config.batch_size)
+        seconds = [each * share for each in seconds]
     return {
         "factor": factor,
         "value": value,
@@ -201,22 +232,3 @@ def _row(factor, value, plan: Plan, settings, compiled):
         "flops": count,
         "seconds": spread(seconds),
     }
-
-
-def _epochs(plan, compiled, state, settings):
-    """Seconds of whole epochs: the order, the batches, their way to the devices, the steps."""
-    steps = math.ceil(len(plan.dataset.train) / plan.config.batch_size)
-    order = {"seed": plan.config.seed, "batch_size": plan.config.batch_size}
-    with open_stream(plan.dataset.train, **order) as stream:
-        numbers = itertools.count()
-        run = stepper(
-            plan,
-            compiled,
-            state,
-            lambda: parallel.shard(stream.batch(next(numbers)), plan.mesh),
-        )
-        # An epoch's last batch may be of the next one: its seconds are those of its images.
-        share = len(plan.dataset.train) / (steps * plan.config.batch_size)
-        times = min(settings["repeats"], 3)
-        epochs = time_blocks(lambda count: run(count * steps), repeats=times, seconds=0.0)
-        return [each * share for each in epochs]

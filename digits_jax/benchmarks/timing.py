@@ -41,12 +41,41 @@ def time_blocks(run: Callable[[int], object], *, repeats: int, seconds: float) -
       >>> len(time_blocks(lambda count: sum(range(1000 * count)), repeats=3, seconds=0.001))
       3
     """
+    (found,) = time_in_turn([run], repeats=repeats, seconds=seconds)
+    return found
+
+
+def time_in_turn(
+    runs: Sequence[Callable[[int], object]], *, repeats: int, seconds: float
+) -> list[list[float]]:
+    """As `time_blocks` of each, a block of one after a block of the other, A B C A B C.
+
+    A machine that others use, too, or that grows warm, is slower now than then: what is to be
+    compared has to share that.
+
+    Args:
+      runs: each as `time_blocks` takes it.
+      repeats: blocks of each.
+      seconds: that a block takes, about.
+
+    Returns:
+      For each run what `time_blocks` returns.
+    """
+    counts = [_fitting_count(run, seconds) for run in runs]
+    rounds = [
+        [_timed(run, count) / count for run, count in zip(runs, counts, strict=True)]
+        for _ in range(repeats)
+    ]
+    return [list(found) for found in zip(*rounds, strict=True)]
+
+
+def _fitting_count(run, seconds):
     run(1)
     count = 1
     while (passed := _timed(run, count)) < 0.8 * seconds and count < _MOST_CALLS:
         # The first calls are slow: no leap to more than ten times as many.
         count = math.ceil(count * min(10.0, max(1.5, seconds / max(passed, 1e-9))))
-    return [_timed(run, count) / count for _ in range(repeats)]
+    return count
 
 
 def _timed(run, count):

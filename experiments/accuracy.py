@@ -21,9 +21,10 @@ from digits_jax.errors import InputError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
 from digits_jax.runs.ensemble import members_of
-from digits_jax.runs.folder import read_run, replace_files
+from digits_jax.runs.folder import read_json, read_run, replace_files
 from digits_jax.training.parallel import cpu_count
 from experiments.members import train_members
+from experiments.running import results_folder
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -82,9 +83,8 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
-    path = arguments.output / "accuracy.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = results_folder(arguments.output) / "accuracy.json"
+    table = read_json(path) if path.exists() else {}
     for name in arguments.recipes:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()
         workdir = arguments.runs / name

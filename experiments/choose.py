@@ -15,21 +15,25 @@ import os
 import shlex
 import statistics
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError, shown
 from digits_jax.processor import processor_name
-from digits_jax.runs.folder import replace_files
+from digits_jax.runs.folder import read_json, replace_files
 from digits_jax.train import parse_config
 from experiments.cores import pin, shares
+from experiments.running import results_folder
 
 RESULTS = Path(__file__).parent / "results" / "choices"
 
@@ -56,11 +60,15 @@ def main(argv: Sequence[str]) -> None:
     words = f"{__doc__.splitlines()[0]} -- FLAGS -- FLAGS ..."
     arguments = parse(Arguments, own, doc=words)
     check(arguments, candidates)
-    path = arguments.output / f"{arguments.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    there = json.loads(path.read_text()) if path.exists() else {"candidates": {}}
+    path = results_folder(arguments.output) / f"{arguments.name}.json"
+    there = read_json(path) if path.exists() else {"candidates": {}}
     command = shlex.join(["python", "-m", "experiments.choose", *argv])
-    table = {**there, "command": command, "processor": processor_name()}
+    if (before := there.get("dataset", "mnist")) != arguments.dataset and path.exists():
+        raise InputError(
+            f"--dataset={arguments.dataset}: {path} is of {before}; give another --name"
+        )
+    table = {**there, "dataset": arguments.dataset}
+    table |= {"command": command, "processor": processor_name()}
     runs = {flags: table["candidates"].setdefault(flags, {}) for flags in candidates}
     # All candidates of a seed before the next one: what is cut short still compares.
     wanted = [
@@ -69,6 +77,8 @@ def main(argv: Sequence[str]) -> None:
         for flags in candidates
         if str(seed) not in runs[flags]
     ]
+    if wanted:
+        load_dataset(arguments.dataset)  # Prepared once, and what is wrong with it is said here.
     for flags, seed, found in trained(wanted, arguments.dataset, arguments.jobs):
         runs[flags][str(seed)] = found
         print(f"{flags}, seed {seed}: {said(found)}", flush=True)
@@ -105,8 +115,11 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             "give two or more candidates that differ, each after a --: "
             "-- --preset=tiny -- --preset=tiny --dropout=0.1"
         )
+    if Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
+        raise InputError(f"--name={shown(arguments.name)}: give a word that can name a file")
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
+    shares(arguments.jobs)
     for flags in candidates:
         config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
         if config.ensemble > 1 or config.teacher or config.resume or config.eval_only:
@@ -133,14 +146,20 @@ _OF_THIS_PROCESS: dict[str, Any] = {}
 
 def _begin(cores, dataset):
     """Once in each process: its cores, and the data."""
-    from digits_jax.data.datasets import load_dataset
     from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
     from experiments.search.trial import without_test
 
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     pin(os.getpid(), cores.get())
     use_compilation_cache()
     keep_freed_memory()
     _OF_THIS_PROCESS["dataset"] = without_test(load_dataset(dataset))
+
+
+def _leave_with_parent():
+    """A process of the pool would train on to the end of its trial, for nobody."""
+    wait([parent_process().sentinel])
+    os._exit(1)
 
 
 def _trial(flags, seed):
@@ -176,6 +195,8 @@ def markdown(table: dict[str, Any]) -> str:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for flags, runs in table["candidates"].items():
+        if not runs:
+            continue  # not trained yet
         good = {seed: run for seed, run in runs.items() if run["correct"] is not None}
         if not good:
             lines.append(f"| `{flags}` | {len(runs)} | no finite numbers | | | |")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,23 @@ from digits_jax.train import parse_config
 from experiments.cores import pin
 
 SECONDS = "process_seconds.json"
+
+
+def results_folder(path: Path) -> Path:
+    """Makes a folder for a study's results, before hours are spent on them.
+
+    Raises:
+      InputError: it can't be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the folder can't be made ({error.strerror}); give another place"
+        ) from None
+    if not os.access(path, os.W_OK):
+        raise InputError(f"{path}: can't be written to; give another place")
+    return path
 
 
 def train_once(

@@ -17,7 +17,8 @@ from pathlib import Path
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.evaluation.metrics import wilson_interval
-from experiments.running import train_once
+from digits_jax.runs.folder import read_json, replace_files
+from experiments.running import results_folder, train_once
 
 RESULTS = Path(__file__).parent / "results"
 ROWS = {
@@ -70,8 +71,8 @@ def main(argv: Sequence[str]) -> None:
             f"rows {', '.join(unknown) or 'fine'}, seeds {arguments.seeds}: "
             f"rows are {', '.join(ROWS)}; seeds are 2 or more, for a standard deviation"
         )
-    path = arguments.output / "training.json"
-    table = json.loads(path.read_text()) if path.exists() else {}
+    path = results_folder(arguments.output) / "training.json"
+    table = read_json(path) if path.exists() else {}
     for row in arguments.rows:
         results = [
             train_once([*ROWS[row], f"--seed={seed}"], arguments.runs / f"{row}-seed{seed}")
@@ -80,10 +81,9 @@ def main(argv: Sequence[str]) -> None:
         runs = [{name: result[name] for name in KEPT} for result in results]
         command = "python -m digits_jax.train " + " ".join(ROWS[row])
         table[row] = {"command": command, "cores": os.cpu_count(), "runs": runs}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(table, indent=1) + "\n")
-    text = markdown(table)
-    (arguments.output / "training.md").write_text(text)
+        text = markdown(table)
+        files = {path: (json.dumps(table, indent=1) + "\n").encode()}
+        replace_files({**files, path.with_suffix(".md"): text.encode()})
     print(text)
 
 

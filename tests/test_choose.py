@@ -29,6 +29,7 @@ def test_the_table_by_hand():
         "candidates": {
             "--a": {"0": outcome(980), "1": outcome(986), "2": outcome(800)},
             "--b": {"0": outcome(990, 0.2), "1": outcome(994, 0.4, 4.0)},
+            "--not-yet": {},
             "--c": {"0": {"status": "diverged", "correct": None, "note": ""}},
         },
     }
@@ -69,12 +70,51 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
         (["--seeds=1", "--", "--arch=cnn", "--", "--arch=mlp"], "--seeds=1: give 2 or more"),
         (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),
         (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
+        (["--jobs=99999", "--", "--arch=cnn", "--", "--arch=mlp"], "--jobs=99999: there are"),
+        (["--dataset=nmist", "--", "--arch=cnn", "--", "--arch=mlp"], "nmist"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, words):
     with pytest.raises(InputError, match=words):
         choose.main(["--name=x", f"-o={tmp_path}", *argv])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+def test_a_name_that_is_no_file(tmp_path, name):
+    argv = [f"--name={name}", f"-o={tmp_path}", "--", "--arch=cnn", "--", "--arch=mlp"]
+    with pytest.raises(InputError, match=f"--name={name}: give a word"):
+        choose.main(argv)
+
+
+@pytest.fixture(autouse=True)
+def nothing_large_is_trained(monkeypatch):
+    """What should have been refused must not train on MNIST for an hour."""
+    before = choose.load_dataset
+
+    def small_only(name):
+        assert name != "mnist", "it was not refused"
+        return before(name)
+
+    monkeypatch.setattr(choose, "load_dataset", small_only)
+
+
+def test_a_table_of_another_data_set_is_left_alone(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"dataset": "digits", "candidates": {}}))
+    argv = ["--name=x", f"-o={tmp_path}", "--", "--arch=cnn", "--", "--arch=mlp"]
+    with pytest.raises(InputError, match=r"--dataset=mnist: .*x\.json is of digits"):
+        choose.main(argv)
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"x\.json: isn't JSON"):
+        choose.main(argv)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    argv = ["--name=x", f"-o={tmp_path}/file/x", "--", "--arch=cnn", "--", "--arch=mlp"]
+    with pytest.raises(InputError, match=r"file/x: the folder can't be made"):
+        choose.main(argv)
 
 
 def test_shares_of_cores():

@@ -4,11 +4,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear import KEY, SHAPE, linear_state, make_batch, numpy_linear, numpy_step
 
-from digits_jax import predict_step, train_step
+from digits_jax import CNN, create_train_state, predict_step, train_step
 from digits_jax.config import with_later_fields
 from digits_jax.training.steps import cross_entropy, worsened
 
@@ -74,3 +76,24 @@ def test_a_teacher_sees_the_images_that_are_trained_on():
 
 def test_a_run_of_before_had_no_adversary():
     assert with_later_fields({"arch": "mlp"})["adversarial"] == 0.0
+
+
+@pytest.mark.parametrize("convolution", ["lax", "matmul"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolutions_have_gradients_of_their_images(convolution, dtype):
+    """However they are computed: of a step's images none but blank corners stay as they are."""
+    module = CNN(channels=(4, 8), dense_size=8, convolution=convolution, dtype=jnp.dtype(dtype))
+    state = create_train_state(module, optax.sgd(0.1), jax.random.key(0))
+    batch = make_batch(shape=(28, 28, 1))
+    seen = []
+
+    def teach(_, images):
+        seen.append(np.asarray(images))
+        return jnp.zeros((6, 10))
+
+    after, sums = train_step(state, batch, KEY, adversarial=0.2, teach=teach, teacher_weight=0.5)
+    assert float(sums["skipped"]) == 0
+    moved = np.abs(seen[0] - batch["image"] / 255)[:4]  # the last two are masked: no loss, no slope
+    assert moved.max() <= 0.2 + 1e-6
+    assert (moved > 0).mean() > 0.9
+    assert int(after.step) == 1

@@ -1,7 +1,6 @@
 """Comparing recipes on the validation split, and training members at once."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from digits_jax import processor
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.runs.folder import read_run
+from digits_jax.training.parallel import cpu_count
 from experiments import choose
 from experiments.cores import shares
 from experiments.members import train_members
@@ -42,7 +42,7 @@ def test_the_table_by_hand():
 
 @pytest.mark.slow  # Two new processes that import JAX.
 def test_it_goes_on_with_more_seeds(tmp_path, capsys):
-    jobs = min(2, os.cpu_count())
+    jobs = min(2, cpu_count())
     own = ["--name=x", "--dataset=digits", f"-o={tmp_path}", f"--jobs={jobs}"]
     candidates = ["--", *SMALL.split(), "--", *SMALL.split(), "--dropout=0.5"]
     choose.main([*own, "--seeds=2", *candidates])
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_shares_of_cores():
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cpu_count()
     split = shares(cores)
     assert sorted(core for own in split for core in own) == sorted(shares(1)[0])
     for jobs in (0, cores + 1):
@@ -127,7 +127,7 @@ def test_shares_of_cores():
 
 
 @pytest.mark.slow  # Two new processes that import JAX.
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two jobs need two cores")
+@pytest.mark.skipif(cpu_count() < 2, reason="two jobs need two cores")
 def test_members_trained_at_once_are_an_ensemble(tmp_path):
     """As `train --ensemble` leaves them: the folder, its members, and their mean probability."""
     flags = [*SMALL.split(), "--dataset=digits"]
@@ -149,6 +149,7 @@ def test_members_trained_at_once_are_an_ensemble(tmp_path):
         train_members([*flags, "--dropout=0.5"], tmp_path / "two", count=2, jobs=2)
 
 
+@pytest.mark.skipif(cpu_count() < 2, reason="two jobs need two cores")
 def test_a_failed_member_says_where_it_is_told(tmp_path):
     with pytest.raises(InputError, match=r"member-0: training ended with status 2 \(see .*\.log"):
         train_members(["--arch=mlp", "--dropout=2"], tmp_path / "x", count=1, jobs=2)

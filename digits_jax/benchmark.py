@@ -16,8 +16,9 @@ from digits_jax.errors import InputError
 # JAX, NumPy and what needs them are imported by the functions: Ctrl-C is then one line from the
 # start. Of all benchmarks, those come last that keep this process's memory and threads busy.
 _SHARED = ("dataset", "data_dir", "platform")
-# In a minute for all of them there is no time for what repeats alone would show.
-_QUICK_ALL = {"input": {"repeats": 1, "threads": [1]}}
+# In a minute for all of them there is no time for what repeats alone would show, nor for a network
+# that no other of them measures.
+_QUICK_ALL = {"step": {"archs": ["cnn"]}, "input": {"repeats": 1, "threads": [1]}}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -179,7 +179,7 @@ def shown(name, settings, folder, capsys):
 
 
 def test_step(one_process, tmp_path, capsys):
-    settings = settings_with("step", batch_sizes=[16, 32], matrix_size=8)
+    settings = settings_with("step", batch_sizes=[16, 32], matrix_size=8, quick=False)
     result, table = shown("step", settings, tmp_path, capsys)
     assert [row["dtype"] for row in result["products"]] == ["float32", "bfloat16"]
     assert [row["batch_size"] for row in result["rows"]] == [16, 32]
@@ -198,6 +198,13 @@ def test_step(one_process, tmp_path, capsys):
         assert row["fraction"] == row["flops_per_second"] / limit
         assert row["step_seconds"]["median"] == np.median(row["blocks"]["step"])
     assert f"| mlp | {result['rows'][1]['dtype']} | - | 32 | 2 |" in table
+
+
+def test_a_quick_step_multiplies_in_its_own_type_alone(one_process):
+    settings = settings_with("step", matrix_size=8)
+    for dtype in ("float32", "bfloat16"):
+        result = benchmark.run_benchmark("step", {**settings, "dtype": dtype})
+        assert [row["dtype"] for row in result["products"]] == [dtype]
 
 
 def test_inference(one_process, tmp_path, capsys):

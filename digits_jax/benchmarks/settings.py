@@ -128,8 +128,8 @@ BENCHMARKS = {
             **_WHERE,
         },
         {
-            "batch_sizes": [64, 128, 256],
-            "widths": [0.5, 1.0, 2.0],
+            "batch_sizes": [128, 256],
+            "widths": [1.0, 2.0],
             "sizes": [512, 1024, 2048],
             "repeats": 3,
             "seconds": 0.1,

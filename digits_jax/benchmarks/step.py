@@ -71,14 +71,16 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         other = train_config(settings, arch=arch, batch_size=size)
         plans.append(prepare(other, dataset))
     mesh = plans[0].mesh
-    before = _products(mesh, settings)
+    # The one that the limit is taken from; the other, where there is time.
+    dtypes = (plans[0].config.dtype,) if settings["quick"] else TYPES
+    before = _products(mesh, dtypes, settings)
     bar = tqdm(plans, f"{arch}: batch sizes", unit="row", leave=False, disable=None)
     rows = [{"arch": plan.config.arch, **measure_step(plan, settings)} for plan in bar]
-    after = _products(mesh, settings)
+    after = _products(mesh, dtypes, settings)
     products = [
         {"arch": arch, "dtype": dtype, "devices": mesh.size, "before": before[dtype]["rates"]}
         | {"size": before[dtype]["size"], "after": after[dtype]["rates"]}
-        for dtype in TYPES
+        for dtype in dtypes
     ]
     of_dtype = next(row for row in products if row["dtype"] == plans[0].config.dtype)
     # The limit is what the device can do: of the two, the one that less else disturbed.
@@ -97,13 +99,14 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _products(mesh, settings):
+def _products(mesh, dtypes, settings):
     size = settings.get("matrix_size") or matrix_size(
         mesh.devices.flat[0].platform, quick=settings["quick"]
     )
     block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
     return {
-        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)} for dtype in TYPES
+        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
+        for dtype in dtypes
     }
 
 

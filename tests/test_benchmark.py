@@ -208,9 +208,19 @@ def test_a_quick_step_multiplies_in_its_own_type_alone(one_process):
 
 
 def test_inference(one_process, tmp_path, capsys):
-    result, table = shown("inference", settings_with("inference"), tmp_path, capsys)
+    settings = settings_with("inference", matrix_size=8)
+    result, table = shown("inference", settings, tmp_path, capsys)
     assert result["dataset"]["test_count"] == 360
-    assert [row["batch_size"] for row in result["rows"]] == [16]
+    (row,), (product,) = result["rows"], result["products"]
+    assert row["batch_size"] == 16
+    # Three products, and at most a dozen more operations for each activation.
+    products = 2 * 16 * (784 * 512 + 512 * 512 + 512 * 10)
+    assert products <= row["flops"] <= products + 12 * 16 * (784 + 2 * 512 + 10)
+    images = row["forward_images_per_second"]["median"]
+    assert row["flops_per_second"] == pytest.approx(row["flops"] / 16 * images)
+    limit = max(np.median(product[when]) for when in ("before", "after"))
+    assert row["fraction"] == pytest.approx(row["flops_per_second"] / limit)
+    assert f"{row['fraction']:.1%}" in table
     assert [row["way"] for row in result["latencies"]] == ["Predictor.predict", "jitted step"]
     assert "360 test images" in table
 

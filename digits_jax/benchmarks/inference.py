@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from digits_jax.benchmarks.machine import describe_device
 from digits_jax.benchmarks.processes import COLD, in_child
+from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
+from digits_jax.benchmarks.step import flops
 from digits_jax.benchmarks.timing import spread, time_blocks
 from digits_jax.deploy.network import Network, take_apart
 from digits_jax.deploy.predictor import Predictor
@@ -32,8 +34,8 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
       settings: see `digits_jax.benchmarks.settings`.
 
     Returns:
-      "device", "dataset", "rows" (a row for each network and batch size) and "latencies" (a row
-      for each network and way to call it).
+      "device", "dataset", "products" (a row for each network), "rows" (a row for each network and
+      batch size) and "latencies" (a row for each network and way to call it).
     """
     for arch in settings["archs"]:
         train_config(settings, arch=arch)
@@ -44,6 +46,7 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "device": answers[0]["device"],
         "dataset": answers[0]["dataset"],
+        "products": [answer["product"] for answer in answers],
         "rows": [row for answer in answers for row in answer["rows"]],
         "latencies": [row for answer in answers for row in answer["latencies"]],
     }
@@ -55,10 +58,19 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     state, test = plan.for_scoring(plan.initial_state()), plan.dataset.test
     named = {"name": plan.dataset.name, "sha256": plan.dataset.sha256, "test_count": len(test)}
     sizes = [fitting(size, len(test), plan.mesh.size) for size in settings["batch_sizes"]]
+    before = measured_products(plan.mesh, ("float32",), settings)["float32"]
+    rows = [_measure_split(plan, state, size, settings) for size in dict.fromkeys(sizes)]
+    after = measured_products(plan.mesh, ("float32",), settings)["float32"]
+    most = limit(before["rates"], after["rates"])
+    for row in rows:
+        row["fraction"] = row["flops_per_second"] and row["flops_per_second"] / most
+    product = {"arch": settings["arch"], "dtype": "float32", "devices": plan.mesh.size}
+    product |= {"size": before["size"], "before": before["rates"], "after": after["rates"]}
     return {
         "device": describe_device(plan.mesh),
         "dataset": named,
-        "rows": [_measure_split(plan, state, size, settings) for size in dict.fromkeys(sizes)],
+        "product": product,
+        "rows": rows,
         "latencies": list(_latencies(plan, state, settings["calls"])),
     }
 
@@ -85,8 +97,11 @@ def _measure_split(plan, state, size, settings):
             score(state, test)
 
     images = np.resize(test.images, (size, 28, 28, 1))
-    forward = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
     placed = parallel.shard(images, mesh)
+    forward = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
+    lowered = forward.lower(state, placed)
+    forward = lowered.compile()
+    count = flops(lowered, forward, mesh.size)
 
     def predict(count):
         for _ in range(count):
@@ -94,13 +109,16 @@ def _measure_split(plan, state, size, settings):
 
     whole = time_blocks(score_split, **block)
     alone = time_blocks(predict, **block)
+    forward_rate = spread([size / each for each in alone])
     return {
         "arch": plan.config.arch,
         "batch_size": size,
         "devices": mesh.size,
         "compile_seconds": compile_seconds,
         "score_images_per_second": spread([len(test) / each for each in whole]),
-        "forward_images_per_second": spread([size / each for each in alone]),
+        "forward_images_per_second": forward_rate,
+        "flops": count,
+        "flops_per_second": count and count / size * forward_rate["median"],
     }
 
 

@@ -4,6 +4,10 @@ A rate that was measured says more than a data sheet's: it has the clock, the li
 number of cores that the step has as well.
 """
 
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -68,3 +72,36 @@ def product_rates(
 
     blocks = time_blocks(run, repeats=repeats, seconds=seconds)
     return [mesh.size * 2 * size**3 / each for each in blocks]
+
+
+def measured_products(
+    mesh: Mesh, dtypes: Sequence[str], settings: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The rates of each type, measured as a benchmark's settings ask for.
+
+    Args:
+      mesh: of the devices.
+      dtypes: of `product_rates`.
+      settings: of the benchmark.
+
+    Returns:
+      For each type its "size" and "rates".
+    """
+    size = settings.get("matrix_size") or matrix_size(
+        mesh.devices.flat[0].platform, quick=settings["quick"]
+    )
+    block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
+    return {
+        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
+        for dtype in dtypes
+    }
+
+
+def limit(before: Sequence[float], after: Sequence[float]) -> float:
+    """What the device can do: of two measurements' medians the one that less else disturbed.
+
+    Example:
+      >>> limit([1.0, 5.0, 6.0], [4.0])
+      5.0
+    """
+    return max(statistics.median(before), statistics.median(after))

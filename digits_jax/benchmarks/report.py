@@ -105,6 +105,10 @@ def some(count: int, thing: str) -> str:
     return f"{count} {thing if count == 1 else plural}"
 
 
+def _percent(fraction):
+    return "-" if fraction is None else f"{fraction:.1%}"
+
+
 def _count(value):
     return f"{value:,.0f}"
 
@@ -138,7 +142,6 @@ def _step(result):
     for row in result["rows"]:
         compiling = f"{duration(row['lower_seconds'])} + {duration(row['compile_seconds'])}"
         parts = [duration(row[f"{n}_seconds"]["median"]) for n in ("batch", "transfer", "step")]
-        fraction = "-" if row["fraction"] is None else f"{row['fraction']:.1%}"
         flops = "-" if row["flops"] is None else f"{row['flops']:.3g}"
         rows.append(
             [
@@ -153,19 +156,23 @@ def _step(result):
                 _count(row["images_per_second"]),
                 flops,
                 rate(row["flops_per_second"]),
-                fraction,
+                _percent(row["fraction"]),
             ]
         )
     yield from table(heads, rows, words=3)
+    yield from _products(result["products"])
+
+
+def _products(products):
     yield ""
     heads = ["matrix product", "for", "devices", "size", "before", "after"]
     rows = [
         [row["dtype"], row["arch"], row["devices"], row["size"]]
         + [rate(statistics.median(row[when])) for when in ("before", "after")]
-        for row in result["products"]
+        for row in products
     ]
     yield from table(heads, rows, words=2)
-    drift = max(unsteadiness(row["before"], row["after"]) for row in result["products"])
+    drift = max(unsteadiness(row["before"], row["after"]) for row in products)
     if drift > _STEADY:
         yield ""
         yield (
@@ -226,7 +233,7 @@ def _inference(result):
     )
     yield ""
     heads = ["network", "batch", "devices", "compilation", "images/s, host to host", "range"]
-    heads += ["images/s, forward pass alone", "range"]
+    heads += ["images/s, forward pass alone", "range", "FLOP/s", "of the matrix product"]
     rows = [
         [row["arch"], row["batch_size"], row["devices"], duration(row["compile_seconds"])]
         + [
@@ -237,9 +244,11 @@ def _inference(result):
                 _range(row[f"{name}_images_per_second"], _count),
             )
         ]
+        + [rate(row["flops_per_second"]), _percent(row["fraction"])]
         for row in result["rows"]
     ]
     yield from table(heads, rows)
+    yield from _products(result["products"])
     yield ""
     heads = ["one image", "network", "first call", f"median of {settings['calls']}", "99th perc."]
     rows = [

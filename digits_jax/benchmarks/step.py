@@ -1,7 +1,6 @@
 """What a training step costs: compilation, host, transfer, device; and how near the limit it is."""
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from digits_jax.benchmarks.machine import describe_device
 from digits_jax.benchmarks.processes import COLD, in_child
-from digits_jax.benchmarks.products import matrix_size, product_rates
+from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.timing import spread, time_blocks
 from digits_jax.data.stream import open_stream
@@ -73,40 +72,28 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     mesh = plans[0].mesh
     # The one that the limit is taken from; the other, where there is time.
     dtypes = (plans[0].config.dtype,) if settings["quick"] else TYPES
-    before = _products(mesh, dtypes, settings)
+    before = measured_products(mesh, dtypes, settings)
     bar = tqdm(plans, f"{arch}: batch sizes", unit="row", leave=False, disable=None)
     rows = [{"arch": plan.config.arch, **measure_step(plan, settings)} for plan in bar]
-    after = _products(mesh, dtypes, settings)
+    after = measured_products(mesh, dtypes, settings)
     products = [
         {"arch": arch, "dtype": dtype, "devices": mesh.size, "before": before[dtype]["rates"]}
         | {"size": before[dtype]["size"], "after": after[dtype]["rates"]}
         for dtype in dtypes
     ]
     of_dtype = next(row for row in products if row["dtype"] == plans[0].config.dtype)
-    # The limit is what the device can do: of the two, the one that less else disturbed.
-    rate = max(statistics.median(of_dtype[when]) for when in ("before", "after"))
+    rate = limit(of_dtype["before"], of_dtype["after"])
     for row in rows:
         # A batch that not all devices divide runs on fewer.
-        limit = rate * row["devices"] / mesh.size
+        most = rate * row["devices"] / mesh.size
         flop_rate = row["flops"] and row["flops"] / row["step_seconds"]["median"]
-        row |= {"flops_per_second": flop_rate, "fraction": flop_rate and flop_rate / limit}
+        row |= {"flops_per_second": flop_rate, "fraction": flop_rate and flop_rate / most}
     named = {"name": dataset.name, "sha256": dataset.sha256, "train_count": len(dataset.train)}
     return {
         "device": describe_device(mesh),
         "dataset": named,
         "products": products,
         "rows": rows,
-    }
-
-
-def _products(mesh, dtypes, settings):
-    size = settings.get("matrix_size") or matrix_size(
-        mesh.devices.flat[0].platform, quick=settings["quick"]
-    )
-    block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
-    return {
-        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
-        for dtype in dtypes
     }
 
 

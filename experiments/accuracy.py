@@ -45,9 +45,9 @@ class Recipe:
 RECIPES = {
     "cnn-standard": Recipe("--arch=cnn --dataset=mnist", 0.9962),
     "cnn-tiny": Recipe("--arch=cnn --preset=tiny --dataset=mnist", 0.994),
-    "mlp-noise": Recipe(
-        "--arch=mlp --augment=noise --dropout=0.3 --hidden-sizes=1024,1024,512 --epochs=40 "
-        "--dataset=mnist",
+    "mlp-adversarial": Recipe(
+        "--arch=mlp --augment=none --adversarial=0.1 --dropout=0.2 --hidden-sizes=1024,1024 "
+        "--epochs=30 --dataset=mnist",
         0.99,
     ),
     "mlp-best": Recipe("--arch=mlp --preset=best --dataset=mnist", 0.996),

@@ -34,11 +34,13 @@ def parser() -> argparse.ArgumentParser:
             if option in _SHARED:
                 continue
             flag, metavar, kind, text = OPTIONS[option]
+            # Only what is given is there: --quick has defaults of its own.
+            how = {"dest": option, "default": argparse.SUPPRESS}
             if kind == "switch":
-                one.add_argument(flag, dest=option, action="store_true", help=text)
+                one.add_argument(flag, action="store_true", help=text, **how)
             else:
-                text += " (default: %(default)s)"
-                one.add_argument(flag, dest=option, metavar=metavar, default=default, help=text)
+                text += f" (default: {default})"
+                one.add_argument(flag, metavar=metavar, help=text, **how)
     return made
 
 
@@ -48,7 +50,7 @@ def _add_shared(made, defaults, own):
             flag, metavar, _, text = OPTIONS[option]
             default = argparse.SUPPRESS
             made.add_argument(flag, dest=option, metavar=metavar, default=default, help=text)
-    quick = "fewer and shorter: all within a minute on a few cores"
+    quick = "fewer and shorter, where no flag says otherwise: all within a minute on a few cores"
     output = "write JSON, Markdown and a picture, side by side: a folder, or a FILE.json"
     absent = argparse.SUPPRESS
     made.add_argument("--quick", action="store_true", default=own.get("quick", absent), help=quick)

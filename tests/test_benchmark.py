@@ -66,9 +66,19 @@ def test_input_prints_a_table_and_writes_json(here, own, tmp_path):
 
 
 def test_quick_has_settings_of_its_own():
-    args = benchmark.parser().parse_args(["input", "--quick", "--repeats=9"])
+    args = benchmark.parser().parse_args(["input", "--quick", "--batch-sizes=9"])
     settings = benchmark.settings_of(args)
-    assert (settings["repeats"], settings["batch_sizes"], settings["quick"]) == (3, [256], True)
+    assert settings["quick"]
+    assert settings["repeats"] == 3  # not the usual 7
+    assert settings["batch_sizes"] == [9]  # what is given stays
+
+
+def test_files_that_are_folders_are_noticed_before_hours_are_spent(here, tmp_path):
+    (tmp_path / "startup.png").mkdir()
+    said = here(benchmark, "startup", "-o", str(tmp_path))
+    assert_one_error_line(*said)
+    assert "startup.png is a folder; give another place" in said[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["startup.png"]
 
 
 def test_what_is_too_large_for_memory_is_only_streamed(here, own, monkeypatch):
@@ -404,6 +414,7 @@ def test_errors_of_a_process_are_this_ones(here):
         (["--quick", "-o", "all.json"], "6 results don't fit a file; give a folder"),
         (["startup", "-o", "/proc/none"], "/proc/none can't be written"),
         (["startup", "-o", "no/such/folder"], "folder can't be written"),
+        (["input", "--evict", "--dataset=digits"], "--evict: there are no files"),
         (["everything"], "invalid choice: 'everything'"),
     ],
 )

@@ -199,11 +199,13 @@ def test_the_table_and_the_picture():
 
 
 def test_what_cannot_be_compared(tmp_path, monkeypatch):
+    (tmp_path / "peers.png").mkdir()
     for flags, words in {
         "--only=gru": "--only=gru: give some of cnn-quick,",
         "--rounds=0": "--rounds=0: give a number that is at least 1",
         "--seconds=nan": "--seconds=nan: give a number more than 0",
         "--output=peers.txt": "ends with .json",
+        f"--output={tmp_path}": "peers.png is a folder; give another place",
     }.items():
         with pytest.raises(InputError, match=words):
             compare.main([flags])
@@ -218,6 +220,7 @@ def test_what_cannot_be_compared(tmp_path, monkeypatch):
     ]
     assert compare._missing(["mlp-128"], True) == []
     monkeypatch.setattr(contenders, "installed", lambda peer: False)
+    monkeypatch.setattr(contenders, "find_data", lambda folder: "data")
     with pytest.raises(InputError, match=r'PyTorch isn.t installed; pip install "digits_jax\['):
         compare.main([])
 
@@ -254,6 +257,53 @@ def test_a_peer_drops_where_ours_drops():
         assert all(isinstance(net[i + 1], torch.nn.Linear) for i in drops)
 
 
+def measured(dtype):
+    """In place of `compare._steps`: a row, of a step in that type; Ctrl-C at mlp-512."""
+
+    def steps(name, arguments, data_dir):
+        if name == "mlp-512":
+            raise KeyboardInterrupt
+        row = compare._row(name, "PyTorch", "step", [[3000, 2000], [2600, 2000]], 1.0)
+        return [row | {"processes": {"ours": {"dtype": dtype}}}], [], [0.0]
+
+    return steps
+
+
+@pytest.fixture
+def peers_here(monkeypatch):
+    monkeypatch.setattr(contenders, "installed", lambda peer: True)
+    monkeypatch.setattr(contenders, "find_data", lambda folder: "data")
+
+
+def test_what_was_measured_before_ctrl_c_is_there(peers_here, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "_steps", measured("float32"))
+    flags = [f"--output={tmp_path}/new/peers.json", "--keep"]
+    with pytest.raises(KeyboardInterrupt):
+        compare.main(["--only=cnn-quick,mlp-512,mlp-128", flags[0]])
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "peers.json",
+        "peers.md",
+        "peers.png",
+    }
+    assert "peers.json has what was measured; go on with --only=mlp-512,mlp-128 --keep" in (
+        capsys.readouterr().err
+    )
+    compare.main(["--only=mlp-128", *flags])
+    found = json.loads((tmp_path / "new" / "peers.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["cnn-quick", "mlp-128"]
+
+
+@pytest.mark.parametrize(("dtype", "rows"), [("float32", 1), ("bfloat16", 2)])
+def test_float32_is_measured_once(peers_here, tmp_path, monkeypatch, capsys, dtype, rows):
+    monkeypatch.setattr(compare, "_steps", measured(dtype))
+    compare.main(["--only=mlp-128,mlp-128-float32", f"--output={tmp_path}"])
+    out = capsys.readouterr().out
+    assert out.count("| PyTorch |") == rows
+    assert ("mlp-128-float32: left out, as mlp-128 is in float32 here" in out) == (rows == 1)
+    assert "Medians of 7 rounds of 0.7 s for steps" in out
+    assert "whole processes" not in out
+
+
 def test_rows_that_are_not_measured_now_may_stay(tmp_path):
     def result(*names, cores=2, command="first"):
         return {
@@ -269,7 +319,7 @@ def test_rows_that_are_not_measured_now_may_stay(tmp_path):
     path = tmp_path / "peers.json"
     path.write_text(json.dumps(result("cnn-quick", "mlp-128", "process")))
     now = result("mlp-128", command="second")
-    compare._keep(compare._before(path, now), now)
+    now = compare._kept(compare._before(path, now), now)
     rows = [(row["name"], row["by"]) for row in now["rows"]]
     assert rows == [("cnn-quick", "first"), ("mlp-128", "second"), ("process", "first")]
     assert now["notes"] == ["cnn-quick: disturbed", "process: disturbed", "mlp-128: disturbed"]

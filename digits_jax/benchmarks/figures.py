@@ -65,7 +65,7 @@ def _plain_log(axis, values=None):
     """Labels like 64 and 0.5 on a logarithmic axis, at the values that were measured."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
     axis.set_minor_formatter(NullFormatter())
     if values is not None:
         axis.set_major_locator(FixedLocator(sorted(set(values))))
@@ -76,8 +76,11 @@ def _short(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _stacked(axes, labels, parts):
-    """Horizontal bars, each of several parts; parts: name -> a value for each bar."""
+def _stacked(axes, labels, parts, wholes=None):
+    """Horizontal bars, each of several parts; parts: name -> a value for each bar.
+
+    At its end stands the bar's length, or what ``wholes`` has instead.
+    """
     left = [0.0] * len(labels)
     for (name, values), colour in zip(parts.items(), COLOURS, strict=False):
         axes.barh(range(len(labels)), values, 0.6, left=left, label=name, color=colour)
@@ -85,8 +88,8 @@ def _stacked(axes, labels, parts):
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    for place, value in enumerate(left):
-        axes.text(value, place, f" {_short(value)}", va="center", fontsize=8.5)
+    for place, (end, value) in enumerate(zip(left, wholes or left, strict=True)):
+        axes.text(end, place, f" {_short(value)}", va="center", fontsize=8.5)
     axes.set_xlim(0, 1.18 * max(left))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.08), ncols=len(parts))
 
@@ -166,10 +169,12 @@ def _time_to_accuracy(result):
         text: [statistics.median(run[f"{name}_seconds"] for run in row["runs"]) for row in rows]
         for name, text in names.items()
     }
-    _stacked(times, labels, middle)
+    # Medians of parts don't add up to the median of wholes, which is what the table has.
+    wholes = [statistics.median(run["seconds"] for run in row["runs"]) for row in rows]
+    _stacked(times, labels, middle, wholes)
     times.get_legend().remove()
     times.legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=2)
-    times.set_xlabel("seconds (median of the seeds, part by part)")
+    times.set_xlabel("seconds (bars: each part's median; number: median of the whole)")
     for place, row in enumerate(rows):
         found = [100 * run["test_accuracy"] for run in row["runs"]]
         scores.plot(found, [place] * len(found), "o", ms=5, color=BLUE, alpha=0.7)
@@ -178,6 +183,7 @@ def _time_to_accuracy(result):
     scores.set_yticks(range(len(rows)), labels)
     scores.set_ylim(len(rows) - 0.5, -0.5)
     scores.margins(x=0.15)
+    scores.locator_params(axis="x", nbins=4)
     scores.set_xlabel("test accuracy (%)")
     scores.set_title(f"seeds, their mean (|), target {target:.2%} (dashed)")
     return figure
@@ -255,7 +261,7 @@ def _startup(result):
 
 _PANELS = {
     "batch": ("batch size (images)", "milliseconds per step"),
-    "width": ("FLOPs of a step (width)", "milliseconds per step"),
+    "width": ("GFLOPs of a step (width)", "milliseconds per step"),
     "devices": ("devices", "milliseconds per step"),
     "data": ("training images", "milliseconds per epoch"),
 }
@@ -271,7 +277,8 @@ def _scaling(result):
 
 def _panel(axes, factor):
     rows = factor["rows"]
-    sizes = [row["size"] for row in rows]
+    unit = 1e9 if factor["name"] == "width" else 1
+    sizes = [row["size"] / unit for row in rows]
     spreads = [{k: 1e3 * v for k, v in row["seconds"].items()} for row in rows]
     middles = [each["median"] for each in spreads]
     style = {"marker": "o", "ms": 4, "capsize": 2, "color": BLUE, "ls": ""}
@@ -289,16 +296,17 @@ def _panel(axes, factor):
     axes.set_title(f"{slope_label(factor)}: {words}", loc="left")
     if factor["name"] == "width":
         for row, middle in zip(rows, middles, strict=True):
-            place = (row["size"], middle)
+            place = (row["size"] / unit, middle)
             axes.annotate(f"×{row['value']:g}", place, (5, -11), textcoords="offset points")
-    else:
-        _plain_log(axes.xaxis, sizes)
+    _plain_log(axes.xaxis, sizes)
     low, high = min(each["p10"] for each in spreads), max(each["p90"] for each in spreads)
     # Of an axis of less than a factor of ten, the ticks at whole decades may show none at all.
     more = max(1.15, (4 * low / high) ** 0.5)
     low, high = low / more, high * more
     axes.set_ylim(low, high)
-    round_values = [float(f"{digit}e{power}") for power in range(-6, 9) for digit in (1, 2, 5)]
+    # More of them where the axis is short.
+    digits = (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 4, 5, 7)
+    round_values = [float(f"{digit}e{power}") for power in range(-6, 9) for digit in digits]
     _plain_log(axes.yaxis, [value for value in round_values if low <= value <= high])
     axes.margins(x=0.12)
     axes.set_xlabel(_PANELS[factor["name"]][0])

@@ -32,6 +32,8 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
     import grain  # noqa: F401 - its half a second belongs to the cold start, not to the first row
 
     streamed, held = _opened(settings)
+    if settings["evict"] and streamed is None:
+        raise InputError("--evict: there are no files of these images to forget; leave it out")
     dataset = streamed or held
     if max(settings["batch_sizes"]) > len(dataset.train):
         raise InputError(

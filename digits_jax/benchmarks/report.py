@@ -348,6 +348,12 @@ def _scaling(result):
         for factor in result["factors"]
     ]
     yield from table(heads, rows)
+    yield ""
+    yield (
+        "The rows of a factor are measured in turn, and with one another they compare; between "
+        "factors the machine may change its pace, and each number of devices has a process and "
+        "a time of its own."
+    )
 
 
 def slope_label(factor: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ OPTIONS = {
     "data_dir": ("--data-dir", "DIR", "word", "its folder (default: as in training)"),
     "platform": ("--platform", "NAME", "word", "auto, cpu, gpu or tpu"),
     "archs": ("--arch", "NAME,NAME", "words", "networks"),
-    "preset": ("--preset", "NAME", "word", "quick, standard or best"),
+    "preset": ("--preset", "NAME", "word", "quick, standard, best or tiny"),
     "dtype": ("--dtype", "NAME", "word", "as in training: float32, bfloat16 or auto"),
     "convolution": ("--convolution", "NAME", "word", "as in training: lax, matmul or auto"),
     "devices": ("--devices", "N", "word", "as in training: a number, or auto"),
@@ -49,6 +49,9 @@ OPTIONS = {
     "cold": ("--cold", None, "switch", "with nothing compiled before"),
     "evict": ("--evict", None, "switch", "ask the system to forget the files before each row"),
 }
+# Of the files that a result is written into, side by side.
+SUFFIXES = (".json", ".md", ".png")
+
 _DATA = {"dataset": "auto", "data_dir": None}
 _WHERE = {**_DATA, "platform": "auto"}
 _HOW = {"dtype": "auto", "devices": "auto", "seed": "0"}
@@ -139,10 +142,11 @@ BENCHMARKS = {
 
 
 def settings_of(args: argparse.Namespace, name: str | None = None) -> dict[str, Any]:
-    """The settings of a benchmark as plain values; ``--quick`` has its own for what takes time.
+    """The settings of a benchmark as plain values.
 
     Args:
-      args: of the parser.
+      args: of the parser, with the options that were given; of others ``--quick`` has its own for
+        what takes time.
       name: of the benchmark; the one that ``args`` has, if it isn't given.
 
     Raises:
@@ -152,9 +156,10 @@ def settings_of(args: argparse.Namespace, name: str | None = None) -> dict[str, 
     made = {"quick": args.quick}
     for option, default in benchmark.defaults.items():
         flag, _, kind, _ = OPTIONS[option]
-        made[option] = _READ[kind](flag, getattr(args, option, default))
-    if args.quick:
-        made |= benchmark.quick
+        if args.quick and option in benchmark.quick and not hasattr(args, option):
+            made[option] = benchmark.quick[option]
+        else:
+            made[option] = _READ[kind](flag, getattr(args, option, default))
     if made.get("target", 0) > 1:
         raise InputError(f"--target={made['target']:g}: give a fraction, like 0.99")
     return made
@@ -231,15 +236,19 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
             f"-o {shown(output)}: {len(names)} results don't fit a file; give a folder"
         )
     folder = path.parent if is_file else path
+    found = {name: path if is_file else folder / f"{name}.json" for name in names}
+    for file in (made.with_suffix(end) for made in found.values() for end in SUFFIXES):
+        if file.is_dir():
+            raise InputError(f"-o {shown(output)}: {file} is a folder; give another place")
     if not is_file and not folder.exists():
         # It is made when there is something to write: what ends before then leaves nothing.
         with contextlib.suppress(OSError):
             folder.mkdir()
             folder.rmdir()
-            return {name: folder / f"{name}.json" for name in names}
+            return found
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
         raise InputError(f"-o {shown(output)}: {folder} can't be written; give another place")
-    return {name: path if is_file else path / f"{name}.json" for name in names}
+    return found
 
 
 def train_config(settings: dict[str, Any], **fields: Any) -> Any:

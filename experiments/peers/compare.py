@@ -25,8 +25,10 @@ from digits_jax.processor import processor_name
 from digits_jax.runs import folder
 from experiments.peers import contenders, measure, report
 from experiments.peers.contenders import PROCESS, SCENARIOS
+from experiments.running import results_folder
 
 EXTRA = 'pip install "digits_jax[peers]"'
+CPU_BUILD = "where there is no GPU, PyTorch's build for CPUs is enough and far smaller"
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
 
 
@@ -61,32 +63,58 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
     names = check(arguments)
     data_dir = contenders.find_data(arguments.data_dir)
+    if not contenders.installed("PyTorch"):
+        raise InputError(f"PyTorch isn't installed; {EXTRA} ({CPU_BUILD})")
+    path = output_path(arguments.output)
     result = {
         "command": shlex.join(["python", "-m", "experiments.peers.compare", *argv]),
         "machine": _machine(),
         "versions": _versions(),
         "settings": _settings(arguments),
-        "scenarios": {name: SCENARIOS[name].config().to_dict() for name in names},
+        "scenarios": {},
         "rows": [],
         "notes": _missing(names, arguments.quick),
     }
-    path = output_path(arguments.output)
     before = _before(path, result) if arguments.keep else None
-    for name in names:
+    results_folder(path.parent)
+    written = _kept(before, result)
+    try:
+        for name in names:
+            _measure(name, result, arguments, data_dir)
+            written = _kept(before, result)
+            _write(written, path)
+    except BaseException:
+        if result["rows"]:
+            left = ",".join(names[len(result["scenarios"]) :])
+            print(f"{path} has what was measured; go on with --only={left} --keep", file=sys.stderr)
+        raise
+    print(f"{report.markdown(written)}\nwritten: {path}, and .md and .png beside it")
+
+
+def _measure(name, result, arguments, data_dir):
+    """Adds a scenario's rows and notes to a result."""
+    config = SCENARIOS[name].config().to_dict()
+    again = name.removesuffix("-float32")
+    types = {row["processes"]["ours"]["dtype"] for row in result["rows"] if row["name"] == again}
+    if again != name and types == {"float32"}:
+        rows, notes = [], [f"{name}: left out, as {again} is in float32 here"]
+    else:
         measured = _processes if name == PROCESS else _steps
         rows, notes, others = measured(name, arguments, data_dir)
         disturbance = _disturbance(name, others)
-        result["rows"] += [row | {"disturbed": bool(disturbance)} for row in rows]
-        result["notes"] += notes + disturbance
-    if before:
-        _keep(before, result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = report.markdown(result)
-    files = {path: folder.as_json(result), path.with_suffix(".md"): text.encode()}
+        rows = [row | {"disturbed": bool(disturbance)} for row in rows]
+        notes += disturbance
+    result["rows"] += rows
+    result["notes"] += notes
+    result["scenarios"][name] = config
+
+
+def _write(result, path):
+    files = {path: folder.as_json(result)}
+    files[path.with_suffix(".md")] = report.markdown(result).encode()
     if result["rows"]:
         files[path.with_suffix(".png")] = report.picture(result)
     folder.replace_files(files)
-    print(f"{text}\nwritten: {path}, and .md and .png beside it")
 
 
 def output_path(output: Path) -> Path:
@@ -110,7 +138,7 @@ def check(arguments: Arguments) -> list[str]:
     """The names of what is to be measured.
 
     Raises:
-      InputError: an unknown name, a number that can't be, or no PyTorch.
+      InputError: an unknown name, or a number that can't be.
     """
     unknown = [name for name in arguments.only if name not in SCENARIOS]
     if unknown:
@@ -120,9 +148,10 @@ def check(arguments: Arguments) -> list[str]:
             raise InputError(f"--{name}={value}: give a number that is at least 1")
     if not 0 < arguments.seconds < 600:
         raise InputError(f"--seconds={arguments.seconds}: give a number more than 0, under 600")
-    output_path(arguments.output)
-    if not contenders.installed("PyTorch"):
-        raise InputError(f"PyTorch isn't installed; {EXTRA}")
+    path = output_path(arguments.output)
+    for file in (path, path.with_suffix(".md"), path.with_suffix(".png")):
+        if file.is_dir():
+            raise InputError(f"--output={arguments.output}: {file} is a folder; give another place")
     return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))
 
 
@@ -144,15 +173,19 @@ def _before(path, result):
     return before
 
 
-def _keep(before, result):
-    """Puts the rows that were not measured now in their places."""
+def _kept(before, result):
+    """The result, with the rows that were not measured now in their places."""
+    if before is None:
+        return result
     now = set(result["scenarios"])
     rows = [row for row in before["rows"] if row["name"] not in now] + result["rows"]
-    result["rows"] = sorted(rows, key=lambda row: list(SCENARIOS).index(row["name"]))
-    result["scenarios"] = {**before["scenarios"], **result["scenarios"]}
     kept = [note for note in before["notes"] if not note.startswith(tuple(f"{n}:" for n in now))]
-    result["notes"] = list(dict.fromkeys([*kept, *result["notes"]]))
-    result["commands"] = [*before.get("commands", [before["command"]]), result["command"]]
+    return result | {
+        "rows": sorted(rows, key=lambda row: list(SCENARIOS).index(row["name"])),
+        "scenarios": {**before["scenarios"], **result["scenarios"]},
+        "notes": list(dict.fromkeys([*kept, *result["notes"]])),
+        "commands": [*before.get("commands", [before["command"]]), result["command"]],
+    }
 
 
 def _settings(arguments):
@@ -242,9 +275,12 @@ def _processes(
         peers = _here(name, arguments.quick)
         duels = [(peer, False) for peer in peers]
         duels += [(peer, True) for peer in peers[:1] if arguments.cold]
-        ours(0)  # fills the caches
         runs, others = {duel: [] for duel in duels}, []
-        for seed in tqdm(range(settings["processes"]), desc=name, leave=False, disable=None):
+        total = 1 + settings["processes"] * len(duels)
+        bar = tqdm(total=total, desc=name, unit="pair", leave=False, disable=None)
+        ours(0)  # fills the caches
+        bar.update()
+        for seed in range(settings["processes"]):
             others.append(measure.busy_cores())
             for peer, cold in duels:
                 pair = measure.in_turn(
@@ -253,6 +289,8 @@ def _processes(
                     seed,
                 )
                 runs[peer, cold].append(pair)
+                bar.update()
+        bar.close()
     for (peer, cold), pairs in runs.items():
         seconds = [[side["seconds"] for side in pair] for pair in pairs]
         goal = None if cold else scenario.peers[peer]

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.ticker import NullLocator
 
+from digits_jax.benchmarks.report import some
 from digits_jax.evaluation.style import LIGHT, new_figure, themed
 
 _TICKS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20)
@@ -24,15 +25,29 @@ def markdown(result: dict[str, Any]) -> str:
         "|---|---|--:|--:|--:|--:|--:|",
         *(_line(row) for row in result["rows"]),
         "",
-        f"Medians of {settings['rounds']} rounds of {settings['seconds']:g} s for steps (images "
-        f"per second: more is better) and of {settings['processes']} for whole processes (seconds "
-        "from start to exit: less is better), ours and the other in turn; "
-        f"{machine['processor']}, {machine['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        + ".",
+        f"Medians of {' and of '.join(_measured(result['rows'], settings))}, ours and the other in "
+        f"turn; {machine['processor']}, {some(machine['cores'], 'core')}; {_named(versions)}.",
         *(f"\nNote: {note}." for note in result["notes"]),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _measured(rows, settings):
+    kinds = {row["kind"] for row in rows}
+    if "step" in kinds or not kinds:
+        rounds = some(settings["rounds"], "round")
+        yield (
+            f"{rounds} of {settings['seconds']:g} s for steps (images per second: more is better)"
+        )
+    if "process" in kinds:
+        yield (
+            f"{settings['processes']} for whole processes (seconds from start to exit: less is "
+            "better)"
+        )
+
+
+def _named(versions):
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
 def _line(row):
@@ -80,16 +95,19 @@ def picture(result: dict[str, Any]) -> bytes:
       A PNG.
     """
     file = io.BytesIO()
-    _figure(result["rows"]).savefig(file, format="png")
+    machine = result["machine"]
+    where = f"{machine['processor']}, {some(machine['cores'], 'core')}"
+    versions = {name: result["versions"].get(name) for name in ("jax", "torch", "keras")}
+    _figure(result["rows"], f"{where}; {_named(versions)}").savefig(file, format="png")
     return file.getvalue()
 
 
 @themed
-def _figure(rows: Sequence[dict], *, theme=LIGHT):
+def _figure(rows: Sequence[dict], where: str, *, theme=LIGHT):
     kinds = [kind for kind in UNITS if any(row["kind"] == kind for row in rows)]
     groups = [[row for row in rows if row["kind"] == kind] for kind in kinds]
     heights = [0.36 * len(group) + 0.75 for group in groups]
-    figure = new_figure("Ours to the peers, side by side", 7.5, sum(heights))
+    figure = new_figure(f"Ours to the peers, side by side\n{where}", 7.5, sum(heights))
     plots = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
     for kind, group, axes in zip(kinds, groups, plots, strict=True):
         _panel(axes, kind, group, theme)

@@ -17,7 +17,7 @@ from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.step import flops
-from digits_jax.benchmarks.timing import spread, time_blocks
+from digits_jax.benchmarks.timing import spread, time_in_turn
 from digits_jax.deploy.network import Network, take_apart
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.training import parallel
@@ -59,7 +59,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     named = {"name": plan.dataset.name, "sha256": plan.dataset.sha256, "test_count": len(test)}
     sizes = [fitting(size, len(test), plan.mesh.size) for size in settings["batch_sizes"]]
     before = measured_products(plan.mesh, ("float32",), settings)["float32"]
-    rows = [_measure_split(plan, state, size, settings) for size in dict.fromkeys(sizes)]
+    rows = _measure_split(plan, state, list(dict.fromkeys(sizes)), settings)
     after = measured_products(plan.mesh, ("float32",), settings)["float32"]
     most = limit(before["rates"], after["rates"])
     for row in rows:
@@ -85,8 +85,35 @@ def fitting(size: int, images: int, devices: int) -> int:
     return -(-min(size, images) // devices) * devices
 
 
-def _measure_split(plan, state, size, settings):
-    block = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
+def _measure_split(plan, state, sizes, settings):
+    """A row for each batch size, all of them measured in turn."""
+    compiled = [_compile(plan, state, size) for size in sizes]
+    runs = [run for each in compiled for run in (each["score"], each["predict"])]
+    times = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
+    found = time_in_turn(runs, **times)
+    rows = []
+    for size, each, whole, alone in zip(sizes, compiled, found[::2], found[1::2], strict=True):
+        forward_rate = spread([size / seconds for seconds in alone])
+        count = each["flops"]
+        rows.append(
+            {
+                "arch": plan.config.arch,
+                "batch_size": size,
+                "devices": plan.mesh.size,
+                "compile_seconds": each["compile_seconds"],
+                "score_images_per_second": spread(
+                    [len(plan.dataset.test) / seconds for seconds in whole]
+                ),
+                "forward_images_per_second": forward_rate,
+                "flops": count,
+                "flops_per_second": count and count / size * forward_rate["median"],
+            }
+        )
+    return rows
+
+
+def _compile(plan, state, size):
+    """What scores the test set, and the forward pass alone: each ``f(count)``."""
     test, mesh = plan.dataset.test, plan.mesh
     started = time.perf_counter()
     score = make_scorer(state, mesh, size)
@@ -96,29 +123,20 @@ def _measure_split(plan, state, size, settings):
         for _ in range(count):
             score(state, test)
 
-    images = np.resize(test.images, (size, 28, 28, 1))
-    placed = parallel.shard(images, mesh)
-    forward = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
-    lowered = forward.lower(state, placed)
+    placed = parallel.shard(np.resize(test.images, (size, 28, 28, 1)), mesh)
+    step = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
+    lowered = step.lower(state, placed)
     forward = lowered.compile()
-    count = flops(lowered, forward, mesh.size)
 
     def predict(count):
         for _ in range(count):
             forward(state, placed).block_until_ready()
 
-    whole = time_blocks(score_split, **block)
-    alone = time_blocks(predict, **block)
-    forward_rate = spread([size / each for each in alone])
     return {
-        "arch": plan.config.arch,
-        "batch_size": size,
-        "devices": mesh.size,
+        "score": score_split,
+        "predict": predict,
         "compile_seconds": compile_seconds,
-        "score_images_per_second": spread([len(test) / each for each in whole]),
-        "forward_images_per_second": forward_rate,
-        "flops": count,
-        "flops_per_second": count and count / size * forward_rate["median"],
+        "flops": flops(lowered, forward, mesh.size),
     }
 
 

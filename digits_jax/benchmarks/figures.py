@@ -62,10 +62,10 @@ def _errors(spreads):
 
 
 def _plain_log(axis, values=None):
-    """Labels like 64 and 0.5 on a logarithmic axis, at the values that were measured."""
+    """Labels like 1,024 and 0.5 on a logarithmic axis, at the values that were measured."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axis.set_minor_formatter(NullFormatter())
     if values is not None:
         axis.set_major_locator(FixedLocator(sorted(set(values))))

@@ -1,6 +1,7 @@
 """What the programs share: parsing, and errors as one line."""
 
 import argparse
+import atexit
 import contextlib
 import dataclasses
 import difflib
@@ -274,6 +275,31 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         # Nobody reads our output, and Python would complain when it flushes it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def leave(status: int) -> typing.NoReturn:
+    """Ends the process with a status, without taking the interpreter apart.
+
+    To free one by one the objects of JAX, Flax and Orbax took half a second of a training of
+    seven. What is registered for the end is done as ever, and output is flushed.
+
+    Args:
+      status: of `run_program`.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not all(thread.daemon for thread in others):
+        sys.exit(status)  # which waits for them
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        status = 141
+    except OSError as error:
+        print(f"error: {error.strerror} (output)", file=sys.stderr)
+        status = status or 1
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _run(main):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from digits_jax.cli import Parser, run_program
+from digits_jax.cli import Parser, leave, run_program
 from digits_jax.errors import InputError
 from digits_jax.runs.folder import PREDICTIONS, RESULTS, read_results
 
@@ -200,4 +200,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -1,7 +1,6 @@
 """Scores a trained run on its whole test set: python -m digits_jax.evaluate RUN"""
 
 import json as json_module
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from digits_jax.cli import parse, run_program
+from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
@@ -130,4 +129,4 @@ def _score(workdir, here, views):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -2,12 +2,11 @@
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from digits_jax.cli import Parser, run_program
+from digits_jax.cli import Parser, leave, run_program
 from digits_jax.errors import InputError
 
 FORMATS = {
@@ -206,4 +205,4 @@ def _seeds(runs) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

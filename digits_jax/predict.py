@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from digits_jax.cli import Parser, run_program
+from digits_jax.cli import Parser, leave, run_program
 from digits_jax.errors import InputError
 
 SHEET = "seen.png"
@@ -198,4 +198,4 @@ def _print_csv(files, rows, models):
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

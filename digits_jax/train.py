@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from digits_jax.cli import parse, run_program
+from digits_jax.cli import leave, parse, run_program
 from digits_jax.config import (
     HERE,
     TrainConfig,
@@ -193,4 +193,4 @@ def last_line(results: dict[str, Any], workdir: Path, seconds: float | None = No
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -86,12 +86,13 @@ def main(argv: Sequence[str]) -> None:
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
     path = results_folder(arguments.output) / "accuracy.json"
-    table = read_json(path) if path.exists() else {}
     for name in arguments.recipes:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()
         workdir = arguments.runs / name
         train_members(flags, workdir, arguments.seeds, arguments.jobs)
-        table[name] = {"flags": RECIPES[name].flags, **measure(workdir)}
+        row = {"flags": RECIPES[name].flags, **measure(workdir)}
+        # Read after the hours of training: others may have been added to it.
+        table = {**(read_json(path) if path.exists() else {}), name: row}
         ordered = {name: table[name] for name in RECIPES if name in table}
         text = markdown(ordered)
         files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}

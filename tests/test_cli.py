@@ -1,9 +1,12 @@
 """Command lines -> dataclasses, and what happened -> one line and a status."""
 
 import errno
+import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +149,41 @@ def test_bugs_are_not_hidden(monkeypatch, capsys, error):
     with pytest.raises(type(error)) as caught:
         ending(monkeypatch, capsys, error)
     assert caught.value is error
+
+
+LEAVE = """
+import atexit, sys, threading
+from digits_jax.cli import leave
+atexit.register(print, "at the end")
+if sys.argv[1] == "thread":
+    # It is still there when leave() is called: it begins to print only then.
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("thread"))).start()
+print("said")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("nothing", ["said", "at the end"]), ("thread", ["said", "thread", "at the end"])],
+)
+def test_leaving_does_what_is_left_to_do(what, said):
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVE, what], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (3, said, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(("status", "expected"), [(0, 1), (3, 3)])
+def test_output_that_could_not_be_written_is_a_failure(status, expected):
+    code = f"from digits_jax.cli import leave; print('said'); leave({status})"
+    # Unbuffered, it would be print() that fails.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", code]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, env=env
+        )
+    assert done.returncode == expected
+    assert done.stderr == "error: No space left on device (output)\n"

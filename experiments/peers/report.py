@@ -107,7 +107,8 @@ def _figure(rows: Sequence[dict], where: str, *, theme=LIGHT):
     kinds = [kind for kind in UNITS if any(row["kind"] == kind for row in rows)]
     groups = [[row for row in rows if row["kind"] == kind] for kind in kinds]
     heights = [0.36 * len(group) + 0.75 for group in groups]
-    figure = new_figure(f"Ours to the peers, side by side\n{where}", 7.5, sum(heights))
+    figure = new_figure("Ours to the peers, side by side", 7.5, sum(heights))
+    figure.supxlabel(where, x=0.012, ha="left", fontsize=7.5, color=theme.muted)
     plots = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
     for kind, group, axes in zip(kinds, groups, plots, strict=True):
         _panel(axes, kind, group, theme)

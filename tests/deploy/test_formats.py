@@ -185,6 +185,8 @@ def test_int8_reads_nearly_as_well(run, tmp_path):
     kernels = [each for each in onnx.load(small).graph.initializer if "kernel" in each.name]
     kernels = [each for each in kernels if len(each.dims) > 1]
     assert {each.data_type for each in kernels} == {onnx.TensorProto.INT8}
+    # 7 bits, so that two products with 8 bits of an activation fit 16: 2 * 64 * 255 < 2**15.
+    assert max(np.abs(onnx.numpy_helper.to_array(each)).max() for each in kernels) == 64
     answers = {path: onnx_logits(path, images).argmax(-1) for path in (plain, small)}
     assert (answers[small] != answers[plain]).mean() < 0.02
 

@@ -25,6 +25,12 @@ from digits_jax.training.steps import train_step
 # steps wait behind each other; for one device, a few hide the time of preparing batches.
 MAX_STEPS_AHEAD = 16
 IMAGE_SHAPE = (28, 28, 1)
+# What saves and draws takes half a second and more to import, and nothing of it is needed before.
+NEEDED_LATER = (
+    "orbax.checkpoint",
+    "digits_jax.training.events",
+    "matplotlib.backends.backend_agg",
+)
 
 
 class Compiled:
@@ -53,8 +59,12 @@ class Compiled:
     def _compile_step(self):
         plan = self._session.plan
         if (most := int(plan.config.steps_per_call)) > 1:
+            import_ahead(NEEDED_LATER)
             return Resident(plan, bare_step(plan), most)
-        return lower_step(self._session).compile()
+        lowered = lower_step(self._session)
+        # From here on XLA compiles, which takes longest, and leaves the interpreter to others.
+        import_ahead(NEEDED_LATER)
+        return lowered.compile()
 
     def step(self) -> Any:
         """What `calls` is made of; waits for it."""

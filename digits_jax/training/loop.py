@@ -21,7 +21,7 @@ from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
 from digits_jax.training.calls import Sums
-from digits_jax.training.compiling import Compiled, import_ahead, steps_ahead
+from digits_jax.training.compiling import Compiled, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.plan import Plan, prepare
@@ -44,12 +44,6 @@ from digits_jax.training.state import TrainState
 
 # Without an interval in steps, a checkpoint is made when the last is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
-# What saves and draws takes half a second to import, and nothing of it is needed before.
-NEEDED_LATER = (
-    "orbax.checkpoint",
-    "digits_jax.training.events",
-    "matplotlib.backends.backend_agg",
-)
 
 
 @dataclass(frozen=True)
@@ -195,7 +189,6 @@ def _run(session):
             score = compiled.score()
     session.between()
     totals["compile_seconds"] += _since(started_compiling)
-    import_ahead(NEEDED_LATER)
     if not finished:
         state, totals = _train(session, state, totals, compiled, score)
     validation = score(state, plan.dataset.validation)

@@ -82,14 +82,15 @@ def main(argv: Sequence[str]) -> None:
     for flags, seed, found in trained(wanted, arguments.dataset, arguments.jobs):
         runs[flags][str(seed)] = found
         print(f"{flags}, seed {seed}: {said(found)}", flush=True)
-        text = markdown(table)
-        replace_files(
-            {
-                path: (json.dumps(table, indent=1) + "\n").encode(),
-                path.with_suffix(".md"): text.encode(),
-            }
-        )
+        write(table, path)
+    write(table, path)  # where nothing was missing, too: the page, and by which command
     print(f"\n{markdown(table)}")
+
+
+def write(table: dict[str, Any], path: Path) -> None:
+    """The table as JSON, and as a page beside it."""
+    files = {path: (json.dumps(table, indent=1) + "\n").encode()}
+    replace_files({**files, path.with_suffix(".md"): markdown(table).encode()})
 
 
 def split(argv: Sequence[str]) -> list[Any]:

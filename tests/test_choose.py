@@ -59,6 +59,9 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
     assert capsys.readouterr().out.count(", seed ") == 2  # one more of each
     after = json.loads((tmp_path / "x.json").read_text())["candidates"]
     assert {f: {s: r for s, r in runs.items() if s != "2"} for f, runs in after.items()} == first
+    (tmp_path / "x.md").unlink()
+    choose.main([*own, "--seeds=3", *candidates])  # nothing is missing but the page
+    assert (tmp_path / "x.md").read_text() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -124,15 +124,18 @@ def _panel(axes, kind, rows, theme):
         # Shape says what the colour does: whether the goal is reached.
         shape = {None: "s", True: "o", False: "X"}[reached]
         axes.plot(ratio["median"], place, shape, color=colour, ms=7)
+        goal = row["goal"]
+        # Behind the goal's bar, where that would stand in the number.
+        end = goal if goal and ratio["high"] < goal < 1.5 * ratio["high"] else ratio["high"]
         axes.annotate(
             f"{ratio['median']:.2f}",
-            (ratio["high"], place),
+            (end, place),
             xytext=(7, 0),
             textcoords="offset points",
             va="center",
         )
-        if row["goal"] is not None:
-            axes.plot([row["goal"]] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
+        if goal is not None:
+            axes.plot([goal] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
     axes.axvline(1, color=theme.muted, ls=":")
     labels = [
         f"{_what(row)}\n{row['peer']}" + ("; disturbed by other work" if row["disturbed"] else "")

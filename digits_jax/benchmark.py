@@ -50,7 +50,10 @@ def _add_shared(made, defaults, own):
             flag, metavar, _, text = OPTIONS[option]
             default = argparse.SUPPRESS
             made.add_argument(flag, dest=option, metavar=metavar, default=default, help=text)
-    quick = "fewer and shorter, where no flag says otherwise: all within a minute on a few cores"
+    quick = (
+        "fewer and shorter, where no flag says otherwise: all within a minute on a few cores, of "
+        "which step and input are shorter still"
+    )
     output = "write JSON, Markdown and a picture, side by side: a folder, or a FILE.json"
     absent = argparse.SUPPRESS
     made.add_argument("--quick", action="store_true", default=own.get("quick", absent), help=quick)
@@ -115,7 +118,7 @@ def show(result: dict[str, Any], path: Path | None, *, headed: bool) -> None:
 
     picture = io.BytesIO()
     draw(result, picture)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     files = {".json": as_json(result), ".md": page(result, path.stem).encode()}
     files[".png"] = picture.getvalue()
     replace_files({path.with_suffix(suffix): data for suffix, data in files.items()})

@@ -18,8 +18,6 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-import tyro
-
 from digits_jax.errors import InputError
 
 T = typing.TypeVar("T")
@@ -46,6 +44,8 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
       InputError: an unknown flag, or a value of the wrong type.
       SystemExit: status 0, after ``--help``.
     """
+    import tyro  # here, so that Ctrl-C is one line from a program's start
+
     given = argv
     if not {"-h", "--help"} & set(argv):
         _check_flags(kind, argv)

@@ -1,5 +1,6 @@
 """The processor of this machine: its name, and what it multiplies quickly."""
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,13 @@ _VECTORS = {
     "avx2": "AVX2",
     "asimd": "Neon",
 }
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

@@ -20,9 +20,9 @@ from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
+from digits_jax.processor import cpu_count
 from digits_jax.runs.ensemble import members_of
 from digits_jax.runs.folder import read_json, read_run, replace_files
-from digits_jax.training.parallel import cpu_count
 from experiments.members import train_members
 from experiments.running import results_folder
 

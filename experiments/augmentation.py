@@ -119,7 +119,8 @@ def draw(policy: str, images: Any, seed: int, path: Path) -> None:
 def _machine():
     import jax
 
-    from digits_jax.training.parallel import cpu_count, make_mesh
+    from digits_jax.processor import cpu_count
+    from digits_jax.training.parallel import make_mesh
     from digits_jax.training.record import device_name
 
     mesh = make_mesh(jax.devices()[:1])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Collection
 
 from digits_jax.errors import InputError
-from digits_jax.training.parallel import cpu_count
+from digits_jax.processor import cpu_count
 
 _PINS = hasattr(os, "sched_setaffinity")
 

@@ -8,8 +8,8 @@ import pytest
 from digits_jax import processor
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
+from digits_jax.processor import cpu_count
 from digits_jax.runs.folder import read_run
-from digits_jax.training.parallel import cpu_count
 from experiments import choose
 from experiments.cores import shares
 from experiments.members import train_members

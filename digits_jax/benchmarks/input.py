@@ -146,5 +146,5 @@ with open_stream(train, seed=0, batch_size=int(size)) as stream:
 def _cold_start(way, settings):
     """Seconds from a new process's first import to its first batch."""
     given = settings["dataset"], settings["data_dir"] or "", way, settings["batch_sizes"][0]
-    _, said = timed_process([sys.executable, "-c", _COLD, *map(str, given)])
-    return float(said.splitlines()[-1])
+    ended = timed_process([sys.executable, "-c", _COLD, *map(str, given)])
+    return float(ended.said.splitlines()[-1])

@@ -1,11 +1,10 @@
 """Where it was measured: processor, cores, device, versions."""
 
-import os
 import platform
 from importlib import metadata
 from typing import Any
 
-from digits_jax.processor import processor_name
+from digits_jax.processor import cpu_count, processor_name
 
 _PACKAGES = (
     *("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -30,7 +29,7 @@ def describe_machine(device: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "device": name,
         "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -39,17 +38,6 @@ def describe_device(mesh: Any) -> dict[str, Any]:
     """What kind a mesh's devices are of: {"platform", "kind"}."""
     first = mesh.devices.flat[0]
     return {"platform": first.platform, "kind": first.device_kind}
-
-
-def where(machine: dict[str, Any]) -> str:
-    """The machine in a few words.
-
-    Example:
-      >>> where({"device": "cpu", "processor": "Z80", "cores": 1})
-      'Z80, 1 cores'
-    """
-    processor = f"{machine['processor']}, {machine['cores']} cores"
-    return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
 
 
 def versions() -> dict[str, str | None]:

@@ -11,10 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from digits_jax.errors import InputError
 
@@ -92,35 +94,87 @@ def _leave_with_parent():
     os._exit(1)
 
 
-def timed_process(
-    command: Sequence[str], environment: dict[str, str] | None = None
-) -> tuple[float, str]:
+class Ended(NamedTuple):
+    """A process that has come to its end.
+
+    Attributes:
+      seconds: from its start to its end.
+      said: its output.
+      peak_memory_bytes: the most memory (resident set) that it had; None where the system doesn't
+        say.
+    """
+
+    seconds: float
+    said: str
+    peak_memory_bytes: int | None
+
+
+def timed_process(command: Sequence[str], environment: dict[str, str] | None = None) -> Ended:
     """Runs a program to its end.
 
     Args:
       command: its words.
       environment: variables beside those of this process.
 
-    Returns:
-      Seconds from its start to its end, and its output.
-
     Raises:
       InputError: it failed; the message is the last line that it said.
 
     Example:
-      >>> timed_process([sys.executable, "-c", "print(7)"])[1].strip()
+      >>> timed_process([sys.executable, "-c", "print(7)"]).said.strip()
       '7'
     """
-    started = time.perf_counter()
-    with _stopping_children():
-        done = subprocess.run(
-            command, env={**os.environ, **(environment or {})}, capture_output=True, text=True
-        )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(last.removeprefix("error: "))
-    return seconds, done.stdout
+    env = {**os.environ, **(environment or {})}
+    # Files, as pipes would have to be read while the process is waited for.
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        started = time.perf_counter()
+        with (
+            _stopping_children(),
+            subprocess.Popen(command, env=env, stdout=said, stderr=errors) as process,
+        ):
+            try:
+                memory = _wait(process)
+            except BaseException:
+                process.kill()
+                raise
+        seconds = time.perf_counter() - started
+        said.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise InputError(last.removeprefix("error: "))
+        return Ended(seconds, said.read(), memory)
+
+
+def _wait(process):
+    """Waits for a process; the most memory that it had, in bytes, where the system tells it.
+
+    Not from ``getrusage``: that counts the largest of all children, and in each of them what its
+    parent had when it was forked. The mark that Linux keeps for a program begins with it, but is
+    gone when it ends, so it is read all the while.
+    """
+    ended, marks = threading.Event(), []
+
+    def watch():
+        while not ended.wait(0.05):
+            marks.extend(_memory_marks(process.pid))
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        process.wait()
+    finally:
+        ended.set()
+        watching.join()
+    return max(marks, default=None)
+
+
+def _memory_marks(process):
+    """The high-water mark of a process's resident set, in bytes; nothing where none is told."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return []
+    return [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
 
 
 @contextlib.contextmanager

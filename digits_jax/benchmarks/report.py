@@ -1,10 +1,9 @@
 """Results as Markdown tables."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
-
-from digits_jax.benchmarks.machine import where
 
 # Rates that differ by more are of a device that others use.
 _STEADY = 0.15
@@ -16,7 +15,15 @@ def markdown(result: dict[str, Any]) -> str:
     Args:
       result: of a benchmark, as its JSON file holds it.
     """
-    return "\n".join(_TABLES[result["benchmark"]](result)) + "\n"
+    head, *lines = _TABLES[result["benchmark"]](result)
+    asked, found = result["settings"].get("dataset"), result.get("dataset", {}).get("name")
+    if (asked, found) == ("auto", "digits"):
+        # What `train` says with more words, and before it begins.
+        head += (
+            "\n\nNot MNIST, which could not be had, but the 1,797 small digits of scikit-learn: "
+            "--data-dir, or DIGITS_JAX_DATA_DIR, names a folder of MNIST's four files."
+        )
+    return "\n".join([head, *lines]) + "\n"
 
 
 def page(result: dict[str, Any], stem: str) -> str:
@@ -94,6 +101,17 @@ def _between(low, high, show=duration):
     return "-" if low == high else f"{show(low)} to {show(high)}"
 
 
+def where(machine: dict[str, Any]) -> str:
+    """The machine in a few words.
+
+    Example:
+      >>> where({"device": "cpu", "processor": "Z80", "cores": 1})
+      'Z80, 1 core'
+    """
+    processor = f"{machine['processor']}, {some(machine['cores'], 'core')}"
+    return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
+
+
 def some(count: int, thing: str) -> str:
     """A number of things.
 
@@ -116,6 +134,14 @@ def _count(value):
 def _head(result, what):
     data = result.get("dataset", {}).get("name", "")
     return f"{data}; {where(result['machine'])}; {what}"
+
+
+def _how(found):
+    """What "auto" came to; files of before they said so don't have it."""
+    if not found.get("dtype"):
+        return ""
+    way = f"convolutions by {found['convolution']}, " if found.get("convolution") else ""
+    return f"{found['dtype']}, {way}"
 
 
 def _step(result):
@@ -195,10 +221,14 @@ def unsteadiness(before: Sequence[float], after: Sequence[float]) -> float:
 def _time_to_accuracy(result):
     settings = result["settings"]
     compiled = "nothing compiled before" if settings["cold"] else "what was compiled before is used"
+    # Files of before they said so have none of these.
+    new = sum(run.get("compiled", False) for row in result["rows"] for run in row["runs"])
+    if new and not settings["cold"]:
+        compiled += f", but by {some(new, 'process')} something was compiled for the first time"
     yield _head(
         result,
-        f"preset {settings['preset']}; {some(settings['seeds'], 'seed')}; whole processes, median "
-        f"and range; {compiled}",
+        f"{_how(result['rows'][0]['runs'][0])}preset {settings['preset']}; "
+        f"{some(settings['seeds'], 'seed')}; whole processes, median and range; {compiled}",
     )
     yield ""
     heads = ["network", "whole process", "range", "start, imports, end", "compilation"]
@@ -229,7 +259,8 @@ def _inference(result):
     yield _head(
         result,
         f"float32; {count:,} test images; median and 10th to 90th percentile of "
-        f"{some(settings['repeats'], 'block')} of {settings['seconds']:g} s",
+        f"{some(settings['repeats'], 'block')} of {settings['seconds']:g} s, or of one call where "
+        "that takes longer",
     )
     yield ""
     heads = ["network", "batch", "devices", "compilation", "images/s, host to host", "range"]
@@ -248,6 +279,13 @@ def _inference(result):
         for row in result["rows"]
     ]
     yield from table(heads, rows)
+    yield ""
+    yield (
+        "Host to host a call is the whole split, its batches one after the other; of the forward "
+        "pass alone a call is one batch, and each is waited for."
+    )
+    if max(settings["batch_sizes"]) > count:
+        yield f"No batch is larger than the {count:,} images that there are."
     yield from _products(result["products"])
     yield ""
     heads = ["one image", "network", "first call", f"median of {settings['calls']}", "99th perc."]
@@ -262,10 +300,12 @@ def _inference(result):
 def _input(result):
     data, machine, settings = result["dataset"], result["machine"], result["settings"]
     size = f"{data['bytes'] / 1e9:.2f} GB of files" if data["bytes"] else "no files"
+    repeats = settings["repeats"]
+    often = f"median and range of {repeats} times" if repeats > 1 else "once"
     yield (
-        f"{data['name']}: {data['train_count']:,} training images, {size}; "
-        f"{machine['processor']}, {machine['cores']} cores; median and range of "
-        f"{settings['repeats']} times {settings['seconds']:g} s"
+        f"{data['name']}: {data['train_count']:,} training images, {size}"
+        f"{', forgotten by the system before each row' if settings['evict'] else ''}; "
+        f"{where(machine)}; {often} {settings['seconds']:g} s"
     )
     yield ""
     rows = []
@@ -292,7 +332,9 @@ def _input(result):
 
 
 def _startup(result):
-    yield _head(result, f"median and range of {some(result['settings']['repeats'], 'new process')}")
+    count = result["settings"]["repeats"]
+    often = f"median and range of {some(count, 'new process')}" if count > 1 else "one new process"
+    yield _head(result, often)
     yield ""
     rows = [
         [
@@ -317,7 +359,7 @@ def _scaling(result):
     settings = result["settings"]
     yield _head(
         result,
-        f"dtype {settings['dtype']}; around cnn, preset quick; median of "
+        f"{_how(result)}around cnn, preset quick; median of "
         f"{settings['repeats']} blocks of {settings['seconds']:g} s (of an epoch: of at most 3)",
     )
     yield ""
@@ -338,12 +380,16 @@ def _scaling(result):
             )
     yield from table(heads, rows, words=2)
     yield ""
-    heads = ["seconds against", "log-log slope", "more than in proportion"]
+    heads = [
+        "seconds against",
+        "log-log slope",
+        f"above {result['superlinear_above']:g}: more than in proportion",
+    ]
     rows = [
         [
             slope_label(factor),
             "-" if factor["slope"] is None else f"{factor['slope']:.2f}",
-            "superlinear" if factor["superlinear"] else "no",
+            {None: "-", True: "superlinear", False: "no"}[factor["superlinear"]],
         ]
         for factor in result["factors"]
     ]
@@ -354,6 +400,9 @@ def _scaling(result):
         "factors the machine may change its pace, and each number of devices has a process and "
         "a time of its own."
     )
+    there = result["dataset"].get("train_count", math.inf)
+    if max(settings["sizes"]) > there:
+        yield f"Of more than {there:,} training images the further ones are the first ones again."
 
 
 def slope_label(factor: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from digits_jax.training import parallel
 from digits_jax.training.plan import Plan, prepare
 
 SUPERLINEAR = 1.15
+_KEPT = ("device", "dataset", "dtype", "convolution")
 # What the factor is, and whose growth its seconds are held against.
 SIZE_OF = {"batch": "images", "width": "flops", "devices": "devices", "data": "images"}
 
@@ -37,8 +38,8 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
       settings: see `digits_jax.benchmarks.settings`.
 
     Returns:
-      "device", "dataset" and "factors": for each its rows, the slope of its seconds and whether
-      that is more than in proportion.
+      "device", "dataset", "dtype", "convolution", "superlinear_above" and "factors": for each its
+      rows, the slope of its seconds and whether that is more than in proportion.
     """
     for size in settings["batch_sizes"]:
         train_config(settings, arch="cnn", preset="quick", batch_size=size)
@@ -50,7 +51,10 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
         answer = in_child("scaling", {**settings, "factors": ["devices"], "devices": str(count)})
         rows += answer["rows"]
     found = [describe_factor(name, [r for r in rows if r["factor"] == name]) for name in SIZE_OF]
-    return {"device": base["device"], "dataset": base["dataset"], "factors": found}
+    return {name: base[name] for name in _KEPT} | {
+        "superlinear_above": SUPERLINEAR,
+        "factors": found,
+    }
 
 
 def device_counts(most: int) -> list[int]:
@@ -70,6 +74,9 @@ def describe_factor(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
       name: one of ``SIZE_OF``.
       rows: each with "value", "size" and "seconds".
 
+    Returns:
+      "slope" and "superlinear" are None where all have one size.
+
     Example:
       >>> rows = [{"value": n, "size": n, "seconds": {"median": 3 * n**2}} for n in (1, 2, 4)]
       >>> found = describe_factor("width", rows)
@@ -82,7 +89,7 @@ def describe_factor(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "name": name,
         "size": SIZE_OF[name],
         "slope": slope,
-        "superlinear": slope is not None and slope > SUPERLINEAR,
+        "superlinear": None if slope is None else slope > SUPERLINEAR,
         "rows": rows,
     }
 
@@ -120,7 +127,13 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
         "device": describe_device(base.mesh),
         # A CPU is split anew for each number, into no more than it has cores.
         "devices_here": parallel.cpu_count() if here[0].platform == "cpu" else len(here),
-        "dataset": {"name": base.dataset.name, "sha256": base.dataset.sha256},
+        "dataset": {
+            "name": base.dataset.name,
+            "sha256": base.dataset.sha256,
+            "train_count": len(base.dataset.train),
+        },
+        "dtype": base.config.dtype,
+        "convolution": base.config.convolution,
         "rows": rows,
     }
 

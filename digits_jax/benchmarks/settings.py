@@ -1,8 +1,8 @@
 """The benchmarks, what each may be told, and what it does when it is told nothing."""
 
 import argparse
-import contextlib
-import os
+import math
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ OPTIONS = {
     "calls": ("--calls", "N", "number", "with one image each"),
     "seed": ("--seed", "N", "seed", "of the parameters and the order of images"),
     "seeds": ("--seeds", "N", "number", "trainings of each network, with seeds 0 to N - 1"),
-    "target": ("--target", "X", "factor", "test accuracy to reach, a fraction"),
+    "target": ("--target", "X", "fraction", "test accuracy to reach, a fraction"),
     "cold": ("--cold", None, "switch", "with nothing compiled before"),
     "evict": ("--evict", None, "switch", "ask the system to forget the files before each row"),
 }
@@ -160,8 +160,6 @@ def settings_of(args: argparse.Namespace, name: str | None = None) -> dict[str, 
             made[option] = benchmark.quick[option]
         else:
             made[option] = _READ[kind](flag, getattr(args, option, default))
-    if made.get("target", 0) > 1:
-        raise InputError(f"--target={made['target']:g}: give a fraction, like 0.99")
     return made
 
 
@@ -177,23 +175,34 @@ def _words(flag, text):
 
 
 def _numbers(flag, text):
-    return [_number(flag, word, several=True) for word in text.split(",")]
+    return [_number(flag, word, several=text) for word in text.split(",")]
 
 
 def _factors(flag, text):
-    return [_number(flag, word, float, several=True) for word in text.split(",")]
+    return [_number(flag, word, float, several=text) for word in text.split(",")]
 
 
-def _number(flag, text, kind=int, *, several=False, least=1e-9):
+def _number(flag, text, kind=int, *, several="", least=1e-9):
     try:
         value = kind(text)
     except ValueError:
         value = -1
     if not least <= value <= 1_000_000:
-        example = "1,2" if kind is int else "0.5,1"
-        wanted = f"numbers like {example}" if several else "a number"
+        kinds = {int: ("a whole number", "whole numbers like 1,2")}
+        wanted = kinds.get(kind, ("a number", "numbers like 0.5,1"))[bool(several)]
         bound = "more than 0" if least else "at least 0"
-        raise InputError(f"{flag}={shown(text)}: give {wanted}, {bound} and at most 1,000,000")
+        given = shown(several or text)
+        raise InputError(f"{flag}={given}: give {wanted}, {bound} and at most 1,000,000")
+    return value
+
+
+def _fraction(flag, text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise InputError(f"{flag}={shown(text)}: give a fraction, like 0.99")
     return value
 
 
@@ -205,6 +214,7 @@ _READ = {
     "factors": _factors,
     "number": _number,
     "factor": lambda flag, text: _number(flag, text, float),
+    "fraction": _fraction,
     "seed": lambda flag, text: _number(flag, text, least=0),
 }
 
@@ -240,14 +250,17 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
     for file in (made.with_suffix(end) for made in found.values() for end in SUFFIXES):
         if file.is_dir():
             raise InputError(f"-o {shown(output)}: {file} is a folder; give another place")
-    if not is_file and not folder.exists():
-        # It is made when there is something to write: what ends before then leaves nothing.
-        with contextlib.suppress(OSError):
-            folder.mkdir()
-            folder.rmdir()
-            return found
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise InputError(f"-o {shown(output)}: {folder} can't be written; give another place")
+    # Folders are made when there is something to write: what ends before then leaves nothing.
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not there.is_dir():
+        raise InputError(f"-o {shown(output)}: {there} is a file; give a folder, or a FILE.json")
+    try:
+        # As the superuser may write everywhere, and yet nothing can be made in /proc.
+        Path(tempfile.mkdtemp(dir=there)).rmdir()
+    except OSError:
+        raise InputError(
+            f"-o {shown(output)}: {there} can't be written; give another place"
+        ) from None
     return found
 
 

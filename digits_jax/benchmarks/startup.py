@@ -56,10 +56,10 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
     with bar:
         for _ in range(rounds):
             for what, command in commands.items():
-                passed, said = timed_process(command)
-                seconds.setdefault(what, []).append(passed)
+                ended = timed_process(command)
+                seconds.setdefault(what, []).append(ended.seconds)
                 if command[2] == _LOAD:
-                    for part, text in zip(_LOAD_PARTS, said.split(), strict=True):
+                    for part, text in zip(_LOAD_PARTS, ended.said.split(), strict=True):
                         seconds.setdefault(part, []).append(float(text))
                 bar.update()
     kept = {what: each[-settings["repeats"] :] for what, each in seconds.items()}

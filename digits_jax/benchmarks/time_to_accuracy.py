@@ -12,6 +12,7 @@ from tqdm import tqdm
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.runs import folder
+from digits_jax.training.parallel import compilation_cache
 
 
 def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
@@ -27,41 +28,46 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
         train_config({k: v for k, v in settings.items() if k != "seeds"}, arch=arch)
     pairs = list(itertools.product(range(settings["seeds"]), settings["archs"]))
     runs: dict[str, list] = {arch: [] for arch in settings["archs"]}
-    for seed, arch in tqdm(pairs, "trainings", unit="run", leave=False, disable=None):
-        runs[arch].append(train(arch, seed, settings))
+    with tqdm(total=len(pairs), desc="trainings", unit="run", leave=False, disable=None) as bar:
+        for seed, arch in pairs:
+            found = train(arch, seed, settings)
+            # What is compiled for the first time is a warm-up, where nothing else was asked for.
+            # --quick hasn't the time to train once more, and says what it was.
+            if found["compiled"] and not runs[arch] and not (settings["cold"] or settings["quick"]):
+                found = train(arch, seed, settings)
+            runs[arch].append(found)
+            bar.update()
     first = runs[settings["archs"][0]][0]
     platform, _, kind = first["device"].partition(": ")
     return {
         "device": {"platform": platform, "kind": kind},
         "dataset": {"name": first["dataset"], "sha256": first["dataset_sha256"]},
         "rows": [summarize_runs(arch, runs[arch], settings["target"]) for arch in runs],
-        "peak_memory_bytes": largest_child(),
+        "peak_memory_bytes": most_memory([run for each in runs.values() for run in each]),
     }
 
 
-def largest_child() -> int | None:
-    """The most memory (resident set) that any process had which this one has waited for.
+def most_memory(runs: list[dict[str, Any]]) -> int | None:
+    """The most that any of them had; None where the system doesn't say.
 
-    Returns:
-      Bytes; None where the system doesn't say.
+    Example:
+      >>> most_memory([{"peak_memory_bytes": 3}, {"peak_memory_bytes": 5}])
+      5
     """
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    found = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024  # of Linux it is in KiB
+    sizes = [run["peak_memory_bytes"] for run in runs]
+    return None if None in sizes else max(sizes)
 
 
 _KEPT = ("dataset", "dataset_sha256", "device", "num_devices", "steps", "epochs", "batch_size")
-_KEPT += ("test_accuracy", "test_count", "params_sha256")
+_KEPT += ("dtype", "convolution", "steps_per_call", "test_accuracy", "test_count", "params_sha256")
 
 
 def train(arch: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """One training in a process and a folder of its own: how long, and how well.
 
     Returns:
-      Some fields of its ``results.json``, and where the seconds went; "other_seconds" are those of
+      Some fields of its ``results.json``; "compiled", whether some of its code was compiled by it
+      and not before; "peak_memory_bytes"; and where the seconds went: "other_seconds" are those of
       loading the data, of scoring and of checkpoints, "process_seconds" those of the process's
       start, imports, curves and end.
     """
@@ -70,19 +76,30 @@ def train(arch: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="digits_jax-") as root:
         command = [sys.executable, "-m", "digits_jax.train", f"--arch={arch}", f"--seed={seed}"]
         command += [*flags, f"--workdir={root}/run"]
-        cache = {"JAX_COMPILATION_CACHE_DIR": f"{root}/cache"} if settings["cold"] else {}
-        seconds, _ = timed_process(command, cache)
+        cache = Path(root) / "cache" if settings["cold"] else compilation_cache()
+        before = _files_in(cache)
+        cold = {"JAX_COMPILATION_CACHE_DIR": str(cache)} if settings["cold"] else {}
+        ended = timed_process(command, cold)
+        compiled = cache is None or not _files_in(cache) <= before
         results = folder.read_json(Path(root) / "run" / folder.RESULTS)
+    seconds = ended.seconds
     inside = {name: results[f"{name}_seconds"] for name in ("total", "compile", "train")}
     return {
         "seed": seed,
         **{name: results[name] for name in _KEPT},
+        "compiled": compiled,
+        "peak_memory_bytes": ended.peak_memory_bytes,
         "seconds": seconds,
         "process_seconds": seconds - inside["total"],
         "compile_seconds": inside["compile"],
         "train_seconds": inside["train"],
         "other_seconds": inside["total"] - inside["compile"] - inside["train"],
     }
+
+
+def _files_in(folder):
+    """Names of what was compiled; JAX writes the times of use beside it."""
+    return set() if folder is None else {path.name for path in Path(folder).glob("*-cache")}
 
 
 def summarize_runs(arch: str, runs: list[dict[str, Any]], target: float) -> dict[str, Any]:

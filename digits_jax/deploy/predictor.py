@@ -1,6 +1,5 @@
 """A trained network for programs: images in, digits and probabilities out."""
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,12 @@ from digits_jax.deploy.archive import read_archive
 from digits_jax.deploy.forward import jax_logits, weights_of
 from digits_jax.deploy.network import Network, combine, load_network
 from digits_jax.errors import InputError
+from digits_jax.processor import cpu_count
 
-# Code is compiled for one image, and for this many: what a processor's cache holds.
-CHUNK = 500
+# Code is compiled for so many images at once: for a few it takes what a few cost, and of many no
+# more go together than a processor's cache holds.
+SIZES = (1, 8, 64, 500)
+CHUNK = SIZES[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,8 @@ class Predictions:
 class Predictor:
     """Answers with a trained network; may be shared by threads.
 
-    Code is compiled once for a single image and once for chunks of ``CHUNK``, each when it is
-    first needed.
+    Code is compiled for ``SIZES`` images, each when it is first needed; what is given is filled up
+    to the next of them, or answered in chunks of the last.
 
     Args:
       network: see `load`.
@@ -135,11 +137,10 @@ class Predictor:
           InputError: another shape, dtype or range, or NaN.
         """
         images = check_images(images)
-        size = 1 if len(images) == 1 else CHUNK
-        chunks = [images[start : start + size] for start in range(0, len(images), size)]
+        chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         if len(chunks) > 1:
-            self._code(size)  # Not by all threads at once.
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
+            self._code(CHUNK)  # Not by all threads at once.
+            with ThreadPoolExecutor(cpu_count()) as pool:
                 parts = list(pool.map(self._answer, chunks))
         else:
             parts = [self._answer(chunk) for chunk in chunks]
@@ -149,8 +150,8 @@ class Predictor:
         return Predictions(classes, logits, probabilities, self.network.threshold)
 
     def _answer(self, images):
-        size = 1 if len(images) == 1 else CHUNK
         count = len(images)
+        size = next(size for size in SIZES if size >= count)
         if count < size:
             images = np.concatenate([images, np.zeros((size - count, 28, 28, 1), images.dtype)])
         return np.asarray(self._code(size)(self._weights, images))[:count]

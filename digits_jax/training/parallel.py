@@ -21,7 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.errors import InputError
-from digits_jax.processor import processor_features, processor_lines
+from digits_jax.processor import cpu_count, processor_features, processor_lines
 
 AXIS = "data"
 EVERYWHERE = P()
@@ -69,27 +69,39 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
 
 
 def use_compilation_cache() -> None:
-    """Keeps what XLA compiles in a folder of this user's, for the next start of a program.
+    """Keeps what XLA compiles, for the next start of a program, where `compilation_cache` says.
 
-    The folder is named for the jaxlib and the processor: code compiled for one may crash on
-    another. ``JAX_COMPILATION_CACHE_DIR``, where it is set, is left to JAX; without a home
-    folder to write to there is no cache.
+    ``JAX_COMPILATION_CACHE_DIR``, where it is set, is left to JAX.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
         return
+    path = compilation_cache()
+    if path is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", path)
+    # Everything, however quickly compiled: the many small functions add up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compilation_cache() -> str | None:
+    """The folder of this user's for what XLA compiles, made where it isn't there.
+
+    It is named for the jaxlib and the processor: code compiled for one may crash on another.
+
+    Returns:
+      ``JAX_COMPILATION_CACHE_DIR`` where that is set; None without a folder to write to.
+    """
+    if (path := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
+        return path or None
     root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     path = os.path.join(root, "digits_jax", f"xla-{jax.lib.__version__}-{processor}")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError:
-        return
-    if not os.access(path, os.W_OK):
-        return
-    jax.config.update("jax_compilation_cache_dir", path)
-    # Everything, however quickly compiled: the many small functions add up.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        return None
+    return path if os.access(path, os.W_OK) else None
 
 
 def _processor():
@@ -172,13 +184,6 @@ def choose_dtype(wanted: str, platform: str) -> str:
         return wanted
     has = platform != "cpu" or bool(processor_features() & {"avx512_bf16", "amx_bf16"})
     return "bfloat16" if has else "float32"
-
-
-def cpu_count() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def choose_devices(

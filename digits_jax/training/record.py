@@ -7,9 +7,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from digits_jax.processor import processor_name
+from digits_jax.processor import cpu_count, processor_name
 from digits_jax.runs.checkpoint import tree_sha256
-from digits_jax.training.parallel import cpu_count
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
 

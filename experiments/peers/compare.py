@@ -23,7 +23,7 @@ from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.processor import processor_name
 from digits_jax.runs import folder
-from experiments.peers import contenders, measure, report
+from experiments.peers import contenders, measure
 from experiments.peers.contenders import PROCESS, SCENARIOS
 from experiments.running import results_folder
 
@@ -88,6 +88,8 @@ def main(argv: Sequence[str]) -> None:
             left = ",".join(names[len(result["scenarios"]) :])
             print(f"{path} has what was measured; go on with --only={left} --keep", file=sys.stderr)
         raise
+    from experiments.peers import report
+
     print(f"{report.markdown(written)}\nwritten: {path}, and .md and .png beside it")
 
 
@@ -110,6 +112,8 @@ def _measure(name, result, arguments, data_dir):
 
 
 def _write(result, path):
+    from experiments.peers import report  # and matplotlib: Ctrl-C is one line without
+
     files = {path: folder.as_json(result)}
     files[path.with_suffix(".md")] = report.markdown(result).encode()
     if result["rows"]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digits_jax.config import TrainConfig
-from digits_jax.data.augment import POLICIES
 from digits_jax.errors import InputError
 from experiments.peers.measure import python
 
@@ -156,6 +155,8 @@ def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:
     for name, value in only.items():
         if getattr(config, name) != value:
             raise InputError(f"{name} is {getattr(config, name)}; the peers know only {value}")
+    from digits_jax.data.augment import POLICIES  # and JAX: Ctrl-C is one line without
+
     strengths = POLICIES[config.augment]
     if "elastic_pixels" in strengths:
         raise InputError(f"augment is {config.augment}; the peers know no elastic field")

@@ -4,8 +4,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.ticker import NullLocator
-
 from digits_jax.benchmarks.report import some
 from digits_jax.evaluation.style import LIGHT, new_figure, themed
 
@@ -26,7 +24,9 @@ def markdown(result: dict[str, Any]) -> str:
         *(_line(row) for row in result["rows"]),
         "",
         f"Medians of {' and of '.join(_measured(result['rows'], settings))}, ours and the other in "
-        f"turn; {machine['processor']}, {some(machine['cores'], 'core')}; {_named(versions)}.",
+        "turn; ours / theirs is the median of the rounds' ratios, and need not be that of the two "
+        f"medians beside it; {machine['processor']}, {some(machine['cores'], 'core')}; "
+        f"{_named(versions)}.",
         *(f"\nNote: {note}." for note in result["notes"]),
     ]
     return "\n".join(lines) + "\n"
@@ -150,7 +150,7 @@ def _panel(axes, kind, rows, theme):
     left, right = axes.get_xlim()
     axes.set_xticks([tick for tick in _TICKS if left <= tick <= right])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.minorticks_off()
     axes.grid(axis="x")
     words = {"step": "images a second, more is better", "process": "seconds, less is better"}
     axes.set_xlabel(

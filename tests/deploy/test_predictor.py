@@ -12,7 +12,7 @@ from digits_jax import InputError, load_dataset, read_run
 from digits_jax.deploy import predictor as predictor_module
 from digits_jax.deploy.archive import write_archive
 from digits_jax.deploy.network import numpy_logits
-from digits_jax.deploy.predictor import CHUNK, Predictions, Predictor, check_images
+from digits_jax.deploy.predictor import CHUNK, SIZES, Predictions, Predictor, check_images
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def predictor():
     return Predictor(random_network())
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
+@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 65, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
 def test_any_number_of_images(predictor, count):
     images = random_images(count)
     answers = predictor.predict(images)
@@ -98,7 +98,18 @@ def test_threads_share_it_and_it_compiles_once(monkeypatch):
             np.testing.assert_allclose(job.result().logits[0], wanted[i], atol=1e-3)
         for job in batches:
             np.testing.assert_allclose(job.result().logits, wanted, atol=1e-3)
-    assert sorted(traced) == [1, CHUNK]
+    assert sorted(traced) == [1, 64]
+
+
+def test_a_few_images_cost_what_a_few_cost(monkeypatch):
+    answered = []
+    predictor = Predictor(random_network("mlp"))
+    code = predictor._code
+    monkeypatch.setattr(predictor, "_code", lambda size: answered.append(size) or code(size))
+    for count in (1, 2, 8, 9, 64, 65, CHUNK):
+        predictor.predict(random_images(count))
+    assert answered == [1, 8, 8, 64, 64, CHUNK, CHUNK]
+    assert SIZES == (1, 8, 64, CHUNK)
 
 
 def test_a_run_an_archive_and_an_ensemble(run, tmp_path):

@@ -155,7 +155,13 @@ def _step(result):
 
 def _time_to_accuracy(result):
     rows, target = result["rows"], result["settings"]["target"]
-    figure = _figure(result, "From the start of the process to its end", 9, 2.3 + 0.5 * len(rows))
+    figure = _figure(
+        result,
+        "From the start of the process to its end"
+        + (", with nothing compiled before" if result["settings"]["cold"] else ""),
+        9,
+        2.3 + 0.5 * len(rows),
+    )
     times, scores = figure.subplots(1, 2, width_ratios=(1.7, 1))
     labels = [row["arch"] for row in rows]
     names = {

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -124,57 +123,48 @@ def timed_process(command: Sequence[str], environment: dict[str, str] | None = N
       '7'
     """
     env = {**os.environ, **(environment or {})}
-    # Files, as pipes would have to be read while the process is waited for.
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
-        started = time.perf_counter()
-        with (
-            _stopping_children(),
-            subprocess.Popen(command, env=env, stdout=said, stderr=errors) as process,
-        ):
-            try:
-                memory = _wait(process)
-            except BaseException:
-                process.kill()
-                raise
-        seconds = time.perf_counter() - started
-        said.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            last = (errors.read().strip().splitlines() or ["it said nothing"])[-1]
-            raise InputError(last.removeprefix("error: "))
-        return Ended(seconds, said.read(), memory)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = time.perf_counter()
+    with (
+        _stopping_children(),
+        subprocess.Popen(command, env=env, **pipes) as process,
+        _memory_marks(process.pid) as marks,
+    ):
+        try:
+            said, errors = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise InputError(last.removeprefix("error: "))
+    return Ended(seconds, said, max(marks, default=None))
 
 
-def _wait(process):
-    """Waits for a process; the most memory that it had, in bytes, where the system tells it.
+@contextlib.contextmanager
+def _memory_marks(process: int) -> Iterator[list[int]]:
+    """A list that grows by the most memory that a process had so far, in bytes; empty elsewhere.
 
-    Not from ``getrusage``: that counts the largest of all children, and in each of them what its
-    parent had when it was forked. The mark that Linux keeps for a program begins with it, but is
-    gone when it ends, so it is read all the while.
+    ``getrusage`` would tell the largest of all children, and of each what its parent had when it
+    was forked. The mark that Linux keeps for a program begins with the program, but is gone when
+    it ends, so it is read all the while.
     """
     ended, marks = threading.Event(), []
 
     def watch():
         while not ended.wait(0.05):
-            marks.extend(_memory_marks(process.pid))
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{process}/status").read_text().splitlines()
+                marks.extend(1024 * int(x.split()[1]) for x in lines if x.startswith("VmHWM:"))
 
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:
-        process.wait()
+        yield marks
     finally:
         ended.set()
         watching.join()
-    return max(marks, default=None)
-
-
-def _memory_marks(process):
-    """The high-water mark of a process's resident set, in bytes; nothing where none is told."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return []
-    return [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
 
 
 @contextlib.contextmanager

@@ -31,7 +31,11 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     config = parse(TrainConfig, argv, doc=__doc__)
     if config.config is not None:
         check(config)
-        config = parse(TrainConfig, argv, default=recipe_of(config.config), doc=__doc__)
+        recipe = recipe_of(config.config)
+        _check_repeat(argv, config, recipe)
+        if config.ensemble == 1 and _given(argv, "ensemble"):
+            recipe = dataclasses.replace(recipe, together=None)  # one network of an ensemble's
+        config = parse(TrainConfig, argv, default=recipe, doc=__doc__)
     if config.workdir and config.resume != config.eval_only:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
@@ -41,6 +45,26 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         _check_same_fields(config, own)
     check(config)
     return config
+
+
+def _given(argv, name):
+    """Whether a flag is on the command line."""
+    flags = {argument.partition("=")[0].replace("_", "-") for argument in argv}
+    return f"--{name}" in flags
+
+
+def _check_repeat(argv, config, recipe):
+    """What a preset and an architecture fill in is already there in a recipe, and would stay."""
+    arch = {"ann": "mlp"}.get(config.arch, config.arch)
+    for name, value, own in (
+        ("arch", arch, recipe.arch),
+        ("preset", config.preset, recipe.preset),
+    ):
+        if _given(argv, name) and value != own:
+            raise InputError(
+                f"--{name}={value}: --config={config.config} has {name}={own}, and all that it "
+                f"fills in; leave --{name} out, or give no --config"
+            )
 
 
 def _check_same_fields(config, own):

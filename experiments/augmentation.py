@@ -18,6 +18,7 @@ import tyro
 from digits_jax.cli import parse, run_program
 from digits_jax.config_checks import AUGMENTS
 from digits_jax.errors import InputError
+from experiments.running import results_folder
 
 RESULTS = Path(__file__).parent / "results" / "augmentation"
 TIMED_IMAGES = 10_000
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     from digits_jax.data.datasets import load_dataset
 
     data = load_dataset(arguments.dataset, arguments.data_dir)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    results_folder(arguments.output)
     rows = []
     for policy in tqdm(arguments.policies, "policies", leave=False, disable=None):
         rows.append(measure(policy, data.train.images, arguments.seed))

@@ -79,8 +79,16 @@ def main(argv: Sequence[str]) -> None:
     ]
     if wanted:
         load_dataset(arguments.dataset)  # Prepared once, and what is wrong with it is said here.
+    table["left"] = len(wanted)
+    if wanted:
+        print(
+            f"{len(wanted)} trainings, each kept in {path} when it ends; the same command goes on"
+        )
+    if any(runs.values()):
+        write(table, path)  # which says how many are left
     for flags, seed, found in trained(wanted, arguments.dataset, arguments.jobs):
         runs[flags][str(seed)] = found
+        table["left"] -= 1
         print(f"{flags}, seed {seed}: {said(found)}", flush=True)
         write(table, path)
     write(table, path)  # where nothing was missing, too: the page, and by which command
@@ -116,7 +124,8 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             "give two or more candidates that differ, each after a --: "
             "-- --preset=tiny -- --preset=tiny --dropout=0.1"
         )
-    if Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
+    named = arguments.name and Path(arguments.name).name == arguments.name
+    if not named or arguments.name.startswith("."):
         raise InputError(f"--name={shown(arguments.name)}: give a word that can name a file")
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
@@ -125,6 +134,8 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
         config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
         if config.ensemble > 1 or config.teacher or config.resume or config.eval_only:
             raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
+        if config.seed:
+            raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
 
 
 def trained(wanted: Sequence[tuple[str, int]], dataset: str, jobs: int):
@@ -218,6 +229,8 @@ def markdown(table: dict[str, Any]) -> str:
         "",
         f"Written by `{table['command']}`.",
     ]
+    if left := table.get("left"):
+        lines[-1] += f" It was stopped with {left} trainings left; the same command goes on."
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ def shares(jobs: int) -> list[list[int]]:
     count = cpu_count()
     cores = sorted(os.sched_getaffinity(0)) if _PINS else range(count)
     if not 1 <= jobs <= count:
-        raise InputError(f"--jobs={jobs}: there are {count} cores; give 1 to {count}")
+        raise InputError(f"--jobs={jobs}: give 1 to {count}, the cores that there are")
     return [list(cores[first::jobs]) for first in range(jobs)]
 
 

@@ -71,9 +71,11 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
         (["--", "--arch=cnn"], "give two or more candidates that differ"),
         (["--", "--arch=cnn", "--", "--arch=cnn"], "give two or more candidates that differ"),
         (["--seeds=1", "--", "--arch=cnn", "--", "--arch=mlp"], "--seeds=1: give 2 or more"),
+        (["--", "--arch=cnn", "--", "--arch=cnn", "--seed=3"], "leave --seed out"),
+        (["--name=", "--", "--arch=cnn", "--", "--arch=mlp"], "give a word that can name a file"),
         (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),
         (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
-        (["--jobs=99999", "--", "--arch=cnn", "--", "--arch=mlp"], "--jobs=99999: there are"),
+        (["--jobs=99999", "--", "--arch=cnn", "--", "--arch=mlp"], "--jobs=99999: give 1 to"),
         (["--dataset=nmist", "--", "--arch=cnn", "--", "--arch=mlp"], "nmist"),
     ],
 )
@@ -125,7 +127,7 @@ def test_shares_of_cores():
     split = shares(cores)
     assert sorted(core for own in split for core in own) == sorted(shares(1)[0])
     for jobs in (0, cores + 1):
-        with pytest.raises(InputError, match=f"--jobs={jobs}: there are {cores} cores"):
+        with pytest.raises(InputError, match=f"--jobs={jobs}: give 1 to {cores}"):
             shares(jobs)
 
 

@@ -262,6 +262,9 @@ class Bar:
     def set_postfix_str(self, text):
         pass
 
+    def refresh(self):
+        pass
+
 
 def test_it_does_what_is_missing_and_no_more(tmp_path, digits, monkeypatch):
     baselines = {"mlp": TINY}

@@ -78,9 +78,19 @@ def test_what_cannot_be_repeated(run, tmp_path):
         (f"--config={tmp_path / 'results.json'}",): "is it a run's config.json?",
         (f"--config={run}", "--resume", f"--workdir={run}"): "--config starts a run anew",
         ("--config=",): "can't be read",
+        (f"--config={run}", "--arch=mlp"): "all that it fills in; leave --arch out",
+        (f"--config={run}", "--preset=best"): "leave --preset out, or give no --config",
     }.items():
         with pytest.raises(InputError, match=words):
             parse_config(flags)
+
+
+def test_one_network_of_an_ensemble(run, tmp_path):
+    described = json.loads((run / "config.json").read_text())
+    described["config"] |= {"ensemble": 3, "together": False}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    config = parse_config([f"--config={tmp_path}", "--ensemble=1", "--preset=quick"])
+    assert (config.ensemble, config.together, config.ema_decay) == (1, None, 0.9)
 
 
 def test_in_the_library(run):

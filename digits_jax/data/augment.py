@@ -3,6 +3,7 @@
 images: float32 [batch, height, width, channels] in [0, 1]; so is what comes back.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -106,7 +107,9 @@ def warp(
       is the identity.
 
     Raises:
-      InputError: a negative strength, or a scale factor under 1.
+      InputError: a strength that is negative, infinite or NaN, a scale factor under 1, or no
+        smoothness. Strengths are numbers of Python's: a part of what is compiled.
+      AssertionError: images of another rank, or of integers.
 
     Example:
       >>> images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
@@ -124,11 +127,12 @@ def warp(
         "elastic_pixels": elastic_pixels,
     }
     for name, value in strengths.items():
-        if value < 0:
-            raise InputError(f"{name} is {value}; a strength is 0 or more")
-    if scale_factor < 1:
+        _check_strength(name, value)
+    if not 1 <= scale_factor < math.inf:
         raise InputError(f"scale_factor is {scale_factor}; it is 1 (no scaling) or more")
-    chex.assert_rank(images, 4)
+    if not 0 < elastic_sigma_pixels < math.inf:
+        raise InputError(f"elastic_sigma_pixels is {elastic_sigma_pixels}; it is more than 0")
+    _check_images(images)
     batch, height, width, _ = images.shape
     affine_key, elastic_key = jax.random.split(key)
     # Uniform in [-1, 1): angle, slant, two log scales, two shifts.
@@ -167,7 +171,8 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a negative size.
+      InputError: a size that isn't a whole number, or negative.
+      AssertionError: as `warp`.
 
     Example:
       >>> images = jnp.ones((1, 28, 28, 1))
@@ -179,9 +184,11 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
       DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout,
       2017.
     """
-    if size_pixels < 0:
-        raise InputError(f"size_pixels is {size_pixels}; a strength is 0 or more")
-    chex.assert_rank(images, 4)
+    _check_strength("size_pixels", size_pixels)
+    if size_pixels != int(size_pixels):
+        raise InputError(f"size_pixels is {size_pixels}; it is a whole number")
+    size_pixels = int(size_pixels)
+    _check_images(images)
     batch, height, width, _ = images.shape
     first = jax.random.randint(key, (2, batch, 1), 0, jnp.array([height, width])[:, None, None])
     first = first - size_pixels // 2
@@ -206,7 +213,8 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a negative standard deviation.
+      InputError: a standard deviation that is negative, infinite or NaN.
+      AssertionError: as `warp`.
 
     Example:
       >>> images = jnp.full((1, 28, 28, 1), 0.5)
@@ -216,9 +224,19 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
     Reference:
       Sietsma and Dow, Creating artificial neural networks that generalize, 1991.
     """
-    if noise_sd < 0:
-        raise InputError(f"noise_sd is {noise_sd}; a strength is 0 or more")
+    _check_strength("noise_sd", noise_sd)
+    _check_images(images)
     return jnp.clip(images + noise_sd * jax.random.normal(key, images.shape), 0, 1)
+
+
+def _check_strength(name, value):
+    if not 0 <= value < math.inf:
+        raise InputError(f"{name} is {value}; a strength is 0 or more, and finite")
+
+
+def _check_images(images):
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, float)
 
 
 def _smooth_field(key, batch, height, width, sigma):

@@ -146,7 +146,7 @@ def _factor(axes, factor, own):
             rows = own[arch, factor.name, level.label].values()
             if any(row.baseline for row in rows):
                 axes.plot([place], [mean], MARKERS[arch], color=COLOURS[arch], ms=6, zorder=5)
-        shown += means
+        shown += zip(means, halves, strict=True)
     axes.set_title(factor.subject, loc="left")
     axes.set_xlabel(factor.axis)
     axes.set_ylabel("accuracy (%)")
@@ -159,12 +159,18 @@ def _factor(axes, factor, own):
         _log_axis(axes, values)
 
 
-def _limit(axes, means):
-    """Wide intervals of a few seeds leave the picture; they would flatten what it shows."""
-    if means:
-        low, high = min(means), max(means)
+def _limit(axes, shown):
+    """All means and, where they don't flatten what it shows, their intervals.
+
+    Those of a few seeds may be wider than all that is between the means: they leave the picture.
+    """
+    if shown:
+        low, high = min(m for m, _ in shown), max(m for m, _ in shown)
         room = max(0.12 * (high - low), 0.15)
-        axes.set_ylim(low - 2 * room, min(100, high + 2 * room))
+        most = max(high - low, 0.5)
+        down = min(low - min(m - h for m, h in shown), most)
+        up = min(max(m + h for m, h in shown) - high, most)
+        axes.set_ylim(low - max(2 * room, down + room), min(100, high + max(2 * room, up + room)))
 
 
 def _log_axis(axes, values):
@@ -198,22 +204,26 @@ def _curves(factor, rows):
         curves = defaultdict(list)
         for level, mean, half in found:
             curves[level.curve].append((level.value, mean, half))
-        for (name, points), colour, marker in zip(
-            curves.items(), CURVES, CURVE_MARKERS, strict=False
-        ):
+        for place, (name, points) in enumerate(curves.items()):
             values, means, halves = zip(*points, strict=True)
-            axes.errorbar(
-                values, means, halves, color=colour, marker=marker, ms=4.5, capsize=2, label=name
-            )
+            # The first is the widest: adam's curve lies on adamw's.
+            style = {"ms": 7.5, "lw": 3.5} if place == 0 else {"ms": 4.5, "lw": 1.4}
+            style |= {"color": CURVES[place], "marker": CURVE_MARKERS[place], "capsize": 2}
+            axes.errorbar(values, means, halves, label=name, **style)
         best = max((mean for _, mean, _ in found), default=100.0)
         axes.set_xscale("log")
         # What hasn't learned at all would flatten the rest.
         lowest = min((mean for _, mean, _ in found), default=0.0)
-        axes.set_ylim(max(lowest - 0.5, best - 12), min(100, best + 0.6))
+        floor = max(lowest - 0.5, best - 12)
+        axes.set_ylim(floor, min(100, best + 0.6))
+        for level, mean, _ in found:
+            if mean < floor:
+                place, words = (level.value, floor), f"  {level.curve} {level.value:g}: {mean:.1f}%"
+                axes.annotate("↓" + words, place, (0, 4), textcoords="offset points", fontsize=7.5)
         axes.set_title(arch.upper(), loc="left")
         axes.set_xlabel(factor.axis)
         axes.set_ylabel("accuracy (%)")
-        axes.legend(loc="lower center", ncols=2)
+        axes.legend(loc="lower right")
     return figure
 
 
@@ -267,7 +277,9 @@ def _round_ticks(axes, shown):
 
     most = max(max(abs(e.mean) for e in shown), 1.0)
     up = [v for v in (0.5, 1, 3, 10, 30, 100) if v < 2 * most]
-    axes.set_xlim(-2.5 * most, max(2.5 * max(e.mean for e in shown), 1.5))
+    ends = [end for e in shown for end in (e.low, e.high) if math.isfinite(end)]
+    left = max(2.5 * most, *(-1.2 * end for end in ends))
+    axes.set_xlim(-left, max(2.5 * max(e.mean for e in shown), *(1.2 * end for end in ends), 1.5))
     axes.xaxis.set_major_locator(FixedLocator([*(-v for v in reversed(up)), 0, *up]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))

@@ -112,8 +112,7 @@ def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> list[Fact
     wanted = {(j.arch, j.factor, j.level, j.seed): j.recipe.digest() for j in jobs}
     check_recipes(rows, wanted, path)
     todo = missing(jobs, rows)
-    bar.reset(len(jobs))
-    bar.update(len(jobs) - sum(map(len, todo.values())))
+    _begin(bar, len(jobs), len(jobs) - sum(map(len, todo.values())))
     # A training that another factor has had is not done again.
     known = {(row.recipe, row.seed): row for row in rows}
     for lane in list(todo):
@@ -153,6 +152,13 @@ def _row(job, correct, like):
     )
 
 
+def _begin(bar, total, there):
+    """What an earlier call has left isn't counted into the pace, nor into the time that is left."""
+    bar.reset(total)
+    bar.initial = bar.n = there
+    bar.refresh()
+
+
 def _write(path, bar, rows):
     append_rows(path, rows)
     bar.update(len(rows))
@@ -182,8 +188,7 @@ def run_robustness(
     }
     check_recipes(rows, wanted, path)
     done = {row.key for row in rows} & wanted.keys()
-    bar.reset(len(wanted))
-    bar.update(len(done))
+    _begin(bar, len(wanted), len(done))
     for arch, recipe in baselines.items():
         lanes = [
             Lane(recipe, seed)

@@ -1,5 +1,6 @@
 """Augmentation against SciPy's interpolation, NumPy's rotations and known statistics."""
 
+import math
 from functools import partial
 
 import jax
@@ -179,6 +180,10 @@ def test_noise_is_gaussian_and_stays_in_the_range():
 def test_cutout_of_nothing_and_of_less():
     images = random_images()
     np.testing.assert_array_equal(cutout(KEY, jnp.asarray(images), size_pixels=0), images)
+    with pytest.raises(InputError, match=r"size_pixels is 2.5; it is a whole number"):
+        cutout(KEY, images, size_pixels=2.5)
+    with pytest.raises(AssertionError):
+        cutout(KEY, np.zeros((1, 28, 28, 1), np.uint8), size_pixels=2)
     with pytest.raises(InputError, match="size_pixels is -1; a strength is 0 or more"):
         cutout(KEY, images, size_pixels=-1)
 
@@ -200,9 +205,14 @@ def test_unknown_policy():
         {"shift_pixels": -0.5},
         {"elastic_pixels": -2.0},
         {"scale_factor": 0.9},
+        {"rotation_degrees": math.nan},
+        {"shift_pixels": math.inf},
+        {"scale_factor": math.nan},
+        {"elastic_sigma_pixels": 0},
+        {"elastic_sigma_pixels": math.nan},
     ],
 )
-def test_negative_strength(strength):
+def test_what_is_no_strength(strength):
     (name,) = strength
     with pytest.raises(InputError, match=name):
         warp(KEY, jnp.zeros((1, 4, 4, 1)), **strength)

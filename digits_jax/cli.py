@@ -245,13 +245,16 @@ def _may_end(number):
 
 
 def _make_output_safe():
-    """Output that is closed, or that can't show a letter of a path, is no reason to fail."""
+    """Output that is closed, or that can't show a letter of a path, is no reason to fail.
+
+    And a line is there when it is said, also for who reads it through a pipe (`| tee log`).
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process's life
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 def run_program(main: Callable[[Sequence[str]], int | None]) -> int:

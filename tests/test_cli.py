@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,3 +188,22 @@ def test_output_that_could_not_be_written_is_a_failure(status, expected):
         )
     assert done.returncode == expected
     assert done.stderr == "error: No space left on device (output)\n"
+
+
+def test_a_line_is_there_when_it_is_said():
+    """Through a pipe, too, whatever the environment says of buffers."""
+    script = (
+        "import sys; from digits_jax.cli import run_program\n"
+        "sys.exit(run_program(lambda argv: (print('here'), sys.stdin.read())[2:] or 0))"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], env=env, **pipes) as process:
+        guard = threading.Timer(60, process.kill)
+        guard.start()
+        try:
+            assert process.stdout.readline() == "here\n"
+        finally:
+            guard.cancel()
+            process.stdin.close()
+    assert process.returncode == 0

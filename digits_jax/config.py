@@ -83,6 +83,8 @@ class TrainConfig:
     """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
     augment: ByPreset[str] = None
     """Random changes to training images: none, shift, affine, elastic, cutout (affine, and a square is blanked) or noise."""  # noqa: E501
+    augment_strength: ByPreset[float] = None
+    """Times the strength of --augment: 2 turns, shifts and bends twice as far."""
     adversarial: ByPreset[float] = None
     """Move the pixels of training images by up to this (white is 1) to where the loss is larger; 0 for none."""  # noqa: E501
     seed: int = 0
@@ -273,7 +275,7 @@ def with_later_fields(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
-    later |= {"renormalize": False, "adversarial": 0.0}
+    later |= {"renormalize": False, "adversarial": 0.0, "augment_strength": 1.0}
     later |= dict.fromkeys(("teacher", *TEACHER))
     return {**later, **values}
 

@@ -101,6 +101,8 @@ def check(config: Any) -> None:
             _number(name, given[name], 0, high, low_allowed=False)
     if "weight_decay" in given:
         _number("weight_decay", given["weight_decay"], 0)
+    if "augment_strength" in given:
+        _number("augment_strength", given["augment_strength"], 0, 10)
     if "adversarial" in given:
         _number("adversarial", given["adversarial"], 0, 1)
     for name in ("teacher_weight", "teacher_temperature"):

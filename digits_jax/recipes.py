@@ -17,6 +17,7 @@ BASE = {
         "batch_norm": True,
         "hidden_sizes": (512, 512),
         "augment": "none",
+        "augment_strength": 1.0,
         "adversarial": 0.0,
     },
     "cnn": {
@@ -35,6 +36,7 @@ BASE = {
         "dense_size": 128,
         "space_to_depth": True,
         "augment": "none",
+        "augment_strength": 1.0,
         "adversarial": 0.0,
     },
 }

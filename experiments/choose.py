@@ -50,6 +50,8 @@ class Arguments:
     """Name of the data set."""
     jobs: int = 1
     """Trainings at once, each with its share of the cores."""
+    together: bool = False
+    """Train a candidate's seeds in one step, side by side: on an accelerator as fast as one."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of the files."""
 
@@ -84,12 +86,19 @@ def main(argv: Sequence[str]) -> None:
         print(
             f"{len(wanted)} trainings, each kept in {path} when it ends; the same command goes on"
         )
+    groups = [(flags, (seed,)) for flags, seed in wanted]
+    if arguments.together:
+        groups = [
+            (flags, tuple(seed for other, seed in wanted if other == flags))
+            for flags in dict.fromkeys(flags for flags, _ in wanted)
+        ]
     if any(runs.values()):
         write(table, path)  # which says how many are left
-    for flags, seed, found in trained(wanted, arguments.dataset, arguments.jobs):
-        runs[flags][str(seed)] = found
-        table["left"] -= 1
-        print(f"{flags}, seed {seed}: {said(found)}", flush=True)
+    for flags, seeds, outcomes in trained(groups, arguments.dataset, arguments.jobs):
+        for seed, found in zip(seeds, outcomes, strict=True):
+            runs[flags][str(seed)] = found
+            print(f"{flags}, seed {seed}: {said(found)}", flush=True)
+        table["left"] -= len(seeds)
         write(table, path)
     write(table, path)  # where nothing was missing, too: the page, and by which command
     print(f"\n{markdown(table)}")
@@ -138,8 +147,8 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
 
 
-def trained(wanted: Sequence[tuple[str, int]], dataset: str, jobs: int):
-    """Trains each, several at once, and yields (flags, seed, outcome) as they end."""
+def trained(wanted: Sequence[tuple[str, Sequence[int]]], dataset: str, jobs: int):
+    """Trains each, several at once, and yields (flags, seeds, outcomes) as they end."""
     starting = get_context("spawn")  # JAX's threads don't survive a fork
     cores = starting.SimpleQueue()
     for own in shares(jobs):
@@ -174,13 +183,20 @@ def _leave_with_parent():
     os._exit(1)
 
 
-def _trial(flags, seed):
+def _trial(flags, seeds):
+    from digits_jax.training import parallel
     from digits_jax.training.interrupts import StopRequest
-    from experiments.search.trial import train_trial
+    from digits_jax.training.record import device_name
+    from experiments.search.trial import train_seeds, train_trial
 
     dataset = _OF_THIS_PROCESS["dataset"]
-    config = parse_config([*shlex.split(flags), f"--dataset={dataset.name}", f"--seed={seed}"])
-    return train_trial(config, dataset, StopRequest(), lambda: None)
+    config = parse_config([*shlex.split(flags), f"--dataset={dataset.name}", f"--seed={seeds[0]}"])
+    if len(seeds) > 1:
+        found = train_seeds(config, dataset, seeds)
+    else:
+        found = [train_trial(config, dataset, StopRequest(), lambda: None)]
+    mesh = parallel.make_mesh(parallel.start_backend(config.platform, 1)[:1])
+    return [{**each, "device": device_name(mesh)} for each in found]
 
 
 def said(found: dict[str, Any]) -> str:
@@ -225,13 +241,21 @@ def markdown(table: dict[str, Any]) -> str:
     lines += [
         "",
         f"Mean ± standard deviation over the seeds, last step, on the validation split alone; "
-        f"{table['processor']}.",
+        f"{_devices(table)}.",
         "",
         f"Written by `{table['command']}`.",
     ]
     if left := table.get("left"):
         lines[-1] += f" It was stopped with {left} trainings left; the same command goes on."
     return "\n".join(lines) + "\n"
+
+
+def _devices(table):
+    """What trained: those of several days may be several."""
+    runs = [run for runs in table["candidates"].values() for run in runs.values()]
+    # Those of before don't say; a processor it was.
+    found = [run.get("device", table["processor"]).removeprefix("cpu: ") for run in runs]
+    return "; ".join(dict.fromkeys(found)) or table["processor"]
 
 
 def spread(values: Sequence[float], digits: int, unit: str, sign: str = "") -> str:

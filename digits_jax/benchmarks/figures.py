@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from digits_jax.benchmarks.report import duration, slope_label, where
+from digits_jax.benchmarks.timing import as_trained
 
 # Okabe and Ito's, told apart by every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
@@ -122,13 +123,14 @@ def _step(result):
             for name, text in names.items()
         },
     )
-    parts.set_xlabel("milliseconds, each part by itself")
+    alone = ", one step in a call" if any(row.get("in_calls") for row in rows) else ""
+    parts.set_xlabel(f"milliseconds, each part by itself{alone}")
     for arch, colour in zip(result["settings"]["archs"], COLOURS, strict=False):
         own = [row for row in rows if row["arch"] == {"ann": "mlp"}.get(arch, arch)]
         own.sort(key=lambda row: row["batch_size"])
         sizes = [row["batch_size"] for row in own]
         rates = [
-            {name: row["batch_size"] / value for name, value in row["step_seconds"].items()}
+            {name: row["batch_size"] / value for name, value in as_trained(row).items()}
             for row in own
         ]
         middles = [each["median"] / 1e3 for each in rates]
@@ -144,7 +146,7 @@ def _step(result):
     speeds.margins(x=0.15)
     speeds.set_ylim(bottom=0)
     speeds.set_xlabel("batch size (images)")
-    speeds.set_ylabel("thousand images/s, step alone")
+    speeds.set_ylabel("thousand images/s, steps alone")
     fractions = [100 * (row["fraction"] or 0) for row in rows]
     none = [[0] * len(rows)] * 2
     texts = ["-" if row["fraction"] is None else f"{100 * row['fraction']:.1f}" for row in rows]

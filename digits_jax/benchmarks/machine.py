@@ -1,7 +1,6 @@
 """Where it was measured: processor, cores, device, versions."""
 
 import platform
-from importlib import metadata
 from typing import Any
 
 from digits_jax.processor import cpu_count, processor_name
@@ -47,10 +46,6 @@ def versions() -> dict[str, str | None]:
       >>> {"python", "jax", "jaxlib", "flax", "optax", "numpy"} <= versions().keys()
       True
     """
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # as where the project's folder is on the path
-            found[name] = None
-    return found
+    from digits_jax.training.record import version_of  # and JAX: a usage line waits for none
+
+    return {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}

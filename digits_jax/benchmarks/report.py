@@ -163,7 +163,10 @@ def _step(result):
         "transfer",
         "step",
     ]
-    heads += ["range", "images/s", "FLOPs a step", "FLOP/s", "of the matrix product"]
+    heads.append("range")
+    in_calls = any(row.get("in_calls") for row in result["rows"])
+    heads += ["in a call of", "a step of it", "range"] * in_calls
+    heads += ["images/s", "FLOPs a step", "FLOP/s", "of the matrix product"]
     rows = []
     for row in result["rows"]:
         compiling = f"{duration(row['lower_seconds'])} + {duration(row['compile_seconds'])}"
@@ -179,6 +182,7 @@ def _step(result):
                 compiling,
                 *parts,
                 _range(row["step_seconds"]),
+                *(_of_calls(row["in_calls"]) if in_calls else ()),
                 _count(row["images_per_second"]),
                 flops,
                 rate(row["flops_per_second"]),
@@ -186,7 +190,20 @@ def _step(result):
             ]
         )
     yield from table(heads, rows, words=3)
+    if in_calls:
+        yield ""
+        yield (
+            "Training takes many steps in a call of the device, which holds all training images: "
+            "images/s and what follows are of those steps."
+        )
     yield from _products(result["products"])
+
+
+def _of_calls(calls):
+    if not calls:
+        return "-", "-", "-"
+    step = calls["step_seconds"]
+    return some(calls["steps_per_call"], "step"), duration(step["median"]), _range(step)
 
 
 def _products(products):

@@ -35,6 +35,7 @@ OPTIONS = {
     "dtype": ("--dtype", "NAME", "word", "as in training: float32, bfloat16 or auto"),
     "convolution": ("--convolution", "NAME", "word", "as in training: lax, matmul or auto"),
     "devices": ("--devices", "N", "word", "as in training: a number, or auto"),
+    "steps_per_call": ("--steps-per-call", "N", "word", "as in training: a number, or auto"),
     "batch_sizes": ("--batch-sizes", "N,N", "numbers", "images in a batch"),
     "widths": ("--widths", "X,X", "factors", "times the channels and the dense layer of quick"),
     "sizes": ("--sizes", "N,N", "numbers", "training images in an epoch"),
@@ -64,6 +65,7 @@ BENCHMARKS = {
             "preset": "quick",
             "batch_sizes": "64,256,1024",
             "convolution": "auto",
+            "steps_per_call": "auto",
             **_HOW,
             "repeats": "11",
             "seconds": "0.5",
@@ -282,6 +284,7 @@ def train_config(settings: dict[str, Any], **fields: Any) -> Any:
     from digits_jax.config_checks import check
 
     names = ("dataset", "data_dir", "platform", "preset", "dtype", "devices", "seed")
+    names += ("steps_per_call",)
     given = {name: settings[name] for name in names if name in settings}
     if fields.get("arch") == "cnn" and "convolution" in settings:
         given["convolution"] = settings["convolution"]

@@ -13,10 +13,11 @@ from digits_jax.benchmarks.machine import describe_device
 from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
-from digits_jax.benchmarks.timing import spread, time_blocks
+from digits_jax.benchmarks.timing import as_trained, spread, time_blocks
 from digits_jax.data.stream import open_stream
 from digits_jax.training import parallel
-from digits_jax.training.compiling import lower_step, steps_ahead
+from digits_jax.training.calls import Resident
+from digits_jax.training.compiling import bare_step, lower_step, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import StopRequest
 from digits_jax.training.plan import Plan, prepare
@@ -86,7 +87,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     for row in rows:
         # A batch that not all devices divide runs on fewer.
         most = rate * row["devices"] / mesh.size
-        flop_rate = row["flops"] and row["flops"] / row["step_seconds"]["median"]
+        flop_rate = row["flops"] and row["flops"] / as_trained(row)["median"]
         row |= {"flops_per_second": flop_rate, "fraction": flop_rate and flop_rate / most}
     named = {"name": dataset.name, "sha256": dataset.sha256, "train_count": len(dataset.train)}
     return {
@@ -105,7 +106,8 @@ def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
       settings: "repeats" and "seconds" of each.
 
     Returns:
-      Durations in seconds, each of one step or one batch; "flops" of one step on all devices.
+      Durations in seconds, each of one step or one batch; "flops" of one step on all devices;
+      "in_calls", where training takes many steps in a call of the devices: see `measure_calls`.
     """
     block = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
     state, lowered, compiled, durations = compile_step(plan)
@@ -127,7 +129,7 @@ def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     transfers = time_blocks(transfer, **block)
     placed = parallel.shard(batch, plan.mesh)
     steps = time_blocks(stepper(plan, compiled, state, lambda: placed), **block)
-    step = spread(steps)
+    row = {"step_seconds": spread(steps), "in_calls": measure_calls(plan, block)}
     return {
         "dtype": plan.config.dtype,
         "convolution": plan.config.convolution if plan.config.arch == "cnn" else None,
@@ -136,11 +138,44 @@ def measure_step(plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
         **durations,
         "batch_seconds": spread(batches),
         "transfer_seconds": spread(transfers),
-        "step_seconds": step,
-        "images_per_second": plan.config.batch_size / step["median"],
+        **row,
+        "images_per_second": plan.config.batch_size / as_trained(row)["median"],
         "flops": flops(lowered, compiled, plan.mesh.size),
         "compiled_flops": _analysed(compiled, plan.mesh.size),
         "blocks": {"batch": batches, "transfer": transfers, "step": steps},
+    }
+
+
+def measure_calls(plan: Plan, block: dict[str, Any]) -> dict[str, Any] | None:
+    """What a step costs as one of many in a call, with the training images on the devices.
+
+    Args:
+      plan: of a training.
+      block: "repeats" and "seconds" of each.
+
+    Returns:
+      {"steps_per_call", "compile_seconds", "step_seconds", "blocks"}; None where training takes
+      its steps one by one.
+    """
+    most = int(plan.config.steps_per_call)
+    if most == 1:
+        return None
+    started = time.perf_counter()
+    calls = Resident(plan, bare_step(plan), most)
+    compile_seconds = time.perf_counter() - started
+    held = [plan.initial_state()]
+
+    def run(count):
+        for _ in range(count):
+            held[0], (_, sums) = calls.take(held[0], 0, most, 0)
+        jax.block_until_ready((held[0], sums))
+
+    blocks = [seconds / most for seconds in time_blocks(run, **block)]
+    return {
+        "steps_per_call": most,
+        "compile_seconds": compile_seconds,
+        "step_seconds": spread(blocks),
+        "blocks": blocks,
     }
 
 

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,17 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """
     low, median, high = np.percentile(values, [10, 50, 90]).tolist()
     return {"median": median, "p10": low, "p90": high}
+
+
+def as_trained(row: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of a step in the way in which training takes it, of a row of `benchmarks.step`.
+
+    Example:
+      >>> as_trained({"step_seconds": {"median": 2.0}, "in_calls": None})
+      {'median': 2.0}
+    """
+    calls = row.get("in_calls")  # which files of before don't have
+    return calls["step_seconds"] if calls else row["step_seconds"]
 
 
 def time_blocks(run: Callable[[int], object], *, repeats: int, seconds: float) -> list[float]:

@@ -98,7 +98,7 @@ def bare_step(plan: Plan) -> Callable:
     return partial(
         train_step,
         label_smoothing=plan.config.label_smoothing,
-        augment=make_augment(plan.config.augment),
+        augment=make_augment(plan.config.augment, plan.config.augment_strength),
         ema_decay=plan.config.ema_decay,
         adversarial=plan.config.adversarial,
         **taught,

@@ -46,7 +46,9 @@ def summarize(plan: Any) -> str:
             f"({sizes}), {config.dtype}",
             f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
-            f"up to {config.learning_rate:g}, augment {config.augment}, seed {config.seed}",
+            f"up to {config.learning_rate:g}, augment {config.augment}"
+            + (f" x {strength:g}" if (strength := config.augment_strength) != 1 else "")
+            + f", seed {config.seed}",
             *_taught(plan),
             *_members(config),
             f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
@@ -72,10 +74,23 @@ def _members(config):
         yield f"ensemble {config.ensemble} networks, seeds {seeds}"
 
 
+def version_of(package: str) -> str | None:
+    """An installed package's version; None of one that is merely on the path, as a checkout is.
+
+    Example:
+      >>> version_of("no-such-package") is None
+      True
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def describe_run(plan: Any) -> dict[str, Any]:
     """What ``config.json`` holds: the configuration, and what it met."""
     packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions = {name: version_of(name) for name in packages}
     dataset = plan.dataset
     return {
         "config": plan.config.to_dict(),

@@ -38,11 +38,17 @@ def renormalize(plan: Plan, state: TrainState) -> TrainState:
       Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
       section 3.2; Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3.
     """
-    if not jax.tree.leaves(state.batch_stats):
-        return state
+    return make_renormalizer(plan)(state)
+
+
+def make_renormalizer(plan: Plan) -> Callable[[TrainState], TrainState]:
+    """`renormalize` for several states of one plan's network, for which it is compiled once.
+
+    Args:
+      plan: of one of the runs.
+    """
     # Without dropout, too, which recognises nothing.
     apply = plan.recogniser.clone(dropout=0.0).apply
-    params = state.variables["params"]
     statistics = parallel.parallelize(
         lambda variables, batch: batch_statistics(apply, *variables, batch["image"]), plan.mesh
     )
@@ -50,17 +56,23 @@ def renormalize(plan: Plan, state: TrainState) -> TrainState:
     # An epoch's whole batches at most; a set that is smaller than a batch can't be trained on.
     count = min(BATCHES, len(plan.dataset.train) // size)
     own = share_size(size, plan.share)
-    total = None
-    for number in range(count):
-        start = number * size + plan.share[0] * own
-        images, _ = plan.dataset.train.rows(np.arange(start, start + own))
-        batch = parallel.shard({"image": images}, plan.mesh)
-        found = statistics((params, state.batch_stats), batch)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    mean = jax.tree.map(lambda sums: sums / count, total)
-    if state.average:
-        return state.replace(average={**state.average, "batch_stats": mean})
-    return state.replace(batch_stats=mean)
+
+    def estimate(state):
+        if not jax.tree.leaves(state.batch_stats):
+            return state
+        variables = (state.variables["params"], state.batch_stats)
+        total = None
+        for number in range(count):
+            start = number * size + plan.share[0] * own
+            images, _ = plan.dataset.train.rows(np.arange(start, start + own))
+            found = statistics(variables, parallel.shard({"image": images}, plan.mesh))
+            total = found if total is None else jax.tree.map(jnp.add, total, found)
+        mean = jax.tree.map(lambda sums: sums / count, total)
+        if state.average:
+            return state.replace(average={**state.average, "batch_stats": mean})
+        return state.replace(batch_stats=mean)
+
+    return estimate
 
 
 def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax.Array) -> Any:

@@ -35,7 +35,7 @@ from digits_jax.training.loop import (
 from digits_jax.training.plan import Plan
 from digits_jax.training.progress import Progress
 from digits_jax.training.record import describe_run
-from digits_jax.training.renormalize import renormalize
+from digits_jax.training.renormalize import make_renormalizer
 from digits_jax.training.resuming import NO_SUMS, NOTHING, epoch_ends, what_it_trains
 from digits_jax.training.scoring import make_scorer
 from digits_jax.training.session import Session
@@ -57,7 +57,9 @@ def train_together(
       InputError: a member has diverged, or the members don't fit into memory.
       Interrupted: a signal came, and every member has a checkpoint.
     """
-    members = [_member(plan, index, path) for index, path in enumerate(workdirs)]
+    members = [
+        _run_of_its_own(member_plan(plan, index), path) for index, path in enumerate(workdirs)
+    ]
     sessions = [
         Session(member, path, Group(), stop, quiet)
         for member, path in zip(members, workdirs, strict=True)
@@ -67,7 +69,7 @@ def train_together(
         session.workdir.mkdir(parents=True, exist_ok=True)
         folder.write_json(session.workdir / folder.CONFIG, describe_run(session.plan))
     started = time.perf_counter()
-    steps = _Steps(members)
+    steps = SideBySide(members)
     scorer = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, plan.eval_batch_size)
 
     def score(state, session):
@@ -109,17 +111,28 @@ def train_together(
                 raise Interrupted("stopped", stop.signal_number)
 
 
-def _member(plan, index, workdir):
-    """The same network and optimizer with another seed: what is traced for one is for all."""
-    seed = plan.config.seed + index
-    config = dataclasses.replace(
-        plan.config, seed=seed, ensemble=1, together=None, workdir=str(workdir)
-    )
+def _run_of_its_own(member, workdir):
+    alone = {"ensemble": 1, "together": None, "workdir": str(workdir)}
+    return dataclasses.replace(member, config=dataclasses.replace(member.config, **alone))
+
+
+def member_plan(plan: Plan, index: int) -> Plan:
+    """The same network and optimizer with another seed: what is traced for one is for all.
+
+    Args:
+      plan: of the first member.
+      index: of the member; its seed is the first's and so many more.
+    """
+    config = dataclasses.replace(plan.config, seed=plan.config.seed + index)
     return dataclasses.replace(plan, config=config)
 
 
-class _Steps:
-    """The states of all members, and the steps that change them."""
+class SideBySide:
+    """The states of all members, and the steps that change them.
+
+    Args:
+      members: a plan each; they differ in their seeds alone.
+    """
 
     def __init__(self, members: Sequence[Plan]):
         first, self._members = members[0], members
@@ -170,8 +183,9 @@ class _Steps:
         return parallel.replicate(own, self._members[index].mesh)
 
     def renormalize(self) -> None:
-        """Estimates the statistics of all members anew; see `renormalize`."""
-        states = [renormalize(plan, self.state(i)) for i, plan in enumerate(self._members)]
+        """Estimates the statistics of all members anew; see `training.renormalize`."""
+        estimate = make_renormalizer(self._members[0])
+        states = [estimate(self.state(index)) for index in range(len(self._members))]
         self._states = self._side_by_side(states)
 
 

@@ -152,6 +152,7 @@ def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:
       InputError: the recipe has something that isn't written in the peers.
     """
     only = {"optimizer": "adamw", "schedule": "one_cycle", "ema_decay": 0.0, "adversarial": 0.0}
+    only["augment_strength"] = 1.0
     for name, value in only.items():
         if getattr(config, name) != value:
             raise InputError(f"{name} is {getattr(config, name)}; the peers know only {value}")

@@ -1,0 +1,140 @@
+"""What only a GPU can show: python -m pytest -m gpu tests/test_gpu.py
+
+Left out unless asked for, and skipped where JAX finds none. Each program runs in a process of its
+own, as its user would start it: this session's JAX has the CPU alone.
+"""
+
+import json
+import signal
+import subprocess
+
+import numpy as np
+import pytest
+from programs import TIMEOUT_SECONDS, start
+
+pytestmark = pytest.mark.gpu
+
+GPU = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+CPU = {"JAX_PLATFORMS": "cpu"}
+CNN = ("--arch=cnn", "--dataset=digits", "--preset=quick")
+# Of everything that draws random numbers or keeps an average.
+MLP = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=200", "--hidden-sizes=64")
+MLP = (*MLP, "--dropout=0.2", "--augment=elastic", "--ema-decay=0.99")
+SUMS = """
+import sys, json
+import jax, jax.numpy as jnp, numpy as np, optax
+from digits_jax import CNN, MLP, create_train_state, train_step
+from digits_jax.data.augment import make_augment
+
+jax.config.update("jax_default_matmul_precision", "highest")
+random = np.random.default_rng(0)
+batch = {"image": random.integers(0, 256, (64, 28, 28, 1), np.uint8),
+         "label": random.integers(0, 10, 64).astype(np.int32), "mask": np.ones(64, np.float32)}
+found = {}
+for platform in ("gpu", "cpu"):
+    with jax.default_device(jax.local_devices(backend=platform)[0]):
+        images = jnp.asarray(batch["image"] / np.float32(255))
+        found[platform, "elastic"] = jax.jit(make_augment("elastic"))(jax.random.key(3), images)
+        for name, module in {"cnn": CNN(channels=(8, 16)), "mlp": MLP(hidden_sizes=(32,))}.items():
+            state = create_train_state(module, optax.sgd(0.1), jax.random.key(1))
+            state, sums = jax.jit(train_step)(state, batch, jax.random.key(2))
+            found[platform, name] = jax.flatten_util.ravel_pytree(state.params)[0]
+            found[platform, name + " loss"] = sums["loss"]
+print(json.dumps({name: float(jnp.max(jnp.abs(np.asarray(found["gpu", name]) - value)))
+                  for (platform, name), value in found.items() if platform == "cpu"}))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu(home):
+    """What JAX finds where it may choose; skips where that is no GPU."""
+    script = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind)"
+    out = call(home, None, script=script)
+    if not out.startswith("gpu "):
+        pytest.skip(f"JAX finds no GPU here, but: {out.strip()}")
+    return out.removeprefix("gpu ").strip()
+
+
+def call(home, program, *argv, env=GPU, script=None):
+    with start(home, program, *argv, env=env, script=script) as process:
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    assert process.returncode == 0, out + err
+    assert "Traceback" not in err
+    return out
+
+
+def results(home, run):
+    return json.loads((home / run / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cnn(home, gpu):
+    call(home, "train", *CNN, "--workdir=cnn")
+    return home / "cnn"
+
+
+@pytest.fixture(scope="module")
+def mlp(home, gpu):
+    call(home, "train", *MLP, "--workdir=mlp")
+    return home / "mlp"
+
+
+def test_it_trains_there_many_steps_in_a_call(home, cnn, gpu):
+    found = results(home, "cnn")
+    assert found["device"] == f"gpu: {gpu}"
+    assert (found["dtype"], found["convolution"]) == ("bfloat16", "lax")
+    assert found["steps_per_call"] == 20  # an epoch of 1,257 images in batches of 64
+    assert found["test_accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("arch", ["cnn", "mlp"])
+def test_a_cpu_reads_what_a_gpu_trained(home, arch, request):
+    request.getfixturevalue(arch)
+    scores = [json.loads(call(home, "evaluate", arch, "--json", env=env)) for env in (GPU, CPU)]
+    # Products in float32 are rounded to TF32 on a GPU: an image on the edge may change sides.
+    assert abs(scores[0]["test_errors"] - scores[1]["test_errors"]) <= 2
+    assert scores[0]["test_loss"] == pytest.approx(scores[1]["test_loss"], rel=1e-2)
+
+
+def test_the_same_run_has_the_same_bits(home, mlp, cnn):
+    call(home, "train", *MLP, "--workdir=mlp-again")
+    call(home, "train", *CNN, "--workdir=cnn-again")
+    for run in ("mlp", "cnn"):
+        assert results(home, run)["params_sha256"] == results(home, f"{run}-again")["params_sha256"]
+
+
+def test_interrupted_and_resumed_has_the_same_bits(home, mlp):
+    with start(home, "train", *MLP, "--workdir=cut", env=GPU) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                process.send_signal(signal.SIGINT)
+                break
+        process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 130
+    assert not (home / "cut" / "results.json").exists()
+    assert "going on at step" in call(home, "train", "--resume", "--workdir=cut")
+    assert results(home, "cut")["params_sha256"] == results(home, "mlp")["params_sha256"]
+
+
+def test_a_step_and_a_warp_are_those_of_a_cpu(home, gpu):
+    differences = json.loads(call(home, None, script=SUMS).splitlines()[-1])
+    # float32 with sums in another order; the loss is a sum over 64 images.
+    assert {name: bound for name, bound in differences.items() if bound > 2e-4} == {}
+
+
+def test_an_ensemble_trains_side_by_side(home, gpu):
+    said = call(home, "train", *MLP, "--ensemble=3", "--workdir=three")
+    # Each has its last step when the first is scored.
+    assert said.count("already finished at step") == 3
+    members = [results(home, f"three/member-{index}") for index in range(3)]
+    assert [member["seed"] for member in members] == [0, 1, 2]
+    assert len({member["params_sha256"] for member in members}) == 3
+    # The first is the run of its own, but for the rounding of its products.
+    alone, together = (np.load(home / run / "predictions.npz") for run in ("mlp", "three/member-0"))
+    same = alone["logits"].argmax(-1) == together["logits"].argmax(-1)
+    assert same.mean() > 0.97
+    assert results(home, "three")["test_accuracy"] > 0.9

@@ -90,7 +90,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     teacher: str | None = None
-    """Folder of a finished run or ensemble to learn from, whose answers are targets beside the labels."""  # noqa: E501
+    """Folder of a finished run or ensemble to learn from, whose answers are targets beside the labels; none: of what --config has, no teacher."""  # noqa: E501
     teacher_weight: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")
     ] = None

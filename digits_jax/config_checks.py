@@ -136,6 +136,8 @@ def check(config: Any) -> None:
     for name in PATHS:
         if name in given and not _can_be_a_path(given[name]):
             raise InputError(f"--{_flag(name)}={shown(given[name])}: no path can be so named")
+    if config.teacher == "":
+        raise InputError("--teacher is empty; give the folder of a run, or leave the flag out")
     if config.workdir == "":
         raise InputError("--workdir is empty; give a folder, or leave the flag out")
     if (config.resume or config.eval_only) and not config.workdir:

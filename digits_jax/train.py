@@ -19,7 +19,11 @@ from digits_jax.config import (
 )
 from digits_jax.config_checks import check
 from digits_jax.errors import InputError
+from digits_jax.recipes import TEACHER
 from digits_jax.runs import folder
+
+# What takes back the teacher of a run that --config repeats.
+NO_TEACHER = "none"
 
 
 def parse_config(argv: Sequence[str]) -> TrainConfig:
@@ -35,7 +39,11 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         _check_repeat(argv, config, recipe)
         if config.ensemble == 1 and _given(argv, "ensemble"):
             recipe = dataclasses.replace(recipe, together=None)  # one network of an ensemble's
+        if config.teacher == NO_TEACHER:
+            recipe = dataclasses.replace(recipe, **dict.fromkeys(("teacher", *TEACHER)))
         config = parse(TrainConfig, argv, default=recipe, doc=__doc__)
+    if config.teacher == NO_TEACHER:
+        config = dataclasses.replace(config, teacher=None)
     if config.workdir and config.resume != config.eval_only:
         workdir = Path(config.workdir)
         folder.check_run(workdir)

@@ -19,13 +19,15 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from digits_jax.benchmarks.processes import stopping_children
+from digits_jax.benchmarks.report import some
 from digits_jax.cli import parse, run_program
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError, shown
@@ -84,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     table["left"] = len(wanted)
     if wanted:
         print(
-            f"{len(wanted)} trainings, each kept in {path} when it ends; the same command goes on"
+            f"{some(len(wanted), 'training')}, each kept in {path} when it ends; "
+            "the same command goes on"
         )
     groups = [(flags, (seed,)) for flags, seed in wanted]
     if arguments.together:
@@ -94,12 +97,13 @@ def main(argv: Sequence[str]) -> None:
         ]
     if any(runs.values()):
         write(table, path)  # which says how many are left
-    for flags, seeds, outcomes in trained(groups, arguments.dataset, arguments.jobs):
-        for seed, found in zip(seeds, outcomes, strict=True):
-            runs[flags][str(seed)] = found
-            print(f"{flags}, seed {seed}: {said(found)}", flush=True)
-        table["left"] -= len(seeds)
-        write(table, path)
+    with stopping_children():
+        for flags, seeds, outcomes in trained(groups, arguments.dataset, arguments.jobs):
+            for seed, found in zip(seeds, outcomes, strict=True):
+                runs[flags][str(seed)] = found
+                print(f"{flags}, seed {seed}: {said(found)}", flush=True)
+            table["left"] -= len(seeds)
+            write(table, path)
     write(table, path)  # where nothing was missing, too: the page, and by which command
     print(f"\n{markdown(table)}")
 
@@ -158,6 +162,10 @@ def trained(wanted: Sequence[tuple[str, Sequence[int]]], dataset: str, jobs: int
         try:
             for done in as_completed(waiting):
                 yield *waiting[done], done.result()
+        except BaseException:  # They would train on, and be waited for.
+            for process in active_children():
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -246,7 +254,9 @@ def markdown(table: dict[str, Any]) -> str:
         f"Written by `{table['command']}`.",
     ]
     if left := table.get("left"):
-        lines[-1] += f" It was stopped with {left} trainings left; the same command goes on."
+        lines[-1] += (
+            f" It was stopped with {some(left, 'training')} left; the same command goes on."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -58,6 +58,8 @@ BAD = [
     ({"resume": True}, "--resume needs --workdir=RUN"),
     ({"eval_only": True}, "--eval-only needs --workdir=RUN"),
     ({"resume": True, "eval_only": True, "workdir": "run"}, "exclude each other"),
+    ({"augment_strength": -1.0}, "--augment-strength=-1.0: give a number that is at least 0"),
+    ({"teacher": ""}, "--teacher is empty; give the folder of a run, or leave the flag out"),
     ({"arch": "cnn", "hidden_sizes": (64,)}, "--hidden-sizes isn't for --arch=cnn"),
     ({"arch": "mlp", "channels": (8,)}, "--channels isn't for --arch=mlp"),
     ({"arch": "ann", "dense_size": 8}, "--dense-size isn't for --arch=mlp"),

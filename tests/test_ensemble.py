@@ -24,8 +24,9 @@ from digits_jax.training.interrupts import Interrupted, StopRequest
 from digits_jax.training.loop import fit
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import describe_run
+from digits_jax.training.resuming import load_trained
 from digits_jax.training.scoring import score_of
-from digits_jax.training.together import _member, _Steps, train_together
+from digits_jax.training.together import SideBySide, member_plan, train_together
 
 SMALL = TrainConfig(
     arch="mlp", dataset="digits", preset="quick", epochs=1.0, hidden_sizes=(16,), seed=4
@@ -200,7 +201,7 @@ def test_together_they_come_to_what_each_comes_to_alone(tmp_path, more):
 
 def test_together_nothing_passes_between_devices():
     plan = prepare(dataclasses.replace(TOGETHER, devices="3", batch_size=48))
-    steps = _Steps([_member(plan, index, "none") for index in range(3)])
+    steps = SideBySide([member_plan(plan, index) for index in range(3)])
     compiled = steps._many.as_text()
     assert len(steps._sharding.mesh.devices.flat) == 3
     for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
@@ -221,6 +222,8 @@ def test_together_stopped_they_go_on_one_after_another(tmp_path):
         with pytest.raises(Interrupted):
             train_together(plan, paths, stop, quiet=True)
     assert [list_steps(path / "checkpoints") for path in paths] == [[1]] * 3
+    with pytest.raises(InputError, match="has not all of its 3 networks yet; train it with"):
+        load_trained(workdir)
     assert train(["--resume", f"--workdir={workdir}"]) == 0
     found = read_run(workdir)
     np.testing.assert_allclose(found.logits, read_run(whole.workdir).logits, atol=2e-3)

@@ -85,6 +85,19 @@ def test_what_cannot_be_repeated(run, tmp_path):
             parse_config(flags)
 
 
+def test_a_teacher_can_be_taken_back(run, tmp_path):
+    described = json.loads((run / "config.json").read_text())
+    taught = {"teacher": "runs/other", "teacher_weight": 0.9, "teacher_temperature": 2.0}
+    described["config"] |= taught
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert parse_config([f"--config={tmp_path}"]).teacher_weight == 0.9
+    found = parse_config([f"--config={tmp_path}", "--teacher=none"])
+    assert (found.teacher, found.teacher_weight, found.teacher_temperature) == (None, None, None)
+    with pytest.raises(InputError, match="--teacher-weight goes with --teacher=RUN"):
+        parse_config([f"--config={tmp_path}", "--teacher=none", "--teacher-weight=0.5"])
+    assert parse_config(["--teacher=none"]).teacher is None
+
+
 def test_one_network_of_an_ensemble(run, tmp_path):
     described = json.loads((run / "config.json").read_text())
     described["config"] |= {"ensemble": 3, "together": False}

@@ -1,5 +1,6 @@
 """The search's folder, its page and picture, real trials, and the program."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -17,7 +18,7 @@ from experiments.search import __main__ as program
 from experiments.search import picture, records, report, space
 from experiments.search.halving import DIVERGED, TRAINED
 from experiments.search.loop import Search
-from experiments.search.trial import train_trial, without_test
+from experiments.search.trial import train_seeds, train_trial, without_test
 
 FACTS = {
     "command": "python -m experiments.search",
@@ -181,6 +182,35 @@ def test_a_trial_that_cannot_be_is_a_result(digits):
     found = train_trial(tiny(batch_size=2000), without_test(digits), StopRequest(), lambda: None)
     assert found["status"] == "failed"
     assert "1,257 training images" in found["note"]
+
+
+def test_seeds_side_by_side_are_trials_of_their_own(digits):
+    """But for the rounding of products of several networks."""
+    config, seeds = tiny(), (5, 2)
+    alone = [
+        train_trial(
+            dataclasses.replace(config, seed=seed),
+            without_test(digits),
+            StopRequest(),
+            lambda: None,
+        )
+        for seed in seeds
+    ]
+    together = train_seeds(config, without_test(digits), seeds)
+    assert [each["status"] for each in together] == [TRAINED, TRAINED]
+    for one, other in zip(alone, together, strict=True):
+        assert abs(one["correct"] - other["correct"]) <= 1
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    assert alone[0]["loss"] != pytest.approx(alone[1]["loss"], rel=1e-3)
+
+
+def test_of_seeds_side_by_side_each_may_diverge(digits):
+    too_fast = {"optimizer": "sgd", "learning_rate": 1e30, "batch_norm": False, "epochs": 3.0}
+    found = train_seeds(tiny(**too_fast), without_test(digits), (0, 1))
+    assert [each["status"] for each in found] == [DIVERGED, DIVERGED]
+    assert found[0]["note"].startswith("no finite numbers from step ")
+    failed = train_seeds(tiny(batch_size=2000), without_test(digits), (0, 1))
+    assert ["1,257 training images" in each["note"] for each in failed] == [True, True]
 
 
 def test_a_signal_ends_a_trial(digits):

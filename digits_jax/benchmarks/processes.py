@@ -46,7 +46,7 @@ def in_child(
     task = json.dumps({"room": room, "settings": settings}) + "\n"
     command = [sys.executable, "-c", _CHILD]
     with (
-        _stopping_children(),
+        stopping_children(),
         subprocess.Popen(
             command,
             env={**os.environ, **(environment or {})},
@@ -126,7 +126,7 @@ def timed_process(command: Sequence[str], environment: dict[str, str] | None = N
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = time.perf_counter()
     with (
-        _stopping_children(),
+        stopping_children(),
         subprocess.Popen(command, env=env, **pipes) as process,
         _memory_marks(process.pid) as marks,
     ):
@@ -168,7 +168,7 @@ def _memory_marks(process: int) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _stopping_children() -> Iterator[None]:
+def stopping_children() -> Iterator[None]:
     """Signals are exceptions here, so that processes are ended and folders removed."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -72,12 +72,14 @@ def fit_ensemble(
     plan = prepare(dataclasses.replace(config, resume=False), dataset)
     count = plan.config.ensemble
     workdir = Path(config.workdir) if config.workdir else _new_workdir(plan.config)
+    trained = False  # up to the last step: what is left is to score each
     with folder.hold_workdir(workdir, new=not config.resume):
         if config.resume:
             _check_same(plan.config, workdir)
         else:
             folder.write_json(workdir / folder.CONFIG, describe_run(plan))
-            if _trains_together(plan):
+            trained = _trains_together(plan)
+            if trained:
                 _together(plan, workdir, quiet)
         for index in range(count):
             path = member_path(workdir, index)
@@ -95,7 +97,7 @@ def fit_ensemble(
                 resume=there,
             )
             try:
-                each(run(prepare(member, plan.dataset), quiet=quiet))
+                each(run(prepare(member, plan.dataset), quiet=quiet or trained))
             except Interrupted as stop:
                 raise Interrupted(
                     _how_to_go_on(workdir, index, count), stop.signal_number

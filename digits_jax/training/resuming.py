@@ -226,8 +226,11 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
     folder.check_run(workdir)
     config = read_config(workdir / folder.CONFIG)
     if not list_steps(workdir / folder.CHECKPOINTS):
+        lacks = "no checkpoint yet"
+        if config.ensemble > 1:
+            lacks = f"not all of its {config.ensemble} networks yet"
         raise InputError(
-            f"{workdir}: has no checkpoint yet; "
+            f"{workdir}: has {lacks}; "
             f"train it with python -m digits_jax.train --resume --workdir={workdir}"
         )
     elsewhere = {**HERE, **elsewhere}

@@ -188,6 +188,19 @@ def test_cutout_of_nothing_and_of_less():
         cutout(KEY, images, size_pixels=-1)
 
 
+def test_the_strength_multiplies_what_a_policy_does():
+    """Ten degrees twice are twenty; 1.1 times the size is a tenth more, and twice that a fifth."""
+    assert make_augment("affine", 2.0).keywords == pytest.approx(
+        {"rotation_degrees": 20, "scale_factor": 1.2, "shear_degrees": 16, "shift_pixels": 4}
+    )
+    images = random_images()
+    for policy in ("affine", "elastic", "cutout", "noise"):
+        np.testing.assert_array_equal(make_augment(policy, 0.0)(KEY, jnp.asarray(images)), images)
+    for strength in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="a strength is 0 or more, and finite"):
+            make_augment("affine", strength)
+
+
 def test_none_is_no_function():
     assert make_augment("none") is None
 

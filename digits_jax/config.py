@@ -82,7 +82,7 @@ class TrainConfig:
     renormalize: ByPreset[bool] = None
     """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
     augment: ByPreset[str] = None
-    """Random changes to training images: none, shift, affine, elastic, cutout (affine, and a square is blanked) or noise."""  # noqa: E501
+    """Random changes to training images: none, shift, affine, elastic, centred (elastic without shifts), cutout (affine, and a square is blanked) or noise."""  # noqa: E501
     augment_strength: ByPreset[float] = None
     """Times the strength of --augment: 2 turns, shifts and bends twice as far."""
     adversarial: ByPreset[float] = None

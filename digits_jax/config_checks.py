@@ -17,7 +17,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 # As the rooms have them that do the work: a test holds them together.
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
 SCHEDULES = ("one_cycle", "cosine", "constant")
-AUGMENTS = ("none", "shift", "affine", "elastic", "cutout", "noise")
+AUGMENTS = ("none", "shift", "affine", "elastic", "centred", "cutout", "noise")
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 PATHS = ("workdir", "data_dir", "config", "teacher")
 # 28x28, folded to 14x14, is halved to 7x7, 3x3 and 1x1.

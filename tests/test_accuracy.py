@@ -26,7 +26,7 @@ def score(test_accuracy, first, second, **more):
 
 
 def test_the_table_by_hand(monkeypatch):
-    monkeypatch.setitem(RECIPES, "cnn-best", Recipe("--arch=cnn", 0.995))
+    monkeypatch.setitem(RECIPES, "cnn-best", Recipe("--arch=cnn", 0.995, best=0.995, together=1.0))
     members = [score(0.99, 0.98, 1.0), score(0.996, 0.994, 0.998)]
     row = {
         "flags": "--arch=cnn",
@@ -41,8 +41,11 @@ def test_the_table_by_hand(monkeypatch):
     assert (
         "| **99.300%** ± 0.424 | 99.12% to 99.45% | 99.60% | 99.40% | 98.70%, 99.90% |" in lines[2]
     )
-    assert lines[2].endswith("| 2.0 min, 2 cores | ≥ 99.50%: no |")
+    assert lines[2].endswith("| 2.0 min, 2 cores | ≥ 99.50%: no; best ≥ 99.50%: yes |")
+    assert lines[3].endswith("| 4.0 min | ≥ 100.00%: no |")
     assert "| `--ensemble=2`" not in lines[2]
+    on_a_gpu = {**row, "device": "gpu: NVIDIA H200"}  # whose cores do nothing
+    assert "| 2.0 min, NVIDIA H200 |" in markdown({"cnn-best": on_a_gpu})
     assert "... `--ensemble=2` | 2 × 1,000 | **99.80%** | 99.69% to 99.87% |" in lines[3]
     assert "2 seeds" in lines[-1]
 

@@ -1,6 +1,7 @@
 """The study of critical factors: its networks, its lanes, its arithmetic, and going on."""
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -300,6 +301,27 @@ def test_it_does_what_is_missing_and_no_more(tmp_path, digits, monkeypatch):
     changed = factors.Job(*facts, TINY.changed(epochs=9.0), True)
     with pytest.raises(InputError, match="another recipe"):
         study.run_factors(own, [changed], path, Bar())
+
+
+def test_the_machines_that_trained_are_noted_and_no_other(tmp_path):
+    settings = {"dataset": "digits", "sha256": "0", "quick": True}
+
+    def visit(machine, *, adds):
+        with results.hold_output(tmp_path, settings), results.noting_machine(tmp_path, machine):
+            if adds:
+                with open(tmp_path / results.FACTORS, "a") as file:
+                    file.write("a row\n")
+        return results.machines_of(tmp_path)
+
+    assert visit("Z80", adds=False) == []
+    assert visit("6502", adds=True) == ["6502"]
+    assert visit("6502", adds=True) == ["6502"]
+    assert visit("68000", adds=False) == ["6502"]
+    assert visit("68000", adds=True) == ["6502", "68000"]
+    assert json.loads((tmp_path / "settings.json").read_text()) == {
+        **settings,
+        "machines": ["6502", "68000"],
+    }
 
 
 # --- the program ---------------------------------------------------------------------------

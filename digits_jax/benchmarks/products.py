@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from digits_jax.benchmarks.timing import time_blocks
+from digits_jax.models.layers import precision_of
 from digits_jax.training import parallel
 
 # Rows and columns of the square matrices: enough to keep a device of that kind busy.
@@ -39,8 +40,8 @@ def product_rates(
 ) -> list[float]:
     """Floating-point operations a second of matrix products, on all devices of a mesh at once.
 
-    Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. JAX's
-    default precision is used, and sums are float32, as in training.
+    Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. Factors
+    in float32 stay float32, and sums are, as in training.
 
     Args:
       mesh: of the devices.
@@ -61,7 +62,9 @@ def product_rates(
     left = parallel.shard(jnp.ones((mesh.size * size, size), dtype), mesh)
     # Sums are float32, as in training: XLA's CPU backend widens bfloat16 for any other.
     product = parallel.parallelize(
-        lambda b, a: jnp.matmul(a, b, preferred_element_type=jnp.float32),
+        lambda b, a: jnp.matmul(
+            a, b, precision=precision_of(dtype), preferred_element_type=jnp.float32
+        ),
         mesh,
         outputs=jax.sharding.PartitionSpec(parallel.AXIS),
     )

@@ -12,7 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import NORM_MOMENTUM, max_pool, products_in, space_to_depth
+from digits_jax.models.layers import (
+    NORM_MOMENTUM,
+    max_pool,
+    precision_of,
+    products_in,
+    space_to_depth,
+)
 from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
 
 
@@ -83,6 +89,7 @@ class CNN(nn.Module):
                 (3, 3),
                 use_bias=not self.batch_norm,
                 dtype=self.dtype,
+                precision=precision_of(self.dtype),
                 name=f"conv_{i}_{j}",
             )(x)
             if j == self.convs_per_block - 1:

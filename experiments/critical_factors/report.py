@@ -65,7 +65,7 @@ def _head(facts, baselines, rows):
     trained = {(row.recipe, row.seed): row.seconds for row in rows}
     return (
         "# What influences recognition, and how much\n\n"
-        f"Written by `{facts['command']}` on {facts['where']}.\n\n"
+        f"Written by `{facts['command']}`; trained on {facts['where']}.\n\n"
         f"{facts['dataset']}: trained on up to {facts['train']:,} images; every number about a "
         f"factor is of the {facts['validation']:,} images of the validation split, with "
         f"{facts['seeds']} seeds and the last step; the test images have no part in it. "

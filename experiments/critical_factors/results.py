@@ -169,6 +169,34 @@ def check_settings(output: Path, settings: dict[str, Any]) -> None:
             )
 
 
+@contextlib.contextmanager
+def noting_machine(output: Path, machine: str) -> Iterator[None]:
+    """Notes the machine in the settings if what is done here adds rows: its seconds go by it.
+
+    Args:
+      output: the folder, held.
+      machine: in words.
+    """
+    before = _sizes(output)
+    try:
+        yield
+    finally:
+        there = machines_of(output)
+        if _sizes(output) != before and machine not in there:
+            settings = read_json(output / SETTINGS)
+            write_json(output / SETTINGS, {**settings, "machines": [*there, machine]})
+
+
+def machines_of(output: Path) -> list[str]:
+    """Those that added rows, in the order in which they first did; none of a study of before."""
+    return read_json(output / SETTINGS).get("machines", [])
+
+
+def _sizes(output):
+    paths = [output / name for name in (FACTORS, ROBUSTNESS)]
+    return [path.stat().st_size if path.exists() else 0 for path in paths]
+
+
 def check_recipes(rows: Sequence[Any], wanted: dict[tuple, str], path: Path) -> None:
     """Raises an InputError for a row whose recipe isn't what its level means today.
 

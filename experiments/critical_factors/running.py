@@ -23,7 +23,13 @@ from experiments.critical_factors.figures import draw_all
 from experiments.critical_factors.ranking import rank
 from experiments.critical_factors.recipe import ARCHS, baseline
 from experiments.critical_factors.report import markdown, ranking_table
-from experiments.critical_factors.results import FACTORS, ROBUSTNESS, hold_output
+from experiments.critical_factors.results import (
+    FACTORS,
+    ROBUSTNESS,
+    hold_output,
+    machines_of,
+    noting_machine,
+)
 from experiments.critical_factors.study import Study, run_factors, run_robustness
 from experiments.critical_factors.training import lanes_at_once
 
@@ -59,13 +65,14 @@ def run(arguments: Any, command: str) -> int:
     with hold_output(folder, settings), stop_on_signals() as stop:
         study = Study(dataset, lanes, between=stop.check)
         try:
-            with _bar("factors") as bar:
-                rows = run_factors(study, jobs, folder / FACTORS, bar)
-            robustness = []
-            if arguments.robustness:
-                with _bar("robustness") as bar:
-                    path = folder / ROBUSTNESS
-                    robustness = run_robustness(study, baselines, arguments.seeds, path, bar)
+            with noting_machine(folder, where(_machine(device))):
+                with _bar("factors") as bar:
+                    rows = run_factors(study, jobs, folder / FACTORS, bar)
+                robustness = []
+                if arguments.robustness:
+                    with _bar("robustness") as bar:
+                        path = folder / ROBUSTNESS
+                        robustness = run_robustness(study, baselines, arguments.seeds, path, bar)
         except Interrupted as interrupted:
             print(f"stopped; all that was finished is in {folder}: `{command}` goes on there")
             return 128 + interrupted.signal_number
@@ -76,7 +83,7 @@ def run(arguments: Any, command: str) -> int:
             "validation": len(dataset.validation),
             "test": len(dataset.test),
             "seeds": arguments.seeds,
-            "where": where(_machine(device)),
+            "where": "; ".join(machines_of(folder)) or "a machine that wasn't noted",
         }
         _report(folder, facts, baselines, factors, rows, robustness, dataset)
     return 0

@@ -58,7 +58,8 @@ RECIPES = {
     "mlp-best": Recipe("--arch=mlp --preset=best --dataset=mnist", 0.996, best=0.9966),
     "cnn-best": Recipe("--arch=cnn --preset=best --dataset=mnist", 0.9976, together=0.998),
     "mlp-distilled": Recipe(
-        "--arch=mlp --preset=best --epochs=20 --dataset=mnist --teacher={runs}/cnn-standard"
+        "--arch=mlp --preset=best --epochs=20 --augment-strength=1 --dataset=mnist "
+        "--teacher={runs}/cnn-standard"
     ),
     "cnn-digits": Recipe("--arch=cnn --dataset=digits", 0.99),
     "mlp-digits": Recipe("--arch=mlp --dataset=digits", 0.98),

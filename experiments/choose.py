@@ -29,6 +29,7 @@ import tyro
 from digits_jax.benchmarks.processes import stopping_children
 from digits_jax.benchmarks.report import some
 from digits_jax.cli import parse, run_program
+from digits_jax.config import NOT_THE_RUN
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError, shown
 from digits_jax.processor import processor_name
@@ -65,12 +66,13 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, own, doc=words)
     check(arguments, candidates)
     path = results_folder(arguments.output) / f"{arguments.name}.json"
-    there = read_json(path) if path.exists() else {"candidates": {}}
+    there = read_json(path) if path.exists() else {"candidates": {}, "dataset": arguments.dataset}
     command = shlex.join(["python", "-m", "experiments.choose", *argv])
     if (before := there.get("dataset", "mnist")) != arguments.dataset and path.exists():
         raise InputError(
             f"--dataset={arguments.dataset}: {path} is of {before}; give another --name"
         )
+    note_recipes(there, candidates, path)
     table = {**there, "dataset": arguments.dataset}
     table |= {"command": command, "processor": processor_name()}
     runs = {flags: table["candidates"].setdefault(flags, {}) for flags in candidates}
@@ -149,6 +151,33 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
         if config.seed:
             raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
+
+
+def note_recipes(table: dict[str, Any], candidates: Sequence[str], path: Path) -> None:
+    """Notes what each candidate's flags stand for: a preset is another recipe on another day.
+
+    Args:
+      table: that is there; of candidates that were trained before this was noted, nothing is known.
+      candidates: of this call.
+      path: of the table.
+
+    Raises:
+      InputError: a candidate was trained as something else.
+    """
+    noted = table.setdefault("recipes", {})
+    for flags in candidates:
+        resolved = parse_config(shlex.split(flags)).resolve(table.get("dataset", "mnist")).to_dict()
+        apart = {*NOT_THE_RUN, "seed", "dataset"}
+        now = {k: v for k, v in resolved.items() if k not in apart and v is not None}
+        now = json.loads(json.dumps(now))
+        for name, value in noted.get(flags, now).items():
+            if now.get(name) != value:
+                raise InputError(
+                    f"{flags}: in {path} it was trained with {name}={value}, and today it has "
+                    f"{now.get(name)}; give another --name"
+                )
+        if flags in noted or not table["candidates"].get(flags):
+            noted[flags] = now
 
 
 def trained(wanted: Sequence[tuple[str, Sequence[int]]], dataset: str, jobs: int):

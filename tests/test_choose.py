@@ -9,6 +9,7 @@ from digits_jax import processor
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.processor import cpu_count
+from digits_jax.recipes import RECIPES
 from digits_jax.runs.folder import read_run
 from experiments import choose
 from experiments.cores import shares
@@ -38,6 +39,24 @@ def test_the_table_by_hand():
     assert lines[3] == "| `--b` | 2 | 99.200% ± 0.283 | 0.3000 | +0.900 ± 0.141 | 3 s |"
     assert lines[4] == "| `--c` | 1 | no finite numbers | | | |"
     assert lines[2].startswith("| `--a` | 3 | 92.200% ± 10.570 | 0.1000 |  |")
+
+
+def test_a_preset_that_is_another_recipe_by_now_is_refused(tmp_path, monkeypatch):
+    table, path = {"candidates": {"--preset=tiny": {}}, "dataset": "digits"}, tmp_path / "x.json"
+    choose.note_recipes(table, ["--preset=tiny"], path)
+    noted = table["recipes"]["--preset=tiny"]
+    assert (noted["epochs"], noted["channels"]) == (200.0, [7, 9, 11])
+    assert "seed" not in noted
+    table = json.loads(json.dumps(table))
+    choose.note_recipes(table, ["--preset=tiny", "--preset=tiny --epochs=2"], path)  # level
+    changed = {**RECIPES["cnn", "small"]["tiny"], "epochs": 7.0}
+    monkeypatch.setitem(RECIPES["cnn", "small"], "tiny", changed)
+    with pytest.raises(InputError, match=r"it was trained with epochs=200.0, and today it has 7.0"):
+        choose.note_recipes(table, ["--preset=tiny"], path)
+    # Of what was trained before recipes were noted, nothing is known, and nothing is claimed.
+    old = {"candidates": {"--preset=tiny": {"0": outcome(980)}}, "dataset": "digits"}
+    choose.note_recipes(old, ["--preset=tiny"], path)
+    assert old["recipes"] == {}
 
 
 @pytest.mark.slow  # Two new processes that import JAX.

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from digits_jax.benchmarks.report import some
+from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.evaluation.metrics import wilson_interval

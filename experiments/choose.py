@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.benchmarks.processes import stopping_children
-from digits_jax.benchmarks.report import some
+from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.config import NOT_THE_RUN
 from digits_jax.data.datasets import load_dataset

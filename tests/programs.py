@@ -25,7 +25,9 @@ def environment(home):
         for name, value in os.environ.items()
         if name not in mine and not name.startswith("DIGITS_JAX")
     }
-    return {**kept, "HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    # Where packages lie on the path, they are wanted too.
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    return {**kept, "HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 
 
 def start(home, program, *argv, script=None, env=None, closed_stderr=False):

@@ -160,7 +160,7 @@ def test_a_peer_is_told_our_recipe():
     with pytest.raises(InputError, match=r"ema_decay is 0.5; the peers know only 0.0"):
         contenders.peer_flags(averaged, "here")
     with pytest.raises(InputError, match="no elastic field"):
-        contenders.peer_flags(TrainConfig(preset="best").resolve("mnist"), "here")
+        contenders.peer_flags(TrainConfig(augment="elastic").resolve("mnist"), "here")
 
 
 def test_ratios_by_hand():

@@ -5,8 +5,9 @@ import statistics
 from pathlib import Path
 from typing import IO, Any
 
-from digits_jax.benchmarks.report import duration, slope_label, where
+from digits_jax.benchmarks.report import slope_label
 from digits_jax.benchmarks.timing import as_trained
+from digits_jax.benchmarks.words import duration, where
 
 # Okabe and Ito's, told apart by every kind of colour vision.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"

@@ -5,6 +5,18 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from digits_jax.benchmarks.words import (
+    between,
+    duration,
+    percent,
+    range_of,
+    rate,
+    some,
+    table,
+    where,
+    whole,
+)
+
 # Rates that differ by more are of a device that others use.
 _STEADY = 0.15
 
@@ -39,96 +51,6 @@ def page(result: dict[str, Any], stem: str) -> str:
         f"![{result['benchmark']}]({stem}.png)\n\n{versions}; all numbers and every setting: "
         f"[{stem}.json]({stem}.json)\n"
     )
-
-
-def duration(seconds: float) -> str:
-    """A duration with a unit that suits it, and three digits.
-
-    Example:
-      >>> duration(0.0000123), duration(0.0456), duration(1.5), duration(123.4)
-      ('12.3 µs', '45.6 ms', '1.50 s', '123 s')
-    """
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        if seconds * factor >= 1 or unit == "µs":
-            value = seconds * factor
-            break
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
-
-
-def rate(flops: float | None) -> str:
-    """Floating-point operations a second.
-
-    Example:
-      >>> rate(2.5e9), rate(3.14e12), rate(None)
-      ('2.50 GFLOP/s', '3.14 TFLOP/s', '-')
-    """
-    if flops is None:
-        return "-"
-    for factor, unit in ((1e12, "T"), (1e9, "G")):
-        if flops >= factor:
-            return (
-                f"{flops / factor:.3g} {unit}FLOP/s"
-                if flops >= 1e13
-                else (f"{flops / factor:.2f} {unit}FLOP/s")
-            )
-    return f"{flops / 1e6:.2f} MFLOP/s"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]], *, words: int = 1) -> list[str]:
-    """The lines of a Markdown table; all but the first columns are numbers.
-
-    Args:
-      heads: of the columns.
-      rows: what stands in them.
-      words: columns of words.
-
-    Example:
-      >>> table(["a", "b"], [["x", 1]])
-      ['| a | b |', '|---|--:|', '| x | 1 |']
-    """
-    rule = "|".join("---" if i < words else "--:" for i in range(len(heads)))
-    lines = [heads, *rows]
-    made = [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
-    return [made[0], f"|{rule}|", *made[1:]]
-
-
-def _range(spread, show=duration):
-    return _between(spread["p10"], spread["p90"], show)
-
-
-def _between(low, high, show=duration):
-    # A single measurement has no range.
-    return "-" if low == high else f"{show(low)} to {show(high)}"
-
-
-def where(machine: dict[str, Any]) -> str:
-    """The machine in a few words.
-
-    Example:
-      >>> where({"device": "cpu", "processor": "Z80", "cores": 1})
-      'Z80, 1 core'
-    """
-    processor = f"{machine['processor']}, {some(machine['cores'], 'core')}"
-    return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
-
-
-def some(count: int, thing: str) -> str:
-    """A number of things.
-
-    Example:
-      >>> some(1, "seed"), some(3, "new process")
-      ('1 seed', '3 new processes')
-    """
-    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{count} {thing if count == 1 else plural}"
-
-
-def _percent(fraction):
-    return "-" if fraction is None else f"{fraction:.1%}"
-
-
-def _count(value):
-    return f"{value:,.0f}"
 
 
 def _head(result, what):
@@ -181,12 +103,12 @@ def _step(result):
                 row["devices"],
                 compiling,
                 *parts,
-                _range(row["step_seconds"]),
+                range_of(row["step_seconds"]),
                 *(_of_calls(row["in_calls"]) if in_calls else ()),
-                _count(row["images_per_second"]),
+                whole(row["images_per_second"]),
                 flops,
                 rate(row["flops_per_second"]),
-                _percent(row["fraction"]),
+                percent(row["fraction"]),
             ]
         )
     yield from table(heads, rows, words=3)
@@ -203,7 +125,7 @@ def _of_calls(calls):
     if not calls:
         return "-", "-", "-"
     step = calls["step_seconds"]
-    return some(calls["steps_per_call"], "step"), duration(step["median"]), _range(step)
+    return some(calls["steps_per_call"], "step"), duration(step["median"]), range_of(step)
 
 
 def _products(products):
@@ -260,7 +182,7 @@ def _time_to_accuracy(result):
         whole = [run["seconds"] for run in runs]
         sd = "" if row["accuracy_sd"] is None else f" ± {row['accuracy_sd']:.2%}"
         rows.append(
-            [row["arch"], medians[""], _between(min(whole), max(whole))]
+            [row["arch"], medians[""], between(min(whole), max(whole))]
             + [medians[name] for name in ("process_", "compile_", "train_", "other_")]
             + [f"{row['accuracy_mean']:.2%}{sd}", "reached" if row["reached"] else "not reached"]
         )
@@ -288,11 +210,11 @@ def _inference(result):
             text
             for name in ("score", "forward")
             for text in (
-                _count(row[f"{name}_images_per_second"]["median"]),
-                _range(row[f"{name}_images_per_second"], _count),
+                whole(row[f"{name}_images_per_second"]["median"]),
+                range_of(row[f"{name}_images_per_second"], whole),
             )
         ]
-        + [rate(row["flops_per_second"]), _percent(row["fraction"])]
+        + [rate(row["flops_per_second"]), percent(row["fraction"])]
         for row in result["rows"]
     ]
     yield from table(heads, rows)
@@ -333,8 +255,8 @@ def _input(result):
                 row["input"],
                 row["threads"] or "-",
                 row["batch_size"],
-                _count(statistics.median(rates)),
-                _between(min(rates), max(rates), _count),
+                whole(statistics.median(rates)),
+                between(min(rates), max(rates), whole),
                 f"{row['first_batch_seconds']:.2f} s",
             ]
         )
@@ -343,7 +265,7 @@ def _input(result):
     rows = []
     for start in result["cold_starts"]:
         seconds = start["seconds"]
-        spread = _between(min(seconds), max(seconds))
+        spread = between(min(seconds), max(seconds))
         rows.append([start["input"], duration(statistics.median(seconds)), spread])
     yield from table(["new process", "first batch after", "range"], rows)
 
@@ -357,7 +279,7 @@ def _startup(result):
         [
             row["what"],
             duration(row["seconds"]["median"]),
-            _between(min(row["repeats"]), max(row["repeats"])),
+            between(min(row["repeats"]), max(row["repeats"])),
         ]
         for row in result["rows"]
     ]
@@ -391,8 +313,8 @@ def _scaling(result):
                     f"{label} {row['value']:,g}",
                     unit,
                     duration(row["seconds"]["median"]),
-                    _range(row["seconds"]),
-                    _count(images / row["seconds"]["median"]),
+                    range_of(row["seconds"]),
+                    whole(images / row["seconds"]["median"]),
                 ]
             )
     yield from table(heads, rows, words=2)

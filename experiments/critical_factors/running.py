@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from digits_jax.benchmarks.machine import describe_machine
-from digits_jax.benchmarks.report import where
+from digits_jax.benchmarks.words import where
 from digits_jax.data.datasets import load_dataset
 from digits_jax.runs.folder import replace_file
 from digits_jax.training.interrupts import Interrupted, stop_on_signals

@@ -4,7 +4,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from digits_jax.benchmarks.report import some
+from digits_jax.benchmarks.words import some
 from digits_jax.evaluation.style import LIGHT, new_figure, themed
 
 _TICKS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from digits_jax.benchmarks.report import where
+from digits_jax.benchmarks.words import where
 from digits_jax.evaluation.metrics import wilson_interval
 from experiments.search.halving import TRAINED, Row, ladder, on_rung
 from experiments.search.loop import Search

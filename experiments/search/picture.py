@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
+from digits_jax.benchmarks.words import some
 from digits_jax.evaluation.style import LIGHT, WIDE, new_figure, themed
 from experiments.search.halving import TRAINED, Row
 from experiments.search.loop import Search
@@ -61,7 +62,7 @@ def _figure(search, rows, *, theme=LIGHT):
     if best is not None:
         said = f"the best reaches {best['correct'] / best['count']:.2%} in validation"
     trials = len({row["trial"] for row in rows})
-    title = f"{trials} trials of the {search.arch} on {search.dataset}: {said}"
+    title = f"{some(trials, 'trial')} of the {search.arch} on {search.dataset}: {said}"
     figure = new_figure(title, WIDE, 2.15 * lines + 0.3)
     grid = figure.add_gridspec(lines, COLUMNS)
     first = None
@@ -103,6 +104,19 @@ def _panel(axes, search, rows, name, theme):
         return places[show(value)] + (row["trial"] * 0.618034 % 1 - 0.5) * 0.6
 
     _points(axes, rows, x, theme)
+    if axes.get_xscale() == "log":
+        _few_ticks(axes, [x(row) for row in rows])
+    elif not choices:
+        axes.locator_params("x", nbins=3)
+
+
+def _few_ticks(axes, values):
+    """Where values lie so near each other that the axis has no two decades, their ends."""
+    low, high = min(values), max(values)
+    if high < 30 * low:
+        ticks = [low] if high < 1.5 * low else [low, high]
+        axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
 
 
 def _word(name, text):

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from digits_jax.benchmarks.words import where
+from digits_jax.benchmarks.words import some, where
 from digits_jax.evaluation.metrics import wilson_interval
 from experiments.search.halving import TRAINED, Row, ladder, on_rung
 from experiments.search.loop import Search
@@ -65,8 +65,8 @@ def caution(search: Search, rows: Sequence[Row]) -> str:
     if best["trial"] == 0:
         preset = f" It is trial 0, the preset {PRESET!r}: no other trial was better."
     return (
-        f"Its {_accuracy(best)} is optimistic: it is the best of {trials} trials on the same "
-        f"{best['count']:,} validation images, with one seed. {beside}{preset} Train it with other "
+        f"Its {_accuracy(best)} is optimistic: it is the best of {some(trials, 'trial')} on the "
+        f"same {best['count']:,} validation images, with one seed. {beside}{preset} Train it with other "
         f"seeds ({seeds}) before you believe it; the search hasn't read the test set."
     )
 

@@ -66,8 +66,8 @@ def caution(search: Search, rows: Sequence[Row]) -> str:
         preset = f" It is trial 0, the preset {PRESET!r}: no other trial was better."
     return (
         f"Its {_accuracy(best)} is optimistic: it is the best of {some(trials, 'trial')} on the "
-        f"same {best['count']:,} validation images, with one seed. {beside}{preset} Train it with other "
-        f"seeds ({seeds}) before you believe it; the search hasn't read the test set."
+        f"same {best['count']:,} validation images, with one seed. {beside}{preset} Train it "
+        f"with other seeds ({seeds}) before you believe it; the search hasn't read the test set."
     )
 
 

@@ -177,7 +177,9 @@ class TrainConfig:
         filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}
         # The other architecture's sizes stay None: they don't apply.
         filled |= {name: None for name in ARCH_ONLY[arch] if getattr(self, name) is not None}
-        return dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
+        resolved = dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
+        check(resolved)  # the preset may have what a flag doesn't go with
+        return resolved
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -103,6 +103,11 @@ def check(config: Any) -> None:
         _number("weight_decay", given["weight_decay"], 0)
     if "augment_strength" in given:
         _number("augment_strength", given["augment_strength"], 0, 10)
+        if config.augment == "none" and config.augment_strength != 1:
+            raise InputError(
+                f"--augment-strength={config.augment_strength}: nothing is augmented here "
+                "(augment is none); give --augment=NAME too, or leave it out"
+            )
     if "adversarial" in given:
         _number("adversarial", given["adversarial"], 0, 1)
     for name in ("teacher_weight", "teacher_temperature"):

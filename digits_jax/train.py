@@ -34,7 +34,7 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     """
     config = parse(TrainConfig, argv, doc=__doc__)
     if config.config is not None:
-        check(config)
+        check(dataclasses.replace(config, together=None))  # which may go with the other's ensemble
         recipe = recipe_of(config.config)
         _check_repeat(argv, config, recipe)
         if config.ensemble == 1 and _given(argv, "ensemble"):

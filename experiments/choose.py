@@ -29,15 +29,20 @@ import tyro
 from digits_jax.benchmarks.processes import stopping_children
 from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
-from digits_jax.config import NOT_THE_RUN
+from digits_jax.config import NOT_THE_RUN, TrainConfig
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError, shown
 from digits_jax.processor import processor_name
-from digits_jax.runs.folder import read_json, replace_files
+from digits_jax.runs.folder import hold_folder, read_json, replace_files
 from digits_jax.train import parse_config
 from experiments.cores import pin, shares
 from experiments.running import results_folder
 
+# What all candidates share, or none has, as nothing is written of a training but its row.
+NOT_OF_A_CANDIDATE = (
+    *("dataset", "data_dir", "config", "input", "workdir", "dry_run", "resume", "eval_only"),
+    *("coordinator", "num_processes", "process_id", "checkpoint_every_steps", "together"),
+)
 RESULTS = Path(__file__).parent / "results" / "choices"
 
 
@@ -65,9 +70,14 @@ def main(argv: Sequence[str]) -> None:
     words = f"{__doc__.splitlines()[0]} -- FLAGS -- FLAGS ..."
     arguments = parse(Arguments, own, doc=words)
     check(arguments, candidates)
-    path = results_folder(arguments.output) / f"{arguments.name}.json"
+    with hold_folder(results_folder(arguments.output), "--output"):
+        compare(arguments, candidates, shlex.join(["python", "-m", "experiments.choose", *argv]))
+
+
+def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> None:
+    """Trains what is missing, each written when it ends, and prints the table."""
+    path = arguments.output / f"{arguments.name}.json"
     there = read_json(path) if path.exists() else {"candidates": {}, "dataset": arguments.dataset}
-    command = shlex.join(["python", "-m", "experiments.choose", *argv])
     if (before := there.get("dataset", "mnist")) != arguments.dataset and path.exists():
         raise InputError(
             f"--dataset={arguments.dataset}: {path} is of {before}; give another --name"
@@ -146,8 +156,14 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
     shares(arguments.jobs)
     for flags in candidates:
+        own = parse(TrainConfig, shlex.split(flags), doc=__doc__.splitlines()[0])
+        for name in NOT_OF_A_CANDIDATE:
+            if getattr(own, name) != getattr(TrainConfig(), name):
+                flag = f"--{name.replace('_', '-')}"
+                advice = "give it before the first --" if name == "dataset" else "leave it out"
+                raise InputError(f"{flags}: {flag} isn't for one candidate; {advice}")
         config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
-        if config.ensemble > 1 or config.teacher or config.resume or config.eval_only:
+        if config.ensemble > 1 or config.teacher:
             raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
         if config.seed:
             raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
@@ -269,19 +285,27 @@ def markdown(table: dict[str, Any]) -> str:
         percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
         mean_loss = statistics.mean(run["loss"] for run in good.values())
         seconds = statistics.median(run["train_seconds"] for run in good.values())
+        took = f"{seconds:.0f} s"
+        if "; " in _devices(table):
+            took += f", {_devices({**table, 'candidates': {flags: runs}})}"
         both = [seed for seed in good if seed in first and first[seed]["correct"] is not None]
         gains = [percent[s] - 100 * first[s]["correct"] / first[s]["count"] for s in both]
         lines.append(
             f"| `{flags}` | {len(good)} | {spread(percent.values(), 3, '%')} | {mean_loss:.4f} | "
-            f"{'' if runs is first else spread(gains, 3, '', '+')} | {seconds:.0f} s |"
+            f"{'' if runs is first else spread(gains, 3, '', '+')} | {took} |"
         )
     lines += [
         "",
         f"Mean ± standard deviation over the seeds, last step, on the validation split alone; "
         f"{_devices(table)}.",
         "",
-        f"Written by `{table['command']}`.",
+        f"Last written by `{table['command']}`.",
     ]
+    known = table.get("recipes", {})
+    if any(runs and flags not in known for flags, runs in table["candidates"].items()):
+        lines[-1] += (
+            " What each line's flags stood for wasn't noted then: a preset may be another by now."
+        )
     if left := table.get("left"):
         lines[-1] += (
             f" It was stopped with {some(left, 'training')} left; the same command goes on."

@@ -68,11 +68,14 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
     from digits_jax.deploy.archive import write_archive
     from digits_jax.deploy.onnx import onnx_logits, write_onnx
     from digits_jax.deploy.predictor import Predictor, check_images
+    from digits_jax.runs.checkpoint import list_steps
 
     data = load_dataset(arguments.dataset, arguments.data_dir)
     runs = sorted(arguments.runs.glob(f"{arch}-{arguments.dataset}-{preset}-seed*"))
     runs = runs or members_of(arguments.ensembles / f"{arch}-{preset}")
-    network = _trained(runs) or _initial(TrainConfig(arch=arch, preset=preset), data)
+    # What was trained elsewhere may have come without its checkpoints.
+    whole = [run for run in runs if list_steps(run / folder.CHECKPOINTS)]
+    network = _trained(whole) or _initial(TrainConfig(arch=arch, preset=preset), data)
     predictor = Predictor(network)
     images = np.asarray(data.test.images)
     one = _seconds(lambda: predictor.predict(images[0]), SINGLE_CALLS)
@@ -92,12 +95,13 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
         write_onnx(network, small, check_images(np.asarray(data.train.images[:5000:5])))
         row |= {"npz_bytes": plain.stat().st_size, "int8_bytes": small.stat().st_size}
         if runs:
+            row["accuracies"] = [folder.read_results(run)["test_accuracy"] for run in runs]
+        if whole:
             answers = onnx_logits(small, check_images(images)).argmax(-1)
             row["int8_accuracy"] = float((answers == data.test.labels).mean())
             row["same_run_accuracy"] = float(
                 (predictor.predict(images).labels == data.test.labels).mean()
             )
-            row["accuracies"] = [folder.read_results(run)["test_accuracy"] for run in runs]
     return row
 
 
@@ -147,7 +151,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         accuracy = "not measured" if len(found) < 2 else (
             f"{statistics.mean(found):.2%} ± {100 * statistics.stdev(found):.2f}"
         )  # fmt: skip
-        int8 = "" if not found else f"{row['same_run_accuracy']:.2%} to {row['int8_accuracy']:.2%}"
+        int8 = ""
+        if "int8_accuracy" in row:
+            int8 = f"{row['same_run_accuracy']:.2%} to {row['int8_accuracy']:.2%}"
         lines.append(
             f"| {row['arch']} {row['preset']} | {row['parameters']:,} | {row['multiply_adds']:,} "
             f"| {row['npz_bytes'] / 1e3:,.0f} kB | {row['int8_bytes'] / 1e3:,.0f} kB "

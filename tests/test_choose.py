@@ -10,7 +10,7 @@ from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.processor import cpu_count
 from digits_jax.recipes import RECIPES
-from digits_jax.runs.folder import read_run
+from digits_jax.runs.folder import hold_folder, read_run
 from experiments import choose
 from experiments.cores import shares
 from experiments.members import train_members
@@ -96,12 +96,16 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
         (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
         (["--jobs=99999", "--", "--arch=cnn", "--", "--arch=mlp"], "--jobs=99999: give 1 to"),
         (["--dataset=nmist", "--", "--arch=cnn", "--", "--arch=mlp"], "nmist"),
+        (["--", "--dataset=mnist", "--", "--arch=mlp"], "give it before the first --"),
+        (["--", "--workdir=x", "--", "--arch=mlp"], "--workdir isn't for one candidate; leave it"),
+        (["--", "--dry-run", "--", "--arch=mlp"], "--dry-run isn't for one candidate; leave it"),
+        (["--", "--resume", "--", "--arch=mlp"], "--resume isn't for one candidate; leave it"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, words):
     with pytest.raises(InputError, match=words):
         choose.main(["--name=x", f"-o={tmp_path}", *argv])
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "."])
@@ -132,6 +136,23 @@ def test_a_table_of_another_data_set_is_left_alone(tmp_path):
     path.write_text("{")
     with pytest.raises(InputError, match=r"x\.json: isn't JSON"):
         choose.main(argv)
+
+
+def test_two_at_once_would_lose_each_others_rows(tmp_path):
+    with hold_folder(tmp_path, "--output"), pytest.raises(InputError, match="in use by another"):
+        choose.main([f"-o={tmp_path}", "--name=x", "--", "--arch=cnn", "--", "--arch=mlp"])
+
+
+def test_of_several_devices_each_line_names_its_own():
+    runs = {"--a": {"0": outcome(980) | {"device": "gpu: X"}}, "--b": {"0": outcome(990)}}
+    text = choose.markdown({"processor": "Z80", "command": "c", "candidates": runs})
+    assert "| 2 s, gpu: X |" in text
+    assert "| 2 s, Z80 |" in text
+    assert text.endswith("a preset may be another by now.\n")
+    text = choose.markdown(
+        {"processor": "Z80", "command": "c", "candidates": runs, "recipes": {"--a": {}, "--b": {}}}
+    )
+    assert text.endswith("`c`.\n")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -59,6 +59,10 @@ BAD = [
     ({"eval_only": True}, "--eval-only needs --workdir=RUN"),
     ({"resume": True, "eval_only": True, "workdir": "run"}, "exclude each other"),
     ({"augment_strength": -1.0}, "--augment-strength=-1.0: give a number that is at least 0"),
+    (
+        {"augment_strength": 2.0, "preset": "quick", "augment": "none"},
+        "--augment-strength=2.0: nothing is augmented here",
+    ),
     ({"teacher": ""}, "--teacher is empty; give the folder of a run, or leave the flag out"),
     ({"arch": "cnn", "hidden_sizes": (64,)}, "--hidden-sizes isn't for --arch=cnn"),
     ({"arch": "mlp", "channels": (8,)}, "--channels isn't for --arch=mlp"),
@@ -113,6 +117,12 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
     of_this_call += ["coordinator", "num_processes", "process_id"]
     assert sorted(empty) == sorted([*other, *of_this_call])
     assert config.resolve(dataset) == config  # a second time changes nothing
+
+
+def test_a_strength_of_nothing_is_refused_where_the_preset_has_nothing():
+    TrainConfig(preset="standard", augment_strength=2.0).resolve("mnist")
+    with pytest.raises(InputError, match="give --augment=NAME too, or leave it out"):
+        TrainConfig(preset="quick", augment_strength=2.0).resolve("mnist")
 
 
 def test_what_is_given_beats_the_preset():

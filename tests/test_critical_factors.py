@@ -198,11 +198,12 @@ def test_effects_are_paired_by_seed_and_ranked():
     assert ranked[2].size == 0
 
 
-def test_one_architecture_alone_is_drawn_and_told(tmp_path, digits):
+@pytest.mark.parametrize("seeds", [1, 2])  # of one there are no intervals
+def test_one_architecture_alone_is_drawn_and_told(tmp_path, digits, seeds):
     """Factors that it hasn't are left out."""
     baselines = {"mlp": TINY.changed(hidden_sizes=(8, 8))}
     made = factors.make_factors(baselines, 1257, quick=True)
-    jobs = factors.make_jobs(made, baselines, 2)
+    jobs = factors.make_jobs(made, baselines, seeds)
     rows = [row(j.factor, j.level, j.seed, 900 + j.seed, int(j.is_baseline)) for j in jobs]
     ranked = ranking.rank(made, rows)
     assert "filters" not in {each.factor.name for each in ranked}

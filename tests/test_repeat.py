@@ -98,6 +98,20 @@ def test_a_teacher_can_be_taken_back(run, tmp_path):
     assert parse_config(["--teacher=none"]).teacher is None
 
 
+def test_an_ensemble_side_by_side(tmp_path):
+    flags = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=1", "--hidden-sizes=8")
+    first = train(*flags, "--ensemble=2", "--together", f"--workdir={tmp_path / 'a'}")
+    assert first.returncode == 0, first.stderr
+    assert "network 2 of 2" in first.stdout
+    for flag, name in (("--together", "b"), ("--no-together", "c")):
+        again = train(f"--config={tmp_path / 'a'}", flag, f"--workdir={tmp_path / name}")
+        assert again.returncode == 0, again.stderr
+    for member in ("member-0", "member-1"):
+        assert params_of(tmp_path / "a" / member) == params_of(tmp_path / "b" / member)
+    with pytest.raises(InputError, match="--together goes with --ensemble=N"):
+        parse_config([f"--config={tmp_path / 'a'}", "--ensemble=1", "--together"])
+
+
 def test_one_network_of_an_ensemble(run, tmp_path):
     described = json.loads((run / "config.json").read_text())
     described["config"] |= {"ensemble": 3, "together": False}

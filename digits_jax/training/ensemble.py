@@ -87,7 +87,7 @@ def fit_ensemble(
                 continue
             there = (path / folder.CONFIG).exists()
             if not quiet:
-                print(f"\nmember {index} of 0 to {count - 1}: {path}", flush=True)
+                print(f"\nnetwork {index + 1} of {count}: {path}", flush=True)
             member = dataclasses.replace(
                 plan.config,
                 ensemble=1,
@@ -95,6 +95,7 @@ def fit_ensemble(
                 seed=plan.config.seed + index,
                 workdir=str(path),
                 resume=there,
+                config=None if there else plan.config.config,  # which starts a run anew
             )
             try:
                 each(run(prepare(member, plan.dataset), quiet=quiet or trained))
@@ -148,7 +149,7 @@ def _check_same(config, workdir):
 
 def _how_to_go_on(workdir, index, count):
     return (
-        f"stopped in member {index} of 0 to {count - 1}, saved; go on with\n"
+        f"stopped in network {index + 1} of {count}, saved; go on with\n"
         f"  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
     )
 

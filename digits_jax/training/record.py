@@ -49,6 +49,7 @@ def summarize(plan: Any) -> str:
             f"up to {config.learning_rate:g}, augment {config.augment}"
             + (f" x {strength:g}" if (strength := config.augment_strength) != 1 else "")
             + f", seed {config.seed}",
+            *_beside(config),
             *_taught(plan),
             *_members(config),
             f"devices  {plan.mesh.size} x {device_name(plan.mesh)}"
@@ -56,6 +57,15 @@ def summarize(plan: Any) -> str:
             + (f"; {steps} steps in a call" if (steps := config.steps_per_call) != "1" else ""),
         )
     )
+
+
+def _beside(config):
+    """What else shapes the training, where it isn't as all presets have it."""
+    usual = {"label_smoothing": 0.1, "dropout": 0.0, "ema_decay": 0.0, "adversarial": 0.0}
+    found = {name: getattr(config, name) for name in usual}
+    words = [f"{k.replace('_', ' ')} {v:g}" for k, v in found.items() if v != usual[k]]
+    if words:
+        yield f"         {', '.join(words)}"
 
 
 def _taught(plan):

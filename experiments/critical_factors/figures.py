@@ -278,8 +278,9 @@ def _round_ticks(axes, shown):
     most = max(max(abs(e.mean) for e in shown), 1.0)
     up = [v for v in (0.5, 1, 3, 10, 30, 100) if v < 2 * most]
     ends = [end for e in shown for end in (e.low, e.high) if math.isfinite(end)]
-    left = max(2.5 * most, *(-1.2 * end for end in ends))
-    axes.set_xlim(-left, max(2.5 * max(e.mean for e in shown), *(1.2 * end for end in ends), 1.5))
+    left = max([2.5 * most, *(-1.2 * end for end in ends)])
+    right = max([2.5 * max(e.mean for e in shown), *(1.2 * end for end in ends), 1.5])
+    axes.set_xlim(-left, right)
     axes.xaxis.set_major_locator(FixedLocator([*(-v for v in reversed(up)), 0, *up]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))

@@ -35,7 +35,10 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     config = parse(TrainConfig, argv, doc=__doc__)
     if config.config is not None:
         check(dataclasses.replace(config, together=None))  # which may go with the other's ensemble
-        recipe = recipe_of(config.config)
+        try:
+            recipe = recipe_of(config.config)
+        except InputError as error:
+            raise InputError(f"--config={error}") from None
         _check_repeat(argv, config, recipe)
         if config.ensemble == 1 and _given(argv, "ensemble"):
             recipe = dataclasses.replace(recipe, together=None)  # one network of an ensemble's

@@ -24,6 +24,7 @@ from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
 from digits_jax.processor import cpu_count
 from digits_jax.runs.ensemble import members_of
 from digits_jax.runs.folder import read_json, read_run, replace_files
+from experiments.cores import shares
 from experiments.members import train_members
 from experiments.running import results_folder
 
@@ -91,6 +92,7 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
+    shares(arguments.jobs)  # so many as there are cores: said before a folder is made
     path = results_folder(arguments.output) / "accuracy.json"
     for name in arguments.recipes:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()

@@ -49,6 +49,10 @@ def main(argv: Sequence[str]) -> None:
     unknown = [name for name in arguments.policies if name not in AUGMENTS]
     if unknown or not arguments.policies:
         raise InputError(f"--policies={','.join(unknown)}: give some of {', '.join(AUGMENTS)}")
+    if not 0 <= arguments.seed < 2**31:
+        raise InputError(
+            f"--seed={arguments.seed}: give a whole number, at least 0 and under 2**31"
+        )
     from tqdm import tqdm
 
     from digits_jax.data.datasets import load_dataset

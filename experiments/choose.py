@@ -144,11 +144,6 @@ def split(argv: Sequence[str]) -> list[Any]:
 
 def check(arguments: Arguments, candidates: Sequence[str]) -> None:
     """Raises an InputError for what can't be compared, before anything is trained."""
-    if len(candidates) < 2 or len(set(candidates)) < len(candidates):
-        raise InputError(
-            "give two or more candidates that differ, each after a --: "
-            "-- --preset=tiny -- --preset=tiny --dropout=0.1"
-        )
     named = arguments.name and Path(arguments.name).name == arguments.name
     if not named or arguments.name.startswith("."):
         raise InputError(f"--name={shown(arguments.name)}: give a word that can name a file")
@@ -167,6 +162,11 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
         if config.seed:
             raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
+    if len(candidates) < 2 or len(set(candidates)) < len(candidates):
+        raise InputError(
+            "give two or more candidates that differ, each after a --: "
+            "-- --preset=tiny -- --preset=tiny --dropout=0.1"
+        )
 
 
 def note_recipes(table: dict[str, Any], candidates: Sequence[str], path: Path) -> None:

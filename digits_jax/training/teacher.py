@@ -79,7 +79,7 @@ def load_teacher(
             own = {"dtype": dtype, "convolution": convolution}
             module = build_model({**settings, **own}, dataset.num_classes, shards)
         except InputError as error:
-            raise InputError(f"--teacher={path}: {error}") from None
+            raise InputError(f"--teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = shown(f"{type(error).__name__}: {error}")
             raise InputError(f"--teacher={path}: {member} isn't a whole run ({why})") from None

@@ -265,6 +265,8 @@ def choose_factors(factors: Sequence[Factor], names: Sequence[str]) -> list[Fact
       InputError: a name that no factor has.
     """
     known = {factor.name for factor in factors}
+    if "" in names:
+        raise InputError("--factors is empty; leave it out for all of them")
     unknown = [name for name in names if name not in known]
     if unknown:
         allowed = ", ".join(factor.name for factor in factors)

@@ -230,8 +230,8 @@ def _curves(factor, rows):
 def _ranking(ranked):
     archs = [arch for arch in COLOURS if any(arch in each.largest for each in ranked)]
     title = (
-        "What changes accuracy most: each factor's largest sure effect against the baseline\n"
-        "(points of validation accuracy, 95% intervals; hollow: the interval holds 0)"
+        "What changes accuracy most: each factor's largest sure effect against the baseline, or\n"
+        "its largest (points of validation accuracy, 95% intervals; hollow: none is sure)"
     )
     height = 1.5 + 0.42 * len(ranked)
     figure, grid = _figure(title, 5.0 * len(archs), height, 1, len(archs))
@@ -253,7 +253,9 @@ def _ranking(ranked):
                 color=COLOURS[arch],
                 mfc=fill,
             )
-            side, align = ((7, "left"), (-7, "right"))[effect.mean > 0]
+            # Near zero away from it, for its line; elsewhere to where there is room.
+            to_the_left = (effect.mean > 0) == (abs(effect.mean) >= 1.5)
+            side, align = ((7, "left"), (-7, "right"))[to_the_left]
             axes.annotate(
                 f"{effect.level}: {signed(effect.mean)}",
                 (effect.mean, place),

@@ -101,7 +101,8 @@ def _caution(rows):
         f"its interval Student's (95%). Of {len(found)} levels {sure} have an interval that "
         f"excludes 0; if no level had any effect, about {expected:.0f} would. The largest of "
         "several effects is a little too large: it was chosen for it. Of each optimizer the best "
-        "learning rate counts."
+        "learning rate counts. Factors stand in the order of the larger of both networks' sure "
+        "effects."
     )
 
 

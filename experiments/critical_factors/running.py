@@ -11,6 +11,7 @@ from tqdm import tqdm
 from digits_jax.benchmarks.machine import describe_machine
 from digits_jax.benchmarks.words import where
 from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError
 from digits_jax.runs.folder import replace_file
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.parallel import (
@@ -58,6 +59,11 @@ def run(arguments: Any, command: str) -> int:
     factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
     factors = choose_factors(factors, arguments.factors)
     jobs = make_jobs(factors, baselines, arguments.seeds)
+    if not jobs:
+        raise InputError(
+            f"--factors={','.join(arguments.factors)}: not of the {' or '.join(archs)}; "
+            "give another one, or both --archs"
+        )
     auto = partial(lanes_at_once, platform=device.platform, seeds=arguments.seeds)
     lanes = auto if arguments.lanes == "auto" else lambda recipe: int(arguments.lanes)
     settings = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}

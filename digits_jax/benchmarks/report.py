@@ -13,8 +13,8 @@ from digits_jax.benchmarks.words import (
     rate,
     some,
     table,
+    thousands,
     where,
-    whole,
 )
 
 # Rates that differ by more are of a device that others use.
@@ -105,7 +105,7 @@ def _step(result):
                 *parts,
                 range_of(row["step_seconds"]),
                 *(_of_calls(row["in_calls"]) if in_calls else ()),
-                whole(row["images_per_second"]),
+                thousands(row["images_per_second"]),
                 flops,
                 rate(row["flops_per_second"]),
                 percent(row["fraction"]),
@@ -210,8 +210,8 @@ def _inference(result):
             text
             for name in ("score", "forward")
             for text in (
-                whole(row[f"{name}_images_per_second"]["median"]),
-                range_of(row[f"{name}_images_per_second"], whole),
+                thousands(row[f"{name}_images_per_second"]["median"]),
+                range_of(row[f"{name}_images_per_second"], thousands),
             )
         ]
         + [rate(row["flops_per_second"]), percent(row["fraction"])]
@@ -255,8 +255,8 @@ def _input(result):
                 row["input"],
                 row["threads"] or "-",
                 row["batch_size"],
-                whole(statistics.median(rates)),
-                between(min(rates), max(rates), whole),
+                thousands(statistics.median(rates)),
+                between(min(rates), max(rates), thousands),
                 f"{row['first_batch_seconds']:.2f} s",
             ]
         )
@@ -314,7 +314,7 @@ def _scaling(result):
                     unit,
                     duration(row["seconds"]["median"]),
                     range_of(row["seconds"]),
-                    whole(images / row["seconds"]["median"]),
+                    thousands(images / row["seconds"]["median"]),
                 ]
             )
     yield from table(heads, rows, words=2)

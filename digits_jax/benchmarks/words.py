@@ -107,11 +107,11 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{fraction:.1%}"
 
 
-def whole(value: float) -> str:
+def thousands(value: float) -> str:
     """A number without decimals, its thousands apart.
 
     Example:
-      >>> whole(12345.6)
+      >>> thousands(12345.6)
       '12,346'
     """
     return f"{value:,.0f}"

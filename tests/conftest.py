@@ -53,6 +53,23 @@ def _handlers_come_back():
         signal.signal(number, handler)
 
 
+def pytest_collection_modifyitems(config, items):
+    """DIGITS_JAX_SLOW_PART=0/3: of the slow tests every third, from the first. CI takes turns."""
+    part = os.environ.get("DIGITS_JAX_SLOW_PART")
+    if not part:
+        return
+    index, count = map(int, part.split("/"))
+    # Neighbours, which are of one kind and take as long, are in different parts.
+    slow = sorted((item for item in items if item.get_closest_marker("slow")), key=_id)
+    left_out = {item.nodeid for place, item in enumerate(slow) if place % count != index}
+    config.hook.pytest_deselected(items=[i for i in items if i.nodeid in left_out])
+    items[:] = [item for item in items if item.nodeid not in left_out]
+
+
+def _id(item):
+    return item.nodeid
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with the four MNIST files; skips where there is none."""

@@ -48,7 +48,7 @@ RECIPES = {
     ("cnn", "large"): {
         "quick": {"renormalize": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
         "standard": {"epochs": 25.0, "augment": "affine"},
-        # On every pixel: fewer epochs of that recognise more than more of blocks of pixels.
+        # Single pixels, for fewer epochs, recognise more than blocks of 2x2 for as many products.
         "best": {
             "epochs": 25.0,
             "augment": "elastic",

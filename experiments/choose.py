@@ -93,6 +93,12 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
         for flags in candidates
         if str(seed) not in runs[flags]
     ]
+    for flags in dict.fromkeys(flags for flags, _ in wanted):
+        if runs[flags] and flags not in table["recipes"]:
+            raise InputError(
+                f"{flags}: in {path} it was trained before it was noted what flags stand for, and "
+                "may be another recipe by now; give another --name"
+            )
     if wanted:
         load_dataset(arguments.dataset)  # Prepared once, and what is wrong with it is said here.
     table["left"] = len(wanted)

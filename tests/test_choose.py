@@ -138,6 +138,24 @@ def test_a_table_of_another_data_set_is_left_alone(tmp_path):
         choose.main(argv)
 
 
+def test_seeds_of_another_day_are_not_mixed_with_those_of_a_recipe_that_nobody_noted(tmp_path):
+    there = {"dataset": "digits", "candidates": {"--arch=mlp": {"0": outcome(980)}}}
+    (tmp_path / "x.json").write_text(json.dumps(there))
+    with pytest.raises(InputError, match="before it was noted what flags stand for"):
+        choose.main(
+            [
+                "--name=x",
+                "--dataset=digits",
+                f"-o={tmp_path}",
+                "--",
+                "--arch=mlp",
+                "--",
+                "--arch=cnn",
+            ]
+        )
+    assert json.loads((tmp_path / "x.json").read_text()) == there
+
+
 def test_two_at_once_would_lose_each_others_rows(tmp_path):
     with hold_folder(tmp_path, "--output"), pytest.raises(InputError, match="in use by another"):
         choose.main([f"-o={tmp_path}", "--name=x", "--", "--arch=cnn", "--", "--arch=mlp"])

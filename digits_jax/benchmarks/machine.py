@@ -4,6 +4,7 @@ import platform
 from typing import Any
 
 from digits_jax.processor import cpu_count, processor_name
+from digits_jax.versions import version_of
 
 _PACKAGES = (
     *("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -46,6 +47,4 @@ def versions() -> dict[str, str | None]:
       >>> {"python", "jax", "jaxlib", "flax", "optax", "numpy"} <= versions().keys()
       True
     """
-    from digits_jax.training.record import version_of  # and JAX: a usage line waits for none
-
     return {"python": platform.python_version(), **{name: version_of(name) for name in _PACKAGES}}

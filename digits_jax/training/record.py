@@ -1,6 +1,5 @@
 """What a run writes about itself."""
 
-import importlib.metadata
 import platform
 from typing import Any
 
@@ -11,6 +10,7 @@ from digits_jax.processor import cpu_count, processor_name
 from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
+from digits_jax.versions import version_of
 
 
 def device_name(mesh: Mesh) -> str:
@@ -82,19 +82,6 @@ def _members(config):
     if config.ensemble > 1:
         seeds = f"{config.seed} to {config.seed + config.ensemble - 1}"
         yield f"ensemble {config.ensemble} networks, seeds {seeds}"
-
-
-def version_of(package: str) -> str | None:
-    """An installed package's version; None of one that is merely on the path, as a checkout is.
-
-    Example:
-      >>> version_of("no-such-package") is None
-      True
-    """
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def describe_run(plan: Any) -> dict[str, Any]:

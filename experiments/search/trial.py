@@ -18,6 +18,7 @@ from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.stream import open_stream
 from digits_jax.errors import InputError
+from digits_jax.training import parallel
 from digits_jax.training.compiling import Compiled, steps_ahead
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import StopRequest
@@ -101,6 +102,7 @@ def train_seeds(
     """
     try:
         plan = prepare(dataclasses.replace(config, seed=0), dataset)
+        parallel.check_memory([plan.abstract_state] * len(seeds), plan.mesh)
     except InputError as error:
         return [_without_numbers(FAILED, str(error)) for _ in seeds]
     steps = SideBySide([member_plan(plan, seed) for seed in seeds])

@@ -172,6 +172,8 @@ class TrainConfig:
         recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
         if self.optimizer == "adam":
             recipe["weight_decay"] = 0.0  # Adam has none; the recipes' is for AdamW.
+        if self.augment not in (None, recipe["augment"]):
+            recipe["augment_strength"] = 1.0  # The recipe's is of its own augmentation.
         if self.teacher is not None:
             recipe |= TEACHER
         filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}

@@ -125,6 +125,16 @@ def test_a_strength_of_nothing_is_refused_where_the_preset_has_nothing():
         TrainConfig(preset="quick", augment_strength=2.0).resolve("mnist")
 
 
+def test_a_presets_strength_goes_with_its_own_augmentation():
+    strength = {
+        augment: TrainConfig(preset="best", augment=augment).resolve("mnist").augment_strength
+        for augment in (None, "elastic", "none", "cutout")
+    }
+    assert strength == {None: 0.7, "elastic": 0.7, "none": 1.0, "cutout": 1.0}
+    given = TrainConfig(preset="best", augment="cutout", augment_strength=0.5)
+    assert given.resolve("mnist").augment_strength == 0.5
+
+
 def test_what_is_given_beats_the_preset():
     given = {"epochs": 0.5, "dropout": 0.25, "batch_norm": False, "dense_size": 0, "channels": (4,)}
     config = TrainConfig(arch="cnn", **given).resolve("mnist")

@@ -12,8 +12,10 @@ import pytest
 from scipy.special import softmax
 
 from digits_jax.config import TrainConfig, read_config
+from digits_jax.deploy.network import load_network
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.errors import InputError
+from digits_jax.evaluate import main as evaluate
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.ensemble import mean_log_probabilities, members_of
@@ -145,6 +147,11 @@ def test_what_cannot_be_trained_or_opened(ensemble, tmp_path):
     shutil.rmtree(copy / "member-1")
     with pytest.raises(InputError, match="names a member 'member-1', which isn't there"):
         members_of(copy)
+    shutil.copytree(ensemble, tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "results.json").unlink()
+    for opened in (members_of, load_network, lambda path: evaluate([str(path)])):
+        with pytest.raises(InputError, match="the ensemble isn't finished .* --resume --workdir="):
+            opened(tmp_path / "unfinished")
     assert members_of(ensemble / "member-0") == []
     assert members_of(tmp_path) == []
 

@@ -120,8 +120,9 @@ def load_network(path: str | Path) -> Network:
       InputError: no finished run is there, or its checkpoint isn't the one that was scored.
     """
     path = Path(path)
+    members = members_of(path)
     run = folder.read_run(path)
-    if members := members_of(path):
+    if members:
         together = combine([load_network(member) for member in members])
         network = dataclasses.replace(together, name=_printable(path.resolve().name))
         return calibrate(network, run.validation_logits, run.validation_labels)

@@ -27,8 +27,15 @@ def members_of(path: Path) -> list[Path]:
     """The folders of a finished ensemble's members; none for a run that is no ensemble.
 
     Raises:
-      InputError: a member that its ``results.json`` names isn't in the folder.
+      InputError: an ensemble that isn't finished, or a member that its ``results.json`` names
+        isn't in the folder.
     """
+    # Without it, nothing says which members are whole, nor that there are no more to come.
+    if not (path / folder.RESULTS).exists() and member_path(path, 0).is_dir():
+        raise InputError(
+            f"{path}: the ensemble isn't finished (no {folder.RESULTS}); finish it with "
+            f"python -m digits_jax.train --resume --workdir={path}, or give a member's folder"
+        )
     try:
         results = folder.read_json(path / folder.RESULTS)
     except InputError:

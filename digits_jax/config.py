@@ -320,3 +320,19 @@ def first_difference(a: TrainConfig, b: TrainConfig) -> str | None:
         if name not in NOT_THE_RUN and value not in ("auto", getattr(b, name)):
             return name
     return None
+
+
+def difference_in_resuming(now: TrainConfig, there: TrainConfig) -> str | None:
+    """As `first_difference`, between a run that goes on and its ``config.json``.
+
+    A teacher may lie in another folder by now: whether it is the same one, checkpoints know.
+
+    Example:
+      >>> run = TrainConfig(teacher="runs/cnn")
+      >>> difference_in_resuming(TrainConfig(teacher="/moved/cnn"), run)
+      >>> difference_in_resuming(TrainConfig(), run)
+      'teacher'
+    """
+    if now.teacher and there.teacher:
+        now = dataclasses.replace(now, teacher=there.teacher)
+    return first_difference(now, there)

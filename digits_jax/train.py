@@ -13,7 +13,7 @@ from digits_jax.config import (
     HERE,
     TrainConfig,
     config_path,
-    first_difference,
+    difference_in_resuming,
     read_config,
     recipe_of,
 )
@@ -81,7 +81,7 @@ def _check_repeat(argv, config, recipe):
 def _check_same_fields(config, own):
     """Before anything is loaded, and before sizes are checked against another architecture."""
     arch = {"ann": "mlp"}.get(config.arch, config.arch)
-    name = first_difference(dataclasses.replace(config, arch=arch), own)
+    name = difference_in_resuming(dataclasses.replace(config, arch=arch), own)
     if name:
         flag = name.replace("_", "-")
         advice = "leave the flag out, or start a new run"

@@ -150,7 +150,7 @@ def test_what_cannot_be_trained_or_opened(ensemble, tmp_path):
     shutil.copytree(ensemble, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "results.json").unlink()
     for opened in (members_of, load_network, lambda path: evaluate([str(path)])):
-        with pytest.raises(InputError, match="the ensemble isn't finished .* --resume --workdir="):
+        with pytest.raises(InputError, match=r"the ensemble isn't finished .* --resume --workdir="):
             opened(tmp_path / "unfinished")
     assert members_of(ensemble / "member-0") == []
     assert members_of(tmp_path) == []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from digits_jax.config import TrainConfig, first_difference, read_config
+from digits_jax.config import TrainConfig, difference_in_resuming, read_config
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
@@ -140,7 +140,7 @@ def _new_workdir(config):
 
 def _check_same(config, workdir):
     there = read_config(workdir / folder.CONFIG)
-    if name := first_difference(config, there):
+    if name := difference_in_resuming(config, there):
         raise InputError(
             f"--{name.replace('_', '-')}={getattr(config, name)}: the ensemble in {workdir} has "
             f"{getattr(there, name)}; leave the flag out, or start a new one"

@@ -13,7 +13,7 @@ import jax
 from digits_jax.config import (
     HERE,
     NOT_THE_RUN,
-    first_difference,
+    difference_in_resuming,
     read_config,
     with_later_fields,
 )
@@ -47,7 +47,7 @@ def check_same_run(plan: Plan, workdir: Path) -> None:
     """Raises an InputError where a plan isn't that of the run in a folder."""
     path = workdir / folder.CONFIG
     old = read_config(path)
-    name = first_difference(plan.config, old)
+    name = difference_in_resuming(plan.config, old)
     if name:
         flag = name.replace("_", "-")
         raise InputError(
@@ -177,6 +177,7 @@ def _check_values(values, step, plan, workdir):
             "train the run anew, in another folder"
         )
     saved, own = with_later_fields(values["run"]), what_it_trains(plan)
+    saved["teacher"] = saved.get("teacher") and True  # its folder, once
     for name in own:
         if saved.get(name) != own[name]:
             raise InputError(
@@ -190,6 +191,8 @@ def what_it_trains(plan: Plan) -> dict[str, Any]:
     """All that the parameters depend on, as JSON gives it back."""
     config = plan.config.to_dict()
     fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
+    # Who it is, its sha256 says: the folder may be another one by now.
+    fields["teacher"] = config["teacher"] and True
     found = {**fields, "dataset_sha256": plan.dataset.sha256}
     if plan.teacher:  # which isn't loaded to score what it taught
         found["teacher_sha256"] = plan.teacher.sha256

@@ -63,7 +63,10 @@ def load_teacher(
     Raises:
       InputError: no finished run is there, or one of other data.
     """
-    members = members_of(Path(path)) or [Path(path)]
+    try:
+        members = members_of(Path(path)) or [Path(path)]
+    except InputError as error:
+        raise InputError(f"--teacher={error}") from None
     variables, applies, sums = [], [], []
     for member in members:
         try:

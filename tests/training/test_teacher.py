@@ -16,6 +16,7 @@ from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.models.mlp import MLP
 from digits_jax.runs.folder import read_run
+from digits_jax.train import main as train
 from digits_jax.training.ensemble import fit_ensemble
 from digits_jax.training.loop import fit, resume
 from digits_jax.training.plan import prepare
@@ -128,6 +129,12 @@ def test_another_teacher_in_its_place_is_noticed(teacher, tmp_path):
     assert int(state.step) == plan.total_steps
     with pytest.raises(InputError, match=r"teacher.*no such folder"):
         resume(run, quiet=True)
+    # It was moved: the same network is in another folder.
+    assert train(["--resume", f"--workdir={run}", f"--teacher={teacher / 'member-0'}"]) == 0
+    load_trained(run)
+    for other in (f"--teacher={teacher / 'member-1'}", "--teacher=none"):
+        with pytest.raises(InputError, match="teacher"):
+            train(["--resume", f"--workdir={run}", other])
     shutil.copytree(teacher / "member-1", copy)
     with pytest.raises(InputError, match="teacher_sha256"):
         resume(run, quiet=True)
@@ -142,8 +149,12 @@ def test_who_cannot_teach(teacher, tmp_path):
     results = json.loads((other / "results.json").read_text())
     results |= {"dataset": "kmnist", "dataset_sha256": "0" * 64}
     (other / "results.json").write_text(json.dumps(results))
+    ensemble = tmp_path / "ensemble"
+    shutil.copytree(teacher, ensemble)
+    (ensemble / "results.json").unlink()
     for path, words in {
         tmp_path / "none": "no such folder",
+        ensemble: "the ensemble isn't finished",
         unfinished: "isn't finished",
         other: "was trained on kmnist, this run is on digits; give a teacher of the same",
     }.items():

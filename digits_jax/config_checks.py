@@ -96,6 +96,11 @@ def check(config: Any) -> None:
     _number("ensemble", config.ensemble, 1, 1000)
     for name, low in {"seed": 0, "checkpoint_every_steps": 0, "max_skipped_steps": 1}.items():
         _number(name, getattr(config, name), low, _MAX_INT)
+    if config.seed + config.ensemble - 1 > _MAX_INT:
+        raise InputError(
+            f"--seed={config.seed} with --ensemble={config.ensemble}: the last network's seed is "
+            f"more than {_MAX_INT}; give a smaller one"
+        )
     for name, high in {"epochs": 1e6, "learning_rate": math.inf}.items():
         if name in given:
             _number(name, given[name], 0, high, low_allowed=False)
@@ -116,7 +121,8 @@ def check(config: Any) -> None:
     if "teacher_weight" in given:
         _number("teacher_weight", given["teacher_weight"], 0, 1)
     if "teacher_temperature" in given:
-        _number("teacher_temperature", given["teacher_temperature"], 0, 1000, low_allowed=False)
+        # Below, quotients of float32 logits are so large that their differences are rounded away.
+        _number("teacher_temperature", given["teacher_temperature"], 0.01, 1000)
     for name in ("label_smoothing", "dropout", "ema_decay"):
         if name in given:
             _number(name, given[name], 0, 1, high_allowed=False)
@@ -150,7 +156,8 @@ def check(config: Any) -> None:
         raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
     together = (config.coordinator, config.num_processes, config.process_id)
     if config.together is not None and config.ensemble == 1:
-        raise InputError("--together goes with --ensemble=N; give both")
+        flag = "--together" if config.together else "--no-together"
+        raise InputError(f"{flag} goes with --ensemble=N; give both")
     if config.ensemble > 1 and any(value is not None for value in together):
         raise InputError("--ensemble trains in one process; leave --coordinator and its like out")
     if config.eval_only and any(value is not None for value in together):

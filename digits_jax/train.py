@@ -34,7 +34,6 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     """
     config = parse(TrainConfig, argv, doc=__doc__)
     if config.config is not None:
-        check(dataclasses.replace(config, together=None))  # which may go with the other's ensemble
         try:
             recipe = recipe_of(config.config)
         except InputError as error:
@@ -45,17 +44,21 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
         if config.teacher == NO_TEACHER:
             recipe = dataclasses.replace(recipe, **dict.fromkeys(("teacher", *TEACHER)))
         config = parse(TrainConfig, argv, default=recipe, doc=__doc__)
-    if config.teacher == NO_TEACHER:
-        config = dataclasses.replace(config, teacher=None)
+        check(config)  # with what it takes over: its architecture, its teacher, its members
+    config = _without_none(config)
     if config.workdir and config.resume != config.eval_only:
         workdir = Path(config.workdir)
         folder.check_run(workdir)
         # Where and with what to compute is up to this call, not to the earlier one.
         own = dataclasses.replace(read_config(workdir / folder.CONFIG), **HERE)
-        config = parse(TrainConfig, argv, default=own, doc=__doc__)
+        config = _without_none(parse(TrainConfig, argv, default=own, doc=__doc__))
         _check_same_fields(config, own)
     check(config)
     return config
+
+
+def _without_none(config):
+    return dataclasses.replace(config, teacher=None) if config.teacher == NO_TEACHER else config
 
 
 def _given(argv, name):
@@ -172,11 +175,13 @@ def _train_members(config, started):
 def _announce(plan, *, speaks=True):
     """Prints what will be done; raises where other data than a repeated run's are here."""
     from digits_jax.training.record import summarize
-    from digits_jax.training.resuming import check_same_data, other_places
+    from digits_jax.training.resuming import check_same_data, check_same_teacher, other_places
 
     repeated = plan.config.config
     if repeated is not None:
         check_same_data(plan, config_path(repeated))
+        if read_config(config_path(repeated)).teacher == plan.config.teacher:
+            check_same_teacher(plan, config_path(repeated))
     if not speaks:
         return
     print(summarize(plan), flush=True)

@@ -134,6 +134,8 @@ def test_what_was_stopped_goes_on_with_the_member_it_was_at(tmp_path):
 def test_what_cannot_be_trained_or_opened(ensemble, tmp_path):
     for flags, words in {
         ("--ensemble=0",): "--ensemble=0: give a number that is at least 1",
+        ("--ensemble=2", "--seed=2147483647"): "the last network's seed is more than 2147483647",
+        ("--no-together",): "--no-together goes with --ensemble=N",
         ("--ensemble=2", "--num-processes=2"): "--ensemble trains in one process",
         ("--resume", f"--workdir={ensemble}", "--ensemble=2"): "has ensemble=3",
         ("--ensemble=2", f"--workdir={ensemble}"): "already holds a run",

@@ -3,9 +3,9 @@
 images: float32 [batch, height, width, channels] in [0, 1]; so is what comes back.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 
 import chex
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from digits_jax.errors import InputError
 
+_MOST = 1e6  # of any strength: beyond it lie overflows, and nothing of an image
 # Strengths of the named policies, as `warp`, `cutout` and `add_noise` take them.
 POLICIES = {
     "none": {},
@@ -63,7 +64,7 @@ def make_augment(
       ``f(key, images) -> images``, or None for "none".
 
     Raises:
-      InputError: an unknown policy, or a strength that is negative, infinite or NaN.
+      InputError: an unknown policy, or a strength that isn't a number from 0 to 1,000,000.
 
     Example:
       >>> make_augment("none") is None
@@ -71,7 +72,7 @@ def make_augment(
       >>> make_augment("noise", 2.0).keywords
       {'noise_sd': 0.6}
     """
-    if policy not in POLICIES:
+    if not isinstance(policy, str) or policy not in POLICIES:
         raise InputError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
     _check_strength("strength", strength)
     strengths = {name: strength * value for name, value in POLICIES[policy].items()}
@@ -110,7 +111,7 @@ def warp(
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels].
+      images: float32 [batch, height, width, channels], or other floats, which become so.
       rotation_degrees: angles are uniform in plus and minus this.
       scale_factor: width and height are each multiplied by a factor that is log-uniform
         between one over this and this; 1 leaves them.
@@ -125,8 +126,8 @@ def warp(
       is the identity.
 
     Raises:
-      InputError: a strength that is negative, infinite or NaN, a scale factor under 1, or no
-        smoothness. Strengths are numbers of Python's: a part of what is compiled.
+      InputError: a strength that isn't a number from 0 to 1,000,000, a scale factor under 1, or
+        no smoothness. Strengths are numbers of Python's: a part of what is compiled.
       AssertionError: images of another rank, or of integers.
 
     Example:
@@ -146,11 +147,13 @@ def warp(
     }
     for name, value in strengths.items():
         _check_strength(name, value)
-    if not 1 <= scale_factor < math.inf:
-        raise InputError(f"scale_factor is {scale_factor}; it is 1 (no scaling) or more")
-    if not 0 < elastic_sigma_pixels < math.inf:
-        raise InputError(f"elastic_sigma_pixels is {elastic_sigma_pixels}; it is more than 0")
-    _check_images(images)
+    if not (_is_number(scale_factor) and scale_factor >= 1):
+        raise InputError(f"scale_factor is {scale_factor!r}; it is 1 (no scaling) or more")
+    if not (_is_number(elastic_sigma_pixels) and elastic_sigma_pixels > 0):
+        raise InputError(f"elastic_sigma_pixels is {elastic_sigma_pixels!r}; it is more than 0")
+    images = _float32(images)
+    if not images.size:
+        return images
     batch, height, width, _ = images.shape
     affine_key, elastic_key = jax.random.split(key)
     # Uniform in [-1, 1): angle, slant, two log scales, two shifts.
@@ -182,14 +185,14 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels].
+      images: float32 [batch, height, width, channels], or other floats, which become so.
       size_pixels: the square's side; 0 leaves the images.
 
     Returns:
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a size that isn't a whole number, or negative.
+      InputError: a size that isn't a whole number from 0 to 1,000,000.
       AssertionError: as `warp`.
 
     Example:
@@ -206,7 +209,7 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
     if size_pixels != int(size_pixels):
         raise InputError(f"size_pixels is {size_pixels}; it is a whole number")
     size_pixels = int(size_pixels)
-    _check_images(images)
+    images = _float32(images)
     batch, height, width, _ = images.shape
     first = jax.random.randint(key, (2, batch, 1), 0, jnp.array([height, width])[:, None, None])
     first = first - size_pixels // 2
@@ -224,14 +227,14 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels].
+      images: float32 [batch, height, width, channels], or other floats, which become so.
       noise_sd: its standard deviation; white is 1.
 
     Returns:
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a standard deviation that is negative, infinite or NaN.
+      InputError: a standard deviation that isn't a number from 0 to 1,000,000.
       AssertionError: as `warp`.
 
     Example:
@@ -243,18 +246,24 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
       Sietsma and Dow, Creating artificial neural networks that generalize, 1991.
     """
     _check_strength("noise_sd", noise_sd)
-    _check_images(images)
+    images = _float32(images)
     return jnp.clip(images + noise_sd * jax.random.normal(key, images.shape), 0, 1)
 
 
 def _check_strength(name, value):
-    if not 0 <= value < math.inf:
-        raise InputError(f"{name} is {value}; a strength is 0 or more, and finite")
+    if not (_is_number(value) and value >= 0):
+        most = f"{_MOST:,.0f}"
+        raise InputError(f"{name} is {value!r}; a strength is a number from 0 to {most}")
 
 
-def _check_images(images):
+def _is_number(value):
+    return isinstance(value, Real) and -_MOST <= value <= _MOST
+
+
+def _float32(images):
     chex.assert_rank(images, 4)
     chex.assert_type(images, float)
+    return jnp.asarray(images, jnp.float32)
 
 
 def _smooth_field(key, batch, height, width, sigma):

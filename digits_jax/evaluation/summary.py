@@ -254,7 +254,10 @@ def _mcnemar_line(found: Comparison) -> str:
         ends = [-end for end in interval[::-1]] if turned else interval
         gain += " [{}, {}]".format(*(fixed(100 * end, 2, "+") for end in ends))
     text = f"{verdict}: {gain}"
-    return f"{text}; McNemar's exact p = {_p(overlap.mcnemar_p)}{how}"
+    text += f"; McNemar's exact p = {_p(overlap.mcnemar_p)}{how}"
+    if interval is not None and not sure and not interval[0] <= 0 <= interval[1]:
+        text += "; the interval is by resampling, which is too sure of few errors: the test decides"
+    return text
 
 
 def _repairs_line(found: Comparison, classes) -> str:

@@ -16,6 +16,7 @@ from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import FitResult, default_name, run
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import describe_run
+from digits_jax.training.resuming import check_same_teacher, keep_teachers_place
 from digits_jax.training.together import train_together
 
 
@@ -75,7 +76,7 @@ def fit_ensemble(
     trained = False  # up to the last step: what is left is to score each
     with folder.hold_workdir(workdir, new=not config.resume):
         if config.resume:
-            _check_same(plan.config, workdir)
+            _check_same(plan, workdir)
         else:
             folder.write_json(workdir / folder.CONFIG, describe_run(plan))
             trained = _trains_together(plan)
@@ -138,13 +139,16 @@ def _new_workdir(config):
     return folder.new_workdir(f"{default_name(config)}-ensemble{config.ensemble}")
 
 
-def _check_same(config, workdir):
-    there = read_config(workdir / folder.CONFIG)
-    if name := difference_in_resuming(config, there):
+def _check_same(plan, workdir):
+    path = workdir / folder.CONFIG
+    there = read_config(path)
+    if name := difference_in_resuming(plan.config, there):
         raise InputError(
-            f"--{name.replace('_', '-')}={getattr(config, name)}: the ensemble in {workdir} has "
-            f"{getattr(there, name)}; leave the flag out, or start a new one"
+            f"--{name.replace('_', '-')}={getattr(plan.config, name)}: the ensemble in {workdir} "
+            f"has {getattr(there, name)}; leave the flag out, or start a new one"
         )
+    check_same_teacher(plan, path)
+    keep_teachers_place(plan, path)
 
 
 def _how_to_go_on(workdir, index, count):

@@ -35,6 +35,7 @@ from digits_jax.training.resuming import (
     as_it_was_trained,
     check_same_run,
     epoch_ends,
+    keep_teachers_place,
     start,
     what_it_trains,
 )
@@ -182,6 +183,8 @@ def _run(session):
         started_compiling = time.perf_counter()
         with Compiled(session, early=not plan.config.resume) as compiled:
             state, totals = start(plan, workdir, quiet=session.quiet)
+            if plan.config.resume and session.writes:
+                keep_teachers_place(plan, workdir / folder.CONFIG)
             finished = int(state.step) == plan.total_steps and not _unscored(totals)
             session.between()
             if not finished:

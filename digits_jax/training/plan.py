@@ -5,6 +5,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from digits_jax.errors import InputError
 from digits_jax.models.build import build_model
 from digits_jax.models.layers import choose_convolution
 from digits_jax.runs.checkpoint import abstract
+from digits_jax.runs.folder import CONFIG
 from digits_jax.training import parallel
 from digits_jax.training.group import Group
 from digits_jax.training.optimizers import make_optimizer, make_schedule
@@ -193,6 +195,13 @@ def prepare(
 def _teacher(config, dataset, shards):
     if config.teacher is None:
         return None
+    started = config.workdir and (Path(config.workdir) / CONFIG).is_file()
+    learner = config.workdir if started else config.config
+    if learner and not Path(config.teacher).is_dir():
+        raise InputError(
+            f"--teacher={config.teacher}: no such folder, but {learner} learns from what was "
+            "there; where it was moved to, say with --teacher=RUN"
+        )
     how = {"dtype": config.dtype, "convolution": config.convolution}
     if how["convolution"] == "auto":  # of an MLP, whose teacher may be a CNN
         how["convolution"] = choose_convolution("auto", jax.devices()[0].platform)

@@ -44,7 +44,7 @@ def summarize(plan: Any) -> str:
             f"{len(data.validation):,} validation, {len(data.test):,} test images; {data.source}",
             f"model    {config.arch}: {count_params(params):,} parameters "
             f"({sizes}), {config.dtype}",
-            f"training {config.epochs:g} epochs = {plan.total_steps:,} steps of "
+            f"training {_epochs(config.epochs)} = {plan.total_steps:,} steps of "
             f"{config.batch_size} images; {config.optimizer}, {config.schedule} "
             f"up to {config.learning_rate:g}, augment {config.augment}"
             + (f" x {strength:g}" if (strength := config.augment_strength) != 1 else "")
@@ -57,6 +57,10 @@ def summarize(plan: Any) -> str:
             + (f"; {steps} steps in a call" if (steps := config.steps_per_call) != "1" else ""),
         )
     )
+
+
+def _epochs(count):
+    return f"{count:g} epoch{'' if count == 1 else 's'}"
 
 
 def _beside(config):
@@ -89,6 +93,7 @@ def describe_run(plan: Any) -> dict[str, Any]:
     packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {name: version_of(name) for name in packages}
     dataset = plan.dataset
+    taught = {"teacher": {"sha256": list(plan.teacher.sha256)}} if plan.teacher else {}
     return {
         "config": plan.config.to_dict(),
         "versions": {"python": platform.python_version(), **versions},
@@ -102,6 +107,7 @@ def describe_run(plan: Any) -> dict[str, Any]:
             "class_names": list(dataset.class_names),
             "notice": dataset.notice,
         },
+        **taught,
     }
 
 

@@ -55,6 +55,7 @@ def check_same_run(plan: Plan, workdir: Path) -> None:
             f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
         )
     check_same_data(plan, path)
+    check_same_teacher(plan, path)
 
 
 def check_same_data(plan: Plan, path: Path) -> None:
@@ -70,6 +71,32 @@ def check_same_data(plan: Plan, path: Path) -> None:
             f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
             "give the same data with --data-dir"
         )
+
+
+def check_same_teacher(plan: Plan, path: Path) -> None:
+    """Raises an InputError where the run of a ``config.json`` learned from another network.
+
+    Those of before say so in their checkpoints alone.
+    """
+    if plan.teacher:
+        now = list(plan.teacher.sha256)
+        _check_teacher(plan, path.parent, _described(path, "teacher").get("sha256", now))
+
+
+def _check_teacher(plan, workdir, there):
+    if there != list(plan.teacher.sha256):
+        raise InputError(
+            f"--teacher={plan.config.teacher}: another network is there than the one that "
+            f"{workdir} learns from; give that one's folder"
+        )
+
+
+def keep_teachers_place(plan: Plan, path: Path) -> None:
+    """Writes into a run's ``config.json`` where its teacher is by now."""
+    values = folder.read_json(path)
+    if values["config"].get("teacher") != plan.config.teacher:
+        values["config"]["teacher"] = plan.config.teacher
+        folder.write_json(path, values)
 
 
 def other_places(plan: Plan, path: Path) -> list[str]:
@@ -178,6 +205,8 @@ def _check_values(values, step, plan, workdir):
         )
     saved, own = with_later_fields(values["run"]), what_it_trains(plan)
     saved["teacher"] = saved.get("teacher") and True  # its folder, once
+    if plan.teacher:
+        _check_teacher(plan, workdir, saved.get("teacher_sha256"))
     for name in own:
         if saved.get(name) != own[name]:
             raise InputError(

@@ -173,7 +173,7 @@ def test_noise_is_gaussian_and_stays_in_the_range():
     strong = np.asarray(add_noise(KEY, jnp.asarray(images), noise_sd=2.0))
     assert (strong.min(), strong.max()) == (0, 1)
     np.testing.assert_array_equal(add_noise(KEY, jnp.asarray(images), noise_sd=0.0), images)
-    with pytest.raises(InputError, match=r"noise_sd is -0.1; a strength is 0 or more"):
+    with pytest.raises(InputError, match=r"noise_sd is -0.1; a strength is a number from 0 to"):
         add_noise(KEY, images, noise_sd=-0.1)
 
 
@@ -184,7 +184,7 @@ def test_cutout_of_nothing_and_of_less():
         cutout(KEY, images, size_pixels=2.5)
     with pytest.raises(AssertionError):
         cutout(KEY, np.zeros((1, 28, 28, 1), np.uint8), size_pixels=2)
-    with pytest.raises(InputError, match="size_pixels is -1; a strength is 0 or more"):
+    with pytest.raises(InputError, match="size_pixels is -1; a strength is a number from 0 to"):
         cutout(KEY, images, size_pixels=-1)
 
 
@@ -196,8 +196,8 @@ def test_the_strength_multiplies_what_a_policy_does():
     images = random_images()
     for policy in ("affine", "elastic", "cutout", "noise"):
         np.testing.assert_array_equal(make_augment(policy, 0.0)(KEY, jnp.asarray(images)), images)
-    for strength in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="a strength is 0 or more, and finite"):
+    for strength in (-1.0, float("nan"), float("inf"), 1e7, "1", None, [1.0]):
+        with pytest.raises(InputError, match="a strength is a number from 0 to"):
             make_augment("affine", strength)
 
 
@@ -208,6 +208,29 @@ def test_none_is_no_function():
 def test_unknown_policy():
     with pytest.raises(InputError, match=r"'flip'; allowed: none, shift, affine, elastic"):
         make_augment("flip")
+    with pytest.raises(InputError, match="allowed: none, shift"):
+        make_augment(["affine"])
+
+
+def test_no_images_and_images_of_other_floats():
+    for shape in ((0, 28, 28, 1), (2, 0, 5, 1)):
+        assert (
+            warp(KEY, np.zeros(shape, np.float32), shift_pixels=2.0, elastic_pixels=0.5).shape
+            == shape
+        )
+    images = random_images()
+    for change in (
+        partial(warp, rotation_degrees=5.0),
+        partial(cutout, size_pixels=8),
+        partial(add_noise, noise_sd=0.1),
+    ):
+        half = np.asarray(images, np.float16)
+        out = change(KEY, half)
+        assert out.dtype == np.float32
+        np.testing.assert_array_equal(out, change(KEY, half.astype(np.float32)))
+    for name, value in {"scale_factor": "2", "elastic_sigma_pixels": None}.items():
+        with pytest.raises(InputError, match=f"{name} is"):
+            warp(KEY, images, **{name: value})
 
 
 @pytest.mark.parametrize(

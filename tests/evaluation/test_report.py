@@ -234,6 +234,19 @@ def test_sentences_name_the_better_one_and_count_in_words(comparison):
     assert not any("-0" in line or "1 errors" in line for line in lines)
 
 
+def test_where_the_interval_is_surer_than_the_test_the_sentence_says_which_decides():
+    """Four errors to none: resampled, some are nearly always left; the exact test has p = 1/8."""
+    labels = np.arange(360, dtype=np.int32) % 10
+    right = np.eye(10, dtype=np.float32)[labels]
+    wrong = right.copy()
+    wrong[:4] = np.roll(right[:4], 1, axis=1)
+    a, b = (Group(n, (Run(n, 9 * x),)) for n, x in (("MLP", wrong), ("CNN", right)))
+    line = summary_lines(compare(labels, a, b, resamples=1000), "0123456789")[5]
+    assert line.startswith("MLP and CNN can't be told apart, CNN minus MLP: +1.11 points [+0.")
+    assert "p = 0.12" in line
+    assert line.endswith("of few errors: the test decides")
+
+
 def open_in_browser(page, folder, width):
     """What Chromium says on stderr, and the URLs that the page (not the browser) asked for."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")

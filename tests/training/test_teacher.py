@@ -11,12 +11,13 @@ import optax
 import pytest
 from scipy.special import log_softmax, softmax
 
-from digits_jax.config import TrainConfig
+from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import InputError
 from digits_jax.models.mlp import MLP
 from digits_jax.runs.folder import read_run
 from digits_jax.train import main as train
+from digits_jax.train import parse_config
 from digits_jax.training.ensemble import fit_ensemble
 from digits_jax.training.loop import fit, resume
 from digits_jax.training.plan import prepare
@@ -127,17 +128,59 @@ def test_another_teacher_in_its_place_is_noticed(teacher, tmp_path):
     plan, state = load_trained(run)
     assert plan.teacher is None
     assert int(state.step) == plan.total_steps
-    with pytest.raises(InputError, match=r"teacher.*no such folder"):
-        resume(run, quiet=True)
-    # It was moved: the same network is in another folder.
+    for again in (["--resume", f"--workdir={run}"], [f"--config={run}"]):
+        with pytest.raises(InputError, match=r"teacher.*no such folder, but .* say with --teacher"):
+            train(again)
+    # It was moved: the same network is in another folder, and is found there from now on.
     assert train(["--resume", f"--workdir={run}", f"--teacher={teacher / 'member-0'}"]) == 0
+    assert read_config(run / "config.json").teacher == str(teacher / "member-0")
+    resume(run, quiet=True)
     load_trained(run)
-    for other in (f"--teacher={teacher / 'member-1'}", "--teacher=none"):
-        with pytest.raises(InputError, match="teacher"):
-            train(["--resume", f"--workdir={run}", other])
+    other = teacher / "member-1"
+    with pytest.raises(InputError, match=f"{other}: another network is there than the one that"):
+        train(["--resume", f"--workdir={run}", f"--teacher={other}"])
+    with pytest.raises(InputError, match=r"--teacher=None: the run in .* has teacher="):
+        train(["--resume", f"--workdir={run}", "--teacher=none"])
+    # One of before, whose config.json doesn't know who it is: its checkpoints do.
+    config = json.loads((run / "config.json").read_text())
+    del config["teacher"]
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=f"{other}: another network is there than the one that"):
+        train(["--resume", f"--workdir={run}", f"--teacher={other}"])
+
+
+def test_a_student_is_repeated_with_its_own_teacher(teacher, tmp_path):
+    copy, run = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(teacher / "member-0", copy)
+    fit(dataclasses.replace(SMALL, teacher=str(copy), workdir=str(run)), quiet=True)
+    again = ["--dry-run", f"--config={run}"]
+    assert train(again) == 0
+    assert parse_config([*again, "--teacher-weight=0.5"]).teacher_weight == 0.5
+    assert parse_config([*again, "--hidden-sizes=8"]).hidden_sizes == (8,)
+    shutil.rmtree(copy)
     shutil.copytree(teacher / "member-1", copy)
-    with pytest.raises(InputError, match="teacher_sha256"):
-        resume(run, quiet=True)
+    with pytest.raises(InputError, match=f"{copy}: another network is there than the one that"):
+        train(again)
+    # To learn from another one may well be meant.
+    assert train([*again, f"--teacher={teacher / 'member-1'}"]) == 0
+
+
+def test_an_ensemble_of_students_finds_a_teacher_that_was_moved(teacher, tmp_path):
+    copy, run = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(teacher / "member-0", copy)
+    config = dataclasses.replace(SMALL, teacher=str(copy), workdir=str(run), ensemble=2)
+    found = fit_ensemble(config, quiet=True)
+    shutil.rmtree(copy)
+    (run / "results.json").unlink()
+    shutil.rmtree(run / "member-1")
+    resumed = ["--resume", f"--workdir={run}"]
+    with pytest.raises(InputError, match=r"no such folder, but .* say with --teacher"):
+        train(resumed)
+    with pytest.raises(InputError, match="another network is there"):
+        train([*resumed, f"--teacher={teacher / 'member-1'}"])
+    assert train([*resumed, f"--teacher={teacher / 'member-0'}"]) == 0
+    assert read_run(run).results["params_sha256"] == found.results["params_sha256"]
+    assert train(resumed) == 0
 
 
 def test_who_cannot_teach(teacher, tmp_path):
@@ -169,7 +212,10 @@ def test_who_cannot_teach(teacher, tmp_path):
             prepare(dataclasses.replace(SMALL, **dict([fields])))
     for fields, words in {
         ("teacher_weight", 1.5): "--teacher-weight=1.5: give a number that is at least 0 and at",
-        ("teacher_temperature", 0.0): "--teacher-temperature=0.0: give a number that is more than",
+        (
+            "teacher_temperature",
+            0.0,
+        ): "--teacher-temperature=0.0: give a number that is at least",
     }.items():
         with pytest.raises(InputError, match=words):
             prepare(dataclasses.replace(SMALL, teacher=str(teacher), **dict([fields])))

@@ -325,7 +325,7 @@ def first_difference(a: TrainConfig, b: TrainConfig) -> str | None:
 def difference_in_resuming(now: TrainConfig, there: TrainConfig) -> str | None:
     """As `first_difference`, between a run that goes on and its ``config.json``.
 
-    A teacher may lie in another folder by now: whether it is the same one, checkpoints know.
+    A teacher may lie in another folder by now: whether it is the same one, its sha256 says.
 
     Example:
       >>> run = TrainConfig(teacher="runs/cnn")

@@ -180,6 +180,7 @@ def _announce(plan, *, speaks=True):
     repeated = plan.config.config
     if repeated is not None:
         check_same_data(plan, config_path(repeated))
+        # To learn from another one may well be meant; but not by the same name.
         if read_config(config_path(repeated)).teacher == plan.config.teacher:
             check_same_teacher(plan, config_path(repeated))
     if not speaks:

@@ -92,9 +92,13 @@ def _check_teacher(plan, workdir, there):
 
 
 def keep_teachers_place(plan: Plan, path: Path) -> None:
-    """Writes into a run's ``config.json`` where its teacher is by now."""
+    """Writes into a run's ``config.json`` where its teacher is by now.
+
+    Into one of before, which doesn't say who that is, it writes nothing: a finished ensemble's
+    could be anybody.
+    """
     values = folder.read_json(path)
-    if values["config"].get("teacher") != plan.config.teacher:
+    if "teacher" in values and values["config"]["teacher"] != plan.config.teacher:
         values["config"]["teacher"] = plan.config.teacher
         folder.write_json(path, values)
 

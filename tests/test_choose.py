@@ -91,6 +91,8 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
         (["--", "--arch=cnn", "--", "--arch=cnn"], "give two or more candidates that differ"),
         (["--seeds=1", "--", "--arch=cnn", "--", "--arch=mlp"], "--seeds=1: give 2 or more"),
         (["--", "--arch=cnn", "--", "--arch=cnn", "--seed=3"], "leave --seed out"),
+        (["--folds=1", "--", "--arch=cnn", "--", "--arch=mlp"], "--folds=1: give 2 or more"),
+        (["--folds=-3", "--", "--arch=cnn", "--", "--arch=mlp"], "--folds=-3: give 2 or more"),
         (["--name=", "--", "--arch=cnn", "--", "--arch=mlp"], "give a word that can name a file"),
         (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),
         (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
@@ -131,7 +133,7 @@ def test_a_table_of_another_data_set_is_left_alone(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"dataset": "digits", "candidates": {}}))
     argv = ["--name=x", f"-o={tmp_path}", "--", "--arch=cnn", "--", "--arch=mlp"]
-    with pytest.raises(InputError, match=r"--dataset=mnist: .*x\.json is of digits"):
+    with pytest.raises(InputError, match=r"--dataset=mnist: .*x\.json is of --dataset=digits"):
         choose.main(argv)
     path.write_text("{")
     with pytest.raises(InputError, match=r"x\.json: isn't JSON"):

@@ -18,7 +18,7 @@ from experiments.search import __main__ as program
 from experiments.search import picture, records, report, space
 from experiments.search.halving import DIVERGED, TRAINED
 from experiments.search.loop import Search
-from experiments.search.trial import train_seeds, train_trial, without_test
+from experiments.search.trial import hold_out, train_seeds, train_trial, without_test
 
 FACTS = {
     "command": "python -m experiments.search",
@@ -196,7 +196,7 @@ def test_seeds_side_by_side_are_trials_of_their_own(digits):
         )
         for seed in seeds
     ]
-    together = train_seeds(config, without_test(digits), seeds)
+    together = train_seeds(config, [without_test(digits)] * len(seeds), seeds)
     assert [each["status"] for each in together] == [TRAINED, TRAINED]
     for one, other in zip(alone, together, strict=True):
         assert abs(one["correct"] - other["correct"]) <= 1
@@ -204,12 +204,47 @@ def test_seeds_side_by_side_are_trials_of_their_own(digits):
     assert alone[0]["loss"] != pytest.approx(alone[1]["loss"], rel=1e-3)
 
 
+@pytest.mark.parametrize("count", [2, 5, 12, 1437])
+def test_each_image_is_held_out_once(digits, count):
+    """Whatever the parts: an image of one isn't trained on, and the rest is."""
+    size = 1437 // count
+    held = []
+    for index in (0, 1, count - 1):
+        found = hold_out(digits, index, count)
+        assert (len(found.validation), len(found.train)) == (size, 1437 - size)
+        together = np.concatenate([found.validation.images, found.train.images])
+        assert sorted(map(bytes, together)) == sorted(
+            map(bytes, np.concatenate([digits.validation.images, digits.train.images]))
+        )
+        assert found.test is digits.test
+        held.append({bytes(image) for image in found.validation.images})
+    seen = {bytes(image) for image in digits.validation.images}
+    assert (held[0] <= seen) == (size <= 180)  # the validation split comes first
+    if count > 2:
+        assert not held[0] & held[1]
+        assert not held[1] & held[2]
+    again = hold_out(digits, count, count)
+    assert (again.validation.images == hold_out(digits, 0, count).validation.images).all()
+
+
+def test_side_by_side_each_seed_has_its_own_part(digits):
+    config, seeds = tiny(epochs=4.0), (0, 1, 2)
+    parts = [hold_out(without_test(digits), seed, 3) for seed in seeds]
+    together = train_seeds(config, parts, seeds)
+    for seed, one in zip(seeds, together, strict=True):
+        own = dataclasses.replace(config, seed=seed)
+        alone = train_trial(own, parts[seed], StopRequest(), lambda: None)
+        assert abs(one["correct"] - alone["correct"]) <= 1
+        assert alone["count"] == 479
+        assert one["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+
+
 def test_of_seeds_side_by_side_each_may_diverge(digits):
     too_fast = {"optimizer": "sgd", "learning_rate": 1e30, "batch_norm": False, "epochs": 3.0}
-    found = train_seeds(tiny(**too_fast), without_test(digits), (0, 1))
+    found = train_seeds(tiny(**too_fast), [without_test(digits)] * 2, (0, 1))
     assert [each["status"] for each in found] == [DIVERGED, DIVERGED]
     assert found[0]["note"].startswith("no finite numbers from step ")
-    failed = train_seeds(tiny(batch_size=2000), without_test(digits), (0, 1))
+    failed = train_seeds(tiny(batch_size=2000), [without_test(digits)] * 2, (0, 1))
     assert ["1,257 training images" in each["note"] for each in failed] == [True, True]
 
 

@@ -84,7 +84,7 @@ def validation_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
       >>> [len(part) for part in validation_indices(60_000)]
       [55000, 5000]
     """
-    order = _random_order(count)
+    order = fixed_order(count)
     size = count // VALIDATION_FRACTION
     return np.sort(order[size:]), np.sort(order[:size])
 
@@ -101,7 +101,7 @@ def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     Returns:
       Three sorted int64 arrays: train, validation, test.
     """
-    order = _random_order(len(labels))
+    order = fixed_order(len(labels))
     line = order[np.argsort(labels[order], kind="stable")]
     place = np.arange(len(labels)) % 10
     return (
@@ -139,7 +139,19 @@ def lowest_words(count: int, size: int) -> np.ndarray:
     return np.sort(indices)
 
 
-def _random_order(count: int) -> np.ndarray:
+def fixed_order(count: int) -> np.ndarray:
+    """An order of so many examples that is random, and the same for ever.
+
+    Args:
+      count: the number of examples.
+
+    Returns:
+      int64 [count], each index once.
+
+    Example:
+      >>> sorted(fixed_order(5).tolist())
+      [0, 1, 2, 3, 4]
+    """
     # NumPy promises the raw words of a bit generator for ever, its permutations not.
     words = np.random.Philox(key=_SPLIT_KEY).random_raw(count)
     return np.argsort(words, kind="stable")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.data.pipeline import share_size
+from digits_jax.data.splits import Split
 from digits_jax.models.layers import NORM_MOMENTUM
 from digits_jax.training import parallel
 from digits_jax.training.plan import Plan
@@ -41,11 +42,14 @@ def renormalize(plan: Plan, state: TrainState) -> TrainState:
     return make_renormalizer(plan)(state)
 
 
-def make_renormalizer(plan: Plan) -> Callable[[TrainState], TrainState]:
+def make_renormalizer(plan: Plan) -> Callable[..., TrainState]:
     """`renormalize` for several states of one plan's network, for which it is compiled once.
 
     Args:
       plan: of one of the runs.
+
+    Returns:
+      ``f(state, train=None) -> state``; of a run with other images, ``train`` are those.
     """
     # Without dropout, too, which recognises nothing.
     apply = plan.recogniser.clone(dropout=0.0).apply
@@ -57,14 +61,14 @@ def make_renormalizer(plan: Plan) -> Callable[[TrainState], TrainState]:
     count = min(BATCHES, len(plan.dataset.train) // size)
     own = share_size(size, plan.share)
 
-    def estimate(state):
+    def estimate(state, train: Split | None = None):
         if not jax.tree.leaves(state.batch_stats):
             return state
         variables = (state.variables["params"], state.batch_stats)
         total = None
         for number in range(count):
             start = number * size + plan.share[0] * own
-            images, _ = plan.dataset.train.rows(np.arange(start, start + own))
+            images, _ = (train or plan.dataset.train).rows(np.arange(start, start + own))
             found = statistics(variables, parallel.shard({"image": images}, plan.mesh))
             total = found if total is None else jax.tree.map(jnp.add, total, found)
         mean = jax.tree.map(lambda sums: sums / count, total)

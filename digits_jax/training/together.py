@@ -131,28 +131,32 @@ class SideBySide:
     """The states of all members, and the steps that change them.
 
     Args:
-      members: a plan each; they differ in their seeds alone.
+      members: a plan each; they differ in their seeds alone, or also in their training images, of
+        which all have as many.
     """
 
     def __init__(self, members: Sequence[Plan]):
         first, self._members = members[0], members
         devices = list(first.mesh.devices.flat)
-        count = max(n for n in range(1, len(devices) + 1) if len(members) % n == 0)
-        mesh = Mesh(np.array(devices[:count]), (parallel.AXIS,))
+        shares = max(n for n in range(1, len(devices) + 1) if len(members) % n == 0)
+        mesh = Mesh(np.array(devices[:shares]), (parallel.AXIS,))
         self._sharding = NamedSharding(mesh, P(parallel.AXIS))
         self.most = int(first.config.steps_per_call)
-        train, size = first.dataset.train, first.config.batch_size
-        self._data = parallel.replicate(
-            {"image": np.asarray(train.images), "label": np.asarray(train.labels)}, mesh
-        )
+        size, count = first.config.batch_size, len(first.dataset.train)
+        alike = all(member.dataset is first.dataset for member in members)
+        data = [
+            {"image": np.asarray(train.images), "label": np.asarray(train.labels)}
+            for train in (member.dataset.train for member in (members[:1] if alike else members))
+        ]
+        self._data = parallel.replicate(data[0], mesh) if alike else self._side_by_side(data)
         self._orders = [
-            BatchOrder(len(train), seed=member.config.seed, batch_size=size) for member in members
+            BatchOrder(count, seed=member.config.seed, batch_size=size) for member in members
         ]
         self._indices = np.zeros((len(members), self.most, size), np.int32)
         self._states = self._side_by_side([member.initial_state() for member in members])
         self._keys = self._side_by_side([member.step_inputs[0] for member in members])
         self._rest = parallel.replicate(first.step_inputs[1:], mesh)  # a teacher is everybody's
-        axes = (0, None, 0, None, 0, *[None] * len(self._rest))
+        axes = (0, None if alike else 0, 0, None, 0, *[None] * len(self._rest))
         many = jax.vmap(partial(steps_in_a_loop, bare_step(first)), in_axes=axes)
         self._many = (
             jax.jit(many, donate_argnums=0)
@@ -185,7 +189,10 @@ class SideBySide:
     def renormalize(self) -> None:
         """Estimates the statistics of all members anew; see `training.renormalize`."""
         estimate = make_renormalizer(self._members[0])
-        states = [estimate(self.state(index)) for index in range(len(self._members))]
+        states = [
+            estimate(self.state(index), member.dataset.train)
+            for index, member in enumerate(self._members)
+        ]
         self._states = self._side_by_side(states)
 
 

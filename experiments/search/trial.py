@@ -16,6 +16,7 @@ import numpy as np
 
 from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import Dataset
+from digits_jax.data.splits import Split, fixed_order
 from digits_jax.data.stream import open_stream
 from digits_jax.errors import InputError
 from digits_jax.training import parallel
@@ -41,6 +42,38 @@ def without_test(dataset: Dataset) -> Dataset:
     test = dataset.test
     return dataclasses.replace(
         dataset, test=dataclasses.replace(test, images=test.images[:0], labels=test.labels[:0])
+    )
+
+
+def hold_out(dataset: Dataset, index: int, count: int) -> Dataset:
+    """The data set with another validation split: one of so many parts, in turn.
+
+    Args:
+      dataset: its training and validation images are dealt out, always in the same way; the first
+        of twelve parts of a data set such as MNIST is its own validation split.
+      index: of the part, from 0; after the last comes the first again.
+      count: of the parts, which are of one size; what is left over is trained on.
+
+    Example:
+      >>> from digits_jax.data.datasets import load_dataset
+      >>> digits = load_dataset("digits")
+      >>> [len(part) for part in (digits.train, digits.validation)]
+      [1257, 180]
+      >>> fifth = hold_out(digits, 0, 5)
+      >>> [len(part) for part in (fifth.train, fifth.validation)]
+      [1150, 287]
+    """
+    order = fixed_order(len(dataset.train))
+    first, rest = dataset.validation, dataset.train
+    images = np.concatenate([first.images, rest.images[order]])
+    labels = np.concatenate([first.labels, rest.labels[order]])
+    size = len(labels) // count
+    held = np.zeros(len(labels), bool)
+    held[index % count * size :][:size] = True
+    return dataclasses.replace(
+        dataset,
+        train=Split(images[~held], labels[~held]),
+        validation=Split(images[held], labels[held]),
     )
 
 
@@ -88,24 +121,28 @@ def train_trial(
 
 
 def train_seeds(
-    config: TrainConfig, dataset: Dataset, seeds: Sequence[int]
+    config: TrainConfig, datasets: Sequence[Dataset], seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """`train_trial` of several seeds, all of them in one step: on an accelerator as fast as one.
 
     Args:
       config: of the trial; its own seed doesn't count.
-      dataset: without its test split.
+      datasets: of each training, without its test split; they differ at most in what is held out.
       seeds: of each training.
 
     Returns:
       What `train_trial` returns, of each; the training's seconds are shared out.
     """
     try:
-        plan = prepare(dataclasses.replace(config, seed=0), dataset)
+        plan = prepare(dataclasses.replace(config, seed=0), datasets[0])
         parallel.check_memory([plan.abstract_state] * len(seeds), plan.mesh)
     except InputError as error:
         return [_without_numbers(FAILED, str(error)) for _ in seeds]
-    steps = SideBySide([member_plan(plan, seed) for seed in seeds])
+    members = [
+        dataclasses.replace(member_plan(plan, seed), dataset=dataset)
+        for seed, dataset in zip(seeds, datasets, strict=True)
+    ]
+    steps = SideBySide(members)
     score = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, plan.eval_batch_size)
     skips = [_Skips(config.max_skipped_steps) for _ in seeds]
     started, done = time.perf_counter(), 0
@@ -121,7 +158,8 @@ def train_seeds(
     found = []
     for index, own in enumerate(skips):
         state = plan.for_scoring(steps.state(index))
-        found.append(_scored(partial(score, state, dataset.validation), own.too_many_from, seconds))
+        held = datasets[index].validation
+        found.append(_scored(partial(score, state, held), own.too_many_from, seconds))
     jax.clear_caches()
     return found
 

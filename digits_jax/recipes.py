@@ -47,7 +47,14 @@ TEACHER = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 RECIPES = {
     ("cnn", "large"): {
         "quick": {"renormalize": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
-        "standard": {"epochs": 25.0, "augment": "affine"},
+        # Wider for fewer epochs, in smaller batches, recognises more in the same time.
+        "standard": {
+            "epochs": 9.0,
+            "batch_size": 128,
+            "augment": "affine",
+            "channels": (64, 128),
+            "dense_size": 256,
+        },
         # Single pixels, for fewer epochs, recognise more than blocks of 2x2 for as many products.
         "best": {
             "epochs": 25.0,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import chex
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -27,7 +28,7 @@ from digits_jax.training.loop import fit
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import describe_run
 from digits_jax.training.resuming import load_trained
-from digits_jax.training.scoring import score_of
+from digits_jax.training.scoring import make_scorer, score_of
 from digits_jax.training.together import SideBySide, member_plan, train_together
 
 SMALL = TrainConfig(
@@ -206,6 +207,30 @@ def test_together_they_come_to_what_each_comes_to_alone(tmp_path, more):
     assert (
         len({read_run(tmp_path / f"True/member-{i}").results["test_loss"] for i in range(3)}) == 3
     )
+
+
+@pytest.mark.parametrize("devices", ["1", "3"])
+def test_together_each_begins_and_is_scored_as_if_alone(devices):
+    config = dataclasses.replace(TOGETHER, devices=devices, batch_size=48, ema_decay=0.9)
+    plan = prepare(config)
+    members = [member_plan(plan, index) for index in range(3)]
+    steps = SideBySide(members)
+    for index, member in enumerate(members):
+        alone, own = member.initial_state(), steps.state(index)
+        chex.assert_trees_all_equal(own, alone)
+        chex.assert_trees_all_equal_dtypes(own, alone)
+    for done in range(5):
+        steps.take(done, 1)
+    split = plan.dataset.train  # several batches, and the last one short
+    score = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, 48)
+    found = steps.score(split)
+    assert len({each.loss for each in found}) == 3
+    for index, each in enumerate(found):
+        alone = score(plan.for_scoring(steps.state(index)), split)
+        assert (each.count, each.correct) == (1257, alone.correct)
+        assert each.loss == pytest.approx(alone.loss, rel=1e-5)
+        np.testing.assert_allclose(each.logits, alone.logits, atol=1e-4)
+        assert (each.labels == split.labels).all()
 
 
 def test_together_nothing_passes_between_devices():

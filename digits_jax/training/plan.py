@@ -78,10 +78,14 @@ class Plan:
         most = max(len(self.dataset.validation), len(self.dataset.test))
         return -(-min(EVAL_BATCH_SIZE, most) // self.mesh.size) * self.mesh.size
 
+    @property
+    def initial_key(self) -> jax.Array:
+        """The key that the parameters are drawn with."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), 0)
+
     def initial_state(self) -> TrainState:
         """The state at step 0, on the devices."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), 0)
-        state = create_train_state(self.module, self.tx, key, averaged=self.averaged)
+        state = create_train_state(self.module, self.tx, self.initial_key, averaged=self.averaged)
         return parallel.replicate(state, self.mesh)
 
     @cached_property

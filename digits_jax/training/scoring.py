@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -64,7 +65,8 @@ def score_of(labels: np.ndarray, logits: np.ndarray) -> Score:
     return Score(float(losses.mean()), correct, len(labels), labels, logits)
 
 
-def _score_step(state, batch):
+def score_step(state: TrainState, batch: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
+    """`eval_step` and `predict_step` of a batch."""
     # One forward pass: the compiler sees that the two share it.
     return eval_step(state, batch), predict_step(state, batch["image"])
 
@@ -99,7 +101,7 @@ def make_scorer(
         "mask": np.zeros(own_size, np.float32),
     }
     # What lies on another process's devices couldn't be read here.
-    step = parallelize(_score_step, mesh, outputs=(P(), P() if share[1] > 1 else P(AXIS)))
+    step = parallelize(score_step, mesh, outputs=(P(), P() if share[1] > 1 else P(AXIS)))
     step = step.lower(state, shard(example, mesh)).compile()
     # The next batch is under way while one is fetched; several CPU devices could wait for ever.
     ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 1
@@ -120,18 +122,32 @@ def make_scorer(
             under_way.append(step(state, shard(batch, mesh)))
             fetch(ahead)
         fetch(0)
-        if not math.isfinite(totals["loss"]):
-            raise InputError(
-                f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
-                "--learning-rate), or its checkpoint is damaged"
-            )
-        count = int(totals["count"])
-        return Score(
-            loss=totals["loss"] / count,
-            correct=int(totals["correct"]),
-            count=count,
-            labels=np.asarray(split.labels, np.int32),
-            logits=np.concatenate(logits)[:count],
-        )
+        return score_of_sums(totals, split.labels, np.concatenate(logits))
 
     return score
+
+
+def score_of_sums(totals: dict[str, float], labels: np.ndarray, logits: np.ndarray) -> Score:
+    """The score of a split whose batches were scored.
+
+    Args:
+      totals: "loss", "correct" and "count", of all batches.
+      labels: of the split, int [n].
+      logits: float32 [n or more, classes], of the batches one after another.
+
+    Raises:
+      InputError: the loss isn't finite.
+    """
+    if not math.isfinite(totals["loss"]):
+        raise InputError(
+            f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
+            "--learning-rate), or its checkpoint is damaged"
+        )
+    count = int(totals["count"])
+    return Score(
+        loss=totals["loss"] / count,
+        correct=int(totals["correct"]),
+        count=count,
+        labels=np.asarray(labels, np.int32),
+        logits=logits[:count],
+    )

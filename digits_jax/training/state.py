@@ -69,11 +69,40 @@ def create_train_state(
       0
     """
 
+    return _compiled(partial(_create, module, tx, image_shape, averaged))(key)
+
+
+def create_train_states(
+    module: nn.Module,
+    tx: optax.GradientTransformation,
+    keys: jax.Array,
+    image_shape: tuple[int, ...] = (28, 28, 1),
+    *,
+    averaged: bool = False,
+) -> TrainState:
+    """`create_train_state` of several keys, compiled once.
+
+    Args:
+      keys: [n] JAX keys.
+      module, tx, image_shape, averaged: as there.
+
+    Returns:
+      One state whose leaves have all of theirs, [n, ...].
+
+    Example:
+      >>> from digits_jax import MLP
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> states = create_train_states(MLP(hidden_sizes=(8,)), optax.sgd(0.1), keys)
+      >>> states.params["hidden_0"]["kernel"].shape
+      (3, 784, 8)
+    """
+    return _compiled(jax.vmap(partial(_create, module, tx, image_shape, averaged)))(keys)
+
+
+def _compiled(create):
     # Compiling the random numbers of every layer took 2.4 s, running them 3 ms: without the
     # compiler's optimisations it is 0.5 s and 12 ms.
-    options = {"xla_backend_optimization_level": 0}
-    create = partial(_create, module, tx, image_shape, averaged)
-    return jax.jit(create, compiler_options=options)(key)
+    return jax.jit(create, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def abstract_train_state(

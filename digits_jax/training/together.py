@@ -17,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from digits_jax.data.pipeline import BatchOrder
+from digits_jax.data.pipeline import BatchOrder, eval_batches
+from digits_jax.data.splits import Split
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import save_checkpoint
 from digits_jax.training import parallel
@@ -37,9 +38,9 @@ from digits_jax.training.progress import Progress
 from digits_jax.training.record import describe_run
 from digits_jax.training.renormalize import make_renormalizer
 from digits_jax.training.resuming import NO_SUMS, NOTHING, epoch_ends, what_it_trains
-from digits_jax.training.scoring import make_scorer
+from digits_jax.training.scoring import Score, score_of_sums, score_step
 from digits_jax.training.session import Session
-from digits_jax.training.state import TrainState
+from digits_jax.training.state import TrainState, create_train_states
 
 
 def train_together(
@@ -70,13 +71,6 @@ def train_together(
         folder.write_json(session.workdir / folder.CONFIG, describe_run(session.plan))
     started = time.perf_counter()
     steps = SideBySide(members)
-    scorer = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, plan.eval_batch_size)
-
-    def score(state, session):
-        # One recogniser for all: another member's is equal, and would be compiled anew.
-        split = plan.dataset.validation
-        return scorer(plan.for_scoring(state), split, session.between)
-
     compile_seconds = time.perf_counter() - started
     totals = [{**NOTHING, "compile_seconds": compile_seconds / len(members)} for _ in members]
     ends_at, last_save, done = epoch_ends(plan), time.monotonic(), 0
@@ -95,9 +89,10 @@ def train_together(
             if done == plan.total_steps and plan.config.renormalize:
                 steps.renormalize()
             if done in ends_at:
+                scores = steps.score(plan.dataset.validation)
                 rows = [
-                    _end_epoch(session, score, steps.state(index), totals[index], done)
-                    for index, session in enumerate(sessions)
+                    _end_epoch(session, own, sums, done)
+                    for session, own, sums in zip(sessions, scores, totals, strict=True)
                 ]
                 totals = [{**each, **NO_SUMS} for each in totals]
                 progress.line(_line(rows, ends_at[done], plan.config.epochs))
@@ -153,7 +148,9 @@ class SideBySide:
             BatchOrder(count, seed=member.config.seed, batch_size=size) for member in members
         ]
         self._indices = np.zeros((len(members), self.most, size), np.int32)
-        self._states = self._side_by_side([member.initial_state() for member in members])
+        keys = jnp.stack([member.initial_key for member in members])
+        states = create_train_states(first.module, first.tx, keys, averaged=first.averaged)
+        self._states = jax.device_put(states, self._sharding)
         self._keys = self._side_by_side([member.step_inputs[0] for member in members])
         self._rest = parallel.replicate(first.step_inputs[1:], mesh)  # a teacher is everybody's
         axes = (0, None if alike else 0, 0, None, 0, *[None] * len(self._rest))
@@ -183,8 +180,34 @@ class SideBySide:
 
     def state(self, index: int) -> TrainState:
         """One member's state, where its plan has it."""
-        own = jax.tree.map(lambda leaf: leaf[index], self._states)
+        # One call: of each leaf by itself they were dozens.
+        own = _member_of(self._states, index)
         return parallel.replicate(own, self._members[index].mesh)
+
+    def score(self, split: Split) -> list[Score]:
+        """How each member recognises a split: all of them at once, and nothing is copied for it.
+
+        Args:
+          split: of the data set that all have.
+
+        Raises:
+          InputError: a member's loss isn't finite.
+        """
+        first = self._members[0]
+        states = first.for_scoring(self._states)
+        found, under_way = [], None
+        for batch in eval_batches(split.images, split.labels, first.eval_batch_size):
+            last = under_way
+            under_way = _score_all(states, parallel.replicate(batch, self._sharding.mesh))
+            if last is not None:  # fetched while the next one is scored
+                found.append(jax.device_get(last))
+        found.append(jax.device_get(under_way))
+        logits = np.concatenate([logits for _, logits in found], axis=1)
+        totals = {name: sum(sums[name].astype(float) for sums, _ in found) for name in found[0][0]}
+        return [
+            score_of_sums({name: float(totals[name][i]) for name in totals}, split.labels, own)
+            for i, own in enumerate(logits)
+        ]
 
     def renormalize(self) -> None:
         """Estimates the statistics of all members anew; see `training.renormalize`."""
@@ -196,8 +219,16 @@ class SideBySide:
         self._states = self._side_by_side(states)
 
 
-def _end_epoch(session, score, state, totals, done):
-    row = epoch_row(session.plan, done, totals, score(state, session))
+@jax.jit
+def _member_of(states, index):
+    return jax.tree.map(lambda leaf: leaf[index], states)
+
+
+_score_all = jax.jit(jax.vmap(score_step, in_axes=(0, None)))
+
+
+def _end_epoch(session, score, totals, done):
+    row = epoch_row(session.plan, done, totals, score)
     folder.append_metrics(session.workdir, row)
     return row
 

@@ -50,6 +50,10 @@ class Recipe:
 
 RECIPES = {
     "cnn-standard": Recipe("--arch=cnn --dataset=mnist", 0.9962),
+    # What standard was before, of a fifth of the parameters.
+    "cnn-small": Recipe(
+        "--arch=cnn --channels=24,48 --dense-size=128 --batch-size=256 --epochs=25 --dataset=mnist"
+    ),
     "cnn-tiny": Recipe("--arch=cnn --preset=tiny --dataset=mnist", 0.994),
     "mlp-adversarial": Recipe(
         "--arch=mlp --augment=none --adversarial=0.1 --dropout=0.2 --hidden-sizes=1024,1024 "
@@ -60,7 +64,7 @@ RECIPES = {
     "cnn-best": Recipe("--arch=cnn --preset=best --dataset=mnist", 0.9976, together=0.998),
     "mlp-distilled": Recipe(
         "--arch=mlp --preset=best --epochs=20 --augment-strength=1 --dataset=mnist "
-        "--teacher={runs}/cnn-standard"
+        "--teacher={runs}/cnn-small"
     ),
     "cnn-digits": Recipe("--arch=cnn --dataset=digits", 0.99),
     "mlp-digits": Recipe("--arch=mlp --dataset=digits", 0.98),

@@ -41,6 +41,21 @@ def test_the_table_by_hand():
     assert lines[2].startswith("| `--a` | 3 | 92.200% ± 10.570 | 0.1000 |  |")
 
 
+def test_folds_are_said_and_not_mixed_with_the_validation_split(tmp_path):
+    path = tmp_path / "x.json"
+    rows = {"--arch=cnn": {"0": outcome(980), "1": outcome(986)}, "--arch=mlp": {}}
+    table = {"processor": "Z80", "command": "choose", "candidates": rows, "dataset": "digits"}
+    assert "on the validation split alone" in choose.markdown(table)
+    table |= {"folds": 12}
+    assert "seed K on part K of 12 of the training and validation images" in choose.markdown(table)
+    path.write_text(json.dumps(table))
+    for given in ((), ("--folds=5",)):
+        argv = ["--name=x", "--dataset=digits", f"-o={tmp_path}", *given]
+        with pytest.raises(InputError, match=r"--folds=[05]: .*x\.json is of --folds=12; give"):
+            choose.main([*argv, "--", "--arch=cnn", "--", "--arch=mlp"])
+    assert json.loads(path.read_text()) == table
+
+
 def test_a_preset_that_is_another_recipe_by_now_is_refused(tmp_path, monkeypatch):
     table, path = {"candidates": {"--preset=tiny": {}}, "dataset": "digits"}, tmp_path / "x.json"
     choose.note_recipes(table, ["--preset=tiny"], path)

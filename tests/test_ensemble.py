@@ -22,6 +22,7 @@ from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.ensemble import mean_log_probabilities, members_of
 from digits_jax.runs.folder import read_metrics, read_run
 from digits_jax.train import main as train
+from digits_jax.training import together as side_by_side
 from digits_jax.training.ensemble import fit_ensemble
 from digits_jax.training.interrupts import Interrupted, StopRequest
 from digits_jax.training.loop import fit
@@ -233,13 +234,24 @@ def test_together_each_begins_and_is_scored_as_if_alone(devices):
         assert (each.labels == split.labels).all()
 
 
-def test_together_nothing_passes_between_devices():
+def test_together_nothing_passes_between_devices(monkeypatch):
     plan = prepare(dataclasses.replace(TOGETHER, devices="3", batch_size=48))
     steps = SideBySide([member_plan(plan, index) for index in range(3)])
     compiled = steps._many.as_text()
     assert len(steps._sharding.mesh.devices.flat) == 3
     for word in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
         assert word not in compiled
+    # A member's state is taken from its own device, too.
+    pick, asked = side_by_side._pick, []
+
+    def noting(leaves, index):
+        asked.append({device for leaf in leaves for device in leaf.devices()})
+        return pick(leaves, index)
+
+    monkeypatch.setattr(side_by_side, "_pick", noting)
+    for index in range(3):
+        steps.state(index)
+    assert asked == [{device} for device in steps._sharding.mesh.devices.flat]
 
 
 def test_together_stopped_they_go_on_one_after_another(tmp_path):

@@ -180,9 +180,16 @@ class SideBySide:
 
     def state(self, index: int) -> TrainState:
         """One member's state, where its plan has it."""
-        # One call: of each leaf by itself they were dozens.
-        own = _member_of(self._states, index)
-        return parallel.replicate(own, self._members[index].mesh)
+        devices = list(self._sharding.mesh.devices.flat)
+        place, own = divmod(index, len(self._members) // len(devices))
+        # Its device's own part: indexing what is spread over several gathers it from all of them,
+        # and on a busy CPU devices that wait for each other have aborted.
+        there = [
+            {shard.device: shard.data for shard in leaf.addressable_shards}[devices[place]]
+            for leaf in jax.tree.leaves(self._states)
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(self._states), _pick(there, own))
+        return parallel.replicate(state, self._members[index].mesh)
 
     def score(self, split: Split) -> list[Score]:
         """How each member recognises a split: all of them at once, and nothing is copied for it.
@@ -220,8 +227,8 @@ class SideBySide:
 
 
 @jax.jit
-def _member_of(states, index):
-    return jax.tree.map(lambda leaf: leaf[index], states)
+def _pick(leaves, index):
+    return [leaf[index] for leaf in leaves]
 
 
 _score_all = jax.jit(jax.vmap(score_step, in_axes=(0, None)))

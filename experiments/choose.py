@@ -106,8 +106,14 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
                 f"{flags}: in {path} it was trained before it was noted what flags stand for, and "
                 "may be another recipe by now; give another --name"
             )
-    if wanted:
-        load_dataset(arguments.dataset)  # Prepared once, and what is wrong with it is said here.
+    if wanted:  # Prepared once, and what is wrong with it is said here.
+        dataset = load_dataset(arguments.dataset)
+        count = len(dataset.train) + len(dataset.validation)
+        if arguments.folds > count:
+            raise InputError(
+                f"--folds={arguments.folds}: {dataset.name} has {count:,} images besides its test "
+                "split; give at most so many"
+            )
     table["left"] = len(wanted)
     if wanted:
         print(

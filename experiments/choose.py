@@ -316,7 +316,7 @@ def markdown(table: dict[str, Any]) -> str:
         percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
         mean_loss = statistics.mean(run["loss"] for run in good.values())
         seconds = statistics.median(run["train_seconds"] for run in good.values())
-        took = f"{seconds:.0f} s"
+        took = f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
         if "; " in _devices(table):
             took += f", {_devices({**table, 'candidates': {flags: runs}})}"
         both = [seed for seed in good if seed in first and first[seed]["correct"] is not None]

@@ -20,6 +20,7 @@ from typing import Any
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
+from digits_jax.errors import InputError
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import members_of
 from experiments.training_table import RESULTS
@@ -46,6 +47,10 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Measures, writes, prints."""
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
+    for name in ("runs", "ensembles"):  # Without the usual ones, untrained networks are measured.
+        path = getattr(arguments, name)
+        if path != getattr(Arguments(), name) and not path.is_dir():
+            raise InputError(f"--{name}={path}: no such folder; leave it out to do without")
     if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from tqdm import tqdm

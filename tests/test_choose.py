@@ -36,7 +36,7 @@ def test_the_table_by_hand():
     }
     lines = choose.markdown(table).splitlines()
     # Standard deviations of two numbers are their distance by sqrt(2).
-    assert lines[3] == "| `--b` | 2 | 99.200% ± 0.283 | 0.3000 | +0.900 ± 0.141 | 3 s |"
+    assert lines[3] == "| `--b` | 2 | 99.200% ± 0.283 | 0.3000 | +0.900 ± 0.141 | 3.0 s |"
     assert lines[4] == "| `--c` | 1 | no finite numbers | | | |"
     assert lines[2].startswith("| `--a` | 3 | 92.200% ± 10.570 | 0.1000 |  |")
 
@@ -185,8 +185,8 @@ def test_two_at_once_would_lose_each_others_rows(tmp_path):
 def test_of_several_devices_each_line_names_its_own():
     runs = {"--a": {"0": outcome(980) | {"device": "gpu: X"}}, "--b": {"0": outcome(990)}}
     text = choose.markdown({"processor": "Z80", "command": "c", "candidates": runs})
-    assert "| 2 s, gpu: X |" in text
-    assert "| 2 s, Z80 |" in text
+    assert "| 2.0 s, gpu: X |" in text
+    assert "| 2.0 s, Z80 |" in text
     assert text.endswith("a preset may be another by now.\n")
     text = choose.markdown(
         {"processor": "Z80", "command": "c", "candidates": runs, "recipes": {"--a": {}, "--b": {}}}

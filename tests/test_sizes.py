@@ -8,6 +8,7 @@ import pytest
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.data.datasets import load_dataset
+from digits_jax.errors import InputError
 from digits_jax.training.ensemble import fit_ensemble
 from experiments import sizes
 
@@ -40,6 +41,13 @@ def test_an_ensembles_members_are_runs_of_its_preset(tmp_path, monkeypatch):
     row = sizes.measure("mlp", "tiny", sizes.Arguments(tmp_path / "no", tmp_path, dataset="digits"))
     assert row["accuracies"] == [run.results["test_accuracy"] for run in members]
     assert row["same_run_accuracy"] == row["accuracies"][0]
+
+
+@pytest.mark.parametrize("name", ["runs", "ensembles"])
+def test_a_folder_that_is_not_there(tmp_path, name):
+    with pytest.raises(InputError, match=f"--{name}=.*nowhere: no such folder"):
+        sizes.main([f"--{name}={tmp_path / 'nowhere'}", f"--output={tmp_path}"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arch", ["cnn", "mlp"])

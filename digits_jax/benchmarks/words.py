@@ -86,15 +86,16 @@ def where(machine: dict[str, Any]) -> str:
     return processor if machine["device"] == "cpu" else f"{machine['device']}; {processor}"
 
 
-def some(count: int, thing: str) -> str:
+def some(count: float, thing: str) -> str:
     """A number of things.
 
     Example:
-      >>> some(1, "seed"), some(3, "new process")
-      ('1 seed', '3 new processes')
+      >>> some(1, "seed"), some(3, "new process"), some(1.5, "epoch"), some(1.0, "epoch")
+      ('1 seed', '3 new processes', '1.5 epochs', '1 epoch')
     """
+    count = f"{count:.6g}" if isinstance(count, float) else count
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{count} {thing if count == 1 else plural}"
+    return f"{count} {thing if str(count) == '1' else plural}"
 
 
 def percent(fraction: float | None) -> str:

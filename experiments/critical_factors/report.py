@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from digits_jax.benchmarks.words import some
 from experiments.critical_factors.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS
 from experiments.critical_factors.factors import Factor
 from experiments.critical_factors.ranking import (
@@ -87,7 +88,7 @@ def _recipe_text(recipe):
     return (
         f"{sizes}; {recipe.activation}, {recipe.normalization} normalization; {recipe.optimizer}, "
         f"learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, batches of "
-        f"{recipe.batch_size}, {recipe.epochs:g} epochs, label smoothing "
+        f"{recipe.batch_size}, {some(recipe.epochs, 'epoch')}, label smoothing "
         f"{recipe.label_smoothing:g}, dropout {recipe.dropout:g}, no augmentation"
     )
 

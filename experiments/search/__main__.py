@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import check
@@ -219,7 +220,7 @@ class _Progress:
         elif row["note"]:
             said = f"{said} ({row['note']})"
         self._bar.write(
-            f"trial {row['trial']}, {space.show(float(row['epochs']))} epochs: {said}, "
+            f"trial {row['trial']}, {some(row['epochs'], 'epoch')}: {said}, "
             f"{row['seconds']:.1f} s; {row['elapsed_seconds']:.0f} of {self._budget:g} s",
             file=sys.stdout,
         )

@@ -138,7 +138,7 @@ def _points(axes, rows, x, theme):
             edgecolor=colours[0] if rung == 0 else theme.background,
             linewidth=0.8,
             zorder=2 + rung,
-            label=f"{show(float(here[0]['epochs']))} epochs",
+            label=some(here[0]["epochs"], "epoch"),
         )
     lost = [row for row in rows if row["status"] != TRAINED]
     if lost:

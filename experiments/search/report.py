@@ -82,7 +82,7 @@ def markdown(search: Search, rows: Sequence[Row], facts: dict[str, Any]) -> str:
     order, best = ladder(rows), winner(rows)
     counts = [len(on_rung(rows, k)) for k in range(search.rungs)]
     epochs = {row["rung"]: row["epochs"] for row in rows}
-    rungs = ", ".join(f"{n} for {show(float(epochs[k]))} epochs" for k, n in enumerate(counts) if n)
+    rungs = ", ".join(f"{n} for {some(epochs[k], 'epoch')}" for k, n in enumerate(counts) if n)
     lines = [
         f"# Hyperparameters of the {search.arch} on {search.dataset}",
         "",

@@ -1,11 +1,11 @@
 """Which recipe is better, on the validation split alone: python -m experiments.choose --name=NAME
 
 Trains candidates with several seeds and drops the test split before: what isn't there can't be
-chosen by. Candidates are compared with the first one seed by seed, so that what a seed does to both
-cancels out. With ``--folds=12`` seed 0 is scored on the validation split, and each other seed on
-another part as large of the training images, which it isn't trained on: a difference of a tenth of
-a percent needs more images than one split has. After each ``--`` stands a candidate, as flags of
-``digits_jax.train``:
+chosen by. Candidates are compared with the first one seed by seed, so that what a seed does to
+both cancels out. With ``--folds=12`` each of twelve seeds is scored on another twelfth of the
+training and validation images, which it isn't trained on (seed 0 on MNIST's own validation split):
+a difference of a tenth of a percent needs more images than one split has. After each ``--`` stands
+a candidate, as flags of ``digits_jax.train``:
 
   python -m experiments.choose --name=tiny -- --preset=tiny -- --preset=tiny --dropout=0.1
 
@@ -13,6 +13,7 @@ Writes ``NAME.json`` and ``NAME.md`` into ``experiments/results/choices``. Train
 are kept: with more ``--seeds`` or candidates it goes on.
 """
 
+import dataclasses
 import json
 import os
 import shlex
@@ -55,7 +56,9 @@ class Arguments:
 
     name: str
     """Of the files that are written."""
-    seeds: int = 3
+    seeds: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: 3, or as many as --folds)")
+    ] = None
     """Seeds 0, 1, ... of each."""
     folds: int = 0
     """Cross-validation: seed K is scored on part K of so many, and trained on the others; 0: all are scored on the validation split."""  # noqa: E501
@@ -74,6 +77,8 @@ def main(argv: Sequence[str]) -> None:
     own, *candidates = split(argv)
     words = f"{__doc__.splitlines()[0]} -- FLAGS -- FLAGS ..."
     arguments = parse(Arguments, own, doc=words)
+    if arguments.seeds is None:
+        arguments = dataclasses.replace(arguments, seeds=arguments.folds or 3)
     check(arguments, candidates)
     with hold_folder(results_folder(arguments.output), "--output"):
         compare(arguments, candidates, shlex.join(["python", "-m", "experiments.choose", *argv]))
@@ -166,11 +171,16 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
     named = arguments.name and Path(arguments.name).name == arguments.name
     if not named or arguments.name.startswith("."):
         raise InputError(f"--name={shown(arguments.name)}: give a word that can name a file")
-    if arguments.seeds < 2:
-        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
     if arguments.folds < 0 or arguments.folds == 1:
         raise InputError(
             f"--folds={arguments.folds}: give 2 or more, or 0 for the validation split"
+        )
+    if arguments.seeds < 2:
+        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
+    if arguments.folds and arguments.seeds > arguments.folds:
+        raise InputError(
+            f"--seeds={arguments.seeds}: each seed has a part of its own; give at most "
+            f"{arguments.folds}, as --folds, or less"
         )
     shares(arguments.jobs)
     for flags in candidates:
@@ -316,7 +326,7 @@ def markdown(table: dict[str, Any]) -> str:
         percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
         mean_loss = statistics.mean(run["loss"] for run in good.values())
         seconds = statistics.median(run["train_seconds"] for run in good.values())
-        took = f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+        took = f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
         if "; " in _devices(table):
             took += f", {_devices({**table, 'candidates': {flags: runs}})}"
         both = [seed for seed in good if seed in first and first[seed]["correct"] is not None]
@@ -328,7 +338,8 @@ def markdown(table: dict[str, Any]) -> str:
     lines += [
         "",
         f"Mean ± standard deviation over the seeds, last step, {_scored_on(table)}; "
-        f"{_devices(table)}.",
+        f"{_devices(table)}. A training: its seconds, or its share of those of several at once, "
+        "which are more where others ran beside it.",
         "",
         f"Last written by `{table['command']}`.",
     ]
@@ -337,6 +348,8 @@ def markdown(table: dict[str, Any]) -> str:
         lines[-1] += (
             " What each line's flags stood for wasn't noted then: a preset may be another by now."
         )
+    if absent := [flags for flags, runs in table["candidates"].items() if not runs]:
+        lines[-1] += f" Not trained yet: {', '.join(f'`{flags}`' for flags in absent)}."
     if left := table.get("left"):
         lines[-1] += (
             f" It was stopped with {some(left, 'training')} left; the same command goes on."

@@ -111,6 +111,7 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
             ["--folds=1438", "--dataset=digits", "--", "--arch=cnn", "--", "--arch=mlp"],
             "1,437 images",
         ),
+        (["--folds=3", "--seeds=4", "--", "--arch=cnn", "--", "--arch=mlp"], "a part of its own"),
         (["--folds=-3", "--", "--arch=cnn", "--", "--arch=mlp"], "--folds=-3: give 2 or more"),
         (["--name=", "--", "--arch=cnn", "--", "--arch=mlp"], "give a word that can name a file"),
         (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),

@@ -29,7 +29,7 @@ from digits_jax.training.loop import fit
 from digits_jax.training.plan import prepare
 from digits_jax.training.record import describe_run
 from digits_jax.training.resuming import load_trained
-from digits_jax.training.scoring import make_scorer, score_of
+from digits_jax.training.scoring import make_scorer, score_of, score_of_sums
 from digits_jax.training.together import SideBySide, member_plan, train_together
 
 SMALL = TrainConfig(
@@ -214,17 +214,18 @@ def test_together_they_come_to_what_each_comes_to_alone(tmp_path, more):
 def test_together_each_begins_and_is_scored_as_if_alone(devices):
     config = dataclasses.replace(TOGETHER, devices=devices, batch_size=48, ema_decay=0.9)
     plan = prepare(config)
-    members = [member_plan(plan, index) for index in range(3)]
-    steps = SideBySide(members)
-    for index, member in enumerate(members):
-        alone, own = member.initial_state(), steps.state(index)
+    # Several batches, and the last one short.
+    split = plan.dataset.train
+    plan = dataclasses.replace(plan, dataset=dataclasses.replace(plan.dataset, validation=split))
+    steps = SideBySide([member_plan(plan, index) for index in range(3)])
+    for index in range(3):
+        alone, own = member_plan(plan, index).initial_state(), steps.state(index)
         chex.assert_trees_all_equal(own, alone)
         chex.assert_trees_all_equal_dtypes(own, alone)
     for done in range(5):
         steps.take(done, 1)
-    split = plan.dataset.train  # several batches, and the last one short
     score = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, 48)
-    found = steps.score(split)
+    found = [score_of_sums(*own) for own in steps.answers()]
     assert len({each.loss for each in found}) == 3
     for index, each in enumerate(found):
         alone = score(plan.for_scoring(steps.state(index)), split)
@@ -252,6 +253,32 @@ def test_together_nothing_passes_between_devices(monkeypatch):
     for index in range(3):
         steps.state(index)
     assert asked == [{device} for device in steps._sharding.mesh.devices.flat]
+
+
+def test_together_stopped_while_they_are_scored(tmp_path, monkeypatch):
+    config = dataclasses.replace(TOGETHER, together=True, epochs=2.0)
+    plan, stop = prepare(config), StopRequest()
+    whole = fit_ensemble(dataclasses.replace(config, workdir=str(tmp_path / "whole")), quiet=True)
+    workdir = tmp_path / "run"
+    paths = [workdir / f"member-{index}" for index in range(3)]
+    answers = SideBySide.answers
+
+    def stopped(steps, between):
+        stop.signal_number = signal.SIGTERM
+        return answers(steps, between)
+
+    monkeypatch.setattr(SideBySide, "answers", stopped)
+    with folder.hold_workdir(workdir, new=True):
+        folder.write_json(workdir / "config.json", describe_run(plan))
+        with pytest.raises(Interrupted):
+            train_together(plan, paths, stop, quiet=True)
+    assert [list_steps(path / "checkpoints") for path in paths] == [[20]] * 3
+    assert train(["--resume", f"--workdir={workdir}"]) == 0
+    found = read_run(workdir)
+    np.testing.assert_allclose(found.logits, read_run(whole.workdir).logits, atol=2e-3)
+    for index, path in enumerate(paths):  # The epoch is scored once, when each goes on.
+        rows = [read_metrics(each) for each in (path, whole.workdir / f"member-{index}")]
+        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]] == [20, 40]
 
 
 def test_together_stopped_they_go_on_one_after_another(tmp_path):

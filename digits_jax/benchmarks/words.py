@@ -93,9 +93,9 @@ def some(count: float, thing: str) -> str:
       >>> some(1, "seed"), some(3, "new process"), some(1.5, "epoch"), some(1.0, "epoch")
       ('1 seed', '3 new processes', '1.5 epochs', '1 epoch')
     """
-    count = f"{count:.6g}" if isinstance(count, float) else count
+    number = f"{count:.6g}" if isinstance(count, float) else str(count)
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{count} {thing if str(count) == '1' else plural}"
+    return f"{number} {thing if number == '1' else plural}"
 
 
 def percent(fraction: float | None) -> str:

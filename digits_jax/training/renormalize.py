@@ -62,13 +62,14 @@ def make_renormalizer(plan: Plan) -> Callable[..., TrainState]:
     own = share_size(size, plan.share)
 
     def estimate(state, train: Split | None = None):
+        train = plan.dataset.train if train is None else train
         if not jax.tree.leaves(state.batch_stats):
             return state
         variables = (state.variables["params"], state.batch_stats)
         total = None
         for number in range(count):
             start = number * size + plan.share[0] * own
-            images, _ = (train or plan.dataset.train).rows(np.arange(start, start + own))
+            images, _ = train.rows(np.arange(start, start + own))
             found = statistics(variables, parallel.shard({"image": images}, plan.mesh))
             total = found if total is None else jax.tree.map(jnp.add, total, found)
         mean = jax.tree.map(lambda sums: sums / count, total)

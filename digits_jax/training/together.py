@@ -6,7 +6,7 @@ what a run of its own would have left at that step.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.pipeline import BatchOrder, eval_batches
-from digits_jax.data.splits import Split
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import save_checkpoint
 from digits_jax.training import parallel
@@ -38,7 +37,7 @@ from digits_jax.training.progress import Progress
 from digits_jax.training.record import describe_run
 from digits_jax.training.renormalize import make_renormalizer
 from digits_jax.training.resuming import NO_SUMS, NOTHING, epoch_ends, what_it_trains
-from digits_jax.training.scoring import Score, score_of_sums, score_step
+from digits_jax.training.scoring import score_of_sums, score_step
 from digits_jax.training.session import Session
 from digits_jax.training.state import TrainState, create_train_states
 
@@ -89,10 +88,14 @@ def train_together(
             if done == plan.total_steps and plan.config.renormalize:
                 steps.renormalize()
             if done in ends_at:
-                scores = steps.score(plan.dataset.validation)
+                try:
+                    answers = steps.answers(sessions[0].between)
+                except Interrupted:
+                    _save(steps, sessions, totals, done)  # Each scores its epoch when it goes on.
+                    raise
                 rows = [
-                    _end_epoch(session, own, sums, done)
-                    for session, own, sums in zip(sessions, scores, totals, strict=True)
+                    _end_epoch(session, score_of_sums(*own), sums, done)
+                    for session, own, sums in zip(sessions, answers, totals, strict=True)
                 ]
                 totals = [{**each, **NO_SUMS} for each in totals]
                 progress.line(_line(rows, ends_at[done], plan.config.epochs))
@@ -126,8 +129,8 @@ class SideBySide:
     """The states of all members, and the steps that change them.
 
     Args:
-      members: a plan each; they differ in their seeds alone, or also in their training images, of
-        which all have as many.
+      members: a plan each; they differ in their seeds alone, or also in which images train and
+        which validate, of which all have as many.
     """
 
     def __init__(self, members: Sequence[Plan]):
@@ -160,6 +163,9 @@ class SideBySide:
             .lower(self._states, self._data, self._placed(), np.int32(0), self._keys, *self._rest)
             .compile()
         )
+        batch = next(self._batches([member.dataset.validation for member in members]))
+        scored = jax.jit(jax.vmap(score_step))
+        self._score = scored.lower(first.for_scoring(self._states), batch).compile()
 
     def _side_by_side(self, trees):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -191,30 +197,43 @@ class SideBySide:
         state = jax.tree.unflatten(jax.tree.structure(self._states), _pick(there, own))
         return parallel.replicate(state, self._members[index].mesh)
 
-    def score(self, split: Split) -> list[Score]:
-        """How each member recognises a split: all of them at once, and nothing is copied for it.
+    def answers(
+        self, between: Callable[[], None] = lambda: None
+    ) -> list[tuple[dict[str, float], np.ndarray, np.ndarray]]:
+        """What each member makes of its validation split: all of them at once.
 
         Args:
-          split: of the data set that all have.
+          between: called before each batch; it may raise.
 
-        Raises:
-          InputError: a member's loss isn't finite.
+        Returns:
+          For each member what `score_of_sums` takes.
         """
-        first = self._members[0]
-        states = first.for_scoring(self._states)
+        splits = [member.dataset.validation for member in self._members]
+        states = self._members[0].for_scoring(self._states)
         found, under_way = [], None
-        for batch in eval_batches(split.images, split.labels, first.eval_batch_size):
-            last = under_way
-            under_way = _score_all(states, parallel.replicate(batch, self._sharding.mesh))
+        for batch in self._batches(splits):
+            between()
+            last, under_way = under_way, self._score(states, batch)
             if last is not None:  # fetched while the next one is scored
                 found.append(jax.device_get(last))
         found.append(jax.device_get(under_way))
         logits = np.concatenate([logits for _, logits in found], axis=1)
         totals = {name: sum(sums[name].astype(float) for sums, _ in found) for name in found[0][0]}
         return [
-            score_of_sums({name: float(totals[name][i]) for name in totals}, split.labels, own)
-            for i, own in enumerate(logits)
+            ({name: float(totals[name][i]) for name in totals}, split.labels, logits[i])
+            for i, split in enumerate(splits)
         ]
+
+    def _batches(self, splits):
+        """Of all members' splits, side by side."""
+        size, count = self._members[0].eval_batch_size, len(splits)
+        if self._members[0].platform == "cpu":
+            # Together as large as one network's: five of them took three times the memory.
+            size = -(-size * self._sharding.mesh.size // count)
+        each = [eval_batches(split.images, split.labels, size) for split in splits]
+        for batches in zip(*each, strict=True):
+            stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+            yield jax.device_put(stacked, self._sharding)
 
     def renormalize(self) -> None:
         """Estimates the statistics of all members anew; see `training.renormalize`."""
@@ -229,9 +248,6 @@ class SideBySide:
 @jax.jit
 def _pick(leaves, index):
     return [leaf[index] for leaf in leaves]
-
-
-_score_all = jax.jit(jax.vmap(score_step, in_axes=(0, None)))
 
 
 def _end_epoch(session, score, totals, done):

@@ -88,7 +88,7 @@ SPACES = {
     "mlp": {**_BOTH, **_DEPTH_AND_WIDTH},
     "cnn": {
         **_BOTH,
-        "channels": Choice(((16, 32), (24, 48), (32, 64), (16, 32, 64))),
+        "channels": Choice(((16, 32), (24, 48), (32, 64), (64, 128), (16, 32, 64))),
         "convs_per_block": Choice((1, 2)),
         "dense_size": Choice((0, 64, 128, 256)),
     },

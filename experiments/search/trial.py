@@ -25,7 +25,7 @@ from digits_jax.training.group import Group
 from digits_jax.training.interrupts import StopRequest
 from digits_jax.training.plan import prepare
 from digits_jax.training.renormalize import renormalize
-from digits_jax.training.scoring import make_scorer
+from digits_jax.training.scoring import score_of_sums
 from digits_jax.training.session import Session
 from digits_jax.training.together import SideBySide, member_plan
 from experiments.search.halving import DIVERGED, FAILED, TRAINED
@@ -143,7 +143,6 @@ def train_seeds(
         for seed, dataset in zip(seeds, datasets, strict=True)
     ]
     steps = SideBySide(members)
-    score = make_scorer(plan.for_scoring(plan.abstract_state), plan.mesh, plan.eval_batch_size)
     skips = [_Skips(config.max_skipped_steps) for _ in seeds]
     started, done = time.perf_counter(), 0
     while done < plan.total_steps:
@@ -155,11 +154,10 @@ def train_seeds(
     if plan.config.renormalize:
         steps.renormalize()
     seconds = round((time.perf_counter() - started) / len(seeds), 3)
-    found = []
-    for index, own in enumerate(skips):
-        state = plan.for_scoring(steps.state(index))
-        held = datasets[index].validation
-        found.append(_scored(partial(score, state, held), own.too_many_from, seconds))
+    found = [
+        _scored(partial(score_of_sums, *answers), own.too_many_from, seconds)
+        for answers, own in zip(steps.answers(), skips, strict=True)
+    ]
     jax.clear_caches()
     return found
 

@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from digits_jax import compare
 from digits_jax.cli import parse, run_program
@@ -54,7 +57,7 @@ class Arguments:
     """Seeds 0, 1, ... of each architecture."""
     runs: Path = Path("runs/ann_vs_cnn")
     """Folder of the runs."""
-    output: Path | None = None
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the report (default: RUNS/DATASET-PRESET)."""
 
 

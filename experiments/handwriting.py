@@ -53,7 +53,7 @@ class Arguments:
     """The images: test, or validation to develop on."""
     conditions: tuple[str, ...] = ()
     """Only these conditions."""
-    output: Path = RESULTS
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of handwriting.json, .md and .png."""
 
 

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from digits_jax import export
 from digits_jax.cli import parse, run_program
@@ -28,7 +31,7 @@ class Arguments:
 
     runs: Path = Path("runs/release")
     """Folder of the runs."""
-    output: Path = Path("release")
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("release")
     """Folder of what is made."""
     preset: str = "standard"
     """Of both models."""

@@ -15,7 +15,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
@@ -40,7 +42,7 @@ class Arguments:
     """Their data set."""
     data_dir: str | None = None
     """Its folder, for what int8 reaches."""
-    output: Path = RESULTS
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of sizes.json and sizes.md."""
 
 

@@ -33,7 +33,7 @@ class Arguments:
     """Folders of trained runs."""
     data_dir: str | None = None
     """Folder of the data set, if not where it is found by itself."""
-    output: Path = RESULTS
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of strangers.json and strangers.md."""
 
 

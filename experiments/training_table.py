@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import InputError
@@ -58,7 +61,7 @@ class Arguments:
     """Seeds 0, 1, ... of each row."""
     runs: Path = Path("runs/table")
     """Folder of the runs."""
-    output: Path = RESULTS
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of training.json and training.md."""
 
 

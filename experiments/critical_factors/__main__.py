@@ -48,8 +48,9 @@ class Arguments:
     output: Annotated[
         Path | None,
         tyro.conf.arg(
+            aliases=["-o"],
             help_behavior_hint="(default: experiments/results/critical_factors; with --quick "
-            "runs/critical_factors_quick)"
+            "runs/critical_factors_quick)",
         ),
     ] = None
     """Folder of the results."""

@@ -1,4 +1,4 @@
-"""Which recipe is better, by images that it was not trained on: python -m experiments.choose --name=NAME
+"""Which recipe is better, by images held out of training: python -m experiments.choose --name=NAME
 
 Trains candidates with several seeds and drops the test split before: what isn't there can't be
 chosen by. Candidates are compared with the first one seed by seed, so that what a seed does to

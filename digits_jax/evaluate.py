@@ -1,4 +1,4 @@
-"""Scores a trained run on its whole test set: python -m digits_jax.evaluate RUN"""
+"""Scores a run on its whole test set, or validation split: python -m digits_jax.evaluate RUN"""
 
 import json as json_module
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import InputError
 from digits_jax.runs import folder
 
+# Training images aren't offered: a streamed run holds none in memory.
+SPLITS = ("test", "validation")
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -19,6 +22,8 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
+    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
+    """What to score: test, or validation, the images to choose by."""
     views: int = 1
     """Views of each image whose answers are averaged: itself, and others slightly turned, scaled, slanted and shifted."""  # noqa: E501
     json: bool = False
@@ -43,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.platform,
         json=arguments.json,
         views=arguments.views,
+        split=arguments.split,
     )
 
 
@@ -54,8 +60,9 @@ def evaluate(
     *,
     json: bool = False,
     views: int = 1,
+    split: str = "test",
 ) -> int:
-    """Restores a run's newest checkpoint, scores its test set and prints the numbers.
+    """Restores a run's newest checkpoint, scores a split and prints the numbers.
 
     An ensemble's members are scored each, and answer together.
     """
@@ -66,10 +73,12 @@ def evaluate(
 
     if not 1 <= views <= 1000:
         raise InputError(f"--views={views}: give a number that is at least 1 and at most 1000")
+    if split not in SPLITS:
+        raise InputError(f"--split={split}: give {' or '.join(SPLITS)}")
     use_compilation_cache()
     members = members_of(workdir)
     here = {"data_dir": data_dir, "devices": devices, "platform": platform}
-    scored = [_score(member, here, views) for member in members or [workdir]]
+    scored = [_score(member, here, views, split) for member in members or [workdir]]
     plan, state, score = scored[0]
     if members:
         score = score_of(score.labels, mean_log_probabilities([each.logits for *_, each in scored]))
@@ -82,11 +91,11 @@ def evaluate(
             "step": int(state.step),
             "views": views,
             "members": max(1, len(members)),
-            "test_accuracy": score.accuracy,
-            "test_accuracy_ci95": [low, high],
-            "test_errors": score.errors,
-            "test_count": score.count,
-            "test_loss": score.loss,
+            f"{split}_accuracy": score.accuracy,
+            f"{split}_accuracy_ci95": [low, high],
+            f"{split}_errors": score.errors,
+            f"{split}_count": score.count,
+            f"{split}_loss": score.loss,
             "class_accuracy": dict(zip(plan.dataset.class_names, classes.accuracy, strict=True)),
         }
         print(json_module.dumps(numbers, indent=2))
@@ -94,7 +103,7 @@ def evaluate(
     said = f"; {len(members)} members" if members else ""
     said += f"; {views} views of each image" if views > 1 else ""
     print(
-        f"{plan.dataset.name} test accuracy {score.accuracy:.2%} "
+        f"{plan.dataset.name} {split} accuracy {score.accuracy:.2%} "
         f"(95% interval {low:.2%} to {high:.2%}): {score.errors} errors of {score.count:,} "
         f"images, loss {score.loss:.4f}, at step {int(state.step)}{said}"
     )
@@ -106,8 +115,8 @@ def evaluate(
     return 0
 
 
-def _score(workdir, here, views):
-    """A run's plan, state and the score of its test set."""
+def _score(workdir, here, views, split):
+    """A run's plan, state and the score of a split."""
     from digits_jax.runs.checkpoint import tree_sha256
     from digits_jax.training.resuming import load_trained
     from digits_jax.training.scoring import make_scorer
@@ -125,7 +134,7 @@ def _score(workdir, here, views):
                 "or train again"
             )
     score = make_scorer(state, plan.mesh, plan.eval_batch_size)
-    return plan, state, score_views(score, state, plan.dataset.test, views)
+    return plan, state, score_views(score, state, getattr(plan.dataset, split), views)
 
 
 if __name__ == "__main__":

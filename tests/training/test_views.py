@@ -65,3 +65,22 @@ def test_the_program(tmp_path, capsys):
 
     with pytest.raises(InputError, match="--views=0: give a number that is at least 1"):
         main([run, "--views=0"])
+
+
+def test_the_images_to_choose_by(tmp_path, capsys):
+    from digits_jax.config import TrainConfig
+    from digits_jax.errors import InputError
+    from digits_jax.training.loop import fit
+
+    run = str(tmp_path / "run")
+    small = TrainConfig(arch="mlp", dataset="digits", preset="quick", epochs=2.0, workdir=run)
+    results = fit(small, quiet=True).results
+    assert main([run, "--split=validation", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert not [name for name in said if name.startswith("test")]
+    for name in ("validation_accuracy", "validation_errors", "validation_count"):
+        assert said[name] == results[name]  # training scored it with code of its own
+    assert main([run, "--split=validation"]) == 0
+    assert "digits validation accuracy" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--split=train: give test or validation"):
+        main([run, "--split=train"])

@@ -261,9 +261,10 @@ class Group:
                 return
             del self._said[key]
         values = [said[i] for i in range(self.count)]
+        # First here: who hears of the end hangs up, which the thread would take for its death.
+        self._answer(key, values)
         for peer in self._peers.values():
             peer.line.send(all=key, values=values)
-        self._answer(key, values)
 
     def _answer(self, key, values):
         with self._changed:

@@ -43,6 +43,35 @@ def test_groups_speak_in_json():
     assert said == [[{"a": [1, 0]}, {"a": [1, 1]}]] * 2
 
 
+def test_who_hangs_up_at_the_end_has_not_died(monkeypatch):
+    """Where process 0 comes last, and gets on only after the other has left."""
+    ends, left, asked = tcp_pair(), [], threading.Event()
+    monkeypatch.setattr(Group, "_leave", lambda self, line: left.append(line))  # it would end us
+    groups = [Group(i, 2, {1 - i: Line(end)}, {1 - i: "here"}) for i, end in enumerate(ends)]
+    hear, tell = groups[0]._hear_said, groups[0]._peers[1].line.send
+
+    def hear_said(index, key, value):
+        hear(index, key, value)
+        asked.set()
+
+    def tell_slowly(**message):
+        told = tell(**message)
+        if "all" in message:
+            groups[0]._thread.join(30)  # until the watch has seen that the other hung up
+        return told
+
+    monkeypatch.setattr(groups[0], "_hear_said", hear_said)
+    monkeypatch.setattr(groups[0]._peers[1].line, "send", tell_slowly)
+    other = threading.Thread(target=lambda: (groups[1].finish(), groups[1].close()))
+    other.start()
+    assert asked.wait(30)
+    groups[0].finish()
+    assert not groups[0]._thread.is_alive()
+    groups[0].close()
+    other.join(30)
+    assert (groups[0].verdict, groups[1].verdict, left) == (None, None, [])
+
+
 def tcp_pair():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return socket.create_connection(listener.getsockname()), listener.accept()[0]

@@ -172,6 +172,8 @@ class TrainConfig:
         recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
         if self.optimizer == "adam":
             recipe["weight_decay"] = 0.0  # Adam has none; the recipes' is for AdamW.
+        if self.batch_norm is False:
+            recipe["renormalize"] = False  # There is nothing to estimate.
         if self.augment not in (None, recipe["augment"]):
             recipe["augment_strength"] = 1.0  # The recipe's is of its own augmentation.
         if self.teacher is not None:
@@ -281,7 +283,10 @@ def with_later_fields(values: Any) -> Any:
     later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
     later |= {"renormalize": False, "adversarial": 0.0, "augment_strength": 1.0}
     later |= dict.fromkeys(("teacher", *TEACHER))
-    return {**later, **values}
+    values = {**later, **values}
+    if values.get("batch_norm") is False and values.get("renormalize") is True:
+        values["renormalize"] = False  # Until it was refused, it did nothing.
+    return values
 
 
 def config_path(path: str | Path) -> Path:

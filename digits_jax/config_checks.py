@@ -113,6 +113,11 @@ def check(config: Any) -> None:
                 f"--augment-strength={config.augment_strength}: nothing is augmented here "
                 "(augment is none); give --augment=NAME too, or leave it out"
             )
+    if config.renormalize and config.batch_norm is False:
+        raise InputError(
+            "--renormalize: without BatchNorm (--no-batch-norm) there is nothing to estimate; give "
+            "--no-renormalize, or leave --no-batch-norm out"
+        )
     if "adversarial" in given:
         _number("adversarial", given["adversarial"], 0, 1)
     for name in ("teacher_weight", "teacher_temperature"):

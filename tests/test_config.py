@@ -9,7 +9,13 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from digits_jax.config import TrainConfig, first_difference, from_dict, read_config
+from digits_jax.config import (
+    TrainConfig,
+    first_difference,
+    from_dict,
+    read_config,
+    with_later_fields,
+)
 from digits_jax.config_checks import PRESET_NAMES, check
 from digits_jax.errors import InputError
 from digits_jax.recipes import BASE, RECIPES
@@ -62,6 +68,10 @@ BAD = [
     (
         {"augment_strength": 2.0, "preset": "quick", "augment": "none"},
         "--augment-strength=2.0: nothing is augmented here",
+    ),
+    (
+        {"batch_norm": False, "renormalize": True},
+        "--renormalize: without BatchNorm (--no-batch-norm) there is nothing to estimate",
     ),
     ({"teacher": ""}, "--teacher is empty; give the folder of a run, or leave the flag out"),
     ({"arch": "cnn", "hidden_sizes": (64,)}, "--hidden-sizes isn't for --arch=cnn"),
@@ -133,6 +143,14 @@ def test_a_presets_strength_goes_with_its_own_augmentation():
     assert strength == {None: 0.7, "elastic": 0.7, "none": 1.0, "cutout": 1.0}
     given = TrainConfig(preset="best", augment="cutout", augment_strength=0.5)
     assert given.resolve("mnist").augment_strength == 0.5
+
+
+def test_nothing_is_estimated_where_there_is_no_batch_norm():
+    found = TrainConfig(preset="best", batch_norm=False).resolve("mnist")
+    assert (found.batch_norm, found.renormalize) == (False, False)
+    # A run of before, when both together were accepted, and one of them did nothing.
+    old = with_later_fields({**found.to_dict(), "renormalize": True})
+    assert from_dict(old, "config.json") == found
 
 
 def test_what_is_given_beats_the_preset():

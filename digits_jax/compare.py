@@ -105,7 +105,7 @@ def read_sources(args: argparse.Namespace) -> tuple[list["Source"], list["Source
     if args.dataset:
         raise InputError("--dataset goes with --predictions; a run knows its own data set")
     if args.runs and len(args.runs) != 2:
-        raise InputError(f"{len(args.runs)} runs given; give two, or groups by --a and --b")
+        raise InputError(f"runs given: {len(args.runs)}; give two, or groups by --a and --b")
     groups = [args.runs[:1], args.runs[1:]] if args.runs else [args.a or [], args.b or []]
     if not args.runs and min(map(len, groups)) < 2:
         counts = f"{len(groups[0])} run(s) in --a and {len(groups[1])} in --b"

@@ -22,6 +22,7 @@ from digits_jax.errors import InputError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
 from digits_jax.processor import cpu_count
+from digits_jax.runs import folder
 from digits_jax.runs.ensemble import members_of
 from digits_jax.runs.folder import read_json, read_run, replace_files
 from experiments.cores import shares
@@ -105,7 +106,14 @@ def main(argv: Sequence[str]) -> None:
     if arguments.seeds < 2:
         raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
     shares(arguments.jobs)  # so many as there are cores: said before a folder is made
+    _check_teachers(arguments)
     path = results_folder(arguments.output) / "accuracy.json"
+    for row in (read_json(path) if path.exists() else {}).values():
+        if (count := len(row["members"])) != arguments.seeds:
+            raise InputError(
+                f"--seeds={arguments.seeds}: {path} is of {count} seeds; give --seeds={count}, or "
+                "another --output"
+            )
     for name in arguments.recipes:
         flags = RECIPES[name].flags.format(runs=arguments.runs).split()
         workdir = arguments.runs / name
@@ -118,6 +126,18 @@ def main(argv: Sequence[str]) -> None:
         files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}
         replace_files({**files, path.with_suffix(".md"): text.encode()})
     print(text)
+
+
+def _check_teachers(arguments):
+    for place, name in enumerate(arguments.recipes):
+        teacher = RECIPES[name].flags.partition("--teacher={runs}/")[2]
+        there = teacher in arguments.recipes[:place]
+        there = there or (arguments.runs / teacher / folder.RESULTS).exists()
+        if teacher and not there:
+            raise InputError(
+                f"--recipes={name}: it learns from {teacher}, which isn't in {arguments.runs}; "
+                f"give --recipes={teacher},{name}"
+            )
 
 
 def measure(workdir: Path) -> dict[str, Any]:

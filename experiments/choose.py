@@ -247,6 +247,7 @@ def trained(wanted: Sequence[tuple[str, Sequence[int]]], data: dict[str, Any], j
             for done in as_completed(waiting):
                 yield *waiting[done], done.result()
         except BaseException:  # They would train on, and be waited for.
+            threading.excepthook = lambda _: None  # the pool's thread finds what it waits for gone
             for process in active_children():
                 process.kill()
             raise
@@ -311,8 +312,9 @@ def said(found: dict[str, Any]) -> str:
 def markdown(table: dict[str, Any]) -> str:
     """The table, a line per candidate; differences to the first, over the seeds that both have."""
     first = next(iter(table["candidates"].values()))
+    own = table.get("dataset", "mnist")
     lines = [
-        "| `python -m digits_jax.train` ... | seeds | validation accuracy | loss "
+        f"| `python -m digits_jax.train --dataset={own}` ... | seeds | validation accuracy | loss "
         "| points more than the first | a training |",
         "|---|--:|--:|--:|--:|--:|",
     ]
@@ -321,7 +323,8 @@ def markdown(table: dict[str, Any]) -> str:
             continue  # not trained yet
         good = {seed: run for seed, run in runs.items() if run["correct"] is not None}
         if not good:
-            lines.append(f"| `{flags}` | {len(runs)} | no finite numbers | | | |")
+            why = "; ".join(dict.fromkeys(run["note"] for run in runs.values() if run.get("note")))
+            lines.append(f"| `{flags}` | {len(runs)} | {why or 'no finite numbers'} | | | |")
             continue
         percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
         mean_loss = statistics.mean(run["loss"] for run in good.values())

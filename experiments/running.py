@@ -81,9 +81,8 @@ def _train(flags, workdir, cores, log):
             status = child.wait()
     if status:
         said = f" (see {log})" if log else ""
-        raise InputError(
-            f"{workdir}: training ended with status {status}{said}; start again to go on"
-        )
+        what = "training can't begin, as it says" if status == 2 else "start again to go on"
+        raise InputError(f"{workdir}: training ended with status {status}{said}; {what}")
     if not resume:
         (workdir / SECONDS).write_text(json.dumps(time.perf_counter() - started))
 

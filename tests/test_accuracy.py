@@ -96,6 +96,9 @@ def test_bad_arguments(tmp_path):
     for flags, words in {
         ("--recipes=cnn-huge",): "--recipes=cnn-huge: give some of cnn-standard",
         ("--seeds=1",): "--seeds=1: give 2 or more",
+        ("--recipes=mlp-digits", "--seeds=2"): "accuracy.json is of 5 seeds; give --seeds=5",
+        ("--recipes=cnn-distilled,cnn-best",): "it learns from cnn-best, which isn't in .*nowhere",
     }.items():
+        (tmp_path / "accuracy.json").write_text(json.dumps({"cnn-tiny": {"members": [{}] * 5}}))
         with pytest.raises(InputError, match=words):
-            accuracy.main([*flags, f"--output={tmp_path}"])
+            accuracy.main([*flags, f"--output={tmp_path}", f"--runs={tmp_path / 'nowhere'}"])

@@ -32,12 +32,14 @@ def test_the_table_by_hand():
             "--b": {"0": outcome(990, 0.2), "1": outcome(994, 0.4, 4.0)},
             "--not-yet": {},
             "--c": {"0": {"status": "diverged", "correct": None, "note": ""}},
+            "--d": {k: {"status": "failed", "correct": None, "note": "too many"} for k in "01"},
         },
     }
     lines = choose.markdown(table).splitlines()
     # Standard deviations of two numbers are their distance by sqrt(2).
     assert lines[3] == "| `--b` | 2 | 99.200% ± 0.283 | 0.3000 | +0.900 ± 0.141 | 3.0 s |"
     assert lines[4] == "| `--c` | 1 | no finite numbers | | | |"
+    assert lines[5] == "| `--d` | 2 | too many | | | |"
     assert lines[2].startswith("| `--a` | 3 | 92.200% ± 10.570 | 0.1000 |  |")
 
 

@@ -183,7 +183,7 @@ def test_bad_folders_and_bad_uses(runs, tmp_path, capsys):
         ([a, tmp_path / "unpredicted"], "no such file"),
         ([a, tmp_path / "torn"], "can't be read"),
         ([a, tmp_path / "unfinished"], "isn't finished"),
-        ([a], "1 runs given"),
+        ([a], "runs given: 1; give two"),
         ([], "give RUN_A RUN_B"),
         ([a, b, "--a", a, "--b", b], "give RUN_A RUN_B"),
         (["--a", a, a2, "--b", b], "two seeds each"),

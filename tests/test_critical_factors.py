@@ -210,7 +210,14 @@ def test_one_architecture_alone_is_drawn_and_told(tmp_path, digits, seeds):
     names = figures.draw_all(made, rows, ranked, [], digits.test.images, tmp_path)
     assert names == ["factors.png", "ranking.png", "optimizer.png"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in names)
-    facts = {"command": "c", "dataset": "d", "train": 9, "validation": 9, "test": 9, "seeds": 2}
+    facts = {
+        "command": "c",
+        "dataset": "d",
+        "train": 9,
+        "validation": 9,
+        "test": 9,
+        "seeds": "2 seeds",
+    }
     text = report.markdown({**facts, "where": "w"}, baselines, made, rows, ranked, [], names)
     assert "### Dropout" in text
     assert "### Pooling" not in text
@@ -363,6 +370,10 @@ def test_the_program_runs_resumes_and_reports(tmp_path):
     again = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out" / "factors.csv").read_bytes() == table
+    less = [*command[:4], "--seeds=1", "--no-robustness", "--factors=pooling", command[-1]]
+    subprocess.run(less, cwd=REPOSITORY, capture_output=True, timeout=600, check=True)
+    said = (tmp_path / "out" / "report.md").read_text().splitlines()
+    assert said[3:] == report.splitlines()[3:]  # of all that is there; the command is another
     bad = subprocess.run(
         [*command[:-2], "--factors=luck", command[-1]],
         cwd=REPOSITORY,

@@ -24,7 +24,7 @@ class Arguments:
     """What to study."""
 
     dataset: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: auto; with --quick digits)")
+        str | None, tyro.conf.arg(help_behavior_hint="(default: mnist; with --quick digits)")
     ] = None
     """Data set, as for training."""
     data_dir: Annotated[

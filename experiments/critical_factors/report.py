@@ -35,7 +35,8 @@ def markdown(
     """The whole report.
 
     Args:
-      facts: "command", "dataset", "train", "validation", "test" (images), "seeds", "where".
+      facts: "command", "dataset", "train", "validation", "test" (images), "seeds" (in words),
+        "where".
       baselines: by architecture.
       factors: in the order of the tables.
       rows, ranked, robustness: what was found.
@@ -52,7 +53,7 @@ def markdown(
         parts += [level_table(factor, rows) for factor in factors]
     if robustness:
         parts += ["## Robustness", *_picture("robustness.png", pictures)]
-        parts += [robustness_text(facts), robustness_table(robustness)]
+        parts += [robustness_text(facts, robustness), robustness_table(robustness)]
         parts += _picture("corruptions.png", pictures)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -69,12 +70,19 @@ def _head(facts, baselines, rows):
         f"Written by `{facts['command']}`; trained on {facts['where']}.\n\n"
         f"{facts['dataset']}: trained on up to {facts['train']:,} images; every number about a "
         f"factor is of the {facts['validation']:,} images of the validation split, with "
-        f"{facts['seeds']} seeds and the last step; the test images have no part in it. "
+        f"{facts['seeds']} and the last step; the test images have no part in it. "
         f"{len(trained):,} trainings, {sum(trained.values()) / 60:.0f} minutes.\n\n"
         f"The baselines, of which each level changes one factor:\n\n{recipes}\n\n"
         "They are short trainings: what needs a long one to pay off, as augmentation does, "
         "shows its price here and not its worth."
     )
+
+
+def seeds_text(rows: Sequence[FactorRow]) -> str:
+    """How many seeds the levels have."""
+    counts = {len(seeds) for seeds in accuracies(rows).values()}
+    low, high = min(counts), max(counts)
+    return some(low, "seed") if low == high else f"{low} to {high} seeds"
 
 
 def _recipe_text(recipe):
@@ -167,10 +175,11 @@ def _accuracy_text(values):
     return f"{statistics.fmean(values):.2f}%{spread}"
 
 
-def robustness_text(facts: dict[str, Any]) -> str:
+def robustness_text(facts: dict[str, Any], rows: Sequence[RobustnessRow]) -> str:
     """What the numbers on robustness are of."""
+    seeds = some(len({row.seed for row in rows}), "seed")
     return (
-        f"The baseline models of {facts['seeds']} seeds on the {facts['test']:,} test images, "
+        f"The baseline models of {seeds} on the {facts['test']:,} test images, "
         "changed in the style of MNIST-C, by code of our own: compare these numbers with each "
         "other, and not with those on MNIST-C's files. The models have seen no such change in "
         "training. CNN - MLP: the mean over seeds, and Student's interval (95%)."

@@ -197,6 +197,16 @@ def _sizes(output):
     return [path.stat().st_size if path.exists() else 0 for path in paths]
 
 
+def of_today(rows: Sequence[Any], recipes: dict[tuple, str]) -> list[Any]:
+    """The rows of which today's study would train the same.
+
+    Args:
+      rows: that are there.
+      recipes: key -> digest of the recipe.
+    """
+    return [row for row in rows if recipes.get(row.key) == row.recipe]
+
+
 def check_recipes(rows: Sequence[Any], wanted: dict[tuple, str], path: Path) -> None:
     """Raises an InputError for a row whose recipe isn't what its level means today.
 

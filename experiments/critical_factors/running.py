@@ -23,15 +23,25 @@ from experiments.critical_factors.factors import choose_factors, make_factors, m
 from experiments.critical_factors.figures import draw_all
 from experiments.critical_factors.ranking import rank
 from experiments.critical_factors.recipe import ARCHS, baseline
-from experiments.critical_factors.report import markdown, ranking_table
+from experiments.critical_factors.report import markdown, ranking_table, seeds_text
 from experiments.critical_factors.results import (
     FACTORS,
     ROBUSTNESS,
+    FactorRow,
+    RobustnessRow,
     hold_output,
     machines_of,
     noting_machine,
+    of_today,
+    read_rows,
 )
-from experiments.critical_factors.study import Study, run_factors, run_robustness
+from experiments.critical_factors.study import (
+    Study,
+    recipes_of,
+    recipes_of_changes,
+    run_factors,
+    run_robustness,
+)
 from experiments.critical_factors.training import lanes_at_once
 
 REPORT = "report.md"
@@ -47,7 +57,8 @@ def run(arguments: Any, command: str) -> int:
     Returns:
       0, or 128 + N where signal N stopped it.
     """
-    name = arguments.dataset or ("digits" if arguments.quick else "auto")
+    # Not auto: who lacks MNIST would study another data set for hours.
+    name = arguments.dataset or ("digits" if arguments.quick else "mnist")
     keep_freed_memory()  # before there are other threads
     device = start_backend(arguments.platform, cpu_devices=1)[0]
     use_compilation_cache()
@@ -73,25 +84,15 @@ def run(arguments: Any, command: str) -> int:
         try:
             with noting_machine(folder, where(_machine(device))):
                 with _bar("factors") as bar:
-                    rows = run_factors(study, jobs, folder / FACTORS, bar)
-                robustness = []
+                    run_factors(study, jobs, folder / FACTORS, bar)
                 if arguments.robustness:
                     with _bar("robustness") as bar:
                         path = folder / ROBUSTNESS
-                        robustness = run_robustness(study, baselines, arguments.seeds, path, bar)
+                        run_robustness(study, baselines, arguments.seeds, path, bar)
         except Interrupted as interrupted:
             print(f"stopped; all that was finished is in {folder}: `{command}` goes on there")
             return 128 + interrupted.signal_number
-        facts = {
-            "command": command,
-            "dataset": dataset.name,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "test": len(dataset.test),
-            "seeds": arguments.seeds,
-            "where": "; ".join(machines_of(folder)) or "a machine that wasn't noted",
-        }
-        _report(folder, facts, baselines, factors, rows, robustness, dataset)
+        _report(folder, dataset, command, quick=arguments.quick)
     return 0
 
 
@@ -106,7 +107,27 @@ def _bar(what):
     return tqdm(desc=what, unit="row", mininterval=interval, dynamic_ncols=watched, total=0)
 
 
-def _report(folder: Path, facts, baselines, factors, rows, robustness, dataset):
+def _report(folder: Path, dataset, command, *, quick):
+    """Of all that is in the folder: what this call trained may be a part of it."""
+    rows, robustness = read_rows(folder / FACTORS, FactorRow), []
+    baselines = {a: baseline(a, dataset.name, quick=quick) for a in ARCHS if _has(rows, arch=a)}
+    factors = make_factors(baselines, len(dataset.train), quick=quick)
+    factors = [each for each in factors if _has(rows, factor=each.name)]
+    seeds = 1 + max(row.seed for row in rows)
+    rows = of_today(rows, recipes_of(make_jobs(factors, baselines, seeds)))
+    if (folder / ROBUSTNESS).exists():
+        robustness = read_rows(folder / ROBUSTNESS, RobustnessRow)
+        seeds = max(seeds, 1 + max((row.seed for row in robustness), default=0))
+        robustness = of_today(robustness, recipes_of_changes(baselines, seeds))
+    facts = {
+        "command": command,
+        "dataset": dataset.name,
+        "train": len(dataset.train),
+        "validation": len(dataset.validation),
+        "test": len(dataset.test),
+        "seeds": seeds_text(rows),
+        "where": "; ".join(machines_of(folder)) or "a machine that wasn't noted",
+    }
     ranked = rank(factors, rows)
     pictures = draw_all(factors, rows, ranked, robustness, dataset.test.images, folder)
     text = markdown(facts, baselines, factors, rows, ranked, robustness, pictures)
@@ -114,3 +135,7 @@ def _report(folder: Path, facts, baselines, factors, rows, robustness, dataset):
     if ranked:
         print(ranking_table(ranked))
     print(f"{folder / REPORT}: the report, with {len(pictures)} pictures beside it")
+
+
+def _has(rows, **values):
+    return any(all(getattr(row, k) == v for k, v in values.items()) for row in rows)

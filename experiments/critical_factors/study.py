@@ -86,6 +86,21 @@ def chunks(lanes: Sequence[Lane], most: Callable[[Recipe], int]) -> list[list[La
     return found
 
 
+def recipes_of(jobs: Sequence[Job]) -> dict[tuple, str]:
+    """A row's key -> the digest of the recipe that it is of."""
+    return {(j.arch, j.factor, j.level, j.seed): j.recipe.digest() for j in jobs}
+
+
+def recipes_of_changes(baselines: dict[str, Recipe], seeds: int) -> dict[tuple, str]:
+    """As `recipes_of`, for the rows on changed test images."""
+    return {
+        (arch, name, severity, seed): recipe.digest()
+        for arch, recipe in baselines.items()
+        for name, severity in all_changes()
+        for seed in range(seeds)
+    }
+
+
 def missing(jobs: Sequence[Job], rows: Sequence[FactorRow]) -> dict[Lane, list[Job]]:
     """The trainings that jobs without a row need: each with the rows that it will give."""
     done = {row.key for row in rows}
@@ -109,7 +124,7 @@ def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> list[Fact
       All rows of the table that belong to the jobs.
     """
     rows = read_rows(path, FactorRow)
-    wanted = {(j.arch, j.factor, j.level, j.seed): j.recipe.digest() for j in jobs}
+    wanted = recipes_of(jobs)
     check_recipes(rows, wanted, path)
     todo = missing(jobs, rows)
     _begin(bar, len(jobs), len(jobs) - sum(map(len, todo.values())))
@@ -180,12 +195,7 @@ def run_robustness(
       All rows of the table that were asked for.
     """
     rows, changes = read_rows(path, RobustnessRow), all_changes()
-    wanted = {
-        (arch, name, severity, seed): recipe.digest()
-        for arch, recipe in baselines.items()
-        for name, severity in changes
-        for seed in range(seeds)
-    }
+    wanted = recipes_of_changes(baselines, seeds)
     check_recipes(rows, wanted, path)
     done = {row.key for row in rows} & wanted.keys()
     _begin(bar, len(wanted), len(done))

@@ -56,7 +56,8 @@ class Arguments:
     workdir: Annotated[
         str | None,
         tyro.conf.arg(
-            aliases=["-o"], help_behavior_hint="(default: runs/search-ARCH-DATASET-seedSEED)"
+            aliases=["-o", "--output"],
+            help_behavior_hint="(default: runs/search-ARCH-DATASET-seedSEED)",
         ),
     ] = None
     """Folder of the search; one that holds the same search is gone on with."""

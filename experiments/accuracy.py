@@ -94,6 +94,10 @@ class Arguments:
     """Members trained at once, each with its share of the cores."""
     runs: Path = Path("runs/accuracy")
     """Folder of the runs."""
+    data_dir: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: as for training)")
+    ] = None
+    """Folder of the data set."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of accuracy.json and accuracy.md."""
 
@@ -115,7 +119,8 @@ def main(argv: Sequence[str]) -> None:
                 "another --output"
             )
     for name in arguments.recipes:
-        flags = RECIPES[name].flags.format(runs=arguments.runs).split()
+        flags = [word.format(runs=arguments.runs) for word in RECIPES[name].flags.split()]
+        flags += [f"--data-dir={arguments.data_dir}"] if arguments.data_dir else []
         workdir = arguments.runs / name
         train_members(flags, workdir, arguments.seeds, arguments.jobs)
         row = {"flags": RECIPES[name].flags, **measure(workdir)}

@@ -64,6 +64,10 @@ class Arguments:
     """Cross-validation: seed K is scored on part K of so many, and trained on the others; 0: all are scored on the validation split."""  # noqa: E501
     dataset: str = "mnist"
     """Name of the data set."""
+    data_dir: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: as for training)")
+    ] = None
+    """Folder of the data set."""
     jobs: int = 1
     """Trainings at once, each with its share of the cores."""
     together: bool = False
@@ -112,7 +116,7 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
                 "may be another recipe by now; give another --name"
             )
     if wanted:  # Prepared once, and what is wrong with it is said here.
-        dataset = load_dataset(arguments.dataset)
+        dataset = load_dataset(arguments.dataset, arguments.data_dir)
         count = len(dataset.train) + len(dataset.validation)
         if arguments.folds > count:
             raise InputError(
@@ -134,7 +138,8 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
     if any(runs.values()):
         write(table, path)  # which says how many are left
     with stopping_children():
-        for flags, seeds, outcomes in trained(groups, own, arguments.jobs):
+        data = {**own, "data_dir": arguments.data_dir}
+        for flags, seeds, outcomes in trained(groups, data, arguments.jobs):
             for seed, found in zip(seeds, outcomes, strict=True):
                 runs[flags][str(seed)] = found
                 print(f"{flags}, seed {seed}: {said(found)}", flush=True)
@@ -234,7 +239,7 @@ def trained(wanted: Sequence[tuple[str, Sequence[int]]], data: dict[str, Any], j
 
     Args:
       wanted: flags and the seeds to train with them.
-      data: {"dataset": its name, "folds": as in `Arguments`}.
+      data: {"dataset": its name, "data_dir" and "folds": as in `Arguments`}.
       jobs: how many at once.
     """
     starting = get_context("spawn")  # JAX's threads don't survive a fork
@@ -267,7 +272,7 @@ def _begin(cores, data):
     pin(os.getpid(), cores.get())
     use_compilation_cache()
     keep_freed_memory()
-    _OF_THIS_PROCESS["dataset"] = without_test(load_dataset(data["dataset"]))
+    _OF_THIS_PROCESS["dataset"] = without_test(load_dataset(data["dataset"], data["data_dir"]))
     _OF_THIS_PROCESS["folds"] = data["folds"]
 
 

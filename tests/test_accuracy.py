@@ -102,3 +102,23 @@ def test_bad_arguments(tmp_path):
         (tmp_path / "accuracy.json").write_text(json.dumps({"cnn-tiny": {"members": [{}] * 5}}))
         with pytest.raises(InputError, match=words):
             accuracy.main([*flags, f"--output={tmp_path}", f"--runs={tmp_path / 'nowhere'}"])
+
+
+def test_where_the_runs_and_the_data_lie(tmp_path, monkeypatch):
+    """Folders with a space reach the training as one word each."""
+    said = []
+
+    def train(flags, workdir, *_):
+        said.append((flags, workdir))
+        raise InputError("as far as this goes")
+
+    monkeypatch.setattr(accuracy, "train_members", train)
+    runs = tmp_path / "the runs"
+    argv = ["--recipes=cnn-distilled", f"--runs={runs}", f"--output={tmp_path}"]
+    (runs / "cnn-best").mkdir(parents=True)
+    (runs / "cnn-best" / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="as far"):
+        accuracy.main([*argv, "--data-dir=my data"])
+    flags, workdir = said[0]
+    assert flags[-2:] == [f"--teacher={runs}/cnn-best", "--data-dir=my data"]
+    assert workdir == runs / "cnn-distilled"

@@ -119,6 +119,10 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
         (["--", "--arch=cnn", "--", "--ensemble=2"], "--ensemble=2: a candidate is one network"),
         (["--", "--arch=cnn", "--", "--dropout=2"], "--dropout=2"),
         (["--jobs=99999", "--", "--arch=cnn", "--", "--arch=mlp"], "--jobs=99999: give 1 to"),
+        (
+            ["--data-dir=no/such", "--", "--arch=cnn", "--", "--arch=mlp"],
+            "'no/such', which does not",
+        ),
         (["--dataset=nmist", "--", "--arch=cnn", "--", "--arch=mlp"], "nmist"),
         (["--", "--dataset=mnist", "--", "--arch=mlp"], "give it before the first --"),
         (["--", "--workdir=x", "--", "--arch=mlp"], "--workdir isn't for one candidate; leave it"),
@@ -144,9 +148,9 @@ def nothing_large_is_trained(monkeypatch):
     """What should have been refused must not train on MNIST for an hour."""
     before = choose.load_dataset
 
-    def small_only(name):
-        assert name != "mnist", "it was not refused"
-        return before(name)
+    def small_only(name, data_dir):
+        assert name != "mnist" or data_dir == "no/such", "it was not refused"
+        return before(name, data_dir)
 
     monkeypatch.setattr(choose, "load_dataset", small_only)
 

@@ -109,16 +109,14 @@ def _bar(what):
 
 def _report(folder: Path, dataset, command, *, quick):
     """Of all that is in the folder: what this call trained may be a part of it."""
-    rows, robustness = read_rows(folder / FACTORS, FactorRow), []
+    rows = read_rows(folder / FACTORS, FactorRow)
+    robustness = read_rows(folder / ROBUSTNESS, RobustnessRow)
     baselines = {a: baseline(a, dataset.name, quick=quick) for a in ARCHS if _has(rows, arch=a)}
     factors = make_factors(baselines, len(dataset.train), quick=quick)
     factors = [each for each in factors if _has(rows, factor=each.name)]
-    seeds = 1 + max(row.seed for row in rows)
+    seeds = 1 + max(row.seed for row in [*rows, *robustness])
     rows = of_today(rows, recipes_of(make_jobs(factors, baselines, seeds)))
-    if (folder / ROBUSTNESS).exists():
-        robustness = read_rows(folder / ROBUSTNESS, RobustnessRow)
-        seeds = max(seeds, 1 + max((row.seed for row in robustness), default=0))
-        robustness = of_today(robustness, recipes_of_changes(baselines, seeds))
+    robustness = of_today(robustness, recipes_of_changes(baselines, seeds))
     facts = {
         "command": command,
         "dataset": dataset.name,

@@ -111,7 +111,7 @@ def missing(jobs: Sequence[Job], rows: Sequence[FactorRow]) -> dict[Lane, list[J
     return wanted
 
 
-def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> list[FactorRow]:
+def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> None:
     """Trains what is missing and scores it on the validation split.
 
     Args:
@@ -119,9 +119,6 @@ def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> list[Fact
       jobs: all rows that there are to be.
       path: of the table.
       bar: a tqdm bar; it counts rows.
-
-    Returns:
-      All rows of the table that belong to the jobs.
     """
     rows = read_rows(path, FactorRow)
     wanted = recipes_of(jobs)
@@ -138,7 +135,6 @@ def run_factors(study: Study, jobs: Sequence[Job], path: Path, bar) -> list[Fact
         jobs_of = [todo[lane] for lane in group]
         bar.set_postfix_str(f"{jobs_of[0][0].arch} {jobs_of[0][0].factor} {jobs_of[0][0].level}")
         _write(path, bar, _train_rows(study, group, jobs_of))
-    return [row for row in read_rows(path, FactorRow) if row.key in wanted]
 
 
 def _train_rows(study, group, jobs_of):
@@ -179,9 +175,7 @@ def _write(path, bar, rows):
     bar.update(len(rows))
 
 
-def run_robustness(
-    study: Study, baselines: dict[str, Recipe], seeds: int, path: Path, bar
-) -> list[RobustnessRow]:
+def run_robustness(study: Study, baselines: dict[str, Recipe], seeds: int, path: Path, bar) -> None:
     """Trains the baseline of each architecture and seed, and scores it on changed test images.
 
     Args:
@@ -190,9 +184,6 @@ def run_robustness(
       seeds: how many.
       path: of the table.
       bar: a tqdm bar; it counts rows.
-
-    Returns:
-      All rows of the table that were asked for.
     """
     rows, changes = read_rows(path, RobustnessRow), all_changes()
     wanted = recipes_of_changes(baselines, seeds)
@@ -207,7 +198,6 @@ def run_robustness(
         ]
         for group in chunks(lanes, study.lanes):
             _score_changes(study, group, done, path, bar)
-    return [row for row in read_rows(path, RobustnessRow) if row.key in wanted]
 
 
 def _score_changes(study, group, done, path, bar):

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from digits_jax.data.pipeline import eval_batches as eval_batches
     from digits_jax.data.splits import Dataset as Dataset
     from digits_jax.data.splits import Split as Split
-    from digits_jax.errors import InputError as InputError
+    from digits_jax.errors import CheckpointError as CheckpointError
+    from digits_jax.errors import ConfigError as ConfigError
+    from digits_jax.errors import DataError as DataError
+    from digits_jax.errors import DigitsError as DigitsError
+    from digits_jax.errors import TrainingDivergedError as TrainingDivergedError
     from digits_jax.models.cnn import CNN as CNN
     from digits_jax.models.mlp import MLP as MLP
     from digits_jax.runs.folder import Run as Run
@@ -52,7 +56,11 @@ _HOME = {
     "load_dataset": "data.datasets",
     "TrainStream": "data.pipeline",
     "eval_batches": "data.pipeline",
-    "InputError": "errors",
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "DigitsError": "errors",
+    "TrainingDivergedError": "errors",
     "CNN": "models.cnn",
     "MLP": "models.mlp",
     "Run": "runs.folder",

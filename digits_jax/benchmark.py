@@ -11,7 +11,7 @@ from typing import Any
 
 from digits_jax.benchmarks.settings import BENCHMARKS, OPTIONS, output_paths, settings_of
 from digits_jax.cli import Parser, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 # JAX, NumPy and what needs them are imported by the functions: Ctrl-C is then one line from the
 # start. Of all benchmarks, those come last that keep this process's memory and threads busy.
@@ -85,7 +85,7 @@ def run_benchmark(name: str, settings: dict[str, Any]) -> dict[str, Any]:
       settings: of `settings_of`.
 
     Raises:
-      InputError: what can't be used.
+      ConfigError: what can't be used.
     """
     from digits_jax.benchmarks.machine import describe_machine, versions
 
@@ -93,9 +93,9 @@ def run_benchmark(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     room = importlib.import_module(f"digits_jax.benchmarks.{name.replace('-', '_')}")
     try:
         found = room.benchmark(settings)
-    except InputError as error:
+    except DigitsError as error:
         # Training has one batch size; here several are given.
-        raise InputError(str(error).replace("--batch-size=", "--batch-sizes=")) from None
+        raise ConfigError(str(error).replace("--batch-size=", "--batch-sizes=")) from None
     return {
         "settings": settings,
         "machine": describe_machine(found.pop("device", None)),

@@ -14,7 +14,7 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config import read_config
-from digits_jax.errors import InputError
+from digits_jax.errors import CheckpointError, DigitsError
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import member_path
 
@@ -36,7 +36,9 @@ def main(argv: Sequence[str]) -> int:
     path = arguments.run / folder.CHECKPOINTS
     if not path.exists() and member_path(arguments.run, 0).is_dir():
         member = member_path(arguments.run, 0)
-        raise InputError(f"{arguments.run}: is an ensemble; give one of its members, like {member}")
+        raise CheckpointError(
+            f"{arguments.run}: is an ensemble; give one of its members, like {member}"
+        )
     rows = describe(path)
     if arguments.json:
         print(json_module.dumps({"run": str(arguments.run), "checkpoints": rows}, indent=2))
@@ -61,7 +63,7 @@ def _say_where_it_goes_on(run, rows):
         print(f"error: none of {path} can be restored; put back a copy of one", file=sys.stderr)
         return
     steps = None
-    with contextlib.suppress(InputError, KeyError):
+    with contextlib.suppress(DigitsError, KeyError):
         steps = folder.read_results(run)["steps"]
     finished = "the run is finished, at" if steps == good[-1] else "training would go on at"
     print(f"{finished} step {good[-1]}")

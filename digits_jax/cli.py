@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 T = typing.TypeVar("T")
 
@@ -41,7 +41,7 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
       default: instead of the dataclass's own defaults.
 
     Raises:
-      InputError: an unknown flag, or a value of the wrong type.
+      ConfigError: an unknown flag, or a value of the wrong type.
       SystemExit: status 0, after ``--help``.
     """
     import tyro  # here, so that Ctrl-C is one line from a program's start
@@ -65,7 +65,7 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise InputError(_explain(said.getvalue(), kind, given)) from None
+        raise ConfigError(_explain(said.getvalue(), kind, given)) from None
 
 
 def _flags(kind):
@@ -98,17 +98,17 @@ def _check_flags(kind, argv):
             close = [name for name in sorted(allowed) if name.startswith(flag)]
             close = close or difflib.get_close_matches(flag, allowed, 1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"unknown flag {written}; {hint}--help lists them all")
+            raise ConfigError(f"unknown flag {written}; {hint}--help lists them all")
         flag = off.get(flag, flag)
         if flags[flag] is bool:
             if equals:
-                raise InputError(
+                raise ConfigError(
                     f"{argument}: it is a switch; give {flag}, or --no-{flag[2:]}, with no value"
                 )
         elif (equals and not value and flags[flag] in _WANTED) or (
             not equals and following.startswith("--")
         ):
-            raise InputError(f"{written} needs a value: give {_WANTED.get(flags[flag], 'a word')}")
+            raise ConfigError(f"{written} needs a value: give {_WANTED.get(flags[flag], 'a word')}")
 
 
 _WANTED = {tuple[int, ...]: "whole numbers, like 32,64", int: "a whole number", float: "a number"}
@@ -164,12 +164,12 @@ class Parser(argparse.ArgumentParser):
     """argparse, for programs whose arguments aren't the fields of a configuration.
 
     Raises:
-      InputError: where argparse would print its usage and exit.
+      ConfigError: where argparse would print its usage and exit.
     """
 
     def error(self, message):
         """One line, as everywhere."""
-        raise InputError(f"{message} (--help shows how)")
+        raise ConfigError(f"{message} (--help shows how)")
 
 
 # How long the main thread has to come to a signal's handler, once that is to end the process.
@@ -308,7 +308,7 @@ def leave(status: int) -> typing.NoReturn:
 def _run(main):
     try:
         return main(sys.argv[1:]) or 0
-    except InputError as error:
+    except DigitsError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from digits_jax.cli import Parser, leave, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 from digits_jax.runs.folder import PREDICTIONS, RESULTS, read_results
 
 # NumPy and what needs it are imported by the functions: Ctrl-C is then one line from the start.
@@ -49,22 +49,22 @@ def read_arrays(path: Path, hint: str = "name another") -> dict[str, "np.ndarray
     try:
         with path.open("rb") as opened:
             if opened.read(2) != b"PK":  # how a zip file begins
-                raise InputError(
+                raise ConfigError(
                     f"{path} isn't an .npz file; write one with "
                     "numpy.savez(FILE, labels=..., logits=...)"
                 )
         return read_npz(path)
-    except InputError:
+    except DigitsError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {hint}") from None
+        raise ConfigError(f"{path}: no such file; {hint}") from None
     except IsADirectoryError:
-        raise InputError(
+        raise ConfigError(
             f"{path}: can't be read as .npz, it is a folder; give a file, or leave out "
             "--predictions for folders of runs"
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read as .npz ({error}); is it whole?") from None
+        raise ConfigError(f"{path}: can't be read as .npz ({error}); is it whole?") from None
 
 
 def read_run(path: Path, short: str) -> "Source":
@@ -73,7 +73,7 @@ def read_run(path: Path, short: str) -> "Source":
 
     results = read_results(path)
     if not isinstance(results, dict) or not all(map(_is_a_word, map(results.get, _FACTS))):
-        raise InputError(
+        raise ConfigError(
             f"{path / RESULTS} doesn't hold {', '.join(_FACTS)} of a run; give the folder of a "
             "finished run, or --predictions for other files"
         )
@@ -91,7 +91,9 @@ def read_sources(args: argparse.Namespace) -> tuple[list["Source"], list["Source
     from digits_jax.evaluation.sources import check_distinct, source_of
 
     if [bool(args.runs), bool(args.a or args.b), bool(args.predictions)].count(True) != 1:
-        raise InputError("give RUN_A RUN_B, or --a RUN... --b RUN..., or --predictions A.npz B.npz")
+        raise ConfigError(
+            "give RUN_A RUN_B, or --a RUN... --b RUN..., or --predictions A.npz B.npz"
+        )
     if args.predictions:
         paths = [Path(name) for name in args.predictions]
         # Files of one name are told apart by their folders.
@@ -103,13 +105,13 @@ def read_sources(args: argparse.Namespace) -> tuple[list["Source"], list["Source
         )
         return [one], [two]
     if args.dataset:
-        raise InputError("--dataset goes with --predictions; a run knows its own data set")
+        raise ConfigError("--dataset goes with --predictions; a run knows its own data set")
     if args.runs and len(args.runs) != 2:
-        raise InputError(f"runs given: {len(args.runs)}; give two, or groups by --a and --b")
+        raise ConfigError(f"runs given: {len(args.runs)}; give two, or groups by --a and --b")
     groups = [args.runs[:1], args.runs[1:]] if args.runs else [args.a or [], args.b or []]
     if not args.runs and min(map(len, groups)) < 2:
         counts = f"{len(groups[0])} run(s) in --a and {len(groups[1])} in --b"
-        raise InputError(f"{counts}; groups need two seeds each, or give just RUN_A RUN_B")
+        raise ConfigError(f"{counts}; groups need two seeds each, or give just RUN_A RUN_B")
     paths = [Path(name) for group in groups for name in group]
     if not args.runs:
         _check_each_once(paths)
@@ -126,7 +128,7 @@ def _check_each_once(paths: list[Path]) -> None:
     seen = set()
     for path in paths:
         if path.resolve() in seen:
-            raise InputError(f"{path} is given twice; a run counts once: give each run once")
+            raise ConfigError(f"{path} is given twice; a run counts once: give each run once")
         seen.add(path.resolve())
 
 
@@ -158,7 +160,7 @@ def run(args: argparse.Namespace, command: str) -> None:
         name = data.name
         if sha256 not in (None, data.sha256) or not np.array_equal(data.test.labels, a[0].labels):
             hint = "give another --dataset, or leave it out" if args.dataset else "give --data-dir"
-            raise InputError(f"{a[0].name} is not of the data set {name} that is here; {hint}")
+            raise ConfigError(f"{a[0].name} is not of the data set {name} that is here; {hint}")
     facts = {"dataset": name, "dataset_sha256": sha256, "resamples": args.resamples}
     found = compare(a[0].labels, *groups, **facts)
     classes = data.class_names if data else [str(i) for i in range(found.num_classes)]
@@ -182,7 +184,7 @@ def write(found, output: str, overwrite: bool, **pictures) -> Path:
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise
-        raise InputError(
+        raise ConfigError(
             f"{output} can't be written ({error.strerror or error}); give another folder to -o"
         ) from None
 
@@ -193,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args = parser().parse_args(arguments)
         run(args, shlex.join(["python", "-m", "digits_jax.compare", *arguments]))
-    except InputError as error:
+    except DigitsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from digits_jax.config_checks import ARCH_ONLY, PATHS, check, typed
-from digits_jax.errors import InputError, quoted
-from digits_jax.recipes import BASE, RECIPES, TEACHER
+from digits_jax.errors import ConfigError, DigitsError, quoted
+from digits_jax.presets import BASE, RECIPES, TEACHER
 from digits_jax.runs.folder import CONFIG, read_json
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class TrainConfig:
           A configuration with every field of the recipe set.
 
         Raises:
-          InputError: see `check`.
+          ConfigError: see `check`.
         """
         check(self)
         arch = "mlp" if self.arch == "ann" else self.arch
@@ -238,24 +238,24 @@ def from_dict(values: Any, source: str) -> TrainConfig:
       source: where it came from, for the message.
 
     Raises:
-      InputError: what doesn't fit.
+      ConfigError: what doesn't fit.
 
     Example:
       >>> from_dict({"arch": "mlp", "hidden_sizes": [64]}, "here").hidden_sizes
       (64,)
     """
     if not isinstance(values, dict):
-        raise InputError(f"{source}: expected an object with the fields of a configuration")
+        raise ConfigError(f"{source}: expected an object with the fields of a configuration")
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for name, value in values.items():
         if name not in fields:
-            raise InputError(f"{source}: unknown field {quoted(name)}")
+            raise ConfigError(f"{source}: unknown field {quoted(name)}")
         values = {**values, name: typed(name, value, fields[name].type, source)}
     config = TrainConfig(**values)
     try:
         check(config)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+    except DigitsError as error:
+        raise ConfigError(f"{source}: {error}") from None
     return config
 
 
@@ -263,11 +263,11 @@ def read_config(path: Path) -> TrainConfig:
     """The configuration that a run wrote to its ``config.json``.
 
     Raises:
-      InputError: no such file, or not a configuration.
+      ConfigError: no such file, or not a configuration.
     """
     values = read_json(path)
     if not isinstance(values, dict) or "config" not in values:
-        raise InputError(f"{path}: has no field 'config'; is it a run's config.json?")
+        raise ConfigError(f"{path}: has no field 'config'; is it a run's config.json?")
     return from_dict(with_later_fields(values["config"]), str(path))
 
 
@@ -305,7 +305,7 @@ def recipe_of(path: str | Path) -> TrainConfig:
       otherwise on others.
 
     Raises:
-      InputError: there is none, or it isn't a configuration.
+      ConfigError: there is none, or it isn't a configuration.
     """
     own = read_config(config_path(path))
     anew = {**HERE, "devices": own.devices, "workdir": None, "resume": False}

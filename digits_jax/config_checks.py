@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Annotated, Any
 
-from digits_jax.errors import InputError, quoted, shown
+from digits_jax.errors import ConfigError, quoted, shown
 
 ARCHS = ("cnn", "mlp", "ann")
 PRESET_NAMES = ("quick", "standard", "best", "tiny")
@@ -36,7 +36,7 @@ def _choice(name, value, allowed):
     if value not in allowed:
         close = difflib.get_close_matches(shown(value).lower(), allowed, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise InputError(f"--{_flag(name)}={shown(value)}: allowed are {', '.join(allowed)}{hint}")
+        raise ConfigError(f"--{_flag(name)}={shown(value)}: allowed are {', '.join(allowed)}{hint}")
 
 
 def _choice_if_given(config):
@@ -54,7 +54,7 @@ def _number(name, value, low, high=math.inf, *, low_allowed=True, high_allowed=T
         if high < math.inf:
             bound += f" and {'at most' if high_allowed else 'less than'} {high}"
         kind = "number" if -math.inf < value < math.inf else "finite number"
-        raise InputError(f"--{_flag(name)}={shown(value)}: give a {kind} that is {bound}")
+        raise ConfigError(f"--{_flag(name)}={shown(value)}: give a {kind} that is {bound}")
 
 
 def _can_be_a_path(path):
@@ -69,7 +69,7 @@ def _flag(name):
 
 
 def check(config: Any) -> None:
-    """Raises an InputError that names the first field of a configuration that can't be used."""
+    """Raises an DigitsError that names the first field of a configuration that can't be used."""
     for field in dataclasses.fields(config):
         typed(field.name, getattr(config, field.name), field.type, "TrainConfig")
     _choice("arch", config.arch, ARCHS)
@@ -80,9 +80,9 @@ def check(config: Any) -> None:
     arch = "mlp" if config.arch == "ann" else config.arch
     for name in ARCH_ONLY[arch]:
         if name in given:
-            raise InputError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
+            raise ConfigError(f"--{_flag(name)} isn't for --arch={arch}; leave it out")
     if arch == "mlp" and config.convolution != "auto":
-        raise InputError(f"--convolution isn't for --arch={arch}; leave it out")
+        raise ConfigError(f"--convolution isn't for --arch={arch}; leave it out")
     _choice_if_given(config)
     for name, minimum in {"batch_size": 1, "dense_size": 0}.items():
         if name in given:
@@ -97,7 +97,7 @@ def check(config: Any) -> None:
     for name, low in {"seed": 0, "checkpoint_every_steps": 0, "max_skipped_steps": 1}.items():
         _number(name, getattr(config, name), low, _MAX_INT)
     if config.seed + config.ensemble - 1 > _MAX_INT:
-        raise InputError(
+        raise ConfigError(
             f"--seed={config.seed} with --ensemble={config.ensemble}: the last network's seed is "
             f"more than {_MAX_INT}; give a smaller one"
         )
@@ -109,12 +109,12 @@ def check(config: Any) -> None:
     if "augment_strength" in given:
         _number("augment_strength", given["augment_strength"], 0, 10)
         if config.augment == "none" and config.augment_strength != 1:
-            raise InputError(
+            raise ConfigError(
                 f"--augment-strength={config.augment_strength}: nothing is augmented here "
                 "(augment is none); give --augment=NAME too, or leave it out"
             )
     if config.renormalize and config.batch_norm is False:
-        raise InputError(
+        raise ConfigError(
             "--renormalize: without BatchNorm (--no-batch-norm) there is nothing to estimate; give "
             "--no-renormalize, or leave --no-batch-norm out"
         )
@@ -122,7 +122,7 @@ def check(config: Any) -> None:
         _number("adversarial", given["adversarial"], 0, 1)
     for name in ("teacher_weight", "teacher_temperature"):
         if name in given and config.teacher is None:
-            raise InputError(f"--{_flag(name)} goes with --teacher=RUN; give both")
+            raise ConfigError(f"--{_flag(name)} goes with --teacher=RUN; give both")
     if "teacher_weight" in given:
         _number("teacher_weight", given["teacher_weight"], 0, 1)
     if "teacher_temperature" in given:
@@ -136,43 +136,43 @@ def check(config: Any) -> None:
             _number(name, size, 1, _MAX_INT)
     if len(given.get("channels", ())) > MAX_BLOCKS:
         sizes = ",".join(map(str, config.channels))
-        raise InputError(
+        raise ConfigError(
             f"--channels={shown(sizes)}: each block halves the image; "
             f"give at most {MAX_BLOCKS} numbers"
         )
     if len(given.get("hidden_sizes", ())) > MAX_LAYERS:
-        raise InputError(
+        raise ConfigError(
             f"--hidden-sizes has {len(config.hidden_sizes)} numbers; give at most {MAX_LAYERS}"
         )
     for name, high in {"devices": math.inf, "steps_per_call": 10_000}.items():
         if (digits := getattr(config, name)) != "auto":
             if not (digits.isascii() and digits.isdecimal() and len(digits) < 10):
-                raise InputError(f"--{_flag(name)}={shown(digits)}: give a number, or auto")
+                raise ConfigError(f"--{_flag(name)}={shown(digits)}: give a number, or auto")
             _number(name, int(digits), 1, high)
     for name in PATHS:
         if name in given and not _can_be_a_path(given[name]):
-            raise InputError(f"--{_flag(name)}={shown(given[name])}: no path can be so named")
+            raise ConfigError(f"--{_flag(name)}={shown(given[name])}: no path can be so named")
     if config.teacher == "":
-        raise InputError("--teacher is empty; give the folder of a run, or leave the flag out")
+        raise ConfigError("--teacher is empty; give the folder of a run, or leave the flag out")
     if config.workdir == "":
-        raise InputError("--workdir is empty; give a folder, or leave the flag out")
+        raise ConfigError("--workdir is empty; give a folder, or leave the flag out")
     if (config.resume or config.eval_only) and not config.workdir:
         flag = "--resume" if config.resume else "--eval-only"
-        raise InputError(f"{flag} needs --workdir=RUN, the folder of the run")
+        raise ConfigError(f"{flag} needs --workdir=RUN, the folder of the run")
     together = (config.coordinator, config.num_processes, config.process_id)
     if config.together is not None and config.ensemble == 1:
         flag = "--together" if config.together else "--no-together"
-        raise InputError(f"{flag} goes with --ensemble=N; give both")
+        raise ConfigError(f"{flag} goes with --ensemble=N; give both")
     if config.ensemble > 1 and any(value is not None for value in together):
-        raise InputError("--ensemble trains in one process; leave --coordinator and its like out")
+        raise ConfigError("--ensemble trains in one process; leave --coordinator and its like out")
     if config.eval_only and any(value is not None for value in together):
-        raise InputError("--eval-only scores in one process; leave --coordinator and its like out")
+        raise ConfigError("--eval-only scores in one process; leave --coordinator and its like out")
     if config.config is not None and (config.resume or config.eval_only):
         flag = "--resume" if config.resume else "--eval-only"
-        raise InputError(f"--config starts a run anew; {flag} takes a run as it is: give one")
+        raise ConfigError(f"--config starts a run anew; {flag} takes a run as it is: give one")
     if config.resume + config.eval_only + (config.dry_run and config.eval_only) > 1:
         other = "--resume" if config.resume else "--dry-run"
-        raise InputError(f"{other} and --eval-only exclude each other; give one")
+        raise ConfigError(f"{other} and --eval-only exclude each other; give one")
 
 
 def typed(name: str, value: Any, annotation: Any, source: str) -> Any:
@@ -185,7 +185,7 @@ def typed(name: str, value: Any, annotation: Any, source: str) -> Any:
       source: where the value came from, for the message.
 
     Raises:
-      InputError: it is of another type.
+      ConfigError: it is of another type.
 
     Example:
       >>> typed("channels", [8, 16], tuple[int, ...] | None, "here")
@@ -208,4 +208,4 @@ def typed(name: str, value: Any, annotation: Any, source: str) -> Any:
         wanted = "a tuple of int"
     else:
         wanted = {"int": "an int"}.get(kind.__name__, f"a {kind.__name__}")
-    raise InputError(f"{source}: field {name!r} is {quoted(value)}; give {wanted}")
+    raise ConfigError(f"{source}: field {name!r} is {quoted(value)}; give {wanted}")

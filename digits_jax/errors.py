@@ -1,29 +1,45 @@
-"""The one error that a user's input can cause, and how its message shows what was given."""
+"""The errors that a user's input can cause, and how their messages show what was given."""
 
 import reprlib
 
 
-class InputError(ValueError):
-    """Something that the user gave can't be used.
+class DigitsError(ValueError):
+    """What the user gave can't be used; the base of all errors that this package raises on purpose.
 
-    The message is one line that says what was given, what is allowed and what to do; what can't
-    be printed on a line, as a file's name or its contents may hold, is escaped.
-    Programs print it and exit with status 2; library callers catch it as a ``ValueError``.
-    Anything else that escapes is a bug of ours and keeps its traceback.
+    The message is one line: what was given, what is allowed, what to do. Unprintable characters,
+    as a file's name or contents may hold, are escaped. Programs print the line and exit with
+    ``status``; library callers may catch a ``ValueError``. Any other exception that escapes is a
+    bug and keeps its traceback.
 
     Example:
-      >>> raise InputError("--epochs is -1; it must be a positive number")
+      >>> raise ConfigError("epochs=-1: must be more than 0")
       Traceback (most recent call last):
-      digits_jax.errors.InputError: --epochs is -1; it must be a positive number
+      digits_jax.errors.ConfigError: epochs=-1: must be more than 0
     """
 
-    status = 2  # of a program that ends with it
+    status = 2  # the exit status of a program that ends with this error
 
     def __init__(self, message: object = ""):
         super().__init__(_printable(str(message)))
 
 
-class PeerError(InputError):
+class ConfigError(DigitsError):
+    """An argument, a flag or a combination of them can't be used."""
+
+
+class DataError(DigitsError):
+    """A data set, a picture or an array of predictions can't be used."""
+
+
+class CheckpointError(DigitsError):
+    """A run's folder or a checkpoint is missing, damaged or another run's."""
+
+
+class TrainingDivergedError(DigitsError):
+    """The loss or the gradients of several steps in a row weren't finite."""
+
+
+class PeerError(DigitsError):
     """Another process, with which this one trains, has gone, or has stalled."""
 
     status = 1

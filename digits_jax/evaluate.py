@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 
 # Training images aren't offered: a streamed run holds none in memory.
@@ -72,9 +72,9 @@ def evaluate(
     from digits_jax.training.scoring import score_of
 
     if not 1 <= views <= 1000:
-        raise InputError(f"--views={views}: give a number that is at least 1 and at most 1000")
+        raise ConfigError(f"--views={views}: give a number that is at least 1 and at most 1000")
     if split not in SPLITS:
-        raise InputError(f"--split={split}: give {' or '.join(SPLITS)}")
+        raise ConfigError(f"--split={split}: give {' or '.join(SPLITS)}")
     use_compilation_cache()
     members = members_of(workdir)
     here = {"data_dir": data_dir, "devices": devices, "platform": platform}
@@ -128,7 +128,7 @@ def _score(workdir, here, views, split):
         found = folder.read_json(results)
         expected = found.get("params_sha256") if isinstance(found, dict) else None
         if expected != tree_sha256(state.variables["params"]):
-            raise InputError(
+            raise ConfigError(
                 f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
                 "(params_sha256 differs): go on with --resume from the newest whole one, "
                 "or train again"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import Parser, leave, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 FORMATS = {
     "html": "one web page that runs up to four models, with no server and no network",
@@ -37,9 +37,9 @@ def main(argv: Sequence[str]) -> int:
     """Parses, exports, prints."""
     args = parser().parse_args(argv)
     if args.int8 and args.format != "onnx":
-        raise InputError("--int8 goes with --format=onnx")
+        raise ConfigError("--int8 goes with --format=onnx")
     if args.format != "html" and len(args.runs) > 1 and not args.ensemble:
-        raise InputError(
+        raise ConfigError(
             f"--format={args.format} holds one model, and {len(args.runs)} runs are given; "
             "give one, or --ensemble to make them one"
         )
@@ -131,9 +131,9 @@ def _make(folder, name):
         folder.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise InputError(f"{folder}: can't be written ({error.strerror}); give another") from None
+        raise ConfigError(f"{folder}: can't be written ({error.strerror}); give another") from None
     if there - {name, MANIFEST, CARD}:
-        raise InputError(f"{folder}: holds other files; give a new folder with --output")
+        raise ConfigError(f"{folder}: holds other files; give a new folder with --output")
 
 
 def _write_onnx(network, args, file):
@@ -148,7 +148,7 @@ def _write_onnx(network, args, file):
     from digits_jax.deploy.predictor import Predictor, check_images
 
     if not network.facts.get("runs"):
-        raise InputError(f"{network.name}: doesn't say what it was trained on; --int8 needs that")
+        raise ConfigError(f"{network.name}: doesn't say what it was trained on; --int8 needs that")
     name = network.facts["runs"][0]["dataset"]
     way = "stream" if name.startswith("tfds/") else "memory"  # it may be larger than memory
     data = load_dataset(name, args.data_dir, input=way)
@@ -199,7 +199,7 @@ def _seeds(runs) -> list[float]:
             same = first_difference(dataclasses.replace(other, seed=config.seed), config) is None
             if same and results["dataset_sha256"] == read_json(own / RESULTS)["dataset_sha256"]:
                 by_seed.setdefault(other.seed, float(results["test_accuracy"]))
-        except (InputError, KeyError, TypeError, ValueError):
+        except (DigitsError, KeyError, TypeError, ValueError):
             continue  # not a finished run
     return [by_seed[seed] for seed in sorted(by_seed)]
 

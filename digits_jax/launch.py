@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from digits_jax.cli import Parser, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.launched import Launched, end_all, start
 from digits_jax.train import parse_config
 
@@ -31,18 +31,18 @@ def main(argv: Sequence[str]) -> int:
         place = ours.index("--")
         ours, theirs = ours[:place], ours[place + 1 :]
     if not dashes and not {"-h", "--help"} & set(ours):
-        raise InputError(
+        raise ConfigError(
             "what to train is missing: give it after --, as to digits_jax.train: "
             "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
         )
     args = _parser().parse_args(ours)
     if not 1 <= args.num_processes <= MOST_PROCESSES:
-        raise InputError(f"--num-processes={args.num_processes}: give 1 to {MOST_PROCESSES}")
+        raise ConfigError(f"--num-processes={args.num_processes}: give 1 to {MOST_PROCESSES}")
     if args.devices_per_process is not None and args.devices_per_process < 1:
-        raise InputError(f"--devices-per-process={args.devices_per_process}: give 1 or more")
+        raise ConfigError(f"--devices-per-process={args.devices_per_process}: give 1 or more")
     for flag in theirs:
         if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
-            raise InputError(f"{flag}: launch gives it to each process; leave it out after --")
+            raise ConfigError(f"{flag}: launch gives it to each process; leave it out after --")
     parse_config(theirs)  # Said once, not by each; --help ends here.
     return launch([*TRAIN, *theirs], args.num_processes, args.devices_per_process)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import Parser, leave, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 SHEET = "seen.png"
 COLUMNS = (
@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
     runs = [args.run, *args.paths] if args.image else [args.run]
     names = args.image or args.paths
     if not names:
-        raise InputError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
+        raise ConfigError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
     if args.csv and (args.line or args.page):
-        raise InputError("--csv is for one digit an image; give --json for lines and pages")
+        raise ConfigError("--csv is for one digit an image; give --json for lines and pages")
     from digits_jax.deploy.pictures import Reading, find_files, read_bytes, read_picture
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.show import MOST
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     for name in _progress(files, args):
         try:
             data = read_bytes(name, sys.stdin.buffer)
-        except InputError as error:
+        except DigitsError as error:
             reading = Reading(None, [], [{"error": str(error)} for _ in models], str(error))
         else:
             reading = read_picture(data, name, predictors, mode)
@@ -95,7 +95,7 @@ def _check_no_run(args):
     """RUN_A RUN_B IMAGE, without --image, would read the second run as a folder of pictures."""
     for name in args.paths if not args.image else ():
         if (Path(name) / "config.json").is_file():
-            raise InputError(
+            raise ConfigError(
                 f"{name} is a run; to compare runs give RUN_A RUN_B --image IMAGE..., or --ensemble"
             )
 
@@ -107,11 +107,11 @@ def _sheet(args, files) -> Path | None:
 
     path = Path(args.output or SHEET)
     if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"{path}: can't be written; give a file in a folder that is there")
+        raise ConfigError(f"{path}: can't be written; give a file in a folder that is there")
     if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: the picture is a PNG; give a file that ends in .png")
+        raise ConfigError(f"{path}: the picture is a PNG; give a file that ends in .png")
     if path.exists() and (not is_sheet(path) or any(map(path.samefile, filter(_exists, files)))):
-        raise InputError(f"{path}: is there already, and not made by this program; give another")
+        raise ConfigError(f"{path}: is there already, and not made by this program; give another")
     return path
 
 

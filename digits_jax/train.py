@@ -18,8 +18,8 @@ from digits_jax.config import (
     recipe_of,
 )
 from digits_jax.config_checks import check
-from digits_jax.errors import InputError
-from digits_jax.recipes import TEACHER
+from digits_jax.errors import ConfigError, DigitsError
+from digits_jax.presets import TEACHER
 from digits_jax.runs import folder
 
 # What takes back the teacher of a run that --config repeats.
@@ -36,8 +36,8 @@ def parse_config(argv: Sequence[str]) -> TrainConfig:
     if config.config is not None:
         try:
             recipe = recipe_of(config.config)
-        except InputError as error:
-            raise InputError(f"--config={error}") from None
+        except DigitsError as error:
+            raise ConfigError(f"--config={error}") from None
         _check_repeat(argv, config, recipe)
         if config.ensemble == 1 and _given(argv, "ensemble"):
             recipe = dataclasses.replace(recipe, together=None)  # one network of an ensemble's
@@ -75,7 +75,7 @@ def _check_repeat(argv, config, recipe):
         ("preset", config.preset, recipe.preset),
     ):
         if _given(argv, name) and value != own:
-            raise InputError(
+            raise ConfigError(
                 f"--{name}={value}: --config={config.config} has {name}={own}, and all that it "
                 f"fills in; leave --{name} out, or give no --config"
             )
@@ -90,7 +90,7 @@ def _check_same_fields(config, own):
         advice = "leave the flag out, or start a new run"
         if config.eval_only:
             advice = "--eval-only scores it as it is: leave the flag out"
-        raise InputError(
+        raise ConfigError(
             f"--{flag}={getattr(config, name)}: the run in {config.workdir} has "
             f"{flag}={getattr(own, name)}; {advice}"
         )

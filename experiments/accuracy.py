@@ -18,10 +18,10 @@ import tyro
 
 from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
-from digits_jax.processor import cpu_count
+from digits_jax.hardware import cpu_count
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import members_of
 from digits_jax.runs.folder import read_json, read_run, replace_files
@@ -106,15 +106,15 @@ def main(argv: Sequence[str]) -> None:
     """Trains what is missing, then writes the table of all that is there."""
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
     if unknown := [name for name in arguments.recipes if name not in RECIPES]:
-        raise InputError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
+        raise ConfigError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
     if arguments.seeds < 2:
-        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
+        raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
     shares(arguments.jobs)  # so many as there are cores: said before a folder is made
     _check_teachers(arguments)
     path = results_folder(arguments.output) / "accuracy.json"
     for row in (read_json(path) if path.exists() else {}).values():
         if (count := len(row["members"])) != arguments.seeds:
-            raise InputError(
+            raise ConfigError(
                 f"--seeds={arguments.seeds}: {path} is of {count} seeds; give --seeds={count}, or "
                 "another --output"
             )
@@ -139,7 +139,7 @@ def _check_teachers(arguments):
         there = teacher in arguments.recipes[:place]
         there = there or (arguments.runs / teacher / folder.RESULTS).exists()
         if teacher and not there:
-            raise InputError(
+            raise ConfigError(
                 f"--recipes={name}: it learns from {teacher}, which isn't in {arguments.runs}; "
                 f"give --recipes={teacher},{name}"
             )

@@ -15,7 +15,7 @@ import tyro
 from digits_jax import compare
 from digits_jax.cli import parse, run_program
 from digits_jax.data.datasets import DATASETS
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.evaluation.report import check_output
 from digits_jax.train import parse_config
 from experiments.running import train_once
@@ -69,9 +69,9 @@ def _flags(arguments: Arguments, arch: str, seed: int) -> list[str]:
 def _check(arguments: Arguments, output: Path) -> None:
     """What would fail after hours of training fails now."""
     if arguments.seeds < 2:
-        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, to tell seeds from models")
+        raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, to tell seeds from models")
     if arguments.dataset not in DATASETS:
-        raise InputError(
+        raise ConfigError(
             f"--dataset={arguments.dataset}: no such data set; give one of {', '.join(DATASETS)}"
         )
     for arch in WEAK:

@@ -17,7 +17,7 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config_checks import AUGMENTS
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from experiments.running import results_folder
 
 RESULTS = Path(__file__).parent / "results" / "augmentation"
@@ -48,9 +48,9 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, argv, doc=__doc__)
     unknown = [name for name in arguments.policies if name not in AUGMENTS]
     if unknown or not arguments.policies:
-        raise InputError(f"--policies={','.join(unknown)}: give some of {', '.join(AUGMENTS)}")
+        raise ConfigError(f"--policies={','.join(unknown)}: give some of {', '.join(AUGMENTS)}")
     if not 0 <= arguments.seed < 2**31:
-        raise InputError(
+        raise ConfigError(
             f"--seed={arguments.seed}: give a whole number, at least 0 and under 2**31"
         )
     from tqdm import tqdm
@@ -124,7 +124,7 @@ def draw(policy: str, images: Any, seed: int, path: Path) -> None:
 def _machine():
     import jax
 
-    from digits_jax.processor import cpu_count
+    from digits_jax.hardware import cpu_count
     from digits_jax.training.parallel import make_mesh
     from digits_jax.training.record import device_name
 

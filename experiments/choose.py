@@ -35,8 +35,8 @@ from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.config import NOT_THE_RUN, TrainConfig
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError, shown
-from digits_jax.processor import processor_name
+from digits_jax.errors import ConfigError, shown
+from digits_jax.hardware import processor_name
 from digits_jax.runs.folder import hold_folder, read_json, replace_files
 from digits_jax.train import parse_config
 from experiments.cores import pin, shares
@@ -95,7 +95,7 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
     there = read_json(path) if path.exists() else {"candidates": {}, **own}
     for name, before in (("dataset", "mnist"), ("folds", 0)):
         if (before := there.get(name, before)) != own[name]:
-            raise InputError(
+            raise ConfigError(
                 f"--{name}={own[name]}: {path} is of --{name}={before}; give another --name"
             )
     note_recipes(there, candidates, path)
@@ -111,7 +111,7 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
     ]
     for flags in dict.fromkeys(flags for flags, _ in wanted):
         if runs[flags] and flags not in table["recipes"]:
-            raise InputError(
+            raise ConfigError(
                 f"{flags}: in {path} it was trained before it was noted what flags stand for, and "
                 "may be another recipe by now; give another --name"
             )
@@ -119,7 +119,7 @@ def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> No
         dataset = load_dataset(arguments.dataset, arguments.data_dir)
         count = len(dataset.train) + len(dataset.validation)
         if arguments.folds > count:
-            raise InputError(
+            raise ConfigError(
                 f"--folds={arguments.folds}: {dataset.name} has {count:,} images besides its test "
                 "split; give at most so many"
             )
@@ -172,18 +172,18 @@ def split(argv: Sequence[str]) -> list[Any]:
 
 
 def check(arguments: Arguments, candidates: Sequence[str]) -> None:
-    """Raises an InputError for what can't be compared, before anything is trained."""
+    """Raises an DigitsError for what can't be compared, before anything is trained."""
     named = arguments.name and Path(arguments.name).name == arguments.name
     if not named or arguments.name.startswith("."):
-        raise InputError(f"--name={shown(arguments.name)}: give a word that can name a file")
+        raise ConfigError(f"--name={shown(arguments.name)}: give a word that can name a file")
     if arguments.folds < 0 or arguments.folds == 1:
-        raise InputError(
+        raise ConfigError(
             f"--folds={arguments.folds}: give 2 or more, or 0 for the validation split"
         )
     if arguments.seeds < 2:
-        raise InputError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
+        raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
     if arguments.folds and arguments.seeds > arguments.folds:
-        raise InputError(
+        raise ConfigError(
             f"--seeds={arguments.seeds}: each seed has a part of its own; give at most "
             f"{arguments.folds}, as --folds, or less"
         )
@@ -194,14 +194,14 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> None:
             if getattr(own, name) != getattr(TrainConfig(), name):
                 flag = f"--{name.replace('_', '-')}"
                 advice = "give it before the first --" if name == "dataset" else "leave it out"
-                raise InputError(f"{flags}: {flag} isn't for one candidate; {advice}")
+                raise ConfigError(f"{flags}: {flag} isn't for one candidate; {advice}")
         config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
         if config.ensemble > 1 or config.teacher:
-            raise InputError(f"{flags}: a candidate is one network that is trained from scratch")
+            raise ConfigError(f"{flags}: a candidate is one network that is trained from scratch")
         if config.seed:
-            raise InputError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
+            raise ConfigError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
     if len(candidates) < 2 or len(set(candidates)) < len(candidates):
-        raise InputError(
+        raise ConfigError(
             "give two or more candidates that differ, each after a --: "
             "-- --preset=tiny -- --preset=tiny --dropout=0.1"
         )
@@ -216,7 +216,7 @@ def note_recipes(table: dict[str, Any], candidates: Sequence[str], path: Path) -
       path: of the table.
 
     Raises:
-      InputError: a candidate was trained as something else.
+      ConfigError: a candidate was trained as something else.
     """
     noted = table.setdefault("recipes", {})
     for flags in candidates:
@@ -226,7 +226,7 @@ def note_recipes(table: dict[str, Any], candidates: Sequence[str], path: Path) -
         now = json.loads(json.dumps(now))
         for name, value in noted.get(flags, now).items():
             if now.get(name) != value:
-                raise InputError(
+                raise ConfigError(
                     f"{flags}: in {path} it was trained with {name}={value}, and today it has "
                     f"{now.get(name)}; give another --name"
                 )

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Collection
 
-from digits_jax.errors import InputError
-from digits_jax.processor import cpu_count
+from digits_jax.errors import ConfigError
+from digits_jax.hardware import cpu_count
 
 _PINS = hasattr(os, "sched_setaffinity")
 
@@ -13,7 +13,7 @@ def shares(jobs: int) -> list[list[int]]:
     """The cores of each job: all of this process's are used, none twice.
 
     Raises:
-      InputError: more jobs than cores, or none.
+      ConfigError: more jobs than cores, or none.
 
     Example:
       >>> shares(1) == [list(range(cpu_count()))] or "this process may not use all cores"
@@ -22,7 +22,7 @@ def shares(jobs: int) -> list[list[int]]:
     count = cpu_count()
     cores = sorted(os.sched_getaffinity(0)) if _PINS else range(count)
     if not 1 <= jobs <= count:
-        raise InputError(f"--jobs={jobs}: give 1 to {count}, the cores that there are")
+        raise ConfigError(f"--jobs={jobs}: give 1 to {count}, the cores that there are")
     return [list(cores[first::jobs]) for first in range(jobs)]
 
 

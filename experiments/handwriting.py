@@ -23,11 +23,11 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from digits_jax.cli import parse, run_program
-from digits_jax.data.decode import decode_image
-from digits_jax.data.images import read_digit
-from digits_jax.data.lines import read_line
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.vision.decode import decode_image
+from digits_jax.vision.digit import read_digit
+from digits_jax.vision.segment import read_line
 from experiments.drawing import CONDITIONS, Drawing, compose, draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +61,7 @@ class Arguments:
 
 
 def make_score(predictor) -> Callable[[np.ndarray], np.ndarray]:
-    """A model as `read_line` takes it: see digits_jax.data.lines."""
+    """A model as `read_line` takes it: see digits_jax.vision.segment."""
     return lambda images: softmax(predictor.predict(images).logits, -1)
 
 
@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
     unknown = [c for c in arguments.conditions if c not in (*CONDITIONS, "lines")]
     if unknown or not arguments.runs or arguments.split not in ("test", "validation"):
-        raise InputError(
+        raise ConfigError(
             f"{len(arguments.runs)} runs, split {arguments.split}, conditions "
             f"{', '.join(unknown) or 'fine'}: give a run; splits are test and validation; "
             f"conditions are {', '.join(CONDITIONS)} and lines"

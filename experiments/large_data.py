@@ -18,7 +18,7 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.data.files import install_folder, scratch_folder
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 
 NAME, VERSION = "large_digits", "1.0.0"
 RECORD_BYTES = 980  # of an image that isn't compressed, with all that goes around it
@@ -61,7 +61,7 @@ def write_large(arguments: Arguments) -> Path:
       Its folder.
 
     Raises:
-      InputError: it is there already, or there is no room for it.
+      ConfigError: it is there already, or there is no room for it.
     """
     from digits_jax.data.datasets import load_dataset
 
@@ -69,23 +69,23 @@ def write_large(arguments: Arguments) -> Path:
     count = int(arguments.gigabytes * 1e9 / RECORD_BYTES) - TEST_COUNT
     if count < 1 or arguments.shard_megabytes <= 0 or arguments.seed < 0:
         least = RECORD_BYTES * (TEST_COUNT + 1) / 1e9
-        raise InputError(
+        raise ConfigError(
             f"--gigabytes={arguments.gigabytes:g} --shard-megabytes={arguments.shard_megabytes:g} "
             f"--seed={arguments.seed}: give at least {least:.2g} GB, files of more than 0 MB, "
             "and a seed of 0 or more"
         )
     if target.exists():
-        raise InputError(f"{target} is there already; delete it, or give another folder")
+        raise ConfigError(f"{target} is there already; delete it, or give another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target.parent).free
     if free < 1.05e9 * arguments.gigabytes:
-        raise InputError(
+        raise ConfigError(
             f"{target.parent} has {free / 1e9:.1f} GB free, and {1.05 * arguments.gigabytes:.1f} "
             "GB are needed; make room, give another folder, or fewer --gigabytes"
         )
     digits = load_dataset(arguments.dataset, arguments.data_dir)
     if digits.num_classes != 10:
-        raise InputError(
+        raise ConfigError(
             f"--dataset={digits.name} has {digits.num_classes} classes; give one of 10"
         )
     with scratch_folder(target.parent) as scratch:

@@ -32,7 +32,7 @@ def train_members(flags: Sequence[str], workdir: Path, count: int, jobs: int) ->
       jobs: how many at once; one is `train --ensemble` itself.
 
     Raises:
-      InputError: a training failed, or what is there is another recipe's.
+      ConfigError: a training failed, or what is there is another recipe's.
     """
     together = [*flags, f"--ensemble={count}"]
     if jobs == 1 or (workdir / folder.RESULTS).exists():

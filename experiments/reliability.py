@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs.folder import read_json, replace_file, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.only:
         promises = {name: tests for name, tests in promises.items() if arguments.only in name}
     if not promises or arguments.processes < 1:
-        raise InputError(
+        raise ConfigError(
             f"--only={arguments.only} --processes={arguments.processes}: give a part of a promise "
             f"in {PAGE.name}, and 1 or more processes"
         )
@@ -96,7 +96,7 @@ def try_all(promises: dict[str, list[str]], processes: int) -> tuple[list[dict[s
         )
         seconds = time.perf_counter() - started
         if not report.exists():
-            raise InputError('pytest did not run; install it: pip install -e ".[test]"')
+            raise ConfigError('pytest did not run; install it: pip install -e ".[test]"')
         cases = list(ElementTree.parse(report).iter("testcase"))
         lines = log.read_text().splitlines() if log.exists() else []
     counted = [json.loads(line) for line in lines]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.config import first_difference, read_config
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.train import parse_config
 from experiments.cores import pin
@@ -23,16 +23,16 @@ def results_folder(path: Path) -> Path:
     """Makes a folder for a study's results, before hours are spent on them.
 
     Raises:
-      InputError: it can't be made, or not be written to.
+      ConfigError: it can't be made, or not be written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
+        raise ConfigError(
             f"{path}: the folder can't be made ({error.strerror}); give another place"
         ) from None
     if not os.access(path, os.W_OK):
-        raise InputError(f"{path}: can't be written to; give another place")
+        raise ConfigError(f"{path}: can't be written to; give another place")
     return path
 
 
@@ -56,7 +56,7 @@ def train_once(
       run that was resumed).
 
     Raises:
-      InputError: the run there is another one, or the training failed (it has said why).
+      ConfigError: the run there is another one, or the training failed (it has said why).
     """
     if not (workdir / folder.RESULTS).exists():
         _train(flags, workdir, cores, log)
@@ -82,7 +82,7 @@ def _train(flags, workdir, cores, log):
     if status:
         said = f" (see {log})" if log else ""
         what = "training can't begin, as it says" if status == 2 else "start again to go on"
-        raise InputError(f"{workdir}: training ended with status {status}{said}; {what}")
+        raise ConfigError(f"{workdir}: training ended with status {status}{said}; {what}")
     if not resume:
         (workdir / SECONDS).write_text(json.dumps(time.perf_counter() - started))
 
@@ -92,7 +92,7 @@ def _check_same(flags, workdir):
     there = read_config(workdir / folder.CONFIG)
     wanted = parse_config(flags).resolve(there.dataset)
     if name := first_difference(wanted, there):
-        raise InputError(
+        raise ConfigError(
             f"{workdir} holds a run with {name}={getattr(there, name)}, not "
             f"{getattr(wanted, name)}; delete it, or give another folder with --runs"
         )

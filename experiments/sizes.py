@@ -22,7 +22,7 @@ import tyro
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import members_of
 from experiments.training_table import RESULTS
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     for name in ("runs", "ensembles"):  # Without the usual ones, untrained networks are measured.
         path = getattr(arguments, name)
         if path != getattr(Arguments(), name) and not path.is_dir():
-            raise InputError(f"--{name}={path}: no such folder; leave it out to do without")
+            raise ConfigError(f"--{name}={path}: no such folder; leave it out to do without")
     if hasattr(os, "sched_setaffinity"):  # before JAX starts its threads
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from tqdm import tqdm

@@ -18,7 +18,7 @@ from typing import Annotated
 import tyro
 
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.runs.folder import read_json, replace_files
 from experiments.running import results_folder, train_once
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
     unknown = [row for row in arguments.rows if row not in ROWS]
     if unknown or arguments.seeds < 2:
-        raise InputError(
+        raise ConfigError(
             f"rows {', '.join(unknown) or 'fine'}, seeds {arguments.seeds}: "
             f"rows are {', '.join(ROWS)}; seeds are 2 or more, for a standard deviation"
         )

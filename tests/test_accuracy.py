@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from digits_jax.config import TrainConfig
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.runs.folder import read_run
 from digits_jax.training.ensemble import fit_ensemble
 from experiments import accuracy
@@ -100,7 +100,7 @@ def test_bad_arguments(tmp_path):
         ("--recipes=cnn-distilled,cnn-best",): "it learns from cnn-best, which isn't in .*nowhere",
     }.items():
         (tmp_path / "accuracy.json").write_text(json.dumps({"cnn-tiny": {"members": [{}] * 5}}))
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             accuracy.main([*flags, f"--output={tmp_path}", f"--runs={tmp_path / 'nowhere'}"])
 
 
@@ -110,14 +110,14 @@ def test_where_the_runs_and_the_data_lie(tmp_path, monkeypatch):
 
     def train(flags, workdir, *_):
         said.append((flags, workdir))
-        raise InputError("as far as this goes")
+        raise DigitsError("as far as this goes")
 
     monkeypatch.setattr(accuracy, "train_members", train)
     runs = tmp_path / "the runs"
     argv = ["--recipes=cnn-distilled", f"--runs={runs}", f"--output={tmp_path}"]
     (runs / "cnn-best").mkdir(parents=True)
     (runs / "cnn-best" / "results.json").write_text("{}")
-    with pytest.raises(InputError, match="as far"):
+    with pytest.raises(DigitsError, match="as far"):
         accuracy.main([*argv, "--data-dir=my data"])
     flags, workdir = said[0]
     assert flags[-2:] == [f"--teacher={runs}/cnn-best", "--data-dir=my data"]

@@ -28,7 +28,7 @@ from digits_jax.benchmarks.timing import time_blocks
 from digits_jax.config import TrainConfig
 from digits_jax.data import datasets
 from digits_jax.deploy.predictor import Predictor
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training.plan import prepare
 from digits_jax.training.steps import predict_step
 
@@ -127,13 +127,13 @@ def test_what_cannot_be_used_is_one_line(here, own, argv, said):
 def test_without_files_auto_is_measured_in_memory(monkeypatch):
     def load(name, data_dir, *, input="memory"):
         if input == "stream":
-            raise InputError("not here")
+            raise DigitsError("not here")
         return datasets.load_digits()
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     settings = settings_with("input", dataset="auto", batch_sizes=[64])
     assert input_benchmark._opened(settings)[0] is None
-    with pytest.raises(InputError, match="not here"):
+    with pytest.raises(DigitsError, match="not here"):
         input_benchmark._opened({**settings, "dataset": "mnist"})
 
 
@@ -148,7 +148,7 @@ def test_digits_which_have_no_files_are_measured_in_memory():
     [("", "-o is empty"), ("x.md", "give a folder, or a FILE.json"), ("/proc/new", "be written")],
 )
 def test_where_nothing_can_be_written(output, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         output_paths(output, ["step"])
 
 
@@ -161,7 +161,7 @@ def test_a_folder_is_made_when_there_is_something_to_write(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file; give a folder"):
+    with pytest.raises(DigitsError, match="file is a file; give a folder"):
         output_paths(str(tmp_path / "file" / "nested"), ["step"])
 
 

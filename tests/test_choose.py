@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from digits_jax import processor
+from digits_jax import hardware as processor
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
-from digits_jax.processor import cpu_count
-from digits_jax.recipes import RECIPES
+from digits_jax.errors import DigitsError
+from digits_jax.hardware import cpu_count
+from digits_jax.presets import RECIPES
 from digits_jax.runs.folder import hold_folder, read_run
 from experiments import choose
 from experiments.cores import shares
@@ -53,7 +53,7 @@ def test_folds_are_said_and_not_mixed_with_the_validation_split(tmp_path):
     path.write_text(json.dumps(table))
     for given in ((), ("--folds=5",)):
         argv = ["--name=x", "--dataset=digits", f"-o={tmp_path}", *given]
-        with pytest.raises(InputError, match=r"--folds=[05]: .*x\.json is of --folds=12; give"):
+        with pytest.raises(DigitsError, match=r"--folds=[05]: .*x\.json is of --folds=12; give"):
             choose.main([*argv, "--", "--arch=cnn", "--", "--arch=mlp"])
     assert json.loads(path.read_text()) == table
 
@@ -68,7 +68,9 @@ def test_a_preset_that_is_another_recipe_by_now_is_refused(tmp_path, monkeypatch
     choose.note_recipes(table, ["--preset=tiny", "--preset=tiny --epochs=2"], path)  # level
     changed = {**RECIPES["cnn", "small"]["tiny"], "epochs": 7.0}
     monkeypatch.setitem(RECIPES["cnn", "small"], "tiny", changed)
-    with pytest.raises(InputError, match=r"it was trained with epochs=200.0, and today it has 7.0"):
+    with pytest.raises(
+        DigitsError, match=r"it was trained with epochs=200.0, and today it has 7.0"
+    ):
         choose.note_recipes(table, ["--preset=tiny"], path)
     # Of what was trained before recipes were noted, nothing is known, and nothing is claimed.
     old = {"candidates": {"--preset=tiny": {"0": outcome(980)}}, "dataset": "digits"}
@@ -131,7 +133,7 @@ def test_it_goes_on_with_more_seeds(tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path, argv, words):
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(DigitsError, match=words):
         choose.main(["--name=x", f"-o={tmp_path}", *argv])
     assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
 
@@ -139,7 +141,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tmp_path,
 @pytest.mark.parametrize("name", ["a/b", "..", "."])
 def test_a_name_that_is_no_file(tmp_path, name):
     argv = [f"--name={name}", f"-o={tmp_path}", "--", "--arch=cnn", "--", "--arch=mlp"]
-    with pytest.raises(InputError, match=f"--name={name}: give a word"):
+    with pytest.raises(DigitsError, match=f"--name={name}: give a word"):
         choose.main(argv)
 
 
@@ -159,17 +161,17 @@ def test_a_table_of_another_data_set_is_left_alone(tmp_path):
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"dataset": "digits", "candidates": {}}))
     argv = ["--name=x", f"-o={tmp_path}", "--", "--arch=cnn", "--", "--arch=mlp"]
-    with pytest.raises(InputError, match=r"--dataset=mnist: .*x\.json is of --dataset=digits"):
+    with pytest.raises(DigitsError, match=r"--dataset=mnist: .*x\.json is of --dataset=digits"):
         choose.main(argv)
     path.write_text("{")
-    with pytest.raises(InputError, match=r"x\.json: isn't JSON"):
+    with pytest.raises(DigitsError, match=r"x\.json: isn't JSON"):
         choose.main(argv)
 
 
 def test_seeds_of_another_day_are_not_mixed_with_those_of_a_recipe_that_nobody_noted(tmp_path):
     there = {"dataset": "digits", "candidates": {"--arch=mlp": {"0": outcome(980)}}}
     (tmp_path / "x.json").write_text(json.dumps(there))
-    with pytest.raises(InputError, match="before it was noted what flags stand for"):
+    with pytest.raises(DigitsError, match="before it was noted what flags stand for"):
         choose.main(
             [
                 "--name=x",
@@ -185,7 +187,7 @@ def test_seeds_of_another_day_are_not_mixed_with_those_of_a_recipe_that_nobody_n
 
 
 def test_two_at_once_would_lose_each_others_rows(tmp_path):
-    with hold_folder(tmp_path, "--output"), pytest.raises(InputError, match="in use by another"):
+    with hold_folder(tmp_path, "--output"), pytest.raises(DigitsError, match="in use by another"):
         choose.main([f"-o={tmp_path}", "--name=x", "--", "--arch=cnn", "--", "--arch=mlp"])
 
 
@@ -204,7 +206,7 @@ def test_of_several_devices_each_line_names_its_own():
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     argv = ["--name=x", f"-o={tmp_path}/file/x", "--", "--arch=cnn", "--", "--arch=mlp"]
-    with pytest.raises(InputError, match=r"file/x: the folder can't be made"):
+    with pytest.raises(DigitsError, match=r"file/x: the folder can't be made"):
         choose.main(argv)
 
 
@@ -213,7 +215,7 @@ def test_shares_of_cores():
     split = shares(cores)
     assert sorted(core for own in split for core in own) == sorted(shares(1)[0])
     for jobs in (0, cores + 1):
-        with pytest.raises(InputError, match=f"--jobs={jobs}: give 1 to {cores}"):
+        with pytest.raises(DigitsError, match=f"--jobs={jobs}: give 1 to {cores}"):
             shares(jobs)
 
 
@@ -236,13 +238,13 @@ def test_members_trained_at_once_are_an_ensemble(tmp_path):
     np.testing.assert_allclose(np.exp(together.logits), mean, rtol=1e-4, atol=1e-7)
     # What is there is taken as it is, and another recipe's is refused.
     train_members(flags, tmp_path / "two", count=2, jobs=2)
-    with pytest.raises(InputError, match="holds a run with"):
+    with pytest.raises(DigitsError, match="holds a run with"):
         train_members([*flags, "--dropout=0.5"], tmp_path / "two", count=2, jobs=2)
 
 
 @pytest.mark.skipif(cpu_count() < 2, reason="two jobs need two cores")
 def test_a_failed_member_says_where_it_is_told(tmp_path):
-    with pytest.raises(InputError, match=r"member-0: training ended with status 2 \(see .*\.log"):
+    with pytest.raises(DigitsError, match=r"member-0: training ended with status 2 \(see .*\.log"):
         train_members(["--arch=mlp", "--dropout=2"], tmp_path / "x", count=1, jobs=2)
     assert "--dropout=2" in (tmp_path / "x" / "member-0.log").read_text()
 

@@ -13,7 +13,7 @@ import pytest
 
 from digits_jax import TrainConfig
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 DOC = "Does it: python -m digits_jax.train"
 
@@ -80,7 +80,7 @@ def test_defaults_can_be_given():
     ],
 )
 def test_bad_flags_are_one_line(argv, said):
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(DigitsError, match=said) as caught:
         train(*argv)
     message = str(caught.value)
     # No box, no colour, no line break.
@@ -131,7 +131,7 @@ def ending(monkeypatch, capsys, result):
         (None, 0, ""),
         (0, 0, ""),
         (143, 143, ""),
-        (InputError("--a: not so"), 2, "error: --a: not so\n"),
+        (DigitsError("--a: not so"), 2, "error: --a: not so\n"),
         (KeyboardInterrupt(), 130, "stopped\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "run/x"),

@@ -12,7 +12,7 @@ import pytest
 
 from digits_jax.compare import main
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 DIGITS = load_dataset("digits")
 LABELS = DIGITS.test.labels
@@ -260,7 +260,7 @@ def test_the_study_checks_its_flags_before_training(tmp_path, monkeypatch):
         (["--seeds=1"], "2 or more"),
         ([f"--output={tmp_path / 'full'}"], "other files"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(DigitsError, match=says):
             ann_vs_cnn.main([f"--runs={tmp_path / 'runs'}", *flags])
     assert not (tmp_path / "runs").exists()
 

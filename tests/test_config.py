@@ -17,8 +17,8 @@ from digits_jax.config import (
     with_later_fields,
 )
 from digits_jax.config_checks import PRESET_NAMES, check
-from digits_jax.errors import InputError
-from digits_jax.recipes import BASE, RECIPES
+from digits_jax.errors import DigitsError
+from digits_jax.presets import BASE, RECIPES
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 
@@ -85,7 +85,7 @@ BAD = [
 def test_bad_values_are_named(values, said):
     config = TrainConfig(**values)
     for refuse in (check, lambda config: config.resolve("mnist")):
-        with pytest.raises(InputError, match=re.escape(said)) as caught:
+        with pytest.raises(DigitsError, match=re.escape(said)) as caught:
             refuse(config)
         assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_every_preset_fills_in_everything(arch, preset, dataset):
 
 def test_a_strength_of_nothing_is_refused_where_the_preset_has_nothing():
     TrainConfig(preset="standard", augment_strength=2.0).resolve("mnist")
-    with pytest.raises(InputError, match="give --augment=NAME too, or leave it out"):
+    with pytest.raises(DigitsError, match="give --augment=NAME too, or leave it out"):
         TrainConfig(preset="quick", augment_strength=2.0).resolve("mnist")
 
 
@@ -210,7 +210,7 @@ def test_whole_numbers_are_floats_too():
     ],
 )
 def test_other_fields_and_types_are_refused(values, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(DigitsError, match=re.escape(said)):
         from_dict(values, "here")
 
 
@@ -218,7 +218,7 @@ def test_a_config_that_is_none(tmp_path):
     path = tmp_path / "config.json"
     for value in ([], {"other": 1}, "text"):
         path.write_text(json.dumps(value))
-        with pytest.raises(InputError, match=r"config.json: has no field 'config'"):
+        with pytest.raises(DigitsError, match=r"config.json: has no field 'config'"):
             read_config(path)
 
 
@@ -235,7 +235,7 @@ likely = st.sampled_from(["cnn", "mlp", "auto", "quick", "float32", "3", "²", 1
 def test_anything_gives_a_configuration_or_an_input_error(values):
     try:
         config = from_dict(values, "here")
-    except InputError:
+    except DigitsError:
         return
     assert {name: getattr(config, name) for name in values} == {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()

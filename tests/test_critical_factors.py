@@ -15,7 +15,7 @@ import scipy.stats
 
 from digits_jax import CNN, MLP
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from experiments.critical_factors import __main__ as program
 from experiments.critical_factors import factors, figures, ranking, report, results, study
 from experiments.critical_factors.networks import VariantCNN, VariantMLP, average_pool, drop
@@ -152,7 +152,7 @@ def test_every_factor_has_its_baseline_and_names_of_its_own():
 
 def test_an_unknown_factor_is_named():
     made = factors.make_factors({"mlp": baseline("mlp", "mnist")}, 100)
-    with pytest.raises(InputError, match="no luck; give depth, width"):
+    with pytest.raises(DigitsError, match="no luck; give depth, width"):
         factors.choose_factors(made, ["depth", "luck"])
 
 
@@ -243,7 +243,7 @@ def test_a_table_of_something_else_is_refused(tmp_path, text):
     path = tmp_path / "factors.csv"
     results.append_rows(path, [row("a", "0", 0, 900)])
     path.write_text(text.replace("HEAD", path.read_text().splitlines()[0]))
-    with pytest.raises(InputError, match="--output"):
+    with pytest.raises(DigitsError, match="--output"):
         results.read_rows(path, FactorRow)
 
 
@@ -251,7 +251,7 @@ def test_other_settings_are_refused(tmp_path):
     with results.hold_output(tmp_path, {"dataset": "mnist"}):
         pass
     with (
-        pytest.raises(InputError, match="dataset mnist, and this one has digits"),
+        pytest.raises(DigitsError, match="dataset mnist, and this one has digits"),
         results.hold_output(tmp_path, {"dataset": "digits"}),
     ):
         pass
@@ -308,7 +308,7 @@ def test_it_does_what_is_missing_and_no_more(tmp_path, digits, monkeypatch):
     same = next(job for job in jobs if job.is_baseline)
     facts = (same.arch, same.factor, same.level, same.seed)
     changed = factors.Job(*facts, TINY.changed(epochs=9.0), True)
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(DigitsError, match="another recipe"):
         study.run_factors(own, [changed], path, Bar())
 
 
@@ -348,7 +348,7 @@ def test_the_machines_that_trained_are_noted_and_no_other(tmp_path):
 )
 def test_bad_input_is_one_line(flags, words, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(DigitsError, match=words) as caught:
         program.main(flags)
     assert "\n" not in str(caught.value)
 

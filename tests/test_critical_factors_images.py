@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from experiments.critical_factors import corruptions, preprocess
 
 
@@ -63,7 +63,7 @@ def test_inversion_and_shift_by_hand():
 
 @pytest.mark.parametrize(("name", "severity"), [("rain", 1), ("blur", 6), ("off_centre", 9)])
 def test_unknown_changes_are_named(name, severity, images):
-    with pytest.raises(InputError, match="allowed: "):
+    with pytest.raises(DigitsError, match="allowed: "):
         corruptions.corrupt(name, images, severity)
 
 

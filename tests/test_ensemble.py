@@ -15,7 +15,7 @@ from scipy.special import softmax
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.deploy.network import load_network
 from digits_jax.deploy.predictor import Predictor
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluate import main as evaluate
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps
@@ -124,7 +124,7 @@ def test_what_was_stopped_goes_on_with_the_member_it_was_at(tmp_path):
         fit_ensemble(config, quiet=True, each=stop)
     assert (workdir / "member-1" / "results.json").exists()
     assert not (workdir / "member-2").exists()
-    with pytest.raises(InputError, match="holds a run"):
+    with pytest.raises(DigitsError, match="holds a run"):
         fit_ensemble(config, quiet=True)
     before = (workdir / "member-0" / "results.json").stat().st_mtime_ns
     assert train(["--resume", f"--workdir={workdir}"]) == 0
@@ -142,19 +142,21 @@ def test_what_cannot_be_trained_or_opened(ensemble, tmp_path):
         ("--resume", f"--workdir={ensemble}", "--ensemble=2"): "has ensemble=3",
         ("--ensemble=2", f"--workdir={ensemble}"): "already holds a run",
     }.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             train(["--dataset=digits", "--arch=mlp", *flags])
-    with pytest.raises(InputError, match="`fit` trains one network"):
+    with pytest.raises(DigitsError, match="`fit` trains one network"):
         fit(dataclasses.replace(SMALL, ensemble=2))
     copy = tmp_path / "copy"
     shutil.copytree(ensemble, copy)
     shutil.rmtree(copy / "member-1")
-    with pytest.raises(InputError, match="names a member 'member-1', which isn't there"):
+    with pytest.raises(DigitsError, match="names a member 'member-1', which isn't there"):
         members_of(copy)
     shutil.copytree(ensemble, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "results.json").unlink()
     for opened in (members_of, load_network, lambda path: evaluate([str(path)])):
-        with pytest.raises(InputError, match=r"the ensemble isn't finished .* --resume --workdir="):
+        with pytest.raises(
+            DigitsError, match=r"the ensemble isn't finished .* --resume --workdir="
+        ):
             opened(tmp_path / "unfinished")
     assert members_of(ensemble / "member-0") == []
     assert members_of(tmp_path) == []
@@ -295,7 +297,7 @@ def test_together_stopped_they_go_on_one_after_another(tmp_path):
         with pytest.raises(Interrupted):
             train_together(plan, paths, stop, quiet=True)
     assert [list_steps(path / "checkpoints") for path in paths] == [[1]] * 3
-    with pytest.raises(InputError, match="has not all of its 3 networks yet; train it with"):
+    with pytest.raises(DigitsError, match="has not all of its 3 networks yet; train it with"):
         load_trained(workdir)
     assert train(["--resume", f"--workdir={workdir}"]) == 0
     found = read_run(workdir)
@@ -314,5 +316,5 @@ def test_a_student_ensemble_has_one_teacher(tmp_path, ensemble):
 
 
 def test_what_cannot_be_together():
-    with pytest.raises(InputError, match="--together goes with --ensemble=N"):
+    with pytest.raises(DigitsError, match="--together goes with --ensemble=N"):
         prepare(dataclasses.replace(SMALL, together=True))

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from programs import TIMEOUT_SECONDS, TINY, call, start
 
-from digits_jax import InputError, TrainConfig, fit, resume
+from digits_jax import DigitsError, TrainConfig, fit, resume
 from digits_jax import checkpoints as checkpoints_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
@@ -445,7 +445,7 @@ def test_a_prediction_with_a_damaged_newer_checkpoint(run, here):
     status, _, err = here(evaluate_program, run, "--devices=1")
     assert status == 2
     assert "step 20 under another name" not in err
-    with pytest.raises(InputError, match="no checkpoint can be restored"):
+    with pytest.raises(DigitsError, match="no checkpoint can be restored"):
         load_network(run)
 
 
@@ -473,20 +473,20 @@ def test_other_types_that_mean_the_same(tmp_path, monkeypatch):
     ],
 )
 def test_types_that_mean_nothing(values, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         TrainConfig(**values).resolve("digits")
 
 
 def test_other_things_than_a_configuration():
     for config in (None, {"arch": "cnn"}):
-        with pytest.raises(InputError, match="give a TrainConfig"):
+        with pytest.raises(DigitsError, match="give a TrainConfig"):
             fit(config)
-    with pytest.raises(InputError, match=r"the data set is a tuple; give a digits_jax\.Dataset"):
+    with pytest.raises(DigitsError, match=r"the data set is a tuple; give a digits_jax\.Dataset"):
         fit(TrainConfig(), dataset=(1, 2))
 
 
 def test_resume_as_a_function(run):
     before = json.loads((run / "results.json").read_text())
     assert resume(run, quiet=True).results["params_sha256"] == before["params_sha256"]
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(DigitsError, match="no such folder"):
         resume(run / "other")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from experiments import large_data
 from experiments.large_data import Arguments, write_large
 
@@ -49,9 +49,9 @@ def test_another_seed_is_another_data_set(tmp_path):
 
 
 def test_what_cannot_be_written(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="give at least"):
+    with pytest.raises(DigitsError, match="give at least"):
         write_large(Arguments(tmp_path, gigabytes=1e-6))
-    with pytest.raises(InputError, match="GB free, and"):
+    with pytest.raises(DigitsError, match="GB free, and"):
         write_large(Arguments(tmp_path, gigabytes=1e6))
 
     def fail(*_):
@@ -64,5 +64,5 @@ def test_what_cannot_be_written(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     monkeypatch.setattr(large_data, "TEST_COUNT", 200)
     write_large(Arguments(tmp_path, **SIZES))
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(DigitsError, match="is there already"):
         write_large(Arguments(tmp_path, **SIZES))

@@ -11,7 +11,7 @@ from digits_jax import CNN, MLP
 from digits_jax.config import TrainConfig
 from digits_jax.data.augment import POLICIES, make_augment
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training.optimizers import make_optimizer
 from digits_jax.training.state import create_train_state
 from digits_jax.training.steps import predict_step, train_step
@@ -157,9 +157,9 @@ def test_a_peer_is_told_our_recipe():
         assert getattr(args, name) == getattr(config, name)
         assert args.affine == tuple(POLICIES[config.augment].values())
     averaged = TrainConfig(ema_decay=0.5).resolve("mnist")
-    with pytest.raises(InputError, match=r"ema_decay is 0.5; the peers know only 0.0"):
+    with pytest.raises(DigitsError, match=r"ema_decay is 0.5; the peers know only 0.0"):
         contenders.peer_flags(averaged, "here")
-    with pytest.raises(InputError, match="no elastic field"):
+    with pytest.raises(DigitsError, match="no elastic field"):
         contenders.peer_flags(TrainConfig(augment="elastic").resolve("mnist"), "here")
 
 
@@ -207,13 +207,13 @@ def test_what_cannot_be_compared(tmp_path, monkeypatch):
         "--output=peers.txt": "ends with .json",
         f"--output={tmp_path}": "peers.png is a folder; give another place",
     }.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             compare.main([flags])
     monkeypatch.setattr(contenders, "installed", lambda peer: "Keras" not in peer)
-    with pytest.raises(InputError, match="has no train-images"):
+    with pytest.raises(DigitsError, match="has no train-images"):
         compare.main([f"--data-dir={tmp_path}"])
     monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
-    with pytest.raises(InputError, match="no data is given; set DIGITS_JAX_DATA_DIR"):
+    with pytest.raises(DigitsError, match="no data is given; set DIGITS_JAX_DATA_DIR"):
         compare.main([])
     assert compare._missing(["mlp-128"], False) == [
         'left out: Keras on JAX, not installed (pip install "digits_jax[peers]")'
@@ -221,7 +221,7 @@ def test_what_cannot_be_compared(tmp_path, monkeypatch):
     assert compare._missing(["mlp-128"], True) == []
     monkeypatch.setattr(contenders, "installed", lambda peer: False)
     monkeypatch.setattr(contenders, "find_data", lambda folder: "data")
-    with pytest.raises(InputError, match=r'PyTorch isn.t installed; pip install "digits_jax\['):
+    with pytest.raises(DigitsError, match=r'PyTorch isn.t installed; pip install "digits_jax\['):
         compare.main([])
 
 
@@ -238,7 +238,7 @@ def test_a_contender_that_stops():
     with measure.started({"one": (command, env)}) as (workers, reasons):
         assert workers == {}
         assert "a contender stopped" in reasons["one"]
-    with pytest.raises(InputError, match=r"-m json.tool .* ended with"):
+    with pytest.raises(DigitsError, match=r"-m json.tool .* ended with"):
         measure.run_process(command, env)
 
 
@@ -324,7 +324,7 @@ def test_rows_that_are_not_measured_now_may_stay(tmp_path):
     assert rows == [("cnn-quick", "first"), ("mlp-128", "second"), ("process", "first")]
     assert now["notes"] == ["cnn-quick: disturbed", "process: disturbed", "mlp-128: disturbed"]
     assert now["commands"] == ["first", "second"]
-    with pytest.raises(InputError, match="was measured with cores 2, here it is 4"):
+    with pytest.raises(DigitsError, match="was measured with cores 2, here it is 4"):
         compare._before(path, result("mlp-128", cores=4))
-    with pytest.raises(InputError, match=r"none\.json"):
+    with pytest.raises(DigitsError, match=r"none\.json"):
         compare._before(tmp_path / "none.json", now)

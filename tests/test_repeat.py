@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from digits_jax.config import TrainConfig, recipe_of
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.train import parse_config
 
 FLAGS = ("--arch=cnn", "--dataset=digits", "--preset=quick", "--epochs=0.3", "--channels=4,8")
@@ -81,7 +81,7 @@ def test_what_cannot_be_repeated(run, tmp_path):
         (f"--config={run}", "--arch=mlp"): "all that it fills in; leave --arch out",
         (f"--config={run}", "--preset=best"): "leave --preset out, or give no --config",
     }.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             parse_config(flags)
 
 
@@ -93,7 +93,7 @@ def test_a_teacher_can_be_taken_back(run, tmp_path):
     assert parse_config([f"--config={tmp_path}"]).teacher_weight == 0.9
     found = parse_config([f"--config={tmp_path}", "--teacher=none"])
     assert (found.teacher, found.teacher_weight, found.teacher_temperature) == (None, None, None)
-    with pytest.raises(InputError, match="--teacher-weight goes with --teacher=RUN"):
+    with pytest.raises(DigitsError, match="--teacher-weight goes with --teacher=RUN"):
         parse_config([f"--config={tmp_path}", "--teacher=none", "--teacher-weight=0.5"])
     assert parse_config(["--teacher=none"]).teacher is None
 
@@ -108,7 +108,7 @@ def test_an_ensemble_side_by_side(tmp_path):
         assert again.returncode == 0, again.stderr
     for member in ("member-0", "member-1"):
         assert params_of(tmp_path / "a" / member) == params_of(tmp_path / "b" / member)
-    with pytest.raises(InputError, match="--together goes with --ensemble=N"):
+    with pytest.raises(DigitsError, match="--together goes with --ensemble=N"):
         parse_config([f"--config={tmp_path / 'a'}", "--ensemble=1", "--together"])
 
 

@@ -11,7 +11,7 @@ from programs import assert_one_error_line, start
 from searches import SEARCH, row
 
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.train import parse_config
 from digits_jax.training.interrupts import Interrupted, StopRequest
 from experiments.search import __main__ as program
@@ -49,7 +49,7 @@ def test_lines_that_are_none_are_left_out_and_the_next_one_is_whole(tmp_path):
 def test_gigabytes_of_zeros_are_not_read(tmp_path):
     with open(tmp_path / records.TRIALS, "wb") as file:
         file.truncate(2**40)
-    with pytest.raises(InputError, match="50,000,000 bytes"):
+    with pytest.raises(DigitsError, match="50,000,000 bytes"):
         records.read_rows(tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_a_search_of_other_settings_is_refused(tmp_path, change, words):
     with records.hold(tmp_path / "it", SETTINGS, {}) as rows:
         assert len(rows) == 1
     with (
-        pytest.raises(InputError, match=re.escape(words)),
+        pytest.raises(DigitsError, match=re.escape(words)),
         records.hold(tmp_path / "it", {**SETTINGS, **change}, {}),
     ):
         pass
@@ -80,7 +80,7 @@ def test_a_search_of_other_settings_is_refused(tmp_path, change, words):
 
 def test_a_folder_with_trials_of_nobody_is_refused(tmp_path):
     records.append_row(tmp_path, row(0))
-    with pytest.raises(InputError, match=r"no search\.json"), records.hold(tmp_path, SETTINGS, {}):
+    with pytest.raises(DigitsError, match=r"no search\.json"), records.hold(tmp_path, SETTINGS, {}):
         pass
 
 

@@ -8,7 +8,7 @@ import pytest
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training.ensemble import fit_ensemble
 from experiments import sizes
 
@@ -45,7 +45,7 @@ def test_an_ensembles_members_are_runs_of_its_preset(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["runs", "ensembles"])
 def test_a_folder_that_is_not_there(tmp_path, name):
-    with pytest.raises(InputError, match=f"--{name}=.*nowhere: no such folder"):
+    with pytest.raises(DigitsError, match=f"--{name}=.*nowhere: no such folder"):
         sizes.main([f"--{name}={tmp_path / 'nowhere'}", f"--output={tmp_path}"])
     assert list(tmp_path.iterdir()) == []
 

@@ -24,7 +24,7 @@ def main(argv):
         print(f"joined {group.index} of {group.count}", flush=True)
         group.agree(told.get("config", {}))
         group.first_says("the workdir", lambda: take_workdir(told))
-        from digits_jax.errors import InputError
+        from digits_jax.errors import DigitsError
 
         with quiet_gloo():
             step, state, whole = make_step()
@@ -35,7 +35,7 @@ def main(argv):
                 if told.get("sleeps_at") == number:
                     time.sleep(3600)
                 if told.get("fails_at") == number:
-                    raise InputError("the disk is full")
+                    raise DigitsError("the disk is full")
                 if told.get("crashes_at") == number:
                     raise RuntimeError("a bug\nof two lines")
                 state, stopping = step(state, whole(number), whole(stop.signal_number or 0))
@@ -57,10 +57,10 @@ def from_flags(argv):
 
 
 def take_workdir(told):
-    from digits_jax.errors import InputError
+    from digits_jax.errors import DigitsError
 
     if told.get("taken"):
-        raise InputError("run: is taken; give another --workdir")
+        raise DigitsError("run: is taken; give another --workdir")
     return "run"
 
 

@@ -13,7 +13,7 @@ from digits_jax.benchmarks.processes import timed_process
 from digits_jax.data import datasets
 from digits_jax.data.splits import Dataset
 from digits_jax.data.stream import PrefetchedStream, open_stream
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 # A larger data set isn't read into memory to be compared.
 MEMORY_IMAGES = 1_000_000
@@ -33,10 +33,10 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
 
     streamed, held = _opened(settings)
     if settings["evict"] and streamed is None:
-        raise InputError("--evict: there are no files of these images to forget; leave it out")
+        raise ConfigError("--evict: there are no files of these images to forget; leave it out")
     dataset = streamed or held
     if max(settings["batch_sizes"]) > len(dataset.train):
-        raise InputError(
+        raise ConfigError(
             f"--batch-sizes={max(settings['batch_sizes'])}: {dataset.name} has "
             f"{len(dataset.train):,} training images; give at most that"
         )
@@ -68,7 +68,7 @@ def _opened(settings):
     where = settings["dataset"], settings["data_dir"]
     try:
         streamed = datasets.load_dataset(*where, input="stream")
-    except InputError:
+    except DigitsError:
         # Who named the data set wants to know why its files can't be read; one has none.
         if settings["dataset"] not in ("auto", "digits") and not settings.get("all"):
             raise
@@ -123,7 +123,7 @@ def _consume(stream, steps, seconds):
 def _evict(paths):
     """Files that are gone from the system's memory are read from the disk again."""
     if not hasattr(os, "posix_fadvise"):
-        raise InputError("--evict: this system can't be asked to forget files; leave it out")
+        raise ConfigError("--evict: this system can't be asked to forget files; leave it out")
     for path in paths:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())  # only what is on the disk can be forgotten

@@ -3,8 +3,7 @@
 import platform
 from typing import Any
 
-from digits_jax.processor import cpu_count, processor_name
-from digits_jax.versions import version_of
+from digits_jax.hardware import cpu_count, processor_name, version_of
 
 _PACKAGES = (
     *("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),

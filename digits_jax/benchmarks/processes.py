@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 _CHILD = "from digits_jax.benchmarks.processes import child; child()"
 # For those that measure compilation: nothing that was compiled before is reused.
@@ -41,7 +41,7 @@ def in_child(
       What it returns: plain JSON.
 
     Raises:
-      InputError: the one that was raised there.
+      ConfigError: the one that was raised there.
     """
     task = json.dumps({"room": room, "settings": settings}) + "\n"
     command = [sys.executable, "-c", _CHILD]
@@ -67,7 +67,7 @@ def in_child(
         raise RuntimeError(f"the process that measures {room} ended with {process.returncode}")
     answer = json.loads(lines[-1].removeprefix(_ANSWER))
     if "error" in answer:
-        raise InputError(answer["error"])
+        raise ConfigError(answer["error"])
     return answer["value"]
 
 
@@ -81,7 +81,7 @@ def child() -> None:
     measure = importlib.import_module(f"digits_jax.benchmarks.{task['room']}").measure
     try:
         answer = {"value": measure(task["settings"])}
-    except InputError as error:
+    except DigitsError as error:
         answer = {"error": str(error)}
     print(_ANSWER + json.dumps(answer), flush=True)
     os._exit(0)  # There is nothing to clear up, and a thread that waits for input.
@@ -116,7 +116,7 @@ def timed_process(command: Sequence[str], environment: dict[str, str] | None = N
       environment: variables beside those of this process.
 
     Raises:
-      InputError: it failed; the message is the last line that it said.
+      ConfigError: it failed; the message is the last line that it said.
 
     Example:
       >>> timed_process([sys.executable, "-c", "print(7)"]).said.strip()
@@ -138,7 +138,7 @@ def timed_process(command: Sequence[str], environment: dict[str, str] | None = N
     seconds = time.perf_counter() - started
     if process.returncode:
         last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-        raise InputError(last.removeprefix("error: "))
+        raise ConfigError(last.removeprefix("error: "))
     return Ended(seconds, said, max(marks, default=None))
 
 

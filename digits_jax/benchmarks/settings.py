@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def settings_of(args: argparse.Namespace, name: str | None = None) -> dict[str, 
       name: of the benchmark; the one that ``args`` has, if it isn't given.
 
     Raises:
-      InputError: a number that isn't one, or is out of bounds.
+      ConfigError: a number that isn't one, or is out of bounds.
     """
     benchmark = BENCHMARKS[name or args.what]
     made = {"quick": args.quick}
@@ -172,7 +172,7 @@ def _word(_, text):
 def _words(flag, text):
     words = [word for word in text.split(",") if word]
     if not words:
-        raise InputError(f"{flag}={shown(text)}: give a name, or several like cnn,mlp")
+        raise ConfigError(f"{flag}={shown(text)}: give a name, or several like cnn,mlp")
     return list(dict.fromkeys(words))
 
 
@@ -194,7 +194,7 @@ def _number(flag, text, kind=int, *, several="", least=1e-9):
         wanted = kinds.get(kind, ("a number", "numbers like 0.5,1"))[bool(several)]
         bound = "more than 0" if least else "at least 0"
         given = shown(several or text)
-        raise InputError(f"{flag}={given}: give {wanted}, {bound} and at most 1,000,000")
+        raise ConfigError(f"{flag}={given}: give {wanted}, {bound} and at most 1,000,000")
     return value
 
 
@@ -204,7 +204,7 @@ def _fraction(flag, text):
     except ValueError:
         value = math.nan
     if not 0 < value <= 1:
-        raise InputError(f"{flag}={shown(text)}: give a fraction, like 0.99")
+        raise ConfigError(f"{flag}={shown(text)}: give a fraction, like 0.99")
     return value
 
 
@@ -229,7 +229,7 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
       names: of the benchmarks.
 
     Raises:
-      InputError: it can't be written.
+      ConfigError: it can't be written.
 
     Example:
       >>> output_paths("step.json", ["step"])["step"].name, output_paths(None, ["step"])
@@ -238,29 +238,29 @@ def output_paths(output: str | None, names: list[str]) -> dict[str, Path]:
     if output is None:
         return {}
     if not output:
-        raise InputError("-o is empty; give a folder, or a FILE.json")
+        raise ConfigError("-o is empty; give a folder, or a FILE.json")
     path = Path(output).expanduser().absolute()
     is_file = path.suffix == ".json" and not path.is_dir()
     if path.suffix in (".md", ".png", ".csv", ".txt", ".html") and not path.is_dir():
-        raise InputError(f"-o {shown(output)}: give a folder, or a FILE.json")
+        raise ConfigError(f"-o {shown(output)}: give a folder, or a FILE.json")
     if is_file and len(names) > 1:
-        raise InputError(
+        raise ConfigError(
             f"-o {shown(output)}: {len(names)} results don't fit a file; give a folder"
         )
     folder = path.parent if is_file else path
     found = {name: path if is_file else folder / f"{name}.json" for name in names}
     for file in (made.with_suffix(end) for made in found.values() for end in SUFFIXES):
         if file.is_dir():
-            raise InputError(f"-o {shown(output)}: {file} is a folder; give another place")
+            raise ConfigError(f"-o {shown(output)}: {file} is a folder; give another place")
     # Folders are made when there is something to write: what ends before then leaves nothing.
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir():
-        raise InputError(f"-o {shown(output)}: {there} is a file; give a folder, or a FILE.json")
+        raise ConfigError(f"-o {shown(output)}: {there} is a file; give a folder, or a FILE.json")
     try:
         # As the superuser may write everywhere, and yet nothing can be made in /proc.
         Path(tempfile.mkdtemp(dir=there)).rmdir()
     except OSError:
-        raise InputError(
+        raise ConfigError(
             f"-o {shown(output)}: {there} can't be written; give another place"
         ) from None
     return found
@@ -274,7 +274,7 @@ def train_config(settings: dict[str, Any], **fields: Any) -> Any:
       fields: of the configuration, beside what the settings have.
 
     Raises:
-      InputError: a field that can't be used.
+      ConfigError: a field that can't be used.
 
     Example:
       >>> train_config({"dataset": "digits", "platform": "cpu"}, arch="mlp").dataset

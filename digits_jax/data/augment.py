@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 _MOST = 1e6  # of any strength: beyond it lie overflows, and nothing of an image
 # Strengths of the named policies, as `warp`, `cutout` and `add_noise` take them.
@@ -64,7 +64,7 @@ def make_augment(
       ``f(key, images) -> images``, or None for "none".
 
     Raises:
-      InputError: an unknown policy, or a strength that isn't a number from 0 to 1,000,000.
+      DataError: an unknown policy, or a strength that isn't a number from 0 to 1,000,000.
 
     Example:
       >>> make_augment("none") is None
@@ -73,7 +73,7 @@ def make_augment(
       {'noise_sd': 0.6}
     """
     if not isinstance(policy, str) or policy not in POLICIES:
-        raise InputError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
+        raise DataError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
     _check_strength("strength", strength)
     strengths = {name: strength * value for name, value in POLICIES[policy].items()}
     if "scale_factor" in strengths:  # which is 1 where there is none
@@ -126,7 +126,7 @@ def warp(
       is the identity.
 
     Raises:
-      InputError: a strength that isn't a number from 0 to 1,000,000, a scale factor under 1, or
+      DataError: a strength that isn't a number from 0 to 1,000,000, a scale factor under 1, or
         no smoothness. Strengths are numbers of Python's: a part of what is compiled.
       AssertionError: images of another rank, or of integers.
 
@@ -148,9 +148,9 @@ def warp(
     for name, value in strengths.items():
         _check_strength(name, value)
     if not (_is_number(scale_factor) and scale_factor >= 1):
-        raise InputError(f"scale_factor is {scale_factor!r}; it is 1 (no scaling) or more")
+        raise DataError(f"scale_factor is {scale_factor!r}; it is 1 (no scaling) or more")
     if not (_is_number(elastic_sigma_pixels) and elastic_sigma_pixels > 0):
-        raise InputError(f"elastic_sigma_pixels is {elastic_sigma_pixels!r}; it is more than 0")
+        raise DataError(f"elastic_sigma_pixels is {elastic_sigma_pixels!r}; it is more than 0")
     images = _float32(images)
     if not images.size:
         return images
@@ -192,7 +192,7 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a size that isn't a whole number from 0 to 1,000,000.
+      DataError: a size that isn't a whole number from 0 to 1,000,000.
       AssertionError: as `warp`.
 
     Example:
@@ -207,7 +207,7 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
     """
     _check_strength("size_pixels", size_pixels)
     if size_pixels != int(size_pixels):
-        raise InputError(f"size_pixels is {size_pixels}; it is a whole number")
+        raise DataError(f"size_pixels is {size_pixels}; it is a whole number")
     size_pixels = int(size_pixels)
     images = _float32(images)
     batch, height, width, _ = images.shape
@@ -234,7 +234,7 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
       float32 [batch, height, width, channels].
 
     Raises:
-      InputError: a standard deviation that isn't a number from 0 to 1,000,000.
+      DataError: a standard deviation that isn't a number from 0 to 1,000,000.
       AssertionError: as `warp`.
 
     Example:
@@ -253,7 +253,7 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
 def _check_strength(name, value):
     if not (_is_number(value) and value >= 0):
         most = f"{_MOST:,.0f}"
-        raise InputError(f"{name} is {value!r}; a strength is a number from 0 to {most}")
+        raise DataError(f"{name} is {value!r}; a strength is a number from 0 to {most}")
 
 
 def _is_number(value):

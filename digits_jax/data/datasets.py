@@ -37,7 +37,7 @@ from digits_jax.data.files import (
 from digits_jax.data.originals import why_unreachable
 from digits_jax.data.splits import PARTS, Dataset, make_dataset, validation_indices
 from digits_jax.data.tfds_prepare import SPECS, Spec, UnavailableError
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import DataError, shown
 
 DATASETS = ("auto", *SPECS, "digits")
 INPUTS = ("memory", "stream")
@@ -68,7 +68,7 @@ def load_dataset(
       The data set. Its arrays can't be written to; those of tfds are memory maps.
 
     Raises:
-      InputError: an unknown name, a folder that isn't there, files that are missing,
+      DataError: an unknown name, a folder that isn't there, files that are missing,
         truncated or damaged, nothing to download from, or nowhere to write.
 
     Example:
@@ -108,18 +108,18 @@ def load_dataset(
 
 def _check(name, input_):
     if input_ not in INPUTS:
-        raise InputError(f"--input={shown(input_)}: allowed are {', '.join(INPUTS)}")
+        raise DataError(f"--input={shown(input_)}: allowed are {', '.join(INPUTS)}")
     if name not in DATASETS and not str(name).startswith(prepared.PREFIX):
         word = shown(name).lower()
         near = [other for other in DATASETS if other.startswith(word) and word]
         near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(
+        raise DataError(
             f"--dataset={shown(name)}: allowed are {', '.join(DATASETS)}, and tfds/NAME of a data "
             f"set of your own{hint}"
         )
     if name == "digits" and input_ == "stream":
-        raise InputError(
+        raise DataError(
             "--input=stream reads files that tfds prepared, and digits comes in one piece with "
             "scikit-learn; give --input=memory, or another --dataset"
         )
@@ -168,7 +168,7 @@ def _load_tfds(spec: Spec, data_dir: str | os.PathLike | None, input_: str) -> D
     # Only what was decoded is there.
     target = _writable_root(roots)
     if target is None:
-        raise InputError(
+        raise DataError(
             f"--input=stream: {spec.name} isn't prepared in {' or '.join(map(str, roots))}, and "
             "nothing can be written there; give a folder that can as data_dir (--data-dir)"
         )
@@ -220,7 +220,7 @@ def _from_temporary(spec: Spec, roots: list[Path], files: Path | None) -> Datase
             arrays = tfds_prepare.prepare(spec, Path(folder), files)
             return _finish(spec, arrays, "a temporary folder", None)
     except OSError as error:
-        raise InputError(
+        raise DataError(
             f"{spec.name} can't be prepared: neither {places} nor the temporary folder can be "
             f"written ({error.strerror}); give a folder that can as data_dir (--data-dir)"
         ) from None

@@ -8,7 +8,7 @@ import numpy as np
 
 from digits_jax.data.files import sha256_of_arrays
 from digits_jax.data.splits import PARTS, Dataset, make_dataset, stratified_indices
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 
 def load_digits() -> Dataset:
@@ -33,7 +33,7 @@ def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     # The file that scikit-learn reads too; importing scikit-learn takes two seconds.
     spec = importlib.util.find_spec("sklearn")
     if spec is None:
-        raise InputError("the data set digits comes with scikit-learn; install scikit-learn")
+        raise DataError("the data set digits comes with scikit-learn; install scikit-learn")
     path = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
         rows = np.array(gzip.decompress(path.read_bytes()).replace(b"\n", b",").split(b",")[:-1])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -254,14 +254,14 @@ def require_folder(folder: str | os.PathLike, what: str) -> Path:
       what: where it was given, for the message.
 
     Raises:
-      InputError: it isn't there, isn't a folder, or may not be read.
+      DataError: it isn't there, isn't a folder, or may not be read.
     """
     path = Path(os.path.expanduser(folder)).absolute()
     state = "can't be read" if not os.access(path, os.R_OK | os.X_OK) else ""
     if not os.path.isdir(path):
         state = "is not a folder" if os.path.exists(path) else "does not exist"
     if state:
-        raise InputError(
+        raise DataError(
             f"{what} is {str(folder)!r}, which {state}; give a folder that is there "
             "(empty will do), or none for the default"
         )

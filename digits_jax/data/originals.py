@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 # EMNIST's largest file is of 240,000 images of 28x28 bytes.
 MAX_IDX_BYTES = 1_000_000_000
@@ -43,7 +43,7 @@ def find_originals(
       The folder with all the files, or None where there is none of them.
 
     Raises:
-      InputError: some files are missing, or one is truncated or damaged.
+      DataError: some files are missing, or one is truncated or damaged.
     """
     for place in (folder / name, folder):
         found = {
@@ -53,7 +53,7 @@ def find_originals(
             continue
         missing = [file for file in urls if file not in found]
         if missing:
-            raise InputError(
+            raise DataError(
                 f"{place} holds only {len(found)} of the {len(urls)} files of {name}; missing: "
                 f"{', '.join(missing)}; get them from {urls[missing[0]].rpartition('/')[0]}/"
             )
@@ -63,7 +63,7 @@ def find_originals(
                 continue
             has = (place / file).stat().st_size
             state = "is truncated" if has < size else "is damaged, or another file"
-            raise InputError(
+            raise DataError(
                 f"{place / file} {state}: {has} bytes with SHA-256 {digest[:12]}..., where "
                 f"{name} has {size} bytes with {expected[:12]}...; get it again from {urls[file]}"
             )
@@ -72,7 +72,7 @@ def find_originals(
 
 
 def refuse_unpacked(place: Path, urls: Mapping[str, str]) -> None:
-    """Raises an InputError where original files lie unpacked in a folder.
+    """Raises an DigitsError where original files lie unpacked in a folder.
 
     They can't be verified; yet a folder with them isn't one without data.
 
@@ -84,7 +84,7 @@ def refuse_unpacked(place: Path, urls: Mapping[str, str]) -> None:
         plain = file.removesuffix(".gz")
         for name in (plain, plain.replace("-idx", ".idx")):
             if plain != file and os.path.isfile(place / name):
-                raise InputError(
+                raise DataError(
                     f"{place / name} is unpacked, and its checksum isn't known; "
                     f"put the original {file} there, from {url}"
                 )
@@ -95,7 +95,7 @@ def _sha256_of_file(path: Path) -> str:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}; check its permissions") from None
+        raise DataError(f"{path} can't be read: {error.strerror}; check its permissions") from None
 
 
 def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
@@ -110,7 +110,7 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
       uint8 [count] or [count, rows, columns].
 
     Raises:
-      InputError: it isn't a gzipped IDX file, or holds too few entries, or more bytes than its
+      DataError: it isn't a gzipped IDX file, or holds too few entries, or more bytes than its
         header says or than ``MAX_IDX_BYTES``: no more than that is unpacked.
 
     Reference:
@@ -122,21 +122,21 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
             rank = start[3] if len(start) == 4 and start[:3] == b"\0\0\x08" else 0
             sizes = unpacked.read(4 * rank)
             if rank not in (1, 3) or len(sizes) < 4 * rank:
-                raise InputError(f"{name} isn't an IDX file of bytes; get it again")
+                raise DataError(f"{name} isn't an IDX file of bytes; get it again")
             shape = struct.unpack(f">{rank}I", sizes)
             claimed = math.prod(shape)
             if claimed > MAX_IDX_BYTES:
-                raise InputError(
+                raise DataError(
                     f"{name} says that it holds {claimed:,} bytes; {MAX_IDX_BYTES:,} are allowed"
                 )
             # A byte more than is claimed, so that the end is met, where the checksum is.
             raw = _read_at_most(unpacked, claimed + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{name} can't be unpacked ({error}); get it again") from None
+        raise DataError(f"{name} can't be unpacked ({error}); get it again") from None
     if shape[0] < count or len(raw) < claimed:
-        raise InputError(f"{name} holds fewer than {count} entries; get it again")
+        raise DataError(f"{name} holds fewer than {count} entries; get it again")
     if len(raw) > claimed:
-        raise InputError(f"{name} holds more than its header says; get it again")
+        raise DataError(f"{name} holds more than its header says; get it again")
     size = count * math.prod(shape[1:])
     return np.frombuffer(raw, np.uint8, size).reshape(count, *shape[1:])
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import chex
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 # The largest data set whose epochs are sorted by random words: 170 MB for a second. Of a larger
 # one the order is computed place by place, and takes no memory at all.
@@ -116,7 +116,7 @@ class BatchOrder:
 
     def __init__(self, size: int, *, seed: int, batch_size: int, share: tuple[int, int] = (0, 1)):
         if batch_size < 1 or not size:
-            raise InputError(f"batch_size is {batch_size} of {size} images; give 1 or more")
+            raise DataError(f"batch_size is {batch_size} of {size} images; give 1 or more")
         self.share_size = share_size(batch_size, share)
         self._size, self._seed, self._batch_size = size, seed, batch_size
         self._first = share[0] * self.share_size
@@ -156,7 +156,7 @@ def share_size(batch_size: int, share: tuple[int, int]) -> int:
       share: (index, count).
 
     Raises:
-      InputError: no such part, or the batch can't be divided evenly.
+      DataError: no such part, or the batch can't be divided evenly.
 
     Example:
       >>> share_size(256, (1, 2))
@@ -164,9 +164,9 @@ def share_size(batch_size: int, share: tuple[int, int]) -> int:
     """
     index, count = share
     if not 0 <= index < count:
-        raise InputError(f"share is {share}; give (index, count) with 0 <= index < count")
+        raise DataError(f"share is {share}; give (index, count) with 0 <= index < count")
     if batch_size % count:
-        raise InputError(
+        raise DataError(
             f"batch_size is {batch_size} for {count} processes; give a multiple of {count}"
         )
     return batch_size // count
@@ -202,7 +202,7 @@ class TrainStream:
         chex.assert_rank(images, 4, custom_message="images are [n, height, width, channels]")
         chex.assert_shape(labels, images.shape[:1], custom_message="labels are [n]")
         if images.dtype != np.uint8:
-            raise InputError(f"images are {images.dtype}; give uint8 in [0, 255]")
+            raise DataError(f"images are {images.dtype}; give uint8 in [0, 255]")
         self._images, self._labels = images, labels
         self._order = BatchOrder(len(labels), seed=seed, batch_size=batch_size, share=share)
         self._mask = np.ones(self._order.share_size, np.float32)

@@ -34,7 +34,7 @@ from digits_jax.data.splits import (
     validation_indices,
 )
 from digits_jax.data.tfds_prepare import SPECS, Spec, prepared_folder, quiet_tfds, stored_order
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 PREFIX = "tfds/"
 MAX_VALIDATION = 10_000
@@ -55,13 +55,13 @@ def stream_registered(spec: Spec, root: Path) -> RecordSplit:
       The examples of the arrays' ``train``, in the same order.
 
     Raises:
-      InputError: what is there is damaged, or in a format without random access.
+      DataError: what is there is damaged, or in a format without random access.
     """
     layout = Layout(len(spec.class_names), spec.first_label, spec.transposed)
     info = _info(prepared_folder(spec, root))
     stored = _open(info, "train", layout)
     if len(stored) != spec.train_count:
-        raise InputError(
+        raise DataError(
             f"{prepared_folder(spec, root)} has {len(stored)} training examples, not "
             f"{spec.train_count}; delete that folder, and it is prepared anew"
         )
@@ -84,7 +84,7 @@ def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Datas
       The data set, with its version in its name.
 
     Raises:
-      InputError: it isn't there, or can't be used.
+      DataError: it isn't there, or can't be used.
     """
     folder, title = _find(name, roots)
     info = _info(folder)
@@ -92,7 +92,7 @@ def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Datas
     stored, test = _open(info, "train", layout), _open(info, "test", layout)
     size = min(len(stored) // VALIDATION_FRACTION, MAX_VALIDATION)
     if not size or not 0 < len(test) <= MAX_TEST:
-        raise InputError(
+        raise DataError(
             f"{folder} has {len(stored):,} training and {len(test):,} test examples; give a data "
             f"set of at least {VALIDATION_FRACTION} and 1, with at most {MAX_TEST:,} to test"
         )
@@ -132,13 +132,13 @@ def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
     """The folder of a prepared data set, and its full name."""
     match = _NAME.fullmatch(name.removeprefix(PREFIX))
     if match is None:
-        raise InputError(
+        raise DataError(
             f"--dataset={name}: give tfds/NAME or tfds/NAME:VERSION, as tensorflow-datasets names "
             "a prepared data set, such as tfds/large_digits:1.0.0"
         )
     base, wanted = match["name"], match["version"]
     if base in SPECS:
-        raise InputError(f"--dataset={name}: is known by its own name; give --dataset={base}")
+        raise DataError(f"--dataset={name}: is known by its own name; give --dataset={base}")
     for root in roots:
         versions = {
             folder.name: folder
@@ -159,7 +159,7 @@ def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
             if str(path.parent.parent.relative_to(root)) not in SPECS
         }
     )
-    raise InputError(
+    raise DataError(
         f"--dataset={name}: no such prepared data set in {' or '.join(map(str, roots))} (there: "
         f"{', '.join(there[:10]) or 'none'}); give another name, or its folder as data_dir "
         "(--data-dir)"
@@ -174,12 +174,12 @@ def _info(folder: Path) -> Any:
             file_format, features = info.file_format.value, dict(info.features)
         except Exception as error:
             line = " ".join(str(error).split())[:200]
-            raise InputError(
+            raise DataError(
                 f"{folder} can't be read ({type(error).__name__}: {line}); prepare that data set "
                 "anew, or give another folder as data_dir (--data-dir)"
             ) from None
         if file_format != "array_record":
-            raise InputError(
+            raise DataError(
                 f"{folder} is in the {file_format} format, which can't be read in any order; "
                 'prepare it with file_format="array_record", or give another folder as data_dir '
                 "(--data-dir)"
@@ -192,13 +192,13 @@ def _info(folder: Path) -> Any:
             or not label.num_classes
         ):
             found = ", ".join(f"{key} {value}" for key, value in features.items())
-            raise InputError(
+            raise DataError(
                 f"{folder} has the features {' '.join(found.split())[:300]}; needed are image "
                 "Image(shape=(28, 28, 1), dtype=uint8) and label, a ClassLabel with its classes"
             )
     missing = [split for split in ("train", "test") if split not in info.splits]
     if missing:
-        raise InputError(
+        raise DataError(
             f"{folder} has the splits {', '.join(info.splits) or '(none)'}, and no "
             f"{' and no '.join(missing)}; prepare it with both"
         )

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from digits_jax.data.originals import encode_png
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError, DigitsError
 
 IMAGE_SIZE = 28
 # A grey PNG of this size, 8 bits a pixel, not interlaced, up to the length of its pixels; and
@@ -67,7 +67,7 @@ class RecordSplit:
       layout: how to decode them.
 
     Raises:
-      InputError: a file is missing, damaged or truncated.
+      DataError: a file is missing, damaged or truncated.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class RecordSplit:
         """Reads the images and labels at some indices, in their order.
 
         Raises:
-          InputError: a record can't be read; the message names its file.
+          DataError: a record can't be read; the message names its file.
         """
         places = self._locate(np.asarray(indices, np.int64))
         shards = np.searchsorted(self._ends, places, side="right")
@@ -130,7 +130,7 @@ class RecordSplit:
 
         path = self._paths[shard]
         if not os.path.isfile(path):
-            raise InputError(
+            raise DataError(
                 f"{path} is missing; put it back, or prepare that data set anew in another folder"
             )
         try:
@@ -183,9 +183,9 @@ class RecordSplit:
             images = images.transpose(0, 2, 1)
         return np.ascontiguousarray(images)[..., None], labels
 
-    def _unreadable(self, shard: int, error: Exception) -> InputError:
+    def _unreadable(self, shard: int, error: Exception) -> DigitsError:
         line = " ".join(str(error).split())[:200] or "it ends too early"  # array_record's silence
-        return InputError(
+        return DataError(
             f"{self._paths[shard]} can't be read ({line}): it is damaged, "
             "or was changed; put a good copy there, or prepare that data set anew"
         )

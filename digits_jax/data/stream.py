@@ -110,7 +110,7 @@ class PrefetchedStream:
         """This process's part of the batch of ``step``: {"image", "label", "mask"}.
 
         Raises:
-          InputError: a file can't be read; the message names it. It is raised for the first
+          DataError: a file can't be read; the message names it. It is raised for the first
             batch of those that are read at once.
         """
         number, place = divmod(step, self._steps)

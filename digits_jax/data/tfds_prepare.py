@@ -30,7 +30,7 @@ from digits_jax.data.originals import (
     read_tfrecords,
     refuse_unpacked,
 )
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError, DigitsError
 
 IMAGE_SIZE = 28
 _DIGITS = "0123456789"
@@ -39,7 +39,7 @@ _CLOTHES = "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ank
 _HIRAGANA_ROWS = "o|ki|su|tsu|na|ha|ma|ya|re|wo"
 
 
-class UnavailableError(InputError):
+class UnavailableError(DigitsError):
     """Neither prepared, nor there as files, nor to be downloaded: ``auto`` may fall back."""
 
 
@@ -163,7 +163,7 @@ def _read_original(spec: Spec, paths: dict[str, Path]) -> dict[str, np.ndarray]:
                     part: members.read(f"gzip/{name}") for part, name in idx_names(prefixes).items()
                 }
         except (zipfile.BadZipFile, KeyError) as error:
-            raise InputError(f"{archive} isn't the archive of EMNIST ({error})") from None
+            raise DataError(f"{archive} isn't the archive of EMNIST ({error})") from None
     return {
         part: read_idx(blob, counts[part.partition("_")[0]], f"the {part} of {spec.name}")
         for part, blob in blobs.items()
@@ -186,7 +186,7 @@ def prepare(spec: Spec, root: Path, files: Path | None) -> dict[str, np.ndarray]
 
     Raises:
       UnavailableError: the download failed.
-      InputError: a file can't be used, or ``root`` can't be written.
+      DataError: a file can't be used, or ``root`` can't be written.
     """
     print(f"preparing {spec.name} in {root} (once) ...", file=sys.stderr, flush=True)
     try:
@@ -224,7 +224,7 @@ def _raise_clearly(spec: Spec, root: Path, error: Exception) -> None:
     import requests
     from tensorflow_datasets.core.download import download_manager, util
 
-    if isinstance(error, InputError):
+    if isinstance(error, DigitsError):
         raise error
     line = " ".join(str(error).split())[:300]
     failures = (requests.RequestException, util.DownloadError)
@@ -237,7 +237,7 @@ def _raise_clearly(spec: Spec, root: Path, error: Exception) -> None:
     full = isinstance(error, RuntimeError) and "No space left" in line
     if full or isinstance(error, OSError):
         why = getattr(error, "strerror", None) or ("the disk is full" if full else line)
-        raise InputError(
+        raise DataError(
             f"{spec.name} can't be prepared in {root}: {why}; "
             "give another folder as data_dir (--data-dir), or make room there"
         ) from None
@@ -314,7 +314,7 @@ def read_prepared(spec: Spec, root: Path) -> dict[str, np.ndarray]:
       ``test_labels`` int32 [n] from 0, in the order of the original files.
 
     Raises:
-      InputError: what is there is damaged, or in a format that can't be read.
+      DataError: what is there is damaged, or in a format that can't be read.
     """
     folder = prepared_folder(spec, root)
     arrays = {}
@@ -327,7 +327,7 @@ def read_prepared(spec: Spec, root: Path) -> dict[str, np.ndarray]:
             return _as_ours(spec, arrays)
         except Exception as error:
             line = " ".join(str(error).split())[:200]
-            raise InputError(
+            raise DataError(
                 f"{folder} can't be read ({type(error).__name__}: {line}); delete that folder, "
                 "and it is prepared anew, or give another one as data_dir (--data-dir)"
             ) from error
@@ -372,7 +372,7 @@ def _as_ours(spec: Spec, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         ours[f"{split}_images"] = np.ascontiguousarray(images)[..., None]
         labels = arrays[f"{split}_labels"].astype(np.int32) - np.int32(spec.first_label)
         if not 0 <= labels.min() <= labels.max() < len(spec.class_names):
-            raise InputError(
+            raise DataError(
                 f"{spec.name} ({split}) has labels from {labels.min()} to {labels.max()}, not from "
                 f"0 to {len(spec.class_names) - 1}; give another folder as data_dir (--data-dir)"
             )

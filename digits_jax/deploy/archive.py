@@ -16,7 +16,7 @@ import numpy as np
 
 from digits_jax.deploy.network import KINDS, Layer, Network
 from digits_jax.deploy.soundness import check_network, list_of_names
-from digits_jax.errors import InputError, quoted, shown
+from digits_jax.errors import DataError, DigitsError, quoted, shown
 from digits_jax.runs.arrays import read_npz
 from digits_jax.runs.folder import replace_file
 
@@ -24,7 +24,7 @@ FORMAT = 1
 PREPROCESSING = (
     "Grey images of 28x28 pixels, light ink on dark paper: 0 the paper, 1 the ink (uint8 divided "
     "by 255). The digit is scaled to fit 20x20 pixels, its aspect kept, and placed so that its "
-    "centre of mass is the centre of the image; digits_jax.data.images does so for any picture."
+    "centre of mass is the centre of the image; digits_jax.vision.digit does so for any picture."
 )
 
 
@@ -74,13 +74,13 @@ def read_archive(path: Path) -> Network:
     """Reads a network.
 
     Raises:
-      InputError: no such file, or it isn't one that `write_archive` wrote.
+      DataError: no such file, or it isn't one that `write_archive` wrote.
     """
     try:
         file = read_npz(path)
         about = json.loads(str(file["network"]))
         if about["format"] != FORMAT:
-            raise InputError(
+            raise DataError(
                 f"{path}: is of format {shown(about['format'])}, and this program reads {FORMAT}"
             )
         network = Network(
@@ -95,12 +95,12 @@ def read_archive(path: Path) -> Network:
         )
         check_network(network)
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from None
-    except InputError:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
+    except DigitsError:
         raise
     # By what is damaged: `read_npz`, json, or a value that isn't what is done with it.
     except Exception as error:
-        raise InputError(
+        raise DataError(
             f"{path}: isn't a network that digits_jax exported, or is damaged "
             f"({shown(str(error)) or type(error).__name__}); "
             "give a run's folder, or a file made by --format=npz"

@@ -30,7 +30,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from digits_jax.deploy.soundness import IMAGE_SHAPE, check_network, list_of_names
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import DataError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensemble import mean_log_probabilities, members_of
@@ -117,7 +117,7 @@ def load_network(path: str | Path) -> Network:
       path: the run's folder.
 
     Raises:
-      InputError: no finished run is there, or its checkpoint isn't the one that was scored.
+      DataError: no finished run is there, or its checkpoint isn't the one that was scored.
     """
     path = Path(path)
     members = members_of(path)
@@ -142,10 +142,10 @@ def load_network(path: str | Path) -> Network:
             raise ValueError("it has no validation split")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         why = shown(f"{type(error).__name__}: {error}")
-        raise InputError(f"{path}: isn't a whole run ({why}); train it again") from None
+        raise DataError(f"{path}: isn't a whole run ({why}); train it again") from None
     if tree_sha256(weights["params"]) != expected:
         newer = "".join(f"step {n} is damaged: {why}; " for n, why in damaged.items())
-        raise InputError(
+        raise DataError(
             f"{path}: {newer}the parameters of step {step} aren't those that "
             f"{folder.RESULTS} names (params_sha256 differs): "
             "finish the run with --resume, or train it again"
@@ -166,15 +166,15 @@ def combine(networks: Sequence[Network]) -> Network:
       networks: of the same classes.
 
     Raises:
-      InputError: none at all, or networks of other classes or data.
+      DataError: none at all, or networks of other classes or data.
     """
     if not networks:
-        raise InputError("an ensemble needs a network; give the folder of a run")
+        raise DataError("an ensemble needs a network; give the folder of a run")
     check_classes(networks, "an ensemble")
     first = networks[0]
     for other in networks[1:]:
         if _datasets(other) != _datasets(first):
-            raise InputError(f"{other.name} and {first.name} were trained on different data sets")
+            raise DataError(f"{other.name} and {first.name} were trained on different data sets")
     if len(networks) == 1:
         return first
     runs = [run for network in networks for run in network.facts.get("runs", ())]
@@ -189,11 +189,11 @@ def combine(networks: Sequence[Network]) -> Network:
 
 
 def check_classes(networks: Sequence[Network], what: str) -> None:
-    """Raises an InputError where networks have other classes; ``what`` needs the same."""
+    """Raises an DigitsError where networks have other classes; ``what`` needs the same."""
     first = networks[0]
     for other in networks[1:]:
         if other.class_names != first.class_names:
-            raise InputError(
+            raise DataError(
                 f"{other.name} has the classes {' '.join(other.class_names)}, {first.name} has "
                 f"{' '.join(first.class_names)}: {what} needs networks of the same"
             )

@@ -28,7 +28,7 @@ def to_onnx(network: Network) -> Any:
     """An ``onnx.ModelProto`` of a network.
 
     Raises:
-      InputError: onnx isn't installed.
+      DataError: onnx isn't installed.
     """
     onnx = need("onnx")
     graph = _Graph(onnx)
@@ -122,7 +122,7 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
         ranges of the activations being those that these images have. None: float32.
 
     Raises:
-      InputError: onnx, or for int8 onnxruntime, isn't installed.
+      DataError: onnx, or for int8 onnxruntime, isn't installed.
 
     Reference:
       Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
@@ -180,7 +180,7 @@ def onnx_logits(path: Path, images: np.ndarray, batch_size: int = 500) -> np.nda
       float32 [n, classes].
 
     Raises:
-      InputError: onnxruntime isn't installed.
+      DataError: onnxruntime isn't installed.
     """
     session = need("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     starts = range(0, len(images), batch_size)

@@ -19,7 +19,7 @@ from string import Template
 import numpy as np
 
 from digits_jax.deploy.network import Network, check_classes
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
 MOST_NETWORKS = 4
@@ -41,7 +41,7 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
       The bytes written.
 
     Raises:
-      InputError: none or too many networks, networks of other classes, or a path that can't
+      DataError: none or too many networks, networks of other classes, or a path that can't
         be written.
 
     Example:
@@ -62,7 +62,7 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
 
 def _check(networks):
     if not 1 <= len(networks) <= MOST_NETWORKS:
-        raise InputError(
+        raise DataError(
             f"a page shows 1 to {MOST_NETWORKS} networks, not {len(networks)}; give other runs"
         )
     check_classes(networks, "a page")
@@ -70,11 +70,11 @@ def _check(networks):
 
 def _write(path, data):
     if path.is_file() and _MARK not in path.read_bytes()[:4000]:
-        raise InputError(f"{path}: is there already, and is no page of this program; give another")
+        raise DataError(f"{path}: is there already, and is no page of this program; give another")
     try:
         replace_file(path, lambda file: file.write(data))
     except OSError as error:
-        raise InputError(
+        raise DataError(
             f"{path}: can't be written ({error.strerror}); give another file with -o"
         ) from None
 

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy.special import softmax
 
-from digits_jax.data.decode import MAX_BYTES, decode_image
-from digits_jax.data.images import read_digit
-from digits_jax.data.lines import Glyph, find_lines, read_line, read_page
 from digits_jax.deploy.predictor import Predictions, Predictor
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError, DigitsError
+from digits_jax.vision.decode import MAX_BYTES, decode_image
+from digits_jax.vision.digit import read_digit
+from digits_jax.vision.segment import Glyph, find_lines, read_line, read_page
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MODES = ("digit", "line", "page")
@@ -82,19 +82,19 @@ def read_bytes(name: str, stdin: BinaryIO) -> bytes:
     """A file's bytes, or those of standard input for "-"; no more than are decoded.
 
     Raises:
-      InputError: it can't be read.
+      DataError: it can't be read.
     """
     try:
         if name == "-":
             return stdin.read(MAX_BYTES + 1)
         if Path(name).is_dir():
-            raise InputError(f"{name}: the folder holds no file that can be listed")
+            raise DataError(f"{name}: the folder holds no file that can be listed")
         with open(name, "rb") as file:
             return file.read(MAX_BYTES + 1)
-    except InputError:
+    except DigitsError:
         raise
     except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
-        raise InputError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
+        raise DataError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
 
 
 def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str) -> Reading:
@@ -111,7 +111,7 @@ def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str)
     """
     try:
         grey = decode_image(data, name)
-    except InputError as error:
+    except DigitsError as error:
         return Reading(None, [], [{"error": str(error)} for _ in predictors], str(error))
     if mode == "digit":
         image = read_digit(grey)
@@ -120,7 +120,7 @@ def read_picture(data: bytes, name: str, predictors: list[Predictor], mode: str)
         count = sum(map(len, find_lines(grey))) if found else 0
     else:
 
-        def score(images):  # not its probabilities: see digits_jax.data.lines
+        def score(images):  # not its probabilities: see digits_jax.vision.segment
             return softmax(predictors[0].predict(images).logits, -1)
 
         found = [read_line(grey, score)] if mode == "line" else read_page(grey, score)

@@ -13,8 +13,8 @@ from scipy.special import softmax
 from digits_jax.deploy.archive import read_archive
 from digits_jax.deploy.forward import jax_logits, weights_of
 from digits_jax.deploy.network import Network, combine, load_network
-from digits_jax.errors import InputError
-from digits_jax.processor import cpu_count
+from digits_jax.errors import DataError
+from digits_jax.hardware import cpu_count
 
 # Code is compiled for so many images at once: for a few it takes what a few cost, and of many no
 # more go together than a processor's cache holds.
@@ -121,20 +121,20 @@ class Predictor:
         """From a run's folder, an exported ``.npz``, or several of them as one ensemble.
 
         Raises:
-          InputError: what is there isn't a finished run, nor an archive.
+          DataError: what is there isn't a finished run, nor an archive.
         """
         paths = list(path) if isinstance(path, list | tuple) else [path]
         return cls(combine([open_network(each) for each in paths]))
 
     def predict(self, images: np.ndarray) -> Predictions:
-        """Answers to images as MNIST has them (see `digits_jax.data.images` for others).
+        """Answers to images as MNIST has them (see `digits_jax.vision.digit` for others).
 
         Args:
           images: uint8 in [0, 255] or floating point in [0, 1], 0 the paper and the largest value
             the ink; [28, 28] or [28, 28, 1] for one, [n, 28, 28] or [n, 28, 28, 1].
 
         Raises:
-          InputError: another shape, dtype or range, or NaN.
+          DataError: another shape, dtype or range, or NaN.
         """
         images = check_images(images)
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
@@ -173,10 +173,10 @@ def open_network(path: str | Path) -> Network:
     """The network in a run's folder or in an exported ``.npz``.
 
     Raises:
-      InputError: neither is there.
+      DataError: neither is there.
     """
     if not isinstance(path, str | Path):
-        raise InputError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
+        raise DataError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
     path = Path(path)
     return read_archive(path) if path.is_file() else load_network(path)
 
@@ -188,7 +188,7 @@ def check_images(images: np.ndarray | Sequence) -> np.ndarray:
       images: see `Predictor.predict`.
 
     Raises:
-      InputError: another shape, dtype or range, or NaN.
+      DataError: another shape, dtype or range, or NaN.
 
     Example:
       >>> check_images(np.full((28, 28), 255, np.uint8)).shape
@@ -197,22 +197,22 @@ def check_images(images: np.ndarray | Sequence) -> np.ndarray:
     try:
         images = np.asarray(images)
     except ValueError as error:
-        raise InputError(f"images aren't an array ({error})") from None
+        raise DataError(f"images aren't an array ({error})") from None
     if images.shape in ((28, 28), (28, 28, 1)):
         images = images[None]
     shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
-        raise InputError(
+        raise DataError(
             f"images are of shape {list(shape)}; give [28, 28], [n, 28, 28] or [n, 28, 28, 1]"
         )
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
     if not np.issubdtype(images.dtype, np.floating):
-        raise InputError(f"images are {images.dtype}; give uint8 or floating point in [0, 1]")
+        raise DataError(f"images are {images.dtype}; give uint8 or floating point in [0, 1]")
     if len(images) and not (images.min() >= 0 and images.max() <= 1):  # NaN is neither
-        raise InputError(
+        raise DataError(
             f"images hold values from {images.min():g} to {images.max():g}; "
             "floating-point images are in [0, 1], 0 the paper"
         )

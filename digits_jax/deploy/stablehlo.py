@@ -14,7 +14,7 @@ from jax import export
 from digits_jax.deploy.extras import need
 from digits_jax.deploy.forward import jax_logits, weights_of
 from digits_jax.deploy.network import Network
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -28,7 +28,7 @@ def to_stablehlo(network: Network) -> bytearray:
       [0, 1], that gives logits, float32 [n, classes].
 
     Raises:
-      InputError: flatbuffers isn't installed.
+      DataError: flatbuffers isn't installed.
 
     Reference:
       https://docs.jax.dev/en/latest/export/export.html: read by JAX for at least 6 months after
@@ -55,12 +55,12 @@ def read_stablehlo(path: Path) -> Callable[[np.ndarray], jax.Array]:
     """The function in a file: images, float32 [n, 28, 28, 1] in [0, 1], to logits.
 
     Raises:
-      InputError: no such file, or not one that `write_stablehlo` wrote.
+      DataError: no such file, or not one that `write_stablehlo` wrote.
     """
     need("flatbuffers")
     try:
         return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+        raise DataError(f"{path}: can't be read ({error.strerror})") from None
     except Exception as error:  # flatbuffers' and MLIR's
-        raise InputError(f"{path}: isn't a function of jax.export ({error})") from None
+        raise DataError(f"{path}: isn't a function of jax.export ({error})") from None

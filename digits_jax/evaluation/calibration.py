@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.checks import as_labels, as_logits, as_plain
 
 
@@ -99,7 +99,7 @@ def negative_log_likelihood(labels, logits) -> np.ndarray:
       float64 [n], nats; 0 is best.
 
     Raises:
-      InputError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't fit each other, or the logits aren't finite.
 
     Example:
       >>> negative_log_likelihood([0], [[0.0, 0.0]]).round(4)
@@ -123,7 +123,7 @@ def brier_score(labels, logits) -> np.ndarray:
       float64 [n], in [0, 2].
 
     Raises:
-      InputError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't fit each other, or the logits aren't finite.
 
     Example:
       >>> brier_score([0], [[0.0, 0.0]])
@@ -156,7 +156,7 @@ def reliability(labels, logits, bins: int = 15, equal: str = "width") -> Reliabi
       A `Reliability`.
 
     Raises:
-      InputError: the arrays don't fit each other, no bins, or another word for `equal`.
+      DataError: the arrays don't fit each other, no bins, or another word for `equal`.
 
     Example:
       >>> curve = reliability([0, 1], [[0.0, 0.0], [0.0, 0.0]], bins=2)
@@ -170,7 +170,7 @@ def reliability(labels, logits, bins: int = 15, equal: str = "width") -> Reliabi
     """
     labels, logits = _checked(labels, logits)
     if bins < 1 or equal not in ("width", "mass"):
-        raise InputError(f"{bins} bins of equal {equal!r}: give at least 1, 'width' or 'mass'")
+        raise DataError(f"{bins} bins of equal {equal!r}: give at least 1, 'width' or 'mass'")
     confidence = softmax(logits).max(axis=1)
     right = (logits.argmax(axis=1) == labels).astype(np.float64)
     places = np.linspace(0, 1, bins + 1)
@@ -197,7 +197,7 @@ def calibration(labels, logits, bins: int = 15) -> Calibration:
       A `Calibration`; the losses are means over images.
 
     Raises:
-      InputError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't fit each other, or the logits aren't finite.
 
     Example:
       >>> calibration([0, 1], [[0.0, 0.0], [0.0, 0.0]]).brier
@@ -237,7 +237,7 @@ def fit_temperature(labels, logits) -> Temperature:
       then the temperature is None and `reason` says which.
 
     Raises:
-      InputError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't fit each other, or the logits aren't finite.
 
     Example:
       >>> labels = [0, 0, 0, 1]

@@ -8,7 +8,7 @@ Shapes and dtypes, in the words of the whole room:
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 
 def as_labels(labels, name: str = "labels", num_classes: int | None = None) -> np.ndarray:
@@ -23,7 +23,7 @@ def as_labels(labels, name: str = "labels", num_classes: int | None = None) -> n
       int64 [n].
 
     Raises:
-      InputError: not one-dimensional, empty, not integers, or out of range.
+      DataError: not one-dimensional, empty, not integers, or out of range.
 
     Example:
       >>> as_labels([3, 1])
@@ -31,7 +31,7 @@ def as_labels(labels, name: str = "labels", num_classes: int | None = None) -> n
     """
     array = np.asarray(labels)
     if array.ndim != 1 or array.size == 0:
-        raise InputError(
+        raise DataError(
             f"{name} has shape {array.shape}; give one integer per image, at least one image"
         )
     return _as_classes(array, name, num_classes)
@@ -49,7 +49,7 @@ def as_predictions(predictions, count: int, name: str = "predictions") -> np.nda
       int64 [seeds, n]; seeds is 1 where one run was given.
 
     Raises:
-      InputError: another shape, not integers, or a negative class.
+      DataError: another shape, not integers, or a negative class.
 
     Example:
       >>> as_predictions([3, 1], count=2)
@@ -57,9 +57,9 @@ def as_predictions(predictions, count: int, name: str = "predictions") -> np.nda
     """
     array = np.asarray(predictions)
     if array.ndim not in (1, 2) or array.size == 0:
-        raise InputError(f"{name} has shape {array.shape}; give [n] or [seeds, n] integers")
+        raise DataError(f"{name} has shape {array.shape}; give [n] or [seeds, n] integers")
     if array.shape[-1] != count:
-        raise InputError(
+        raise DataError(
             f"{name} has {array.shape[-1]} answers and there are {count} labels; "
             "both must be of the same images, in the same order"
         )
@@ -78,7 +78,7 @@ def as_logits(logits, count: int, name: str = "logits") -> np.ndarray:
       float64 [n, classes].
 
     Raises:
-      InputError: another shape, not numbers, or NaN or infinity among them.
+      DataError: another shape, not numbers, or NaN or infinity among them.
 
     Example:
       >>> as_logits([[0, 2], [1, 0]], count=2).dtype
@@ -86,12 +86,12 @@ def as_logits(logits, count: int, name: str = "logits") -> np.ndarray:
     """
     array = np.asarray(logits)
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiu":
-        raise InputError(
+        raise DataError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; "
             "give one number per image and class: float [n, classes]"
         )
     if array.shape[0] != count:
-        raise InputError(
+        raise DataError(
             f"{name} has {array.shape[0]} rows and there are {count} labels; "
             "both must be of the same images, in the same order"
         )
@@ -99,7 +99,7 @@ def as_logits(logits, count: int, name: str = "logits") -> np.ndarray:
         array = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
-        raise InputError(
+        raise DataError(
             f"{name} has NaN or infinity in {bad.size} of {count} rows, the first is row "
             f"{bad[0]}; only finite numbers can be compared: train or export that run again"
         )
@@ -108,12 +108,12 @@ def as_logits(logits, count: int, name: str = "logits") -> np.ndarray:
 
 def _as_classes(array: np.ndarray, name: str, num_classes: int | None) -> np.ndarray:
     if array.dtype.kind not in "iu":
-        raise InputError(f"{name} has dtype {array.dtype}; give class numbers as integers")
+        raise DataError(f"{name} has dtype {array.dtype}; give class numbers as integers")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= (num_classes or 2**31):
         allowed = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
         wrong = low if low < 0 else high
-        raise InputError(f"{name} holds {wrong}; a class number is {allowed}: check the labels")
+        raise DataError(f"{name} holds {wrong}; a class number is {allowed}: check the labels")
     return array.astype(np.int64)
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError, DigitsError
 from digits_jax.evaluation.calibration import (
     Calibration,
     Reliability,
@@ -197,7 +197,7 @@ def compare(
       A `Comparison`.
 
     Raises:
-      InputError: arrays that don't fit each other; the message names the run.
+      DataError: arrays that don't fit each other; the message names the run.
 
     Example:
       >>> logits = np.eye(3)[[0, 1, 1, 2]]
@@ -214,7 +214,7 @@ def compare(
     a, b = _checked(labels, a), _checked(labels, b)
     num_classes = a.runs[0].logits.shape[1]
     if any(run.logits.shape[1] != num_classes for run in (*a.runs, *b.runs)):
-        raise InputError("the runs have different numbers of classes; compare runs of one data set")
+        raise DataError("the runs have different numbers of classes; compare runs of one data set")
     as_labels(labels, num_classes=num_classes)
     of_runs, reason = _overlap_of_runs(labels, a, b)
     known = PUBLISHED_LABEL_ERRORS.get(dataset or "", ())
@@ -259,7 +259,7 @@ def pooled_reliability(
       A `Reliability` of seeds x n answers.
 
     Raises:
-      InputError: arrays that don't fit each other.
+      DataError: arrays that don't fit each other.
 
     Example:
       >>> run = Run("a", np.zeros((2, 2)))
@@ -276,7 +276,7 @@ def pooled_reliability(
 
 def _checked(labels: np.ndarray, group: Group) -> Group:
     if not group.runs:
-        raise InputError(f"{group.name} has no run; give at least one")
+        raise DataError(f"{group.name} has no run; give at least one")
     runs = []
     for run in group.runs:
         logits = as_logits(run.logits, labels.size, f"{run.name}: logits")
@@ -299,7 +299,7 @@ def _overlap_of_runs(labels, a: Group, b: Group):
         return {
             m: between_or_within(labels, a.predictions, b.predictions, measure=m) for m in measures
         }, None
-    except InputError as error:
+    except DigitsError as error:
         return {}, str(error)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.checks import as_labels, as_plain, as_predictions
 
 
@@ -54,7 +54,7 @@ def wilson_interval(successes, count, confidence: float = 0.95):
       (low, high), each a float, or an array where arrays were given.
 
     Raises:
-      InputError: counts out of range.
+      DataError: counts out of range.
 
     Example:
       >>> low, high = wilson_interval(9987, 10_000)
@@ -69,11 +69,11 @@ def wilson_interval(successes, count, confidence: float = 0.95):
 
     k, n = np.asarray(successes, np.float64), np.asarray(count, np.float64)
     if not (np.all(n > 0) and np.all(k >= 0) and np.all(k <= n)):
-        raise InputError(
+        raise DataError(
             f"{successes} successes of {count}: give 0 <= successes <= count, count above 0"
         )
     if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; give a fraction between 0 and 1")
+        raise DataError(f"confidence is {confidence}; give a fraction between 0 and 1")
     z = ndtri(0.5 + confidence / 2)
     p = k / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -96,7 +96,7 @@ def accuracy(labels, predictions) -> Accuracy:
       An `Accuracy`.
 
     Raises:
-      InputError: the arrays don't fit each other.
+      DataError: the arrays don't fit each other.
 
     Example:
       >>> accuracy([0, 1, 2, 2], [0, 1, 2, 1]).accuracy
@@ -125,7 +125,7 @@ def class_accuracy(labels, predictions, num_classes: int | None = None) -> Class
       A `ClassAccuracy`; a class without images has None and a reason in `undefined`.
 
     Raises:
-      InputError: the arrays don't fit each other, or hold a class beyond num_classes.
+      DataError: the arrays don't fit each other, or hold a class beyond num_classes.
 
     Example:
       >>> class_accuracy([0, 0, 1, 1], [0, 1, 1, 1]).accuracy
@@ -156,7 +156,7 @@ def confusion(labels, predictions, num_classes: int | None = None) -> np.ndarray
       over runs as float64 for several.
 
     Raises:
-      InputError: the arrays don't fit each other, or hold a class beyond num_classes.
+      DataError: the arrays don't fit each other, or hold a class beyond num_classes.
 
     Example:
       >>> confusion([0, 1, 1], [0, 1, 0])
@@ -168,7 +168,7 @@ def confusion(labels, predictions, num_classes: int | None = None) -> np.ndarray
     predictions = as_predictions(predictions, labels.size)
     size = num_classes or int(max(labels.max(), predictions.max())) + 1
     if predictions.max() >= size:
-        raise InputError(
+        raise DataError(
             f"predictions holds {predictions.max()}; a class number is from 0 to {size - 1}"
         )
     cells = (labels * size + predictions).ravel()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.checks import as_labels, as_plain, as_predictions
 from digits_jax.evaluation.metrics import wilson_interval
 
@@ -108,7 +108,7 @@ def error_overlap(labels, predictions_a, predictions_b) -> ErrorOverlap:
       the others. `accuracy_a_ci95` and `accuracy_b_ci95` are Wilson intervals over images.
 
     Raises:
-      InputError: the arrays don't fit each other.
+      DataError: the arrays don't fit each other.
 
     Example:
       >>> found = error_overlap([0, 1, 2, 3], [0, 0, 0, 3], [0, 1, 0, 0])
@@ -254,7 +254,7 @@ def mcnemar(labels, predictions_a, predictions_b) -> float:
       p in (0, 1]; 1 where no image tells the two apart.
 
     Raises:
-      InputError: the arrays don't fit each other, or hold several runs (for those
+      DataError: the arrays don't fit each other, or hold several runs (for those
         `cochrans_q`, or `error_overlap`, which combines the pairs).
 
     Example:
@@ -268,7 +268,7 @@ def mcnemar(labels, predictions_a, predictions_b) -> float:
     a = as_predictions(predictions_a, labels.size, "predictions_a")
     b = as_predictions(predictions_b, labels.size, "predictions_b")
     if len(a) != 1 or len(b) != 1:
-        raise InputError(
+        raise DataError(
             f"McNemar's test is of one run against one, not {len(a)} against {len(b)}; "
             "use cochrans_q or error_overlap for several"
         )
@@ -291,7 +291,7 @@ def cochrans_q(labels, predictions) -> CochransQ:
       A `CochransQ`; where every image is right in all runs or in none, Q is 0/0: None.
 
     Raises:
-      InputError: the arrays don't fit each other, or fewer than two runs.
+      DataError: the arrays don't fit each other, or fewer than two runs.
 
     Example:
       >>> found = cochrans_q([0, 0, 0], [[0, 0, 1], [0, 1, 1], [0, 0, 0]])
@@ -307,7 +307,7 @@ def cochrans_q(labels, predictions) -> CochransQ:
     predictions = as_predictions(predictions, labels.size)
     k = len(predictions)
     if k < 2:
-        raise InputError("Cochran's Q compares at least two runs; 1 was given")
+        raise DataError("Cochran's Q compares at least two runs; 1 was given")
     right = (predictions == labels).astype(np.int64)
     by_run, by_image = right.sum(axis=1), right.sum(axis=0)
     divisor = int(k * by_image.sum() - (by_image**2).sum())

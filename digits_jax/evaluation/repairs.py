@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.calibration import softmax
 from digits_jax.evaluation.checks import as_labels, as_logits, as_plain, as_predictions
 
@@ -74,7 +74,7 @@ def repairs_by_class(labels, predictions_a, predictions_b) -> list[Repair]:
       A `Repair` for every class among the labels, largest gain first.
 
     Raises:
-      InputError: the arrays don't fit each other.
+      DataError: the arrays don't fit each other.
 
     Example:
       >>> [found] = repairs_by_class([4, 4, 4], [9, 9, 4], [4, 9, 4])
@@ -102,7 +102,7 @@ def repairs_by_confusion(labels, predictions_a, predictions_b) -> list[Repair]:
       A `Repair` for every confusion that occurs in either, largest gain first.
 
     Raises:
-      InputError: the arrays don't fit each other.
+      DataError: the arrays don't fit each other.
 
     Example:
       >>> found = repairs_by_confusion([4, 4, 7], [9, 9, 7], [4, 4, 2])
@@ -140,7 +140,7 @@ def hardest_images(labels, logits, known=()) -> list[HardImage]:
       A `HardImage` each, by falling confidence, then by index.
 
     Raises:
-      InputError: the arrays don't fit each other, or no run was given.
+      DataError: the arrays don't fit each other, or no run was given.
 
     Example:
       >>> logits = [[[0.0, 2.0], [3.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]
@@ -151,7 +151,7 @@ def hardest_images(labels, logits, known=()) -> list[HardImage]:
     labels = as_labels(labels)
     runs = [as_logits(run, labels.size, f"logits of run {i}") for i, run in enumerate(logits)]
     if not runs:
-        raise InputError("no run was given; the hardest images need at least one")
+        raise DataError("no run was given; the hardest images need at least one")
     answers = np.stack([run.argmax(axis=1) for run in runs])
     indices = np.flatnonzero((answers != labels).all(axis=0))
     mean = np.mean([softmax(run[indices]) for run in runs], axis=0)

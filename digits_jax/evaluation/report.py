@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.calibration import negative_log_likelihood, softmax
 from digits_jax.evaluation.comparison import Comparison
 from digits_jax.evaluation.figures import Picture, report_pictures
@@ -72,27 +72,27 @@ def check_output(directory, overwrite: bool = False) -> Path:
       It as a Path.
 
     Raises:
-      InputError: it holds something, is a file, or can't be made.
+      DataError: it holds something, is a file, or can't be made.
     """
     if not str(directory):
-        raise InputError("-o is empty; give the name of an empty or new folder")
+        raise DataError("-o is empty; give the name of an empty or new folder")
     path = Path(directory)
     if path.is_dir() and any(path.iterdir()):
         ours = (path / OVERLAP).is_file()
         if not ours:
-            raise InputError(f"{path} holds other files; give an empty or new folder to -o")
+            raise DataError(f"{path} holds other files; give an empty or new folder to -o")
         if not overwrite:
-            raise InputError(
+            raise DataError(
                 f"{path} already holds a comparison; give another folder to -o, or --overwrite"
             )
     elif path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; give an empty or new folder to -o")
+        raise DataError(f"{path} is a file; give an empty or new folder to -o")
     parent = next(p for p in path.absolute().parents if p.exists())
     try:
         # Tried, not asked: to root every folder seems writable, those of /proc too.
         Path(tempfile.mkdtemp(dir=parent)).rmdir()
     except OSError as error:
-        raise InputError(
+        raise DataError(
             f"{path} can't be written: {parent} isn't writable ({error.strerror}); "
             "give another folder to -o"
         ) from None
@@ -122,7 +122,7 @@ def write_report(
       The folder.
 
     Raises:
-      InputError: as `check_output`.
+      DataError: as `check_output`.
     """
     path = check_output(directory, overwrite)
     page, figures = _page(found, class_names, images, notes)
@@ -148,7 +148,7 @@ def write_report(
 def _page(found: Comparison, class_names, images, notes) -> tuple[Page, list[Shown]]:
     classes = [str(name) for name in class_names or range(found.num_classes)]
     if len(classes) != found.num_classes:
-        raise InputError(
+        raise DataError(
             f"{len(classes)} class names for {found.num_classes} classes; give one for each"
         )
     short = classes
@@ -157,7 +157,7 @@ def _page(found: Comparison, class_names, images, notes) -> tuple[Page, list[Sho
         named = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
         notes = (f"The classes in the figures: {named}.", *notes)
     if images is not None and len(images) != found.labels.size:
-        raise InputError(
+        raise DataError(
             f"{len(images)} images for {found.labels.size} labels; give those of the same test set"
         )
     drawn, left_out = report_pictures(found, short, images)

@@ -11,7 +11,7 @@ from math import comb
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.checks import as_labels, as_plain, as_predictions
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.overlap import WHY_UNDEFINED, cell_rates, pair_cells
@@ -86,7 +86,7 @@ def bootstrap(
       proportions then get their Wilson interval, and `notes` says so; others get None.
 
     Raises:
-      InputError: the arrays don't fit each other, too few resamples.
+      DataError: the arrays don't fit each other, too few resamples.
 
     Example:
       >>> labels = [0] * 100
@@ -103,7 +103,7 @@ def bootstrap(
     a = as_predictions(predictions_a, labels.size, "predictions_a")
     b = as_predictions(predictions_b, labels.size, "predictions_b")
     if resamples < 100 or not 0 < confidence < 1:
-        raise InputError(
+        raise DataError(
             f"{resamples} resamples, confidence {confidence}: give at least 100, "
             "and a fraction between 0 and 1"
         )
@@ -167,7 +167,7 @@ def between_or_within(
       smallest p that so few runs can reach, so that a large p can be told from a small study.
 
     Raises:
-      InputError: fewer than two runs on a side, an unknown measure, or a run without errors
+      DataError: fewer than two runs on a side, an unknown measure, or a run without errors
         (its overlap is undefined).
 
     Example:
@@ -186,16 +186,16 @@ def between_or_within(
     a = as_predictions(predictions_a, labels.size, "predictions_a")
     b = as_predictions(predictions_b, labels.size, "predictions_b")
     if measure not in _MEASURES:
-        raise InputError(f"measure is {measure!r}; give one of {', '.join(_MEASURES)}")
+        raise DataError(f"measure is {measure!r}; give one of {', '.join(_MEASURES)}")
     if min(len(a), len(b)) < 2:
-        raise InputError(
+        raise DataError(
             f"{len(a)} run(s) of A and {len(b)} of B: overlap within a group needs at least "
             "two seeds in each; give more runs"
         )
     wrong = np.concatenate([a, b]) != labels
     matrix = cell_rates(*pair_cells(wrong, wrong))[measure]
     if np.isnan(matrix).any():
-        raise InputError("two runs without errors: their overlap is undefined; leave one out")
+        raise DataError("two runs without errors: their overlap is undefined; leave one out")
     first = np.zeros((1, len(wrong)), bool)
     first[0, : len(a)] = True
     labelings, exact = _labelings(len(a), len(wrong), max_labelings, seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import DataError, DigitsError, shown
 from digits_jax.evaluation.checks import as_labels, as_logits
 from digits_jax.evaluation.comparison import Group, Run
 
@@ -44,7 +44,7 @@ def source_of(name: str, short: str, arrays, results: dict | None = None) -> Sou
       A `Source`.
 
     Raises:
-      InputError: labels or logits are missing.
+      DataError: labels or logits are missing.
 
     Example:
       >>> source_of("a.npz", "a", {"labels": [0, 1], "logits": np.eye(2)}).kind
@@ -52,7 +52,7 @@ def source_of(name: str, short: str, arrays, results: dict | None = None) -> Sou
     """
     for key in ("labels", "logits"):
         if key not in arrays:
-            raise InputError(
+            raise DataError(
                 f"{name} has no {key}; it needs labels int [n] and logits float [n, classes]"
             )
     results = results or {}
@@ -78,23 +78,23 @@ def check_distinct(a: list[Source], b: list[Source]) -> None:
       a, b: the groups' runs.
 
     Raises:
-      InputError: two of them are the same folder, or have equal logits.
+      DataError: two of them are the same folder, or have equal logits.
 
     Example:
       >>> one = source_of("x", "x", {"labels": [0, 1], "logits": np.eye(2)})
       >>> check_distinct([one], [one])
       Traceback (most recent call last):
-      digits_jax.errors.InputError: x is given twice; a run counts once: give each run once
+      digits_jax.errors.DataError: x is given twice; a run counts once: give each run once
     """
     folders, answers = {}, {}
     for source in (*a, *b):
         path = Path(source.name).resolve()
         if path in folders:
-            raise InputError(f"{source.name} is given twice; a run counts once: give each run once")
+            raise DataError(f"{source.name} is given twice; a run counts once: give each run once")
         logits = np.asarray(source.run.logits)
         digest = hashlib.sha256(logits.astype(np.float64).tobytes()).digest()
         if digest in answers:
-            raise InputError(
+            raise DataError(
                 f"{answers[digest]} and {source.name} have the same logits, so one is a copy; "
                 "a run counts once: give each run once"
             )
@@ -138,7 +138,7 @@ def groups_of(
       (A, B).
 
     Raises:
-      InputError: a group without runs or of several architectures, or runs on different data
+      DataError: a group without runs or of several architectures, or runs on different data
         sets, of different lengths or with labels in another order.
 
     Example:
@@ -147,7 +147,7 @@ def groups_of(
       ['x', 'y']
     """
     if not a or not b:
-        raise InputError("two groups are compared; give at least one run of A and one of B")
+        raise DataError("two groups are compared; give at least one run of A and one of B")
     first = a[0]
     for other in (*a[1:], *b):
         _check_same_images(first, other)
@@ -155,12 +155,12 @@ def groups_of(
     for group, flag in ((a, "--a"), (b, "--b")):
         found = sorted({source.kind for source in group})
         if len(found) > 1:
-            raise InputError(f"{flag} mixes {' and '.join(found)}; give runs of one architecture")
+            raise DataError(f"{flag} mixes {' and '.join(found)}; give runs of one architecture")
         kinds.append(found[0])
     for source in (*a, *b):
         _check_run(source)
     if name_a and name_a == name_b:
-        raise InputError(f"--name-a and --name-b are both {name_a!r}; give two different names")
+        raise DataError(f"--name-a and --name-b are both {name_a!r}; give two different names")
     names = [name_a or kinds[0], name_b or kinds[1]]
     if names[0] == names[1] and len(a) == len(b) == 1:
         names = [a[0].run.name, b[0].run.name]
@@ -174,8 +174,8 @@ def groups_of(
 
 
 def _check_same_images(one: Source, other: Source) -> None:
-    def say(what: str) -> InputError:
-        return InputError(f"{one.name} and {other.name} {what}; compare runs on one test set")
+    def say(what: str) -> DigitsError:
+        return DataError(f"{one.name} and {other.name} {what}; compare runs on one test set")
 
     shas = (one.dataset_sha256, other.dataset_sha256)
     if None not in shas and shas[0] != shas[1]:

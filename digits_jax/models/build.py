@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.models.cnn import CNN
 from digits_jax.models.mlp import MLP
 
@@ -22,7 +22,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
       shards: see `CNN`.
 
     Raises:
-      InputError: an unknown arch.
+      ConfigError: an unknown arch.
 
     Example:
       >>> build_model({"arch": "mlp", "dropout": 0.0, "batch_norm": False, "dtype": "float32",
@@ -47,4 +47,4 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
             shards=shards,
             **common,
         )
-    raise InputError(f"arch is {settings['arch']!r}; allowed: cnn, mlp")
+    raise ConfigError(f"arch is {settings['arch']!r}; allowed: cnn, mlp")

@@ -10,7 +10,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 
 # How a convolution is computed: by XLA's own, or as products of matrices (models/planes.py).
 CONVOLUTIONS = ("lax", "matmul")
@@ -29,7 +29,7 @@ def choose_convolution(wanted: str, platform: str) -> str:
       "lax" or "matmul".
 
     Raises:
-      InputError: anything else was wanted.
+      ConfigError: anything else was wanted.
 
     Example:
       >>> choose_convolution("auto", "gpu"), choose_convolution("auto", "cpu")
@@ -38,7 +38,7 @@ def choose_convolution(wanted: str, platform: str) -> str:
     if wanted == "auto":
         return "matmul" if platform == "cpu" else "lax"
     if wanted not in CONVOLUTIONS:
-        raise InputError(f"convolution is {wanted!r}; allowed: auto, {', '.join(CONVOLUTIONS)}")
+        raise ConfigError(f"convolution is {wanted!r}; allowed: auto, {', '.join(CONVOLUTIONS)}")
     return wanted
 
 

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from digits_jax.errors import InputError
+from digits_jax.errors import CheckpointError, DigitsError
 from digits_jax.runs.folder import read_json, replace_file
 from digits_jax.runs.manifest import (
     DamagedError,
@@ -70,7 +70,7 @@ def list_steps(path: Path) -> list[int]:
     """
     if not path.is_dir():
         if path.exists():
-            raise InputError(f"{path} is not a folder; move that file away")
+            raise CheckpointError(f"{path} is not a folder; move that file away")
         return []
     names = (entry.name for entry in path.iterdir())
     return sorted(int(n) for n in names if n.isascii() and n.isdecimal() and n == str(int(n)))
@@ -86,12 +86,12 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
       values: JSON values, finite.
 
     Raises:
-      InputError: the disk is full or can't be written, or a step that is not the newest; older
+      CheckpointError: the disk is full or can't be written, or a step that is not the newest; older
         checkpoints stay.
     """
     steps = list_steps(path)
     if steps and step <= steps[-1]:
-        raise InputError(
+        raise CheckpointError(
             f"{path}: step {step} can't be saved, as step {steps[-1]} is there already"
         )
     aside = path / f".{step}.saving"
@@ -116,7 +116,7 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
         with contextlib.suppress(OSError):
             _remove(aside)
         left = f"step {steps[-1]} is kept" if steps else "no earlier one is there"
-        raise InputError(
+        raise CheckpointError(
             f"{path}: step {step} could not be saved ({_why(error)}); {left}: "
             "free some space, then go on with --resume"
         ) from None
@@ -146,13 +146,13 @@ def restore_newest(
       path: the folder of the checkpoints.
       abstract_tree: of arrays or `jax.ShapeDtypeStruct`, with the shardings that are wanted.
       check: called with the step and its values before anything is restored; raises an
-        InputError where it isn't to be.
+        DigitsError where it isn't to be.
 
     Returns:
       The step; None where none was ever saved.
 
     Raises:
-      InputError: there are checkpoints and none is whole, or ``check``'s.
+      CheckpointError: there are checkpoints and none is whole, or ``check``'s.
     """
 
     def restore(step):
@@ -176,7 +176,7 @@ def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
       saved from; and newer steps that are damaged, as in `Restored`.
 
     Raises:
-      InputError: there is no checkpoint, or none is whole.
+      CheckpointError: there is no checkpoint, or none is whole.
     """
 
     def restore(step):
@@ -192,7 +192,7 @@ def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
 
     found = _newest(path, restore)
     if found is None:
-        raise InputError(f"{path}: holds no checkpoint; train the run first")
+        raise CheckpointError(f"{path}: holds no checkpoint; train the run first")
     weights = {name: found.tree[name] for name in ("params", "batch_stats")}
     return found.step, weights, found.damaged
 
@@ -209,7 +209,7 @@ def _newest(path, restore, check=lambda step, values: None):
             damaged[step] = str(error)
     if damaged:
         all_of_them = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
-        raise InputError(
+        raise CheckpointError(
             f"{path}: no checkpoint can be restored ({all_of_them}); "
             "put back a copy of one, or train the run anew, in another folder"
         )
@@ -236,7 +236,7 @@ def last_saved(path: Path) -> int | None:
     """
     try:
         step = read_json(path.with_name(LAST))["step"]
-    except (InputError, KeyError, TypeError):
+    except (DigitsError, KeyError, TypeError):
         return None
     return step if type(step) is int else None
 

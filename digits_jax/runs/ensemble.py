@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_jax.errors import InputError, quoted
+from digits_jax.errors import CheckpointError, DigitsError, quoted
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:
@@ -27,25 +27,25 @@ def members_of(path: Path) -> list[Path]:
     """The folders of a finished ensemble's members; none for a run that is no ensemble.
 
     Raises:
-      InputError: an ensemble that isn't finished, or a member that its ``results.json`` names
+      CheckpointError: an ensemble that isn't finished, or a member that its ``results.json`` names
         isn't in the folder.
     """
     # Without it, nothing says which members are whole, nor that there are no more to come.
     if not (path / folder.RESULTS).exists() and member_path(path, 0).is_dir():
-        raise InputError(
+        raise CheckpointError(
             f"{path}: the ensemble isn't finished (no {folder.RESULTS}); finish it with "
             f"python -m digits_jax.train --resume --workdir={path}, or give a member's folder"
         )
     try:
         results = folder.read_json(path / folder.RESULTS)
-    except InputError:
+    except DigitsError:
         return []  # whoever reads the run says what is wrong
     names = results.get("members") if isinstance(results, dict) else None
     if not isinstance(names, list) or not names:
         return []
     for index, name in enumerate(names):
         if name != member_path(path, index).name or not (path / name).is_dir():
-            raise InputError(
+            raise CheckpointError(
                 f"{path}: {folder.RESULTS} names a member {quoted(name)}, which isn't there; "
                 "train the ensemble again"
             )

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import CheckpointError, DigitsError, shown
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
@@ -55,7 +55,7 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     """Makes a folder that wasn't there: root/name, or root/name-2, root/name-3, ...
 
     Raises:
-      InputError: it can't be written.
+      CheckpointError: it can't be written.
 
     Example:
       >>> import tempfile
@@ -76,7 +76,9 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
 
 
 def _not_writable(path, error, flag="--workdir"):
-    return InputError(f"{flag}={path} can't be written ({error.strerror}); give a folder that can")
+    return CheckpointError(
+        f"{flag}={path} can't be written ({error.strerror}); give a folder that can"
+    )
 
 
 @contextlib.contextmanager
@@ -90,7 +92,7 @@ def hold_folder(path: Path, flag: str) -> Iterator[None]:
       flag: that gave it, for the errors.
 
     Raises:
-      InputError: it can't be written, or another process has it.
+      CheckpointError: it can't be written, or another process has it.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -111,7 +113,7 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
       new: make it, for a run that is about to start; else it holds one already.
 
     Raises:
-      InputError: it can't be written, another process has it, or (``new``) it holds a run.
+      CheckpointError: it can't be written, another process has it, or (``new``) it holds a run.
     """
     if not new:
         check_run(path)
@@ -122,7 +124,7 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
 
 
 def check_free(path: Path) -> None:
-    """Raises an InputError where `hold_workdir` would, for a new run; makes nothing."""
+    """Raises an DigitsError where `hold_workdir` would, for a new run; makes nothing."""
     if _holds_a_run(path):
         raise _taken(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -140,7 +142,7 @@ def _holds_a_run(path):
 
 
 def _taken(path):
-    return InputError(
+    return CheckpointError(
         f"--workdir={path} already holds a run; give another folder, or --resume to go on with it"
     )
 
@@ -153,7 +155,7 @@ def _lock(file, path, flag):
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(
+        raise CheckpointError(
             f"{flag}={path} is in use by another process; wait for it, or give another folder"
         ) from None
 
@@ -172,21 +174,21 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-      InputError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
+      CheckpointError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
     """
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             data = file.read(size) if size <= _MAX_JSON_BYTES else None
         if data is None:
-            raise InputError(f"{path}: has more than {_MAX_JSON_BYTES:,} bytes; is it ours?")
+            raise CheckpointError(f"{path}: has more than {_MAX_JSON_BYTES:,} bytes; is it ours?")
         return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
-    except InputError:
+    except DigitsError:
         raise
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: isn't JSON; was it changed by hand?") from None
+        raise CheckpointError(f"{path}: isn't JSON; was it changed by hand?") from None
 
 
 def _finite(text):
@@ -260,7 +262,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     of one step the later one counts.
 
     Raises:
-      InputError: the file is there and can't be read.
+      CheckpointError: the file is there and can't be read.
     """
     try:
         with open(path / METRICS, "rb") as file:
@@ -269,7 +271,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise InputError(f"{path / METRICS}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{path / METRICS}: can't be read ({error.strerror})") from None
 
 
 def _metrics_rows(file):
@@ -325,17 +327,19 @@ def read_results(path: Path) -> dict[str, Any]:
     """``results.json`` of a run's folder.
 
     Raises:
-      InputError: no such folder, no run in it, one that isn't finished, or no object in it.
+      CheckpointError: no such folder, no run in it, one that isn't finished, or no object in it.
     """
     check_run(path)
     if not (path / RESULTS).exists():
-        raise InputError(
+        raise CheckpointError(
             f"{path}: the run isn't finished (no {RESULTS}); "
             f"finish it with python -m digits_jax.train --resume --workdir={path}"
         )
     results = read_json(path / RESULTS)
     if not isinstance(results, dict):
-        raise InputError(f"{path / RESULTS}: isn't an object with a run's numbers; train it again")
+        raise CheckpointError(
+            f"{path / RESULTS}: isn't an object with a run's numbers; train it again"
+        )
     return results
 
 
@@ -343,7 +347,7 @@ def read_run(path: Path) -> Run:
     """A finished run's numbers and predictions.
 
     Raises:
-      InputError: as `read_results`, or predictions that are missing or damaged.
+      CheckpointError: as `read_results`, or predictions that are missing or damaged.
     """
     from digits_jax.runs.arrays import read_npz
 
@@ -355,18 +359,18 @@ def read_run(path: Path) -> Run:
         for part in ("", "validation_"):
             _check_predictions(arrays[f"{part}labels"], arrays[f"{part}logits"])
     except FileNotFoundError:
-        raise InputError(
+        raise CheckpointError(
             f"{path}: has no {PREDICTIONS}; "
             f"write it with python -m digits_jax.train --resume --workdir={path}"
         ) from None
     except OSError as error:
-        raise InputError(f"{path / PREDICTIONS}: can't be read ({error.strerror})") from None
+        raise CheckpointError(f"{path / PREDICTIONS}: can't be read ({error.strerror})") from None
     except KeyError as error:
-        raise InputError(
+        raise CheckpointError(
             f"{path / PREDICTIONS}: can't be read (no {error}); is it whole?"
         ) from None
     except ValueError as error:
-        raise InputError(
+        raise CheckpointError(
             f"{path / PREDICTIONS}: can't be read ({shown(str(error))}); is it whole?"
         ) from None
     return Run(path, results, **arrays)
@@ -385,9 +389,9 @@ def _check_predictions(labels, logits):
 
 
 def check_run(path: Path) -> None:
-    """Raises an InputError where a folder holds no run."""
+    """Raises an DigitsError where a folder holds no run."""
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "no such folder"
-        raise InputError(f"{path}: {what}; give the folder of a run")
+        raise CheckpointError(f"{path}: {what}; give the folder of a run")
     if not (path / CONFIG).is_file():
-        raise InputError(f"{path}: holds no run (no {CONFIG}); give the folder of a run")
+        raise CheckpointError(f"{path}: holds no run (no {CONFIG}); give the folder of a run")

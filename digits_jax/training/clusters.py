@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 
 FLAGS = ("--coordinator", "--num-processes", "--process-id")
 DETECT_SECONDS = 20
@@ -47,7 +47,7 @@ def find_place(
       process_id: of this one, from 0.
 
     Raises:
-      InputError: some are missing or impossible, or the cluster doesn't tell enough.
+      ConfigError: some are missing or impossible, or the cluster doesn't tell enough.
 
     Example:
       >>> find_place("10.0.0.1:1234", num_processes=4, process_id=3).address
@@ -57,7 +57,7 @@ def find_place(
     """
     given = (coordinator, num_processes, process_id)
     if num_processes is not None and num_processes < 1:
-        raise InputError(f"--num-processes={num_processes}: give 1 or more")
+        raise ConfigError(f"--num-processes={num_processes}: give 1 or more")
     if num_processes == 1 and process_id in (None, 0):
         return None
     if any(value is None for value in given):
@@ -67,9 +67,9 @@ def find_place(
             flag for flag, value in zip(FLAGS, given, strict=True) if value is None
         )
         verb = "are" if " and " in missing else "is"
-        raise InputError(f"{missing} {verb} missing: give {', '.join(FLAGS)} together, or none")
+        raise ConfigError(f"{missing} {verb} missing: give {', '.join(FLAGS)} together, or none")
     if not 0 <= process_id < num_processes:
-        raise InputError(
+        raise ConfigError(
             f"--process-id={process_id}: --num-processes={num_processes} have the numbers "
             f"0 to {num_processes - 1}"
         )
@@ -79,7 +79,7 @@ def find_place(
 def _parse(coordinator):
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([\w.-]+)):(\d{1,5})", coordinator.strip())
     if not found or not 1 <= int(found[3]) <= 65535:
-        raise InputError(
+        raise ConfigError(
             f"--coordinator={coordinator}: give HOST:PORT of process 0, like 10.0.0.1:1234"
         )
     return found[1] or found[2], int(found[3])
@@ -97,13 +97,13 @@ def _ask_cluster(environment: Mapping[str, str]) -> Place | None:
             None, None, None, None, None, DETECT_SECONDS
         )
     except Exception as error:
-        raise InputError(
+        raise ConfigError(
             f"the cluster doesn't say where process 0 is ({_first_line(error)}); {_ADVICE}"
         ) from None
     if count == 1:
         return None
     if address is None or count is None or index is None:
-        raise InputError(
+        raise ConfigError(
             f"the cluster started several processes but doesn't say where process 0 is; {_ADVICE}"
         )
     if _owns_its_devices(environment):

@@ -9,7 +9,7 @@ from typing import Any
 
 from digits_jax.config import TrainConfig, difference_in_resuming, read_config
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import ensemble_results, mean_log_probabilities, member_path
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
@@ -55,7 +55,7 @@ def fit_ensemble(
       each: called with each member that was trained now.
 
     Raises:
-      InputError: what can't be used.
+      ConfigError: what can't be used.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
@@ -110,7 +110,7 @@ def fit_ensemble(
 def _trains_together(plan):
     streamed = plan.config.input == "stream"
     if plan.config.together and streamed:
-        raise InputError(
+        raise ConfigError(
             "--together: --input=stream doesn't hold the images in memory, where all members read "
             "them; give --no-together"
         )
@@ -143,7 +143,7 @@ def _check_same(plan, workdir):
     path = workdir / folder.CONFIG
     there = read_config(path)
     if name := difference_in_resuming(plan.config, there):
-        raise InputError(
+        raise ConfigError(
             f"--{name.replace('_', '-')}={getattr(plan.config, name)}: the ensemble in {workdir} "
             f"has {getattr(there, name)}; leave the flag out, or start a new one"
         )
@@ -166,7 +166,7 @@ def put_together(workdir: Path, count: int) -> EnsembleResult:
       count: of members.
 
     Raises:
-      InputError: a member that isn't whole.
+      ConfigError: a member that isn't whole.
     """
     runs = tuple(folder.read_run(member_path(workdir, index)) for index in range(count))
     arrays = {

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from digits_jax.errors import InputError, PeerError
+from digits_jax.errors import ConfigError, DigitsError, PeerError
 from digits_jax.training.lines import Line
 from digits_jax.training.peers import Limits, Peer, find_lost, find_stalled, whereabouts
 
@@ -86,7 +86,7 @@ class Group:
           value: plain JSON.
 
         Raises:
-          InputError: another process has failed.
+          ConfigError: another process has failed.
         """
         value = json.loads(json.dumps(value))  # the same types in all
         if self.count == 1:
@@ -117,7 +117,7 @@ class Group:
     def first_says(self, name: str, value: Any | Callable[[], Any] = None) -> Any:
         """Process 0's value, for all; where it is a function, only process 0 calls it.
 
-        An InputError that the function raises is raised in every process.
+        An DigitsError that the function raises is raised in every process.
 
         Args:
           name: of what is said, for errors.
@@ -140,7 +140,7 @@ class Group:
         return made if self.index == 0 else make()
 
     def agree(self, values: dict[str, Any]) -> None:
-        """Raises an InputError in every process where not all have given the same.
+        """Raises an DigitsError in every process where not all have given the same.
 
         Args:
           values: plain JSON, by the names of what was given.
@@ -151,7 +151,7 @@ class Group:
                 first, second = everyone[0].get(name), other.get(name)
                 if first != second:
                     self._judged = True  # by each for itself, with the same words
-                    raise InputError(
+                    raise ConfigError(
                         f"{name} is {_short(second)} in process {index} and {_short(first)} in "
                         "process 0; start all processes with the same configuration"
                     )
@@ -198,9 +198,9 @@ class Group:
             self._judged = self._judged or self.verdict is not None
             return self.verdict
 
-    def verdict_error(self) -> InputError:
+    def verdict_error(self) -> DigitsError:
         """What has happened to another process, as an error here."""
-        return (InputError if self._published else PeerError)(self.verdict)
+        return (DigitsError if self._published else PeerError)(self.verdict)
 
     # --- the thread -------------------------------------------------------------------------
 

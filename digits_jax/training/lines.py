@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 SEND_SECONDS = 2.0  # A peer that takes nothing for so long is stopped; its silence is judged.
 RETRY_SECONDS = 0.2
@@ -68,7 +68,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Listens for the others: on this machine alone where the host is its loopback.
 
     Raises:
-      InputError: the port is in use, or not allowed.
+      ConfigError: the port is in use, or not allowed.
     """
     until = time.monotonic() + BUSY_SECONDS
     while True:
@@ -83,7 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
             return socket.create_server(("", port), backlog=1024)
         except OSError as error:
             if time.monotonic() > until or isinstance(error, PermissionError):
-                raise InputError(
+                raise ConfigError(
                     f"--coordinator={host}:{port}: process 0 can't listen on port {port} "
                     f"({_why(error)}): another program, or another "
                     "process 0, has it; give a free port to all processes"
@@ -106,7 +106,7 @@ def call_the_roll(
       The line to each of the others, and what each has said of itself.
 
     Raises:
-      InputError: some are missing, two have one number, or one expects another count.
+      ConfigError: some are missing, two have one number, or one expects another count.
     """
     lines, said, strangers = {}, {0: me}, []
     with selectors.DefaultSelector() as selector, listener:
@@ -135,7 +135,7 @@ def call_the_roll(
         if problem or line not in others:
             line.close()
     if problem:
-        raise InputError(problem)
+        raise ConfigError(problem)
     return lines, said
 
 
@@ -179,7 +179,7 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line,
       The line to process 0, and what that has said of itself.
 
     Raises:
-      InputError: nobody is there, or process 0 says what is wrong.
+      ConfigError: nobody is there, or process 0 says what is wrong.
     """
     seen = "nobody answers"
     while time.monotonic() < until:
@@ -194,7 +194,7 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line,
             if welcome:
                 return line, welcome
             seen = "process 0 is there but doesn't say that all have come"
-        except InputError:  # which is a ValueError
+        except DigitsError:  # which is a ValueError
             line.close()
             raise
         except EOFError:
@@ -203,7 +203,7 @@ def answer_the_roll(host: str, port: int, me: dict, until: float) -> tuple[Line,
             seen = "what answers there is another program, or a run that has begun already"
         line.close()
         time.sleep(RETRY_SECONDS)
-    raise InputError(
+    raise ConfigError(
         f"--coordinator={host}:{port}: process {me['id']} can't join process 0 ({seen}); start "
         f"all processes within {me['seconds']:g} s, with the address of process 0's machine"
     )
@@ -219,7 +219,7 @@ def _wait_for_welcome(line, me, until):
                 continue
             for message in line.receive():
                 if "end" in message:
-                    raise InputError(str(message["end"]))
+                    raise ConfigError(str(message["end"]))
                 return {name: str(message["welcome"][name]) for name in ("host", "pid")}
     return None
 

@@ -16,7 +16,7 @@ from digits_jax.config import HERE, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import BatchOrder
 from digits_jax.data.stream import open_stream
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import parallel
@@ -76,7 +76,7 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
       The final state, the results and the folder.
 
     Raises:
-      InputError: what can't be used; nothing was written then.
+      ConfigError: what can't be used; nothing was written then.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
@@ -88,16 +88,16 @@ def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = Fa
       (360, True)
     """
     if not isinstance(config, TrainConfig):
-        raise InputError(f"the configuration is {config!r:.60}; give a TrainConfig")
+        raise ConfigError(f"the configuration is {config!r:.60}; give a TrainConfig")
     for name in ("dry_run", "eval_only", "config"):
         if getattr(config, name):
-            raise InputError(
+            raise ConfigError(
                 f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
                 "a configuration, `digits_jax.load_trained` loads a run, `digits_jax.recipe_of` "
                 "reads its configuration"
             )
     if config.ensemble > 1:
-        raise InputError(
+        raise ConfigError(
             f"ensemble is {config.ensemble}: `fit` trains one network; give it to "
             "`digits_jax.fit_ensemble`"
         )
@@ -120,7 +120,7 @@ def resume(
       As `fit` does.
 
     Raises:
-      InputError: no run is there, or the data set isn't the same.
+      ConfigError: no run is there, or the data set isn't the same.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
@@ -327,7 +327,7 @@ def add_sums(totals: dict[str, float], pending: list[Sums], session: Session) ->
     """The totals with some steps' sums; waits for them.
 
     Raises:
-      InputError: too many steps in a row had no finite numbers.
+      ConfigError: too many steps in a row had no finite numbers.
     """
     totals = dict(totals)
     fetched = jax.device_get([sums for _, sums in pending])
@@ -353,7 +353,7 @@ def _diverged(session, step, in_a_row):
         folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
     saved = list_steps(workdir / folder.CHECKPOINTS)
     kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was made yet"
-    return InputError(
+    return ConfigError(
         f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} steps "
         f"in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training images "
         f"{', '.join(map(str, indices[:4]))}, ...: all in {workdir / folder.SKIPPED}); {kept}; "

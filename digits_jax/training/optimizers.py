@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
 SCHEDULES = ("one_cycle", "cosine", "constant")
@@ -27,7 +27,7 @@ def make_schedule(
       ``f(step) -> learning rate``.
 
     Raises:
-      InputError: an unknown name.
+      ConfigError: an unknown name.
 
     Example:
       >>> schedule = make_schedule("cosine", 0.1, total_steps=100)
@@ -49,7 +49,7 @@ def make_schedule(
         if not warmup_steps:  # optax would stay at 0 for ever.
             return optax.constant_schedule(learning_rate)
         return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
-    raise InputError(f"schedule is {name!r}; allowed: {', '.join(SCHEDULES)}")
+    raise ConfigError(f"schedule is {name!r}; allowed: {', '.join(SCHEDULES)}")
 
 
 def _is_kernel(params: Any) -> Any:
@@ -72,7 +72,7 @@ def make_optimizer(
       An optax transformation.
 
     Raises:
-      InputError: an unknown name, or Adam with weight decay.
+      ConfigError: an unknown name, or Adam with weight decay.
 
     Example:
       >>> tx = make_optimizer("sgd", 0.1)
@@ -87,7 +87,7 @@ def make_optimizer(
     """
     if name == "adam":
         if weight_decay:
-            raise InputError(
+            raise ConfigError(
                 f"weight_decay is {weight_decay} with optimizer 'adam', which has none; "
                 "use 'adamw', or weight_decay 0"
             )
@@ -100,4 +100,4 @@ def make_optimizer(
         decay = optax.add_decayed_weights(weight_decay, _is_kernel) if weight_decay else None
         sgd = optax.sgd(schedule, momentum=0.9, nesterov=True)
         return optax.chain(decay, sgd) if decay else sgd
-    raise InputError(f"optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+    raise ConfigError(f"optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")

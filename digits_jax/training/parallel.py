@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from digits_jax.errors import InputError
-from digits_jax.processor import cpu_count, processor_features, processor_lines
+from digits_jax.errors import ConfigError
+from digits_jax.hardware import cpu_count, processor_features, processor_lines
 
 AXIS = "data"
 EVERYWHERE = P()
@@ -50,10 +50,10 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
       The platform's devices that are this process's own.
 
     Raises:
-      InputError: a platform that isn't here.
+      ConfigError: a platform that isn't here.
     """
     if platform not in PLATFORMS:
-        raise InputError(f"platform is {platform!r}; allowed: {', '.join(PLATFORMS)}")
+        raise ConfigError(f"platform is {platform!r}; allowed: {', '.join(PLATFORMS)}")
     # A backend that has started keeps the devices that it has.
     with contextlib.suppress(RuntimeError):
         most = max(MOST_CPU_DEVICES, cpu_count())
@@ -62,7 +62,7 @@ def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
         return jax.local_devices(backend=None if platform == "auto" else platform)
     except RuntimeError:
         here = jax.local_devices()[0].platform
-        raise InputError(
+        raise ConfigError(
             f"--platform={platform}: JAX finds none here; give --platform={here}, or auto, "
             "or install the jax that is made for it"
         ) from None
@@ -140,7 +140,7 @@ def choose_steps_per_call(
       steps_in_an_epoch: about.
 
     Raises:
-      InputError: several, where only one is possible.
+      ConfigError: several, where only one is possible.
 
     Example:
       >>> alone = {"streamed": False, "processes": 1, "steps_in_an_epoch": 215}
@@ -156,7 +156,7 @@ def choose_steps_per_call(
         alone = platform == "cpu" or obstacle
         return 1 if alone else min(MOST_STEPS_PER_CALL, steps_in_an_epoch)
     if obstacle and int(wanted) > 1:
-        raise InputError(f"--steps-per-call={wanted}: {obstacle}; give 1, or auto")
+        raise ConfigError(f"--steps-per-call={wanted}: {obstacle}; give 1, or auto")
     return int(wanted)
 
 
@@ -202,7 +202,7 @@ def choose_devices(
       The first devices of the list.
 
     Raises:
-      InputError: more devices than there are, or a batch that they don't divide.
+      ConfigError: more devices than there are, or a batch that they don't divide.
 
     Example:
       >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
@@ -214,13 +214,13 @@ def choose_devices(
         return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
     count = int(wanted)
     if not 1 <= count <= len(devices):
-        raise InputError(
+        raise ConfigError(
             f"--devices={count}: JAX has {len(devices)} here ({devices[0].platform}); "
             f"give 1 to {len(devices)}, or auto"
         )
     if batch_size % count:
         fitting = {max(1, batch_size // count) * count, -(-batch_size // count) * count}
-        raise InputError(
+        raise ConfigError(
             f"--batch-size={batch_size}: {count} devices don't divide it; "
             f"give {' or '.join(map(str, sorted(fitting)))}"
         )
@@ -228,7 +228,7 @@ def choose_devices(
 
 
 def check_memory(state: Any, mesh: Mesh) -> None:
-    """Raises an InputError for a state that the devices can't hold.
+    """Raises an DigitsError for a state that the devices can't hold.
 
     XLA on CPU doesn't fail where an allocation does: it waits for ever.
 
@@ -247,7 +247,7 @@ def check_memory(state: Any, mesh: Mesh) -> None:
     else:
         limit = (first.memory_stats() or {}).get("bytes_limit", needed)
     if needed > limit:
-        raise InputError(
+        raise ConfigError(
             f"the network and its optimizer take {needed / 2**30:.1f} GiB and there are "
             f"{limit / 2**30:.1f} GiB: give smaller --hidden-sizes, --channels or --dense-size"
         )
@@ -335,7 +335,7 @@ def parallelize(
       The compiled step, called like the bare one.
 
     Raises:
-      InputError: an unknown mode.
+      ConfigError: an unknown mode.
 
     Example:
       >>> mesh = make_mesh(jax.devices()[:1])
@@ -368,7 +368,7 @@ def parallelize(
         return mapped
     if mode == "pmap":
         return _pmap(named, mesh, outputs)
-    raise InputError(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
+    raise ConfigError(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
 
 
 def _is_spec(x):

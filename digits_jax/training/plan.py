@@ -19,7 +19,7 @@ from digits_jax.config_checks import check
 from digits_jax.data.augment import make_augment
 from digits_jax.data.datasets import Dataset, load_dataset
 from digits_jax.data.pipeline import num_steps, share_size
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.models.build import build_model
 from digits_jax.models.layers import choose_convolution
 from digits_jax.runs.checkpoint import abstract
@@ -129,13 +129,13 @@ def prepare(
       group: the processes that train together.
 
     Raises:
-      InputError: what can't be used.
+      ConfigError: what can't be used.
     """
     started = time.perf_counter()
     if not isinstance(config, TrainConfig):
-        raise InputError(f"the configuration is {config!r:.60}; give a TrainConfig")
+        raise ConfigError(f"the configuration is {config!r:.60}; give a TrainConfig")
     if not (dataset is None or isinstance(dataset, Dataset)):
-        raise InputError(f"the data set is a {type(dataset).__name__}; give a digits_jax.Dataset")
+        raise ConfigError(f"the data set is a {type(dataset).__name__}; give a digits_jax.Dataset")
     check(config)
     group = group or Group()
     heavy = config.arch == "cnn"
@@ -160,7 +160,7 @@ def prepare(
     steps_per_call = choose_steps(steps_in_an_epoch=in_an_epoch)
     config = dataclasses.replace(config, steps_per_call=str(steps_per_call))
     if config.batch_size > len(dataset.train):
-        raise InputError(
+        raise ConfigError(
             f"--batch-size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
             "images; give at most that"
         )
@@ -168,7 +168,7 @@ def prepare(
     if to_train and config.batch_size % group.count:
         fitting = config.batch_size // group.count * group.count
         near = sorted({max(fitting, group.count), fitting + group.count})
-        raise InputError(
+        raise ConfigError(
             f"--batch-size={config.batch_size}: {group.count} processes don't divide it; "
             f"give {' or '.join(map(str, near))}"
         )
@@ -202,7 +202,7 @@ def _teacher(config, dataset, shards):
     started = config.workdir and (Path(config.workdir) / CONFIG).is_file()
     learner = config.workdir if started else config.config
     if learner and not Path(config.teacher).is_dir():
-        raise InputError(
+        raise ConfigError(
             f"--teacher={config.teacher}: no such folder, but {learner} learns from what was "
             "there; where it was moved to, say with --teacher=RUN"
         )

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import jax
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 from digits_jax.training.clusters import Place, find_place
 from digits_jax.training.group import Group
 from digits_jax.training.interrupts import Interrupted
@@ -64,7 +64,7 @@ def join(
       The group; of one where there are no others.
 
     Raises:
-      InputError: what was given can't be used, or not all came, or another process failed.
+      ConfigError: what was given can't be used, or not all came, or another process failed.
 
     Example:
       >>> with join() as group:
@@ -79,7 +79,7 @@ def join(
         yield Group()
         return
     if _here["ever"] or jax.distributed.is_initialized():
-        raise InputError(
+        raise ConfigError(
             "this process has joined others before, and JAX can't join twice: put "
             "`with digits_jax.training.processes.join():` around all that is trained"
         )
@@ -142,7 +142,7 @@ def _start_jax(place):
                 coordinator_bind_address=address if place.host in LOOPBACK else None,
             )
     except RuntimeError as error:
-        raise InputError(
+        raise ConfigError(
             f"JAX can't join the {place.count} processes at {place.address} "
             f"({str(error).splitlines()[0]}); start all again, with another port"
         ) from None
@@ -165,13 +165,13 @@ def _tell_why(group, error, limits):
     if _is_runtime_error(error):
         # A collective fails where another process is gone: the watch finds out which.
         group.wait_for_verdict(limits.silent_seconds + 3 * limits.beat_seconds)
-    elif isinstance(error, Exception) and not isinstance(error, InputError | OSError):
+    elif isinstance(error, Exception) and not isinstance(error, DigitsError | OSError):
         group.wait_for_verdict(SOON_SECONDS)
-    if group.verdict and not isinstance(error, InputError):
+    if group.verdict and not isinstance(error, DigitsError):
         raise group.verdict_error() from None
     text = (
         str(error)
-        if isinstance(error, InputError | OSError)
+        if isinstance(error, DigitsError | OSError)
         else f"{type(error).__name__}: {error}"
     )
     if isinstance(error, KeyboardInterrupt | SystemExit):

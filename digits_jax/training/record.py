@@ -6,11 +6,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from digits_jax.processor import cpu_count, processor_name
+from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs.checkpoint import tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.state import TrainState, count_params
-from digits_jax.versions import version_of
 
 
 def device_name(mesh: Mesh) -> str:

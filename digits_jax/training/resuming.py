@@ -18,7 +18,7 @@ from digits_jax.config import (
     with_later_fields,
 )
 from digits_jax.data.pipeline import num_steps
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import CheckpointError, DigitsError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import (
     clear_up,
@@ -44,13 +44,13 @@ NOTHING = {**NO_SUMS, **NO_SECONDS, "skipped_in_a_row": 0.0}
 
 
 def check_same_run(plan: Plan, workdir: Path) -> None:
-    """Raises an InputError where a plan isn't that of the run in a folder."""
+    """Raises an DigitsError where a plan isn't that of the run in a folder."""
     path = workdir / folder.CONFIG
     old = read_config(path)
     name = difference_in_resuming(plan.config, old)
     if name:
         flag = name.replace("_", "-")
-        raise InputError(
+        raise CheckpointError(
             f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
             f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
         )
@@ -59,14 +59,14 @@ def check_same_run(plan: Plan, workdir: Path) -> None:
 
 
 def check_same_data(plan: Plan, path: Path) -> None:
-    """Raises an InputError where the run of a ``config.json`` was trained on other data.
+    """Raises an DigitsError where the run of a ``config.json`` was trained on other data.
 
     Data of another name may well be meant.
     """
     described = _described(path, "dataset")
     sha256 = described.get("sha256")
     if sha256 != plan.dataset.sha256 and described.get("name") in (None, plan.dataset.name):
-        raise InputError(
+        raise CheckpointError(
             f"{path.parent}: was trained on another version of {plan.dataset.name!r} "
             f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
             "give the same data with --data-dir"
@@ -74,7 +74,7 @@ def check_same_data(plan: Plan, path: Path) -> None:
 
 
 def check_same_teacher(plan: Plan, path: Path) -> None:
-    """Raises an InputError where the run of a ``config.json`` learned from another network.
+    """Raises an DigitsError where the run of a ``config.json`` learned from another network.
 
     Those of before say so in their checkpoints alone.
     """
@@ -85,7 +85,7 @@ def check_same_teacher(plan: Plan, path: Path) -> None:
 
 def _check_teacher(plan, workdir, there):
     if there != list(plan.teacher.sha256):
-        raise InputError(
+        raise CheckpointError(
             f"--teacher={plan.config.teacher}: another network is there than the one that "
             f"{workdir} learns from; give that one's folder"
         )
@@ -134,7 +134,7 @@ def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[s
       quiet: print nothing but warnings.
 
     Raises:
-      InputError: there are checkpoints, and none is whole and of this run.
+      CheckpointError: there are checkpoints, and none is whole and of this run.
     """
     if not plan.config.resume:
         return plan.initial_state(), dict(NOTHING)
@@ -143,7 +143,7 @@ def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[s
     saved = last_saved(path)
     if restored is None:
         if saved is not None:
-            raise InputError(
+            raise CheckpointError(
                 f"{path}: holds no checkpoint, but step {saved} was saved there: put it back, "
                 "or start a new run in another folder"
             )
@@ -203,7 +203,7 @@ def _restore(plan, workdir):
 
 def _check_values(values, step, plan, workdir):
     if values.keys() != {*NOTHING, "run"}:
-        raise InputError(
+        raise CheckpointError(
             f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
             "train the run anew, in another folder"
         )
@@ -213,7 +213,7 @@ def _check_values(values, step, plan, workdir):
         _check_teacher(plan, workdir, saved.get("teacher_sha256"))
     for name in own:
         if saved.get(name) != own[name]:
-            raise InputError(
+            raise CheckpointError(
                 f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
                 f"{step} was made with {saved.get(name)}: the file was changed by hand, or the "
                 "checkpoint is another run's; put back the run's own, or start a new run"
@@ -239,7 +239,7 @@ def as_it_was_trained(results: dict[str, Any], workdir: Path) -> dict[str, Any]:
       results: as they are found now.
       workdir: the folder, whose ``results.json`` is of this very state, or isn't.
     """
-    with contextlib.suppress(InputError, KeyError, TypeError):
+    with contextlib.suppress(DigitsError, KeyError, TypeError):
         old = folder.read_json(workdir / folder.RESULTS)
         if old["params_sha256"] == results["params_sha256"]:
             kept = {name: old[name] for name in _OF_THE_TRAINING if name in old}
@@ -256,7 +256,7 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
       elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
 
     Raises:
-      InputError: no run, no checkpoint that is whole, or a data set that has changed.
+      CheckpointError: no run, no checkpoint that is whole, or a data set that has changed.
     """
     workdir = Path(workdir)
     folder.check_run(workdir)
@@ -265,7 +265,7 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
         lacks = "no checkpoint yet"
         if config.ensemble > 1:
             lacks = f"not all of its {config.ensemble} networks yet"
-        raise InputError(
+        raise CheckpointError(
             f"{workdir}: has {lacks}; "
             f"train it with python -m digits_jax.train --resume --workdir={workdir}"
         )

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.pipeline import eval_batches, share_size
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.training.parallel import AXIS, parallelize, shard
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import eval_step, predict_step
@@ -92,7 +92,7 @@ def make_scorer(
     Returns:
       ``f(state, split, between) -> Score``, for a split with ``images`` uint8
       [n, *image_shape] and ``labels`` int32 [n]; it calls ``between()``, which may raise, before
-      each batch, and raises an InputError where the loss isn't finite.
+      each batch, and raises an DigitsError where the loss isn't finite.
     """
     own_size = share_size(batch_size, share)
     example = {
@@ -136,10 +136,10 @@ def score_of_sums(totals: dict[str, float], labels: np.ndarray, logits: np.ndarr
       logits: float32 [n or more, classes], of the batches one after another.
 
     Raises:
-      InputError: the loss isn't finite.
+      ConfigError: the loss isn't finite.
     """
     if not math.isfinite(totals["loss"]):
-        raise InputError(
+        raise ConfigError(
             f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
             "--learning-rate), or its checkpoint is damaged"
         )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import ConfigError, DigitsError, shown
 from digits_jax.models.build import build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
@@ -61,12 +61,12 @@ def load_teacher(
       dtype, convolution, shards: as the student computes.
 
     Raises:
-      InputError: no finished run is there, or one of other data.
+      ConfigError: no finished run is there, or one of other data.
     """
     try:
         members = members_of(Path(path)) or [Path(path)]
-    except InputError as error:
-        raise InputError(f"--teacher={error}") from None
+    except DigitsError as error:
+        raise ConfigError(f"--teacher={error}") from None
     variables, applies, sums = [], [], []
     for member in members:
         try:
@@ -76,16 +76,16 @@ def load_teacher(
             _, weights, _ = read_weights(member / folder.CHECKPOINTS)
             sha256 = tree_sha256(weights["params"])
             if sha256 != results["params_sha256"]:
-                raise InputError(
+                raise ConfigError(
                     f"{member}: its newest checkpoint isn't the one that {folder.RESULTS} names"
                 )
             own = {"dtype": dtype, "convolution": convolution}
             module = build_model({**settings, **own}, dataset.num_classes, shards)
-        except InputError as error:
-            raise InputError(f"--teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
+        except DigitsError as error:
+            raise ConfigError(f"--teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = shown(f"{type(error).__name__}: {error}")
-            raise InputError(f"--teacher={path}: {member} isn't a whole run ({why})") from None
+            raise ConfigError(f"--teacher={path}: {member} isn't a whole run ({why})") from None
         variables.append(weights)
         applies.append(module.apply)
         sums.append(sha256)
@@ -96,7 +96,7 @@ def _check_data(member, results, dataset):
     if results["dataset_sha256"] != dataset.sha256:
         other = results["dataset"]
         words = other if other != dataset.name else f"another version of {other}"
-        raise InputError(
+        raise ConfigError(
             f"{member} was trained on {shown(str(words))}, this run is on {dataset.name}; "
             "give a teacher of the same data set"
         )

@@ -54,7 +54,7 @@ def train_together(
       quiet: print nothing.
 
     Raises:
-      InputError: a member has diverged, or the members don't fit into memory.
+      ConfigError: a member has diverged, or the members don't fit into memory.
       Interrupted: a signal came, and every member has a checkpoint.
     """
     members = [

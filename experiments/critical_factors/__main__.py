@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 
 PROGRAM = "python -m experiments.critical_factors"
 
@@ -76,15 +76,15 @@ def _check(arguments):
     archs = ("mlp", "cnn")
     if not arguments.archs or not set(arguments.archs) <= set(archs):
         given = ",".join(arguments.archs)
-        raise InputError(f"--archs={given}: give mlp, cnn, or both with a comma between")
+        raise ConfigError(f"--archs={given}: give mlp, cnn, or both with a comma between")
     if not 1 <= arguments.seeds <= 1000:
-        raise InputError(f"--seeds={arguments.seeds}: give 1 to 1000; intervals need 2 or more")
+        raise ConfigError(f"--seeds={arguments.seeds}: give 1 to 1000; intervals need 2 or more")
     lanes = arguments.lanes
     if lanes != "auto" and not (lanes.isdecimal() and 1 <= int(lanes) <= 1000):
-        raise InputError(f"--lanes={lanes}: give auto, or 1 to 1000")
+        raise ConfigError(f"--lanes={lanes}: give auto, or 1 to 1000")
     folder = arguments.folder
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output={folder} is a file; give a folder")
+        raise ConfigError(f"--output={folder} is a file; give a folder")
 
 
 if __name__ == "__main__":

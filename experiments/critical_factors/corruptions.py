@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from experiments.critical_factors.geometry import affine, grid, sample
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -35,7 +35,7 @@ def corrupt(name: str, images: np.ndarray, severity: int, seed: int = 0) -> np.n
       uint8 [n, height, width, 1].
 
     Raises:
-      InputError: another name, or another severity.
+      ConfigError: another name, or another severity.
 
     Example:
       >>> corrupt("inversion", np.zeros((1, 2, 2, 1), np.uint8), 1).ravel().tolist()
@@ -45,10 +45,10 @@ def corrupt(name: str, images: np.ndarray, severity: int, seed: int = 0) -> np.n
         return images
     functions = {**CORRUPTIONS, "inversion": _inversion, "off_centre": _off_centre}
     if name not in functions:
-        raise InputError(f"corruption is {name!r}; allowed: {', '.join(functions)}")
+        raise ConfigError(f"corruption is {name!r}; allowed: {', '.join(functions)}")
     allowed = {"inversion": (1,), "off_centre": SHIFTS}.get(name, SEVERITIES)
     if severity not in allowed:
-        raise InputError(f"severity is {severity!r}; allowed: {', '.join(map(str, allowed))}")
+        raise ConfigError(f"severity is {severity!r}; allowed: {', '.join(map(str, allowed))}")
     stream = list(functions).index(name) * 100 + severity
     rng = np.random.Generator(np.random.Philox(key=[seed, stream]))
     return functions[name](rng, images, severity)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from experiments.critical_factors.networks import ACTIVATIONS, NORMALIZATIONS, POOLINGS
 from experiments.critical_factors.preprocess import PREPROCESSING
 from experiments.critical_factors.recipe import ARCHS, Recipe
@@ -262,15 +262,15 @@ def choose_factors(factors: Sequence[Factor], names: Sequence[str]) -> list[Fact
     """Those with the given names, in their own order; all where none is given.
 
     Raises:
-      InputError: a name that no factor has.
+      ConfigError: a name that no factor has.
     """
     known = {factor.name for factor in factors}
     if "" in names:
-        raise InputError("--factors is empty; leave it out for all of them")
+        raise ConfigError("--factors is empty; leave it out for all of them")
     unknown = [name for name in names if name not in known]
     if unknown:
         allowed = ", ".join(factor.name for factor in factors)
-        raise InputError(f"--factors={','.join(names)}: no {', '.join(unknown)}; give {allowed}")
+        raise ConfigError(f"--factors={','.join(names)}: no {', '.join(unknown)}; give {allowed}")
     return [factor for factor in factors if factor.name in names or not names]
 
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.models.layers import max_pool, space_to_depth
 from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
 from experiments.critical_factors.recipe import Recipe
@@ -171,7 +171,7 @@ def build(recipe: Recipe, num_classes: int, convolution: str = "lax") -> nn.Modu
       convolution: "lax" or "matmul".
 
     Raises:
-      InputError: a choice that there is not.
+      ConfigError: a choice that there is not.
 
     Example:
       >>> build(Recipe("mlp", hidden_sizes=(8, 4)), num_classes=10).hidden_sizes
@@ -183,7 +183,7 @@ def build(recipe: Recipe, num_classes: int, convolution: str = "lax") -> nn.Modu
         ("pooling", POOLINGS),
     ):
         if getattr(recipe, name) not in allowed:
-            raise InputError(f"{name} is {getattr(recipe, name)!r}; allowed: {', '.join(allowed)}")
+            raise ConfigError(f"{name} is {getattr(recipe, name)!r}; allowed: {', '.join(allowed)}")
     common = {
         "num_classes": num_classes,
         "activation": recipe.activation,

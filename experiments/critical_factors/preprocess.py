@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from experiments.critical_factors.geometry import affine, moments
 
 PREPROCESSING = ("none", "scaling", "standardising", "deskewing", "centring", "binarising")
@@ -27,14 +27,14 @@ def prepare(name: str, images: np.ndarray) -> np.ndarray:
       uint8 [n, height, width, 1].
 
     Raises:
-      InputError: another name.
+      ConfigError: another name.
 
     Example:
       >>> prepare("binarising", np.array([[[[127], [128]]]], np.uint8)).ravel().tolist()
       [0, 255]
     """
     if name not in PREPROCESSING:
-        raise InputError(f"preprocessing is {name!r}; allowed: {', '.join(PREPROCESSING)}")
+        raise ConfigError(f"preprocessing is {name!r}; allowed: {', '.join(PREPROCESSING)}")
     change: dict[str, Callable] = {
         "deskewing": deskew,
         "centring": centre_by_mass,

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs.folder import hold_folder, naming, read_json, write_json
 
 FACTORS, ROBUSTNESS, SETTINGS = "factors.csv", "robustness.csv", "settings.json"
@@ -89,7 +89,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     A last line that was cut short is removed from the file.
 
     Raises:
-      InputError: it is another table, or it is damaged.
+      ConfigError: it is another table, or it is damaged.
     """
     if not path.exists():
         return []
@@ -105,13 +105,13 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         path.unlink()
         return []
     if lines[0] != names:
-        raise InputError(f"{path} has columns {','.join(lines[0])[:60]}; {_elsewhere(path)}")
+        raise ConfigError(f"{path} has columns {','.join(lines[0])[:60]}; {_elsewhere(path)}")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
             values = [f.type(v) for f, v in zip(fields(kind), line, strict=True)]
         except ValueError:
-            raise InputError(f"{path}: line {number} is damaged; {_elsewhere(path)}") from None
+            raise ConfigError(f"{path}: line {number} is damaged; {_elsewhere(path)}") from None
         rows.append(kind(*values))
     return rows
 
@@ -140,7 +140,7 @@ def hold_output(output: Path, settings: dict[str, Any]) -> Iterator[None]:
       settings: what all its rows have in common.
 
     Raises:
-      InputError: it can't be written, another process has it, or it has other settings.
+      ConfigError: it can't be written, another process has it, or it has other settings.
     """
     with hold_folder(output, "--output"):
         check_settings(output, settings)
@@ -148,12 +148,12 @@ def hold_output(output: Path, settings: dict[str, Any]) -> Iterator[None]:
 
 
 def check_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Raises an InputError where a folder holds a study of other settings; else notes them."""
+    """Raises an DigitsError where a folder holds a study of other settings; else notes them."""
     path = output / SETTINGS
     if not path.exists():
         tables = [name for name in (FACTORS, ROBUSTNESS) if (output / name).exists()]
         if tables:
-            raise InputError(
+            raise ConfigError(
                 f"{output} holds {tables[0]} but no {SETTINGS} that says of what; "
                 f"{_elsewhere(path)}"
             )
@@ -163,7 +163,7 @@ def check_settings(output: Path, settings: dict[str, Any]) -> None:
     there = there if isinstance(there, dict) else {}
     for name, value in settings.items():
         if there.get(name) != value:
-            raise InputError(
+            raise ConfigError(
                 f"{output} holds a study with {name} {there.get(name)}, and this one has {value}; "
                 f"{_elsewhere(path)}"
             )
@@ -208,7 +208,7 @@ def of_today(rows: Sequence[Any], recipes: dict[tuple, str]) -> list[Any]:
 
 
 def check_recipes(rows: Sequence[Any], wanted: dict[tuple, str], path: Path) -> None:
-    """Raises an InputError for a row whose recipe isn't what its level means today.
+    """Raises an DigitsError for a row whose recipe isn't what its level means today.
 
     Args:
       rows: that are there.
@@ -218,4 +218,4 @@ def check_recipes(rows: Sequence[Any], wanted: dict[tuple, str], path: Path) -> 
     for row in rows:
         if wanted.get(row.key, row.recipe) != row.recipe:
             name = " ".join(map(str, row.key))
-            raise InputError(f"{path}: {name} was trained by another recipe; {_elsewhere(path)}")
+            raise ConfigError(f"{path}: {name} was trained by another recipe; {_elsewhere(path)}")

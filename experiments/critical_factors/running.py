@@ -11,7 +11,7 @@ from tqdm import tqdm
 from digits_jax.benchmarks.machine import describe_machine
 from digits_jax.benchmarks.words import where
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs.folder import replace_file
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.parallel import (
@@ -71,7 +71,7 @@ def run(arguments: Any, command: str) -> int:
     factors = choose_factors(factors, arguments.factors)
     jobs = make_jobs(factors, baselines, arguments.seeds)
     if not jobs:
-        raise InputError(
+        raise ConfigError(
             f"--factors={','.join(arguments.factors)}: not of the {' or '.join(archs)}; "
             "give another one, or both --archs"
         )

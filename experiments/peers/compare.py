@@ -20,8 +20,8 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import InputError
-from digits_jax.processor import processor_name
+from digits_jax.errors import ConfigError
+from digits_jax.hardware import processor_name
 from digits_jax.runs import folder
 from experiments.peers import contenders, measure
 from experiments.peers.contenders import PROCESS, SCENARIOS
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
     names = check(arguments)
     data_dir = contenders.find_data(arguments.data_dir)
     if not contenders.installed("PyTorch"):
-        raise InputError(f"PyTorch isn't installed; {EXTRA} ({CPU_BUILD})")
+        raise ConfigError(f"PyTorch isn't installed; {EXTRA} ({CPU_BUILD})")
     path = output_path(arguments.output)
     result = {
         "command": shlex.join(["python", "-m", "experiments.peers.compare", *argv]),
@@ -125,7 +125,7 @@ def output_path(output: Path) -> Path:
     """The JSON file that ``--output`` means.
 
     Raises:
-      InputError: a file of another kind.
+      ConfigError: a file of another kind.
 
     Example:
       >>> str(output_path(Path("results"))), str(output_path(Path("a.json")))
@@ -134,7 +134,7 @@ def output_path(output: Path) -> Path:
     if output.suffix == ".json" and not output.is_dir():
         return output
     if output.suffix in (".md", ".png", ".csv", ".txt", ".html"):
-        raise InputError(f"--output={output}: give a folder, or a name that ends with .json")
+        raise ConfigError(f"--output={output}: give a folder, or a name that ends with .json")
     return output / "peers.json"
 
 
@@ -142,20 +142,22 @@ def check(arguments: Arguments) -> list[str]:
     """The names of what is to be measured.
 
     Raises:
-      InputError: an unknown name, or a number that can't be.
+      ConfigError: an unknown name, or a number that can't be.
     """
     unknown = [name for name in arguments.only if name not in SCENARIOS]
     if unknown:
-        raise InputError(f"--only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
+        raise ConfigError(f"--only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
     for name in ("rounds", "processes"):
         if (value := getattr(arguments, name)) < 1:
-            raise InputError(f"--{name}={value}: give a number that is at least 1")
+            raise ConfigError(f"--{name}={value}: give a number that is at least 1")
     if not 0 < arguments.seconds < 600:
-        raise InputError(f"--seconds={arguments.seconds}: give a number more than 0, under 600")
+        raise ConfigError(f"--seconds={arguments.seconds}: give a number more than 0, under 600")
     path = output_path(arguments.output)
     for file in (path, path.with_suffix(".md"), path.with_suffix(".png")):
         if file.is_dir():
-            raise InputError(f"--output={arguments.output}: {file} is a folder; give another place")
+            raise ConfigError(
+                f"--output={arguments.output}: {file} is a folder; give another place"
+            )
     return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))
 
 
@@ -163,14 +165,14 @@ def _before(path, result):
     """What the output holds, where it was measured in the same way.
 
     Raises:
-      InputError: it can't be read, or its rows can't stand beside new ones.
+      ConfigError: it can't be read, or its rows can't stand beside new ones.
     """
     before = folder.read_json(path)
     here = {"cores": result["machine"]["cores"], **result["versions"], **result["settings"]}
     there = {"cores": before["machine"]["cores"], **before["versions"], **before["settings"]}
     if differing := [name for name in here if there.get(name) != here[name]]:
         name = differing[0]
-        raise InputError(
+        raise ConfigError(
             f"--keep: {path} was measured with {name} {there.get(name)}, here it is {here[name]}; "
             "measure all of it, or give another --output"
         )
@@ -231,7 +233,7 @@ def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list, list[s
     with measure.started(commands) as (workers, reasons):
         notes = [f"left out: {name}, {peer}: {reason}" for peer, reason in reasons.items()]
         if "ours" not in workers:
-            raise InputError(reasons["ours"])
+            raise ConfigError(reasons["ours"])
         steps = {who: measure.steps_for(w, settings["seconds"]) for who, w in workers.items()}
         pairs = {peer: [] for peer in workers if peer != "ours"}
 

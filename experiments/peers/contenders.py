@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from digits_jax.config import TrainConfig
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from experiments.peers.measure import python
 
 DATASET = "mnist"
@@ -117,17 +117,17 @@ def find_data(folder: str | None) -> str:
     """The folder with MNIST's four files, which every contender reads.
 
     Raises:
-      InputError: they aren't there.
+      ConfigError: they aren't there.
     """
     folder = folder or os.environ.get("DIGITS_JAX_DATA_DIR")
     if not folder:
-        raise InputError(
+        raise ConfigError(
             "no data is given; set DIGITS_JAX_DATA_DIR to the folder of MNIST's four original "
             "files, which every contender reads, or give it with --data-dir"
         )
     found = Path(folder).expanduser().absolute()
     if not (found / "train-images-idx3-ubyte.gz").is_file():
-        raise InputError(
+        raise ConfigError(
             f"{found} has no train-images-idx3-ubyte.gz; give the folder of MNIST's four original "
             "files with --data-dir"
         )
@@ -149,18 +149,18 @@ def peer_flags(config: TrainConfig, data_dir: str) -> list[str]:
       data_dir: folder of the four files.
 
     Raises:
-      InputError: the recipe has something that isn't written in the peers.
+      ConfigError: the recipe has something that isn't written in the peers.
     """
     only = {"optimizer": "adamw", "schedule": "one_cycle", "ema_decay": 0.0, "adversarial": 0.0}
     only["augment_strength"] = 1.0
     for name, value in only.items():
         if getattr(config, name) != value:
-            raise InputError(f"{name} is {getattr(config, name)}; the peers know only {value}")
+            raise ConfigError(f"{name} is {getattr(config, name)}; the peers know only {value}")
     from digits_jax.data.augment import POLICIES  # and JAX: Ctrl-C is one line without
 
     strengths = POLICIES[config.augment]
     if "elastic_pixels" in strengths:
-        raise InputError(f"augment is {config.augment}; the peers know no elastic field")
+        raise ConfigError(f"augment is {config.augment}; the peers know no elastic field")
     numbers = {
         name: getattr(config, name)
         for name in (

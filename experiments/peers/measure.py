@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError, DigitsError
 
 
 class Worker:
@@ -24,7 +24,7 @@ class Worker:
       env: its environment.
 
     Raises:
-      InputError: it ended before it was ready; the message has its last line.
+      ConfigError: it ended before it was ready; the message has its last line.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]):
@@ -66,7 +66,7 @@ class Worker:
             if line.startswith("{"):  # libraries may print, too
                 return json.loads(line)
         self._errors.seek(0)
-        raise InputError(f"a contender stopped: {last_line(self._errors.read())}")
+        raise ConfigError(f"a contender stopped: {last_line(self._errors.read())}")
 
 
 def last_line(said: bytes) -> str:
@@ -83,7 +83,7 @@ def started(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> 
         for name, (command, env) in commands.items():
             try:
                 workers[name] = Worker(command, env)
-            except InputError as error:
+            except DigitsError as error:
                 reasons[name] = str(error)
         yield workers, reasons
     finally:
@@ -150,7 +150,7 @@ def run_process(command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any
     """A whole process: seconds from its start to its exit, and the accuracy that it printed.
 
     Raises:
-      InputError: it failed.
+      ConfigError: it failed.
     """
     began = time.perf_counter()
     done = subprocess.run(command, env=dict(env), capture_output=True)
@@ -158,7 +158,7 @@ def run_process(command: Sequence[str], env: Mapping[str, str]) -> dict[str, Any
     found = re.search(r"test accuracy ([\d.]+)%", done.stdout.decode(errors="replace"))
     if done.returncode or not found:
         words = " ".join(command[1:4])
-        raise InputError(f"{words} ended with {done.returncode}: {last_line(done.stderr)}")
+        raise ConfigError(f"{words} ended with {done.returncode}: {last_line(done.stderr)}")
     return {"seconds": seconds, "accuracy": float(found[1]) / 100}
 
 

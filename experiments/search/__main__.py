@@ -20,7 +20,7 @@ from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.config_checks import check
-from digits_jax.errors import InputError
+from digits_jax.errors import ConfigError
 from digits_jax.runs.folder import replace_file
 from digits_jax.train import print_notice
 from experiments.search import records, space
@@ -70,15 +70,15 @@ def check_arguments(arguments: Arguments) -> TrainConfig:
       The configuration that all trials share.
 
     Raises:
-      InputError: with the first fault.
+      ConfigError: with the first fault.
     """
     if not 0 < arguments.budget_seconds <= MOST_SECONDS:
-        raise InputError(
+        raise ConfigError(
             f"--budget-seconds={arguments.budget_seconds:g}: give a number that is more than 0 and "
             f"at most {MOST_SECONDS:,.0f}, like 600"
         )
     if not 1 <= arguments.rungs <= MOST_RUNGS:
-        raise InputError(f"--rungs={arguments.rungs}: give a number from 1 to {MOST_RUNGS}")
+        raise ConfigError(f"--rungs={arguments.rungs}: give a number from 1 to {MOST_RUNGS}")
     config = TrainConfig(
         arch=arguments.arch,
         dataset=arguments.dataset,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from digits_jax.errors import InputError, shown
+from digits_jax.errors import ConfigError, shown
 from digits_jax.runs import folder
 from experiments.search.halving import DIVERGED, FAILED, TRAINED, Row
 
@@ -35,14 +35,14 @@ def hold(path: Path, settings: dict[str, Any], where: dict[str, Any]) -> Iterato
       The rows of the trials that have ended.
 
     Raises:
-      InputError: it can't be written, another process has it, or it holds a run or a search of
+      ConfigError: it can't be written, another process has it, or it holds a run or a search of
         other settings.
     """
     with folder.hold_workdir(path, new=True):
         if (path / SETTINGS).exists():
             _check_same(path, folder.read_json(path / SETTINGS), settings)
         elif (path / TRIALS).exists():
-            raise InputError(
+            raise ConfigError(
                 f"{path}: has {TRIALS}, but no {SETTINGS} to say what was searched; give another "
                 "--workdir"
             )
@@ -56,9 +56,9 @@ def _check_same(path, there, settings):
     # As JSON has them: lists for tuples.
     for name, value in json.loads(json.dumps(settings)).items():
         if name not in there:
-            raise InputError(f"{path / SETTINGS}: has no {name!r}; give another --workdir")
+            raise ConfigError(f"{path / SETTINGS}: has no {name!r}; give another --workdir")
         if there[name] != value:
-            raise InputError(
+            raise ConfigError(
                 f"{path} holds a search {_other(name, there[name], value)}; give another --workdir"
             )
 
@@ -86,7 +86,7 @@ def read_rows(path: Path) -> list[Row]:
     """The lines that are whole, in their order; of two of one trial and rung the first counts.
 
     Raises:
-      InputError: the file is there and can't be read.
+      ConfigError: the file is there and can't be read.
     """
     try:
         with open(path / TRIALS, "rb") as file:
@@ -95,9 +95,9 @@ def read_rows(path: Path) -> list[Row]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise InputError(f"{path / TRIALS}: can't be read ({error.strerror})") from None
+        raise ConfigError(f"{path / TRIALS}: can't be read ({error.strerror})") from None
     if lines is None:
-        raise InputError(f"{path / TRIALS}: has more than {_MOST_BYTES:,} bytes; is it ours?")
+        raise ConfigError(f"{path / TRIALS}: has more than {_MOST_BYTES:,} bytes; is it ours?")
     found = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):

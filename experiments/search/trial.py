@@ -18,7 +18,7 @@ from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.splits import Split, fixed_order
 from digits_jax.data.stream import open_stream
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training import parallel
 from digits_jax.training.compiling import Compiled, steps_ahead
 from digits_jax.training.group import Group
@@ -98,7 +98,7 @@ def train_trial(
     """
     try:
         plan = prepare(config, dataset)
-    except InputError as error:
+    except DigitsError as error:
         return _without_numbers(FAILED, str(error))
     # It writes nothing, so that there is no folder.
     session = Session(plan, None, Group(), stop, quiet=True)
@@ -136,7 +136,7 @@ def train_seeds(
     try:
         plan = prepare(dataclasses.replace(config, seed=0), datasets[0])
         parallel.check_memory([plan.abstract_state] * len(seeds), plan.mesh)
-    except InputError as error:
+    except DigitsError as error:
         return [_without_numbers(FAILED, str(error)) for _ in seeds]
     members = [
         dataclasses.replace(member_plan(plan, seed), dataset=dataset)
@@ -182,7 +182,7 @@ def _scored(score, skipped_from, seconds):
         return _without_numbers(DIVERGED, f"no finite numbers from step {skipped_from} on", seconds)
     try:
         found = score()
-    except InputError:  # the only one that it raises
+    except DigitsError:  # the only one that it raises
         return _without_numbers(DIVERGED, "the validation loss isn't finite", seconds)
     numbers = {"correct": found.correct, "count": found.count, "loss": round(found.loss, 6)}
     return {"status": TRAINED, **numbers, "train_seconds": seconds, "note": ""}

@@ -12,7 +12,7 @@ import scipy.stats
 
 from digits_jax.data import augment
 from digits_jax.data.augment import POLICIES, add_noise, cutout, make_augment, warp
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 KEY = jax.random.key(0)
 sample = jax.jit(augment._sample)
@@ -173,18 +173,18 @@ def test_noise_is_gaussian_and_stays_in_the_range():
     strong = np.asarray(add_noise(KEY, jnp.asarray(images), noise_sd=2.0))
     assert (strong.min(), strong.max()) == (0, 1)
     np.testing.assert_array_equal(add_noise(KEY, jnp.asarray(images), noise_sd=0.0), images)
-    with pytest.raises(InputError, match=r"noise_sd is -0.1; a strength is a number from 0 to"):
+    with pytest.raises(DigitsError, match=r"noise_sd is -0.1; a strength is a number from 0 to"):
         add_noise(KEY, images, noise_sd=-0.1)
 
 
 def test_cutout_of_nothing_and_of_less():
     images = random_images()
     np.testing.assert_array_equal(cutout(KEY, jnp.asarray(images), size_pixels=0), images)
-    with pytest.raises(InputError, match=r"size_pixels is 2.5; it is a whole number"):
+    with pytest.raises(DigitsError, match=r"size_pixels is 2.5; it is a whole number"):
         cutout(KEY, images, size_pixels=2.5)
     with pytest.raises(AssertionError):
         cutout(KEY, np.zeros((1, 28, 28, 1), np.uint8), size_pixels=2)
-    with pytest.raises(InputError, match="size_pixels is -1; a strength is a number from 0 to"):
+    with pytest.raises(DigitsError, match="size_pixels is -1; a strength is a number from 0 to"):
         cutout(KEY, images, size_pixels=-1)
 
 
@@ -197,7 +197,7 @@ def test_the_strength_multiplies_what_a_policy_does():
     for policy in ("affine", "elastic", "cutout", "noise"):
         np.testing.assert_array_equal(make_augment(policy, 0.0)(KEY, jnp.asarray(images)), images)
     for strength in (-1.0, float("nan"), float("inf"), 1e7, "1", None, [1.0]):
-        with pytest.raises(InputError, match="a strength is a number from 0 to"):
+        with pytest.raises(DigitsError, match="a strength is a number from 0 to"):
             make_augment("affine", strength)
 
 
@@ -206,9 +206,9 @@ def test_none_is_no_function():
 
 
 def test_unknown_policy():
-    with pytest.raises(InputError, match=r"'flip'; allowed: none, shift, affine, elastic"):
+    with pytest.raises(DigitsError, match=r"'flip'; allowed: none, shift, affine, elastic"):
         make_augment("flip")
-    with pytest.raises(InputError, match="allowed: none, shift"):
+    with pytest.raises(DigitsError, match="allowed: none, shift"):
         make_augment(["affine"])
 
 
@@ -229,7 +229,7 @@ def test_no_images_and_images_of_other_floats():
         assert out.dtype == np.float32
         np.testing.assert_array_equal(out, change(KEY, half.astype(np.float32)))
     for name, value in {"scale_factor": "2", "elastic_sigma_pixels": None}.items():
-        with pytest.raises(InputError, match=f"{name} is"):
+        with pytest.raises(DigitsError, match=f"{name} is"):
             warp(KEY, images, **{name: value})
 
 
@@ -250,7 +250,7 @@ def test_no_images_and_images_of_other_floats():
 )
 def test_what_is_no_strength(strength):
     (name,) = strength
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(DigitsError, match=name):
         warp(KEY, jnp.zeros((1, 4, 4, 1)), **strength)
 
 

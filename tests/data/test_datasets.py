@@ -14,7 +14,7 @@ from digits_jax.data import digits as embedded
 from digits_jax.data import splits, tfds_prepare
 from digits_jax.data.datasets import DATASETS, load_dataset
 from digits_jax.data.tfds_prepare import SPECS
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 # Written down once: results on another split, or other pixels, don't compare.
 VALIDATION_BEGINS = [1, 5, 35, 37, 69, 84, 97, 107]
@@ -56,7 +56,7 @@ def test_names():
     [("minst", "mnist"), ("MNIST", "mnist"), ("emnist/leters", "emnist/letters"), ("x", "")],
 )
 def test_unknown_name_lists_the_allowed(given, hint):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DigitsError) as caught:
         load_dataset(given)
     message = str(caught.value)
     assert f"--dataset={given}:" in message
@@ -67,16 +67,16 @@ def test_unknown_name_lists_the_allowed(given, hint):
 
 @pytest.mark.parametrize("name", ["auto", "mnist", "digits"])
 def test_folder_must_be_there(name, tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(DigitsError, match="does not exist"):
         load_dataset(name, tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(DigitsError, match="is not a folder"):
         load_dataset(name, tmp_path / "file")
 
 
 def test_folder_of_the_environment_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setenv("DIGITS_JAX_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=r"DIGITS_JAX_DATA_DIR.*does not exist"):
+    with pytest.raises(DigitsError, match=r"DIGITS_JAX_DATA_DIR.*does not exist"):
         load_dataset("auto")
 
 

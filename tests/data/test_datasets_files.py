@@ -25,7 +25,7 @@ from digits_jax.data import datasets, files, splits, tfds_prepare
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.originals import read_idx
 from digits_jax.data.tfds_prepare import SPECS, UnavailableError
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 TRAIN, TEST = 120, 24
 NAMES = {  # the four names, written again
@@ -241,7 +241,7 @@ def test_damaged_file(spec, tmp_path, name, damage):
     good = path.read_bytes()
     bad = good[:-100] if damage == "truncated" else good[:500] + b"?" + good[501:]
     path.write_bytes(bad)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(DigitsError) as error:
         load_dataset(name, root)
     message = one_line(error)
     assert not isinstance(error.value, UnavailableError)
@@ -253,7 +253,7 @@ def test_damaged_file(spec, tmp_path, name, damage):
 def test_missing_file_is_named(spec, tmp_path):
     root = write_files(tmp_path / "data")
     (root / NAMES["test_labels"]).unlink()
-    with pytest.raises(InputError, match="only 3 of the 4") as error:
+    with pytest.raises(DigitsError, match="only 3 of the 4") as error:
         load_dataset("auto", root)
     assert NAMES["test_labels"] in one_line(error)
     assert NAMES["test_images"] not in one_line(error)
@@ -267,7 +267,7 @@ def test_damaged_prepared_data_set(spec, tmp_path):
     (path,) = (root / "mnist/3.0.1").glob("*train.array_record*")
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(
-        InputError, match=r"mnist/3\.0\.1 can't be read.*delete that folder"
+        DigitsError, match=r"mnist/3\.0\.1 can't be read.*delete that folder"
     ) as error:
         load_dataset("mnist", root)
     one_line(error)
@@ -284,9 +284,9 @@ def test_damaged_prepared_data_set(spec, tmp_path):
     ],
 )
 def test_idx_that_is_none(blob):
-    with pytest.raises(InputError, match="the file"):
+    with pytest.raises(DigitsError, match="the file"):
         read_idx(blob, TRAIN, "the file")
-    with pytest.raises(InputError, match="fewer than 121"):
+    with pytest.raises(DigitsError, match="fewer than 121"):
         read_idx(MNIST_FILES[NAMES["train_images"]], TRAIN + 1, "the file")
 
 
@@ -390,7 +390,7 @@ def test_full_disk(spec, tmp_path, monkeypatch, error):
     root = write_files(tmp_path / "data")
     monkeypatch.setattr(tfds_prepare, "encode_png", full)
     with pytest.raises(
-        InputError, match=r"can't be prepared in .*(No space left|is full)"
+        DigitsError, match=r"can't be prepared in .*(No space left|is full)"
     ) as caught:
         load_dataset("mnist", root)
     one_line(caught)
@@ -403,7 +403,7 @@ def test_unpacked_files_are_named(tmp_path, home, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-images.idx3-ubyte").touch()
     for name in ("mnist", "auto"):
-        with pytest.raises(InputError, match=r"train-images.idx3-ubyte is unpacked.* original"):
+        with pytest.raises(DigitsError, match=r"train-images.idx3-ubyte is unpacked.* original"):
             load_dataset(name, tmp_path / "data")
 
 
@@ -425,7 +425,7 @@ def test_damaged_prepared_sets(spec, tmp_path):
         with time_limit(30):
             try:
                 found = tfds_prepare.read_prepared(spec, tmp_path)
-            except InputError as error:
+            except DigitsError as error:
                 assert str(folder) in str(error), number  # noqa: PT017 - or it is right
             else:
                 for name, array in wanted.items():

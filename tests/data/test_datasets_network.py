@@ -19,7 +19,7 @@ from test_datasets_files import MNIST_FILES, NAMES, check, leftovers, stand_in, 
 from digits_jax.data import datasets, files, originals, tfds_prepare
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.tfds_prepare import UnavailableError
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_refused_connection(monkeypatch, home):
     assert digits.name == "digits"
     assert "NOT MNIST" in digits.notice
     assert "\n" not in digits.notice
-    with pytest.raises(InputError, match="mnist is not in") as error:
+    with pytest.raises(DigitsError, match="mnist is not in") as error:
         load_dataset("mnist")
     message = str(error.value)
     assert str(home) in message

@@ -14,7 +14,7 @@ from digits_jax.data.pipeline import (
     scattered,
     share_size,
 )
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 # Written down once: with another order, a run can't be repeated or resumed.
 GOLDEN_ORDERS = {
@@ -168,11 +168,11 @@ def test_shares_of_eval_batches_laid_end_to_end_are_the_batches(size, part, coun
     ],
 )
 def test_shares_that_cannot_be(batch_size, share, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         share_size(batch_size, share)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         TrainStream(*numbered(9), seed=0, batch_size=batch_size, share=share)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         list(eval_batches(*numbered(9), batch_size, share))
 
 

@@ -16,7 +16,7 @@ from digits_jax.data import records
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.records import Layout, RecordSplit
 from digits_jax.data.stream import open_stream
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 quick = settings(deadline=None, max_examples=25)
 
@@ -34,13 +34,13 @@ quick = settings(deadline=None, max_examples=25)
     ],
 )
 def test_names_that_cannot_be_streamed(own, name, said):
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(DigitsError, match=said) as caught:
         load_dataset(name, own[0], input="stream")
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_input(own):
-    with pytest.raises(InputError, match="--input=disk: allowed are memory, stream"):
+    with pytest.raises(DigitsError, match="--input=disk: allowed are memory, stream"):
         load_dataset("tfds/own", own[0], input="disk")
 
 
@@ -59,7 +59,7 @@ def wrong_sets():
 @pytest.mark.parametrize("wrong", ["wide", "coloured", "unnamed", "unlabelled"])
 def test_wrong_features_are_named(wrong, tmp_path):
     write_prepared(tmp_path, features=wrong_sets()[wrong], counts={"train": 12, "test": 3})
-    with pytest.raises(InputError, match=r"has the features .*; needed are image") as caught:
+    with pytest.raises(DigitsError, match=r"has the features .*; needed are image") as caught:
         load_dataset("tfds/own", tmp_path, input="stream")
     assert "\n" not in str(caught.value)
 
@@ -73,7 +73,7 @@ def test_wrong_features_are_named(wrong, tmp_path):
 )
 def test_splits_that_are_needed(counts, said, tmp_path):
     write_prepared(tmp_path, counts=counts, shards=1)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         load_dataset("tfds/own", tmp_path, input="stream")
 
 
@@ -81,10 +81,10 @@ def test_another_format(broken):
     root, path = broken
     info = path.with_name("dataset_info.json")
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(InputError, match="tfrecord format, which can't be read in any order"):
+    with pytest.raises(DigitsError, match="tfrecord format, which can't be read in any order"):
         load_dataset("tfds/own", root, input="stream")
     info.write_text("{")
-    with pytest.raises(InputError, match="can't be read") as caught:
+    with pytest.raises(DigitsError, match="can't be read") as caught:
         load_dataset("tfds/own", root, input="stream")
     assert "\n" not in str(caught.value)
 
@@ -109,7 +109,7 @@ def swap(path):
 def test_harmed_files_are_noticed_at_the_start(broken, harm):
     root, path = broken
     harm(path)
-    with pytest.raises(InputError, match=path.name) as caught:
+    with pytest.raises(DigitsError, match=path.name) as caught:
         load_dataset("tfds/own", root, input="stream")
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(own, both, place, bit):
         try:
             train = load_dataset("tfds/own", folder, input="stream").train
             images, labels = train.rows(np.arange(138))
-        except InputError as error:
+        except DigitsError as error:
             said = str(error)
         else:
             np.testing.assert_array_equal(images, both[0].train.images)
@@ -149,7 +149,7 @@ def test_flipped_bytes_are_noticed_in_training(broken):
     path.write_bytes(content)
     with (
         open_stream(dataset.train, seed=0, batch_size=6) as stream,
-        pytest.raises(InputError, match=f"{path.name} can't be read") as caught,
+        pytest.raises(DigitsError, match=f"{path.name} can't be read") as caught,
     ):
         list(all_batches(stream))
     assert "\n" not in str(caught.value)
@@ -163,7 +163,7 @@ def test_a_file_that_is_cut_under_way_is_named(many, broken, monkeypatch):
     os.truncate(path, 1_000)
     with (
         open_stream(dataset.train, seed=0, batch_size=6) as stream,
-        pytest.raises(InputError, match=f"{path.name} can't be read"),
+        pytest.raises(DigitsError, match=f"{path.name} can't be read"),
     ):
         list(all_batches(stream))
 
@@ -195,5 +195,5 @@ def test_records_of_another_kind(harm, tmp_path):
     example.features.feature["label"].int64_list.value.append(label)
     path = folder / "own-train.array_record-00000-of-00001"
     split = RecordSplit([path], [150], Layout(10))
-    with pytest.raises(InputError, match=rf"{path.name} can't be read \([^\n]+\)"):
+    with pytest.raises(DigitsError, match=rf"{path.name} can't be read \([^\n]+\)"):
         split._decode([example.SerializeToString()], np.zeros(1, np.int64))

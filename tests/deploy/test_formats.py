@@ -9,7 +9,7 @@ import pytest
 from random_networks import SETTINGS, random_images, random_network
 from scipy.special import softmax
 
-from digits_jax import InputError, load_dataset
+from digits_jax import DigitsError, load_dataset
 from digits_jax.deploy import extras, stablehlo
 from digits_jax.deploy.archive import read_archive, write_archive
 from digits_jax.deploy.card import model_card
@@ -86,7 +86,7 @@ def test_other_files_are_refused(tmp_path, data, said):
     path = tmp_path / "model.npz"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         read_archive(path)
 
 
@@ -96,7 +96,7 @@ def test_archives_that_do_not_fit(tmp_path):
     for layers in (good.members[0][1:], good.members[0][:-1]):
         write_archive(random_network("mlp", class_names=good.class_names), path)
         write_archive(type(good)("x", good.class_names, (layers,), 0.5, {}, 1.0), path)
-        with pytest.raises(InputError, match="layers don't"):
+        with pytest.raises(DigitsError, match="layers don't"):
             read_archive(path)
 
 
@@ -123,7 +123,7 @@ def fuzz_archive(tmp_path, count):
         path.write_bytes(mutate(data, rng))
         try:
             numpy_logits(read_archive(path), random_images(1))
-        except InputError:  # anything else fails the test
+        except DigitsError:  # anything else fails the test
             refused += 1
     assert refused > count / 2
 
@@ -222,7 +222,7 @@ def test_what_is_no_stablehlo(tmp_path, data):
     path = tmp_path / "model.stablehlo"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(InputError, match=r"model.stablehlo: (can't be read|isn't a function)"):
+    with pytest.raises(DigitsError, match=r"model.stablehlo: (can't be read|isn't a function)"):
         read_stablehlo(path)
 
 
@@ -232,7 +232,7 @@ def test_what_is_no_stablehlo(tmp_path, data):
 def test_a_package_that_is_missing_is_named(monkeypatch, tmp_path, write, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        InputError, match=rf'needs {package}; .* pip install "digits_jax\[export\]"'
+        DigitsError, match=rf'needs {package}; .* pip install "digits_jax\[export\]"'
     ):
         write(random_network(), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []

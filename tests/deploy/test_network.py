@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_networks import SETTINGS, random_images, random_module, random_network
 from scipy.special import softmax
 
-from digits_jax import InputError, load_dataset, read_run
+from digits_jax import DigitsError, load_dataset, read_run
 from digits_jax.deploy.forward import jax_logits, weights_of
 from digits_jax.deploy.network import (
     KINDS,
@@ -73,7 +73,7 @@ OTHER = {
 @pytest.mark.parametrize("case", OTHER)
 def test_what_makes_no_ensemble(case):
     changes, said = OTHER[case]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         combine([random_network(**each) for each in changes])
 
 
@@ -149,7 +149,7 @@ def damage(path, name, text):
 def test_what_is_no_finished_run(run, tmp_path, act, said):
     copy = shutil.copytree(run, tmp_path / "copy")
     act(copy)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(DigitsError, match=said) as caught:
         load_network(copy)
     assert "\n" not in str(caught.value)
 
@@ -158,5 +158,5 @@ def test_other_parameters_are_refused(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     results = json.loads((copy / "results.json").read_text())
     damage(copy, "results.json", json.dumps({**results, "params_sha256": "0" * 64}))
-    with pytest.raises(InputError, match="params_sha256 differs"):
+    with pytest.raises(DigitsError, match="params_sha256 differs"):
         load_network(copy)

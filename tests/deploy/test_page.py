@@ -11,7 +11,7 @@ import pytest
 
 from digits_jax.deploy.network import Layer, Network, combine
 from digits_jax.deploy.page import to_html, write_page
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 DIGITS = tuple("0123456789")
 
@@ -75,14 +75,14 @@ def test_what_a_run_says_is_carried():
 
 def test_other_classes_are_refused(tmp_path):
     path = tmp_path / "digits.html"
-    with pytest.raises(InputError, match=r"^b has the classes x y, a has 0 1 .* needs networks"):
+    with pytest.raises(DigitsError, match=r"^b has the classes x y, a has 0 1 .* needs networks"):
         write_page([linear("a"), linear("b", ("x", "y"))], path)
     assert not path.exists()
 
 
 @pytest.mark.parametrize("count", [0, 5])
 def test_too_few_and_too_many_are_refused(tmp_path, count):
-    with pytest.raises(InputError, match=f"shows 1 to 4 networks, not {count}"):
+    with pytest.raises(DigitsError, match=f"shows 1 to 4 networks, not {count}"):
         write_page([linear()] * count, tmp_path / "digits.html")
 
 
@@ -95,7 +95,7 @@ def test_an_ensemble_is_one_network():
 @pytest.mark.parametrize("where", ["missing/digits.html", "file/digits.html", "."])
 def test_a_path_that_cannot_be_written_is_one_line(tmp_path, where):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="can't be written") as caught:
+    with pytest.raises(DigitsError, match="can't be written") as caught:
         write_page([linear()], tmp_path / where)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == ["file"]

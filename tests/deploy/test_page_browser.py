@@ -78,7 +78,7 @@ def test_each_digit_that_is_drawn_is_read(open_page, cnn):
 
 
 def test_ink_is_placed_as_python_places_it(open_page):
-    images = pytest.importorskip("digits_jax.data.images")
+    images = pytest.importorskip("digits_jax.vision.digit")
     page = open_page(says(1, "one"))
     for width, height, left, right in ((90, 60, 40, 42), (60, 90, 10, 50), (100, 100, 45, 55)):
         ink = np.zeros((height, width), np.float32)

@@ -148,7 +148,7 @@ def test_a_dropped_picture_can_be_drawn_on_and_undone(open_page):
 
 
 def test_a_picture_is_found_as_python_finds_it(open_page):
-    images = pytest.importorskip("digits_jax.data.images")
+    images = pytest.importorskip("digits_jax.vision.digit")
     page = open_page(says(1, "one"))
     grey = np.array(Image.open(io.BytesIO(picture(STROKES["3"], paper="#ccc"))).convert("L"))
     height, width = grey.shape

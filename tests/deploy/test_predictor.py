@@ -8,7 +8,7 @@ import pytest
 from random_networks import random_images, random_network
 from scipy.special import softmax
 
-from digits_jax import InputError, load_dataset, read_run
+from digits_jax import DigitsError, load_dataset, read_run
 from digits_jax.deploy import predictor as predictor_module
 from digits_jax.deploy.archive import write_archive
 from digits_jax.deploy.network import numpy_logits
@@ -75,7 +75,7 @@ def test_kinds_of_arrays(shape, dtype):
     ],
 )
 def test_other_arrays_are_refused(predictor, images, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         predictor.predict(images)
 
 
@@ -126,12 +126,12 @@ def test_a_run_an_archive_and_an_ensemble(run, tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(DigitsError, match="no such folder"):
         Predictor.load(tmp_path / "nothing")
-    with pytest.raises(InputError, match="an ensemble needs a network"):
+    with pytest.raises(DigitsError, match="an ensemble needs a network"):
         Predictor.load([])
     for path in (None, 3, b"/x"):
-        with pytest.raises(InputError, match="is no path"):
+        with pytest.raises(DigitsError, match="is no path"):
             Predictor.load(path)
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_loaded(tmp_path):
 )
 def test_numbers_that_cannot_be_are_refused(tmp_path, wrong):
     write_archive(random_network(**wrong), tmp_path / "model.npz")
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(DigitsError, match="is damaged"):
         Predictor.load(tmp_path / "model.npz")
 
 

@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation import (
     brier_score,
     calibration,
@@ -129,12 +129,12 @@ def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
     "function", [negative_log_likelihood, brier_score, reliability, calibration, fit_temperature]
 )
 def test_bad_arrays_are_named(function, labels, logits, says):
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(DigitsError, match=says) as caught:
         function(labels, logits)
     assert "\n" not in str(caught.value)
 
 
 def test_bad_bins_are_refused():
     for arguments in ({"bins": 0}, {"equal": "area"}):
-        with pytest.raises(InputError, match="bins"):
+        with pytest.raises(DigitsError, match="bins"):
             reliability(LABELS, LOGITS, **arguments)

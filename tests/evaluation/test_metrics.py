@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix
 from statsmodels.stats.proportion import proportion_confint
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation import accuracy, class_accuracy, confusion, wilson_interval
 
 RNG = np.random.default_rng(7)
@@ -30,7 +30,7 @@ def test_wilson_of_arrays_is_elementwise():
     "arguments", [(-1, 10), (11, 10), (0, 0), (1, 2, 0.0), (1, 2, 1.0), (np.nan, 10)]
 )
 def test_wilson_refuses(arguments):
-    with pytest.raises(InputError):
+    with pytest.raises(DigitsError):
         wilson_interval(*arguments)
 
 
@@ -85,13 +85,13 @@ def test_a_class_without_images_has_none_and_a_reason():
 )
 @pytest.mark.parametrize("function", [accuracy, class_accuracy, confusion])
 def test_bad_arrays_are_named(function, labels, predictions, says):
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(DigitsError, match=says) as caught:
         function(labels, predictions)
     assert "\n" not in str(caught.value)
 
 
 def test_classes_beyond_the_table_are_refused():
-    with pytest.raises(InputError, match="from 0 to 1"):
+    with pytest.raises(DigitsError, match="from 0 to 1"):
         confusion([0, 2], [0, 1], 2)
-    with pytest.raises(InputError, match="from 0 to 1"):
+    with pytest.raises(DigitsError, match="from 0 to 1"):
         confusion([0, 1], [0, 2], 2)

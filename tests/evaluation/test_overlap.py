@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.contingency_tables import cochrans_q as statsmodels_q
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation import cochrans_q, error_overlap, mcnemar
 
 CELLS = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong")
@@ -200,6 +200,6 @@ def test_cochrans_q_of_equal_runs_is_undefined():
     ],
 )
 def test_bad_input_is_one_clear_line(function, arguments, says):
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(DigitsError, match=says) as caught:
         function(*arguments)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation import hardest_images, repairs_by_class, repairs_by_confusion
 from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS, plurality
 
@@ -69,9 +69,9 @@ def test_no_image_is_hard_for_a_perfect_run():
 
 
 def test_hardest_images_need_a_run_and_finite_logits():
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(DigitsError, match="at least one"):
         hardest_images([0, 1], [])
-    with pytest.raises(InputError, match="run 1 has NaN"):
+    with pytest.raises(DigitsError, match="run 1 has NaN"):
         hardest_images([0, 1], [np.eye(2), np.full((2, 2), np.nan)])
 
 

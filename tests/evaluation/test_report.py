@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation.comparison import Group, Run, compare
 from digits_jax.evaluation.page import Page, to_html, to_markdown
 from digits_jax.evaluation.report import check_output, write_report
@@ -142,12 +142,12 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch, comparison):
 def test_only_an_older_report_is_replaced(tmp_path, comparison, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="other files"):
+    with pytest.raises(DigitsError, match="other files"):
         check_output(tmp_path / "mine", overwrite=True)
     old = tmp_path / "old"
     old.mkdir()
     (old / "overlap.json").write_text("{}")
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(DigitsError, match="--overwrite"):
         check_output(old)
     monkeypatch.setattr(
         "digits_jax.evaluation.report._page", lambda *_: (Page("h", [], [], [], []), [])
@@ -156,15 +156,15 @@ def test_only_an_older_report_is_replaced(tmp_path, comparison, monkeypatch):
     assert (old / "report.html").is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "old"]
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(DigitsError, match="is a file"):
         check_output(tmp_path / "file")
 
 
 def test_wrong_images_or_names_are_refused(tmp_path, comparison):
     found = comparison(seeds=1)
-    with pytest.raises(InputError, match="3 images for 400"):
+    with pytest.raises(DigitsError, match="3 images for 400"):
         write_report(found, tmp_path / "r", images=np.zeros((3, 28, 28, 1), np.uint8))
-    with pytest.raises(InputError, match="2 class names"):
+    with pytest.raises(DigitsError, match="2 class names"):
         write_report(found, tmp_path / "r", class_names=["a", "b"])
     assert list(tmp_path.iterdir()) == []
 
@@ -189,9 +189,9 @@ def test_compare_names_the_run_that_is_wrong():
     labels = np.array([0, 1])
     good = Group("A", (Run("good", np.eye(2)),))
     for logits, says in ((np.full((2, 2), np.nan), "NaN"), (np.eye(3)[:2], "numbers of classes")):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(DigitsError, match=says):
             compare(labels, good, Group("B", (Run("bad", logits),)), resamples=100)
-    with pytest.raises(InputError, match="B has no run"):
+    with pytest.raises(DigitsError, match="B has no run"):
         compare(labels, good, Group("B", ()), resamples=100)
 
 
@@ -209,7 +209,7 @@ def test_groups_are_named_so_that_they_can_be_told_apart():
     assert names(twice, twice) == ["CNN A", "CNN B"]
     assert names(twice, twice, name_a="old", name_b="new") == ["old", "new"]
     assert all(len(n) <= 24 for n in names([one("l" * 90, "m" * 90)], [one("y", "cnn")]))
-    with pytest.raises(InputError, match="mixes"):
+    with pytest.raises(DigitsError, match="mixes"):
         groups_of([one("x", "cnn"), one("y", "mlp")], twice)
 
 
@@ -219,7 +219,7 @@ def test_long_names_are_cut_at_the_end_and_stay_apart():
 
     names = [g.name for g in groups_of([one("l" * 90 + "1")], [one("l" * 90 + "2")])]
     assert names == [f"{'l' * 21}… A", f"{'l' * 21}… B"]
-    with pytest.raises(InputError, match="two different names"):
+    with pytest.raises(DigitsError, match="two different names"):
         groups_of([one("x")], [one("y")], name_a="N", name_b="N")
     group = [one("x", preset="quick"), one("y", preset="best")]
     [note] = mixed_presets(group, [one("z", preset="best")])

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score, jaccard_score
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation import between_or_within, bootstrap, error_overlap
 from digits_jax.evaluation.resampling import _statistics
 
@@ -231,6 +231,6 @@ def test_many_runs_are_dealt_at_random():
     ],
 )
 def test_bad_input_is_one_clear_line(call, says):
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(DigitsError, match=says) as caught:
         call()
     assert "\n" not in str(caught.value)

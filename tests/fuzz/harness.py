@@ -19,7 +19,7 @@ from typing import Any
 
 from mutations import encode, mutate_bytes, mutate_json, mutate_lines
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 NUMBER_VARIABLE = "DIGITS_JAX_FUZZ_NUMBER"
 LIMIT_SECONDS = 10.0
@@ -51,11 +51,11 @@ class Reader:
 
     Attributes:
       make: writes whole files into a folder.
-      read: (the folder) -> a result, or an InputError.
+      read: (the folder) -> a result, or an DigitsError.
       right: (result, the result of the whole files, case) -> asserts that the result is one
         that may be; ``case`` is the `Case`.
       targets: what is damaged, by turns.
-      refuses: whether it may raise an InputError at all.
+      refuses: whether it may raise an DigitsError at all.
       restored: the files that are put back before each input, as reading changes them.
     """
 
@@ -121,7 +121,7 @@ def _read(reader, folder):
     """The result, and the error: one of the two is None."""
     try:
         return reader.read(folder), None
-    except InputError as error:
+    except DigitsError as error:
         return None, error
 
 

@@ -23,7 +23,6 @@ from PIL import Image
 from digits_jax import compare as compare_program
 from digits_jax import config as config_module
 from digits_jax.config import TrainConfig, read_config
-from digits_jax.data.decode import decode_image
 from digits_jax.data.files import read_cache, sha256_of_arrays, write_cache
 from digits_jax.data.originals import encode_png, read_idx, read_tfrecords
 from digits_jax.deploy import network as network_module
@@ -31,7 +30,7 @@ from digits_jax.deploy.archive import describe, read_archive, write_archive
 from digits_jax.deploy.card import model_card
 from digits_jax.deploy.network import Layer, Network, combine, numpy_logits
 from digits_jax.deploy.show import is_sheet, write_sheet
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.evaluation.sources import groups_of, source_of
 from digits_jax.runs import manifest
 from digits_jax.runs.checkpoint import inspect_step
@@ -46,6 +45,7 @@ from digits_jax.runs.folder import (
     write_predictions,
 )
 from digits_jax.runs.manifest import DamagedError, write_manifest
+from digits_jax.vision.decode import decode_image
 
 CLASSES = tuple("0123456789")
 COUNT = 12  # images
@@ -299,7 +299,7 @@ def read_used_archive(folder):
     network = read_archive(folder / "model.npz")
     model_card(network, files={}).encode()
     # Other classes or other data: refused, by the networks' names.
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(DigitsError):
         combine([network, _network(FACTS)])
     return network
 
@@ -416,11 +416,11 @@ def make_tfrecords(folder):
 
 
 def read_records(folder):
-    """Its one caller turns a ValueError into an InputError that names the folder."""
+    """Its one caller turns a ValueError into an DigitsError that names the folder."""
     try:
         return list(read_tfrecords(folder / "mnist.tfrecord"))
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise DigitsError(str(error)) from None
 
 
 def right_records(records, expected, case):
@@ -513,7 +513,7 @@ def read_step(folder):
     try:
         found = inspect_step(folder, 5)
     except DamagedError as error:
-        raise InputError(f"{folder / '5' / error.args[0]}") from None
+        raise DigitsError(f"{folder / '5' / error.args[0]}") from None
     return {"step": found.step, "values": found.values, "num_bytes": found.num_bytes}
 
 

@@ -15,14 +15,14 @@ from faults_log import log_faults
 from programs import REPOSITORY, environment
 from readers import COUNT, READERS, make_archive, make_cache, make_run
 
-from digits_jax.data.decode import decode_image
 from digits_jax.data.files import read_cache
 from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.runs import folder as folder_module
 from digits_jax.runs.arrays import MAX_BYTES, read_npz
 from digits_jax.runs.folder import read_json, read_metrics, read_run
+from digits_jax.vision.decode import decode_image
 
 PEAK_BYTES = 30_000_000
 GIGABYTES = 3  # what a bomb unpacks to
@@ -79,7 +79,7 @@ def npz_bomb(name="labels"):
 
 def refused(act, said):
     def again():
-        with pytest.raises(InputError, match=said) as caught:
+        with pytest.raises(DigitsError, match=said) as caught:
             act()
         assert str(caught.value).isprintable()
 
@@ -259,14 +259,14 @@ import resource, sys
 sys.path[:0] = ["tests", "tests/fuzz"]
 from pathlib import Path
 from readers import READERS
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 used = next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("VmData")) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + 300_000_000, -1))
 for name, folder in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
     try:
         READERS[name].read(Path(folder))
         print("read", name)
-    except InputError as error:
+    except DigitsError as error:
         print(error)
 """
 

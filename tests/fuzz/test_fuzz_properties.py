@@ -22,7 +22,7 @@ from digits_jax.config_checks import (
 )
 from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive
-from digits_jax.errors import InputError, quoted, shown
+from digits_jax.errors import DigitsError, quoted, shown
 from digits_jax.runs.arrays import read_npz
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
@@ -117,7 +117,7 @@ def test_a_configuration_comes_back_from_its_file(place, fields):
 def test_other_values_are_refused_or_right(fields, others):
     try:
         config = from_dict({**fields, **others}, "config.json")
-    except InputError as error:
+    except DigitsError as error:
         refusal = error
     else:
         check(config)
@@ -129,10 +129,10 @@ def test_other_values_are_refused_or_right(fields, others):
 @EXAMPLES
 @given(configs, st.sampled_from(list(TrainConfig().to_dict())), wild)
 def test_the_library_refuses_as_the_file_does(fields, name, value):
-    """`TrainConfig(...)` raises nothing but an InputError, of one line."""
+    """`TrainConfig(...)` raises nothing but an DigitsError, of one line."""
     try:
         TrainConfig(**{**fields, name: value}).resolve("mnist")
-    except InputError as error:
+    except DigitsError as error:
         refusal = error
     else:
         return
@@ -156,7 +156,7 @@ def test_any_bytes_are_json_or_refused(place, data):
     (place / "bytes.json").write_bytes(data)
     try:
         value = read_json(place / "bytes.json")
-    except InputError as error:
+    except DigitsError as error:
         refusal = error
     else:
         json.dumps(value, allow_nan=False)
@@ -171,7 +171,7 @@ def test_nan_and_infinity_are_refused(place, value):
     (place / "wild.json").write_text(json.dumps(value))
     try:
         again = read_json(place / "wild.json")
-    except InputError as error:
+    except DigitsError as error:
         assert "isn't JSON" in str(error)  # noqa: PT017 - or it is right
     else:
         assert again == value
@@ -228,9 +228,9 @@ def test_any_bytes_are_no_archive(place, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"^[^\n]{1,200}$"):
         read_npz(path)
-    with pytest.raises(InputError, match=r"any\.npz: isn't a network"):
+    with pytest.raises(DigitsError, match=r"any\.npz: isn't a network"):
         read_archive(path)
-    with pytest.raises(InputError, match=r"images\.gz "):
+    with pytest.raises(DigitsError, match=r"images\.gz "):
         read_idx(data, 1, "images.gz")
 
 
@@ -242,10 +242,10 @@ def test_any_bytes_are_no_archive(place, data):
 def test_messages_are_short_lines(value):
     with time_limit():
         for text in (quoted(value), shown(value)):
-            assert len(str(InputError(text))) <= 100 * (1 if text.isprintable() else 10)
-            assert str(InputError(text)).isprintable()
+            assert len(str(DigitsError(text))) <= 100 * (1 if text.isprintable() else 10)
+            assert str(DigitsError(text)).isprintable()
         assert shown(value).isprintable()
-        assert InputError(str(quoted(value))).args[0] == str(InputError(quoted(value)))
+        assert DigitsError(str(quoted(value))).args[0] == str(DigitsError(quoted(value)))
 
 
 def test_numbers_are_shown_as_they_are():

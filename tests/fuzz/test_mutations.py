@@ -8,7 +8,7 @@ from faults_log import VARIABLE, log_faults
 from harness import NUMBER_VARIABLE, HangError, Reader, Target, damage, fuzz
 from mutations import OPERATIONS, Pairs, mutate_bytes, mutate_json, mutate_lines
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 
 TEXT = json.dumps({"a": [1, 2.5, {"b": None}], "c": "x", "d": True})
 SAMPLES = {"bytes": bytes(range(256)), "json": TEXT.encode(), "lines": f"{TEXT}\n".encode() * 3}
@@ -73,14 +73,14 @@ def raise_(error):
 WRONG = {
     "a traceback": (lambda folder: raise_(KeyError("x")), "KeyError"),
     "two lines": (lambda folder: raise_(_raw("file\nmore")), "not one printable line"),
-    "a long message": (lambda folder: raise_(InputError("file" + "x" * 400)), "404 letters"),
-    "an unnamed file": (lambda folder: raise_(InputError("it is bad")), "names no file"),
+    "a long message": (lambda folder: raise_(DigitsError("file" + "x" * 400)), "404 letters"),
+    "an unnamed file": (lambda folder: raise_(DigitsError("it is bad")), "names no file"),
     "a hang": (lambda folder: raise_(HangError("took longer than 10 s")), "took longer"),
 }
 
 
 def _raw(message):
-    error = InputError()
+    error = DigitsError()
     error.args = (message,)
     return error
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.models.build import build_model
 from digits_jax.models.cnn import CNN
 from digits_jax.models.mlp import MLP
@@ -196,5 +196,5 @@ def test_build_cnn():
 
 
 def test_build_unknown():
-    with pytest.raises(InputError, match=r"arch is 'rnn'; allowed: cnn, mlp"):
+    with pytest.raises(DigitsError, match=r"arch is 'rnn'; allowed: cnn, mlp"):
         build_model({"arch": "rnn", **COMMON}, 10)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults_log import log_faults
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.runs import checkpoint as module
 from digits_jax.runs.checkpoint import (
     abstract,
@@ -81,14 +81,14 @@ def test_no_checkpoint_yet(tmp_path):
     assert list_steps(path) == []
     assert restore(path) is None
     assert newest_good(path) is None
-    with pytest.raises(InputError, match="holds no checkpoint; train the run first"):
+    with pytest.raises(DigitsError, match="holds no checkpoint; train the run first"):
         read_weights(path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("step", [4, 5])
 def test_a_step_that_is_not_new_is_refused(saved, step):
-    with pytest.raises(InputError, match=rf"step {step} can't be saved, as step 5 is there"):
+    with pytest.raises(DigitsError, match=rf"step {step} can't be saved, as step 5 is there"):
         save_checkpoint(saved, step, tree(99), {"loss": 99.0})
     assert_is(restore(saved), 5)
 
@@ -188,7 +188,7 @@ def test_none_that_is_whole(saved):
     for step in (3, 4, 5):
         (saved / str(step) / "manifest.json").unlink()
     for read in (restore, read_weights):
-        with pytest.raises(InputError, match=r"no checkpoint can be restored \(step 5: .*step 3"):
+        with pytest.raises(DigitsError, match=r"no checkpoint can be restored \(step 5: .*step 3"):
             read(saved)
     assert newest_good(saved) is None
 
@@ -205,7 +205,7 @@ def test_numbers_that_are_none(saved):
 
 def test_a_checkpoint_of_another_tree(saved):
     other = abstract({**tree(), "params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}})
-    with pytest.raises(InputError, match="can't be restored"):
+    with pytest.raises(DigitsError, match="can't be restored"):
         restore(saved, other)
 
 
@@ -257,7 +257,7 @@ def test_a_full_disk(saved, monkeypatch, error, where):
         else:
             patch.setattr(module, "sync_folder", fail)
         with pytest.raises(
-            InputError, match=r"step 6 could not be saved .*step 5 is kept.*--resume"
+            DigitsError, match=r"step 6 could not be saved .*step 5 is kept.*--resume"
         ):
             save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
     assert newest_good(saved) >= 5
@@ -303,5 +303,5 @@ def test_other_names_are_left_alone(saved):
 
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(InputError, match="is not a folder; move that file away"):
+    with pytest.raises(DigitsError, match="is not a folder; move that file away"):
         restore(tmp_path / "checkpoints")

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.runs import folder
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
@@ -70,21 +70,21 @@ def test_a_run_comes_back(run):
 def test_an_unfinished_run(run):
     (run / "results.json").unlink()
     for read in (read_results, read_run):
-        with pytest.raises(InputError, match=r"isn't finished .*--resume --workdir="):
+        with pytest.raises(DigitsError, match=r"isn't finished .*--resume --workdir="):
             read(run)
 
 
 @pytest.mark.parametrize("read", [check_run, read_results, read_run])
 def test_no_run(tmp_path, read):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; give the folder of a run"):
+    with pytest.raises(DigitsError, match=r"nowhere: no such folder; give the folder of a run"):
         read(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"holds no run \(no config.json\)"):
+    with pytest.raises(DigitsError, match=r"holds no run \(no config.json\)"):
         read(tmp_path)
 
 
 def test_missing_predictions(run):
     (run / "predictions.npz").unlink()
-    with pytest.raises(InputError, match=r"has no predictions.npz; write it with"):
+    with pytest.raises(DigitsError, match=r"has no predictions.npz; write it with"):
         read_run(run)
 
 
@@ -104,7 +104,7 @@ def test_damaged_predictions(run, damage):
                 "other": b"labels, logits\n",
             }[damage]
         )
-    with pytest.raises(InputError, match=r"predictions.npz: can't be read .*is it whole"):
+    with pytest.raises(DigitsError, match=r"predictions.npz: can't be read .*is it whole"):
         read_run(run)
 
 
@@ -112,12 +112,12 @@ def test_damaged_predictions(run, damage):
 def test_json_that_is_none(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(InputError, match=r"config.json: isn't JSON"):
+    with pytest.raises(DigitsError, match=r"config.json: isn't JSON"):
         read_json(path)
 
 
 def test_json_that_cannot_be_read(tmp_path):
-    with pytest.raises(InputError, match=r"gone.json: can't be read \(No such file"):
+    with pytest.raises(DigitsError, match=r"gone.json: can't be read \(No such file"):
         read_json(tmp_path / "gone.json")
 
 
@@ -162,7 +162,7 @@ def test_lines_that_are_none_are_left_out(tmp_path, bad):
 
 def test_metrics_that_are_a_folder(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
+    with pytest.raises(DigitsError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
         read_metrics(tmp_path)
 
 
@@ -234,7 +234,7 @@ def test_new_folders_get_numbers(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_taken(run):
     for check in (check_free, lambda path: hold_workdir(path, new=True).__enter__()):
-        with pytest.raises(InputError, match=r"already holds a run; .*--resume"):
+        with pytest.raises(DigitsError, match=r"already holds a run; .*--resume"):
             check(run)
     with hold_workdir(run, new=False):
         pass
@@ -242,7 +242,7 @@ def test_a_folder_that_holds_a_run_is_taken(run):
 
 def test_resuming_needs_a_run(tmp_path):
     for path, said in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "no such folder")):
-        with pytest.raises(InputError, match=said), hold_workdir(path, new=False):
+        with pytest.raises(DigitsError, match=said), hold_workdir(path, new=False):
             pass
     assert files(tmp_path) == {}
 
@@ -251,11 +251,11 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     """A file where a folder should be: permissions don't stop root."""
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "run"
-    with pytest.raises(InputError, match=r"--workdir=.*can't be written"):
+    with pytest.raises(DigitsError, match=r"--workdir=.*can't be written"):
         check_free(path)
-    with pytest.raises(InputError, match=r"--workdir=.*can't be written \(Not a directory\)"):
+    with pytest.raises(DigitsError, match=r"--workdir=.*can't be written \(Not a directory\)"):
         hold_workdir(path, new=True).__enter__()
-    with pytest.raises(InputError, match=r"can't be written"):
+    with pytest.raises(DigitsError, match=r"can't be written"):
         new_workdir("run", tmp_path / "file")
 
 
@@ -274,7 +274,7 @@ def test_a_second_process_is_refused(tmp_path):
     ) as other:
         try:
             assert other.stdout.readline() == "held\n"
-            with pytest.raises(InputError, match="in use by another process"):
+            with pytest.raises(DigitsError, match="in use by another process"):
                 hold_workdir(tmp_path, new=True).__enter__()
         finally:
             other.kill()

@@ -6,7 +6,7 @@ import pytest
 
 from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.train import parse_config
 from digits_jax.training import calls
 from digits_jax.training.loop import fit, resume
@@ -111,7 +111,7 @@ def test_the_choice():
     for changes, said in (({"processes": 2}, "several processes"), ({"streamed": True}, "stream")):
         assert choose_steps_per_call("auto", "gpu", **alone | changes) == 1
         assert choose_steps_per_call("1", "gpu", **alone | changes) == 1
-        with pytest.raises(InputError, match=rf"--steps-per-call=4: .*{said}.*; give 1, or auto"):
+        with pytest.raises(DigitsError, match=rf"--steps-per-call=4: .*{said}.*; give 1, or auto"):
             choose_steps_per_call("4", "gpu", **alone | changes)
 
 

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from digits_jax import InputError
+from digits_jax import DigitsError
 from digits_jax.training.clusters import Place, find_place
 
 SIGNS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_", "TPU_", "MEGASCALE_", "CUDA_", "JAX_COORD")
@@ -57,7 +57,7 @@ def cluster(monkeypatch):
     ],
 )
 def test_flags_that_cannot_be(flags, said):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(DigitsError) as error:
         find_place(*flags)
     assert said in str(error.value)
 
@@ -112,7 +112,7 @@ def test_open_mpi(cluster):
 
 def test_open_mpi_that_does_not_say_where(cluster):
     cluster(OMPI)  # as version 5 does
-    with pytest.raises(InputError, match=r"doesn't say where process 0 is.*give --coordinator"):
+    with pytest.raises(DigitsError, match=r"doesn't say where process 0 is.*give --coordinator"):
         find_place()
 
 
@@ -120,7 +120,7 @@ def test_open_mpi_that_does_not_say_where(cluster):
 def test_kubernetes_without_its_package(cluster, monkeypatch):
     cluster(POD)
     monkeypatch.setitem(sys.modules, "kubernetes", None)
-    with pytest.raises(InputError, match="or --num-processes=1 where each is to train alone"):
+    with pytest.raises(DigitsError, match="or --num-processes=1 where each is to train alone"):
         find_place()
 
 
@@ -133,5 +133,5 @@ def test_kubernetes_that_refuses(cluster, monkeypatch):
     fake = types.ModuleType("kubernetes")
     fake.config = types.SimpleNamespace(load_incluster_config=refuse)
     monkeypatch.setitem(sys.modules, "kubernetes", fake)
-    with pytest.raises(InputError, match=r"\(Service host/port is not set\.\); give"):
+    with pytest.raises(DigitsError, match=r"\(Service host/port is not set\.\); give"):
         find_place()

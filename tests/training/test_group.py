@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from digits_jax import InputError
+from digits_jax import DigitsError
 from digits_jax.training.group import Group
 from digits_jax.training.lines import Line
 from digits_jax.training.peers import Peer, find_lost, find_stalled
@@ -122,5 +122,5 @@ def test_who_is_lost():
 
 def test_joining_after_jax_was_joined(monkeypatch):
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: True)
-    with pytest.raises(InputError, match="JAX can't join twice"), join("127.0.0.1:1", 2, 1):
+    with pytest.raises(DigitsError, match="JAX can't join twice"), join("127.0.0.1:1", 2, 1):
         pass

@@ -13,7 +13,7 @@ import scipy.special
 
 from digits_jax import (
     Dataset,
-    InputError,
+    DigitsError,
     Split,
     TrainConfig,
     TrainStream,
@@ -316,35 +316,35 @@ def test_resuming_without_a_checkpoint_starts_at_0(finished, toy, tmp_path, caps
     ],
 )
 def test_another_run_is_refused(finished, toy, changes, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         train(toy, finished.workdir, resume=True, **changes)
 
 
 def test_other_data_is_refused(finished, toy):
     changed = dataclasses.replace(toy, sha256="b" * 64)
-    with pytest.raises(InputError, match=r"another version of 'toy' .*aaaaaaaaaaaa.*bbbbbbbbbbbb"):
+    with pytest.raises(DigitsError, match=r"another version of 'toy' .*aaaaaaaaaaaa.*bbbbbbbbbbbb"):
         train(changed, finished.workdir, resume=True)
     renamed = dataclasses.replace(toy, name="other")
-    with pytest.raises(InputError, match=r"--dataset=other: the run in .* has dataset=toy"):
+    with pytest.raises(DigitsError, match=r"--dataset=other: the run in .* has dataset=toy"):
         train(renamed, finished.workdir, resume=True)
 
 
 def test_a_second_run_is_refused(finished, toy):
     before = (finished.workdir / "results.json").read_bytes()
-    with pytest.raises(InputError, match=r"already holds a run"):
+    with pytest.raises(DigitsError, match=r"already holds a run"):
         train(toy, finished.workdir)
     assert (finished.workdir / "results.json").read_bytes() == before
 
 
 def test_resuming_nothing(toy, tmp_path):
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(DigitsError, match="holds no run"):
         train(toy, tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(finished, toy, tmp_path):
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
     (tmp_path / "checkpoints" / "3" / "state").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"no checkpoint can be restored \(step 3: has no manif"):
+    with pytest.raises(DigitsError, match=r"no checkpoint can be restored \(step 3: has no manif"):
         train(toy, tmp_path, resume=True)
 
 
@@ -358,7 +358,7 @@ def test_trained_networks_are_loaded(finished, toy, monkeypatch):
 def test_an_untrained_network_is_not(finished, toy, tmp_path, monkeypatch):
     monkeypatch.setattr(plan_module, "load_dataset", lambda name, data_dir, input: toy)
     write_json(tmp_path / "config.json", read_json(finished.workdir / "config.json"))
-    with pytest.raises(InputError, match=r"has no checkpoint yet; train it with .*--resume"):
+    with pytest.raises(DigitsError, match=r"has no checkpoint yet; train it with .*--resume"):
         load_trained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -386,7 +386,7 @@ def test_an_untrained_network_is_not(finished, toy, tmp_path, monkeypatch):
     ],
 )
 def test_bad_plans_write_nothing(toy, tmp_path, changes, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(DigitsError, match=re.escape(said)):
         train(toy, tmp_path / "run", **changes)
     assert list(tmp_path.iterdir()) == []
 
@@ -395,7 +395,7 @@ def test_diverged_training_says_so(toy, tmp_path):
     bad = {"learning_rate": 1e30, "schedule": "constant", "optimizer": "sgd", "batch_norm": False}
     bad["max_skipped_steps"] = 5
     said = r"NaN or infinity in .* 5 steps in a row, up to step \d .*--learning-rate under 1e\+30"
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         train(toy, tmp_path / "run", **bad)
     assert not (tmp_path / "run" / "results.json").exists()
 
@@ -429,7 +429,7 @@ def test_too_many_bad_batches_stop_the_run(toy, tmp_path, monkeypatch):
         stop_after(patch, 6)  # two of them have been skipped by then
         with pytest.raises(Interrupted):
             train(toy, workdir, **flags)
-    with pytest.raises(InputError, match=r"4 steps in a row, up to step 8 \(seed 0, epoch 0\.93"):
+    with pytest.raises(DigitsError, match=r"4 steps in a row, up to step 8 \(seed 0, epoch 0\.93"):
         train(toy, workdir, resume=True, **flags)
     assert list_steps(workdir / "checkpoints") == [3, 6]
     found = read_json(workdir / "skipped.json")
@@ -508,7 +508,7 @@ def test_checkpoints_that_were_removed(finished, toy, tmp_path):
     workdir = shutil.copytree(finished.workdir, tmp_path / "run")
     (workdir / "results.json").unlink()
     shutil.rmtree(workdir / "checkpoints")
-    with pytest.raises(InputError, match="holds no checkpoint, but step 15 was saved there"):
+    with pytest.raises(DigitsError, match="holds no checkpoint, but step 15 was saved there"):
         train(toy, workdir, resume=True)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 
 # --- schedules -----------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def test_short_runs_have_a_schedule(name, total_steps):
 
 
 def test_unknown_schedule():
-    with pytest.raises(InputError, match=r"'linear'; allowed: one_cycle, cosine, constant"):
+    with pytest.raises(DigitsError, match=r"'linear'; allowed: one_cycle, cosine, constant"):
         make_schedule("linear", 0.1, 100)
 
 
@@ -125,7 +125,7 @@ def test_all_names_are_tested():
 
 
 def test_bad_optimizers():
-    with pytest.raises(InputError, match=r"'rmsprop'; allowed: adam, adamw, sgd, lion"):
+    with pytest.raises(DigitsError, match=r"'rmsprop'; allowed: adam, adamw, sgd, lion"):
         make_optimizer("rmsprop", 0.1)
-    with pytest.raises(InputError, match=r"weight_decay is 0.1 with optimizer 'adam'.*'adamw'"):
+    with pytest.raises(DigitsError, match=r"weight_decay is 0.1 with optimizer 'adam'.*'adamw'"):
         make_optimizer("adam", 0.1, weight_decay=0.1)

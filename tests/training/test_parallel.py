@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from digits_jax import CNN, MLP, create_train_state, make_mesh, parallelize, train_step
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.training import parallel
 from digits_jax.training.parallel import (
     MODES,
@@ -178,7 +178,7 @@ def test_a_donated_state_is_gone():
 
 
 def test_unknown_mode():
-    with pytest.raises(InputError, match=r"mode is 'vmap'; allowed: jit, shard_map, pmap"):
+    with pytest.raises(DigitsError, match=r"mode is 'vmap'; allowed: jit, shard_map, pmap"):
         parallelize(train_step, make_mesh(jax.devices()[:1]), "vmap")
 
 
@@ -212,15 +212,15 @@ def test_choice_of_devices(there, wanted, batch_size, heavy, chosen):
     ],
 )
 def test_devices_that_do_not_fit(wanted, batch_size, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(DigitsError, match=said):
         choose_devices(jax.devices(), wanted, batch_size, heavy=True)
 
 
 def test_platforms():
     assert start_backend("cpu", 3) == jax.devices()  # it runs already: it stays as it is
-    with pytest.raises(InputError, match="platform is 'abacus'; allowed: auto, cpu, gpu, tpu"):
+    with pytest.raises(DigitsError, match="platform is 'abacus'; allowed: auto, cpu, gpu, tpu"):
         start_backend("abacus", 1)
-    with pytest.raises(InputError, match="--platform=tpu: JAX finds none here; give --platf"):
+    with pytest.raises(DigitsError, match="--platform=tpu: JAX finds none here; give --platf"):
         start_backend("tpu", 1)
 
 
@@ -263,5 +263,5 @@ def test_a_state_larger_than_the_memory_is_refused():
     mesh = make_mesh(jax.devices()[:2])
     check_memory({"kernel": jax.ShapeDtypeStruct((1000, 1000), np.float32)}, mesh)
     huge = {"kernel": jax.ShapeDtypeStruct((2**24, 2**24), np.float32)}  # 1 PiB, twice
-    with pytest.raises(InputError, match=r"take 2097152\.0 GiB .* smaller --hidden-sizes"):
+    with pytest.raises(DigitsError, match=r"take 2097152\.0 GiB .* smaller --hidden-sizes"):
         check_memory(huge, mesh)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prepared_sets import write_prepared
 
-from digits_jax import InputError, TrainConfig, fit, load_dataset, load_trained, resume
+from digits_jax import DigitsError, TrainConfig, fit, load_dataset, load_trained, resume
 from digits_jax.data.stream import PrefetchedStream
 from digits_jax.training.interrupts import Interrupted
 
@@ -71,7 +71,7 @@ def test_stopped_in_an_epoch_it_goes_on_exactly(root, tmp_path, monkeypatch, the
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"batch_size": 8}])
 def test_another_order_is_refused(root, tmp_path, changes):
     train(root, tmp_path / "run", input="stream", epochs=0.1)
-    with pytest.raises(InputError, match=f"--{next(iter(changes)).replace('_', '-')}="):
+    with pytest.raises(DigitsError, match=f"--{next(iter(changes)).replace('_', '-')}="):
         train(root, tmp_path / "run", input="stream", epochs=0.1, resume=True, **changes)
 
 
@@ -79,7 +79,7 @@ def test_other_images_are_refused(root, tmp_path):
     """Of the same name, version and sizes, in other files."""
     train(root, tmp_path / "run", input="stream", epochs=0.1)
     write_prepared(tmp_path / "other", encode=_dark)
-    with pytest.raises(InputError, match=r"was trained on another version of 'tfds/own:1.0.0'"):
+    with pytest.raises(DigitsError, match=r"was trained on another version of 'tfds/own:1.0.0'"):
         resume(tmp_path / "run", quiet=True, data_dir=str(tmp_path / "other"))
 
 
@@ -90,8 +90,8 @@ def _dark(image):
 
 
 def test_the_embedded_digits_are_not_streamed(tmp_path):
-    with pytest.raises(InputError, match="--input=memory, or another --dataset"):
+    with pytest.raises(DigitsError, match="--input=memory, or another --dataset"):
         load_dataset("digits", input="stream")
-    with pytest.raises(InputError, match="--input=disk: allowed are memory, stream"):
+    with pytest.raises(DigitsError, match="--input=disk: allowed are memory, stream"):
         fit(TrainConfig(dataset="digits", input="disk", workdir=str(tmp_path / "run")))
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
 from digits_jax.models.mlp import MLP
 from digits_jax.runs.folder import read_run
 from digits_jax.train import main as train
@@ -129,7 +129,9 @@ def test_another_teacher_in_its_place_is_noticed(teacher, tmp_path):
     assert plan.teacher is None
     assert int(state.step) == plan.total_steps
     for again in (["--resume", f"--workdir={run}"], [f"--config={run}"]):
-        with pytest.raises(InputError, match=r"teacher.*no such folder, but .* say with --teacher"):
+        with pytest.raises(
+            DigitsError, match=r"teacher.*no such folder, but .* say with --teacher"
+        ):
             train(again)
     # It was moved: the same network is in another folder, and is found there from now on.
     assert train(["--resume", f"--workdir={run}", f"--teacher={teacher / 'member-0'}"]) == 0
@@ -137,15 +139,15 @@ def test_another_teacher_in_its_place_is_noticed(teacher, tmp_path):
     resume(run, quiet=True)
     load_trained(run)
     other = teacher / "member-1"
-    with pytest.raises(InputError, match=f"{other}: another network is there than the one that"):
+    with pytest.raises(DigitsError, match=f"{other}: another network is there than the one that"):
         train(["--resume", f"--workdir={run}", f"--teacher={other}"])
-    with pytest.raises(InputError, match=r"--teacher=None: the run in .* has teacher="):
+    with pytest.raises(DigitsError, match=r"--teacher=None: the run in .* has teacher="):
         train(["--resume", f"--workdir={run}", "--teacher=none"])
     # One of before, whose config.json doesn't know who it is: its checkpoints do.
     config = json.loads((run / "config.json").read_text())
     del config["teacher"]
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=f"{other}: another network is there than the one that"):
+    with pytest.raises(DigitsError, match=f"{other}: another network is there than the one that"):
         train(["--resume", f"--workdir={run}", f"--teacher={other}"])
 
 
@@ -159,7 +161,7 @@ def test_a_student_is_repeated_with_its_own_teacher(teacher, tmp_path):
     assert parse_config([*again, "--hidden-sizes=8"]).hidden_sizes == (8,)
     shutil.rmtree(copy)
     shutil.copytree(teacher / "member-1", copy)
-    with pytest.raises(InputError, match=f"{copy}: another network is there than the one that"):
+    with pytest.raises(DigitsError, match=f"{copy}: another network is there than the one that"):
         train(again)
     # To learn from another one may well be meant.
     assert train([*again, f"--teacher={teacher / 'member-1'}"]) == 0
@@ -174,9 +176,9 @@ def test_an_ensemble_of_students_finds_a_teacher_that_was_moved(teacher, tmp_pat
     (run / "results.json").unlink()
     shutil.rmtree(run / "member-1")
     resumed = ["--resume", f"--workdir={run}"]
-    with pytest.raises(InputError, match=r"no such folder, but .* say with --teacher"):
+    with pytest.raises(DigitsError, match=r"no such folder, but .* say with --teacher"):
         train(resumed)
-    with pytest.raises(InputError, match="another network is there"):
+    with pytest.raises(DigitsError, match="another network is there"):
         train([*resumed, f"--teacher={teacher / 'member-1'}"])
     assert train([*resumed, f"--teacher={teacher / 'member-0'}"]) == 0
     assert read_run(run).results["params_sha256"] == found.results["params_sha256"]
@@ -201,14 +203,14 @@ def test_who_cannot_teach(teacher, tmp_path):
         unfinished: "isn't finished",
         other: "was trained on kmnist, this run is on digits; give a teacher of the same",
     }.items():
-        with pytest.raises(InputError, match=words) as caught:
+        with pytest.raises(DigitsError, match=words) as caught:
             prepare(dataclasses.replace(SMALL, teacher=str(path)))
         assert str(caught.value).startswith(f"--teacher={path}: ")
     for fields, words in {
         ("teacher_weight", 0.5): "--teacher-weight goes with --teacher=RUN",
         ("teacher_temperature", 2.0): "--teacher-temperature goes with --teacher",
     }.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             prepare(dataclasses.replace(SMALL, **dict([fields])))
     for fields, words in {
         ("teacher_weight", 1.5): "--teacher-weight=1.5: give a number that is at least 0 and at",
@@ -217,5 +219,5 @@ def test_who_cannot_teach(teacher, tmp_path):
             0.0,
         ): "--teacher-temperature=0.0: give a number that is at least",
     }.items():
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(DigitsError, match=words):
             prepare(dataclasses.replace(SMALL, teacher=str(teacher), **dict([fields])))

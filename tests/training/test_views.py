@@ -61,15 +61,15 @@ def test_the_program(tmp_path, capsys):
     assert (said["views"], said["members"], said["test_count"]) == (3, 1, 360)
     assert main([run, "--views=3"]) == 0
     assert "; 3 views of each image" in capsys.readouterr().out
-    from digits_jax.errors import InputError
+    from digits_jax.errors import DigitsError
 
-    with pytest.raises(InputError, match="--views=0: give a number that is at least 1"):
+    with pytest.raises(DigitsError, match="--views=0: give a number that is at least 1"):
         main([run, "--views=0"])
 
 
 def test_the_images_to_choose_by(tmp_path, capsys):
     from digits_jax.config import TrainConfig
-    from digits_jax.errors import InputError
+    from digits_jax.errors import DigitsError
     from digits_jax.training.loop import fit
 
     run = str(tmp_path / "run")
@@ -82,5 +82,5 @@ def test_the_images_to_choose_by(tmp_path, capsys):
         assert said[name] == results[name]  # training scored it with code of its own
     assert main([run, "--split=validation"]) == 0
     assert "digits validation accuracy" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--split=train: give test or validation"):
+    with pytest.raises(DigitsError, match="--split=train: give test or validation"):
         main([run, "--split=train"])

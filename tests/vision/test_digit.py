@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from digits_jax.data import decode, images
-from digits_jax.data.decode import decode_image
-from digits_jax.data.images import (
+from digits_jax.errors import DigitsError
+from digits_jax.vision import decode
+from digits_jax.vision import digit as images
+from digits_jax.vision.decode import decode_image
+from digits_jax.vision.digit import (
     THICK,
     THIN,
     find_ink,
@@ -24,7 +26,6 @@ from digits_jax.data.images import (
     place_digit,
     read_digit,
 )
-from digits_jax.errors import InputError
 
 
 def encode(image, kind="PNG", **options):
@@ -166,7 +167,7 @@ def test_odd_floats():
     ],
 )
 def test_not_a_picture(data, words):
-    with pytest.raises(InputError, match=rf"^my\.png: .*{words}"):
+    with pytest.raises(DigitsError, match=rf"^my\.png: .*{words}"):
         decode_image(data, "my.png")
 
 
@@ -174,18 +175,18 @@ def test_not_a_picture(data, words):
 def test_frames_are_refused(kind):
     frames = [Image.fromarray(gradient() // n) for n in (1, 2, 3)]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match=r"^a\.x: has 3 frames or pages"):
+    with pytest.raises(DigitsError, match=r"^a\.x: has 3 frames or pages"):
         decode_image(data, "a.x")
 
 
 def test_too_many_bytes(monkeypatch):
     monkeypatch.setattr(decode, "MAX_BYTES", 100)
-    with pytest.raises(InputError, match=r"is 101 bytes; 100 are"):
+    with pytest.raises(DigitsError, match=r"is 101 bytes; 100 are"):
         decode_image(b"x" * 101, "a")
 
 
 def test_a_name_stays_on_one_line():
-    with pytest.raises(InputError, match=r"^a\?b: is empty"):
+    with pytest.raises(DigitsError, match=r"^a\?b: is empty"):
         decode_image(b"", "a\nb")
 
 
@@ -207,20 +208,20 @@ def png_header(width, height):
 @pytest.mark.parametrize("size", [(20_000, 20_000), (2**31 - 1, 2**31 - 1), (24_000_001, 1)])
 def test_bombs(size):
     with pytest.raises(
-        InputError, match=r"^a: (is [\d,]+x[\d,]+|has more) pixels.* 24,000,000 are"
+        DigitsError, match=r"^a: (is [\d,]+x[\d,]+|has more) pixels.* 24,000,000 are"
     ):
         decode_image(png_header(*size), "a")
 
 
 def test_a_promise_that_is_not_kept():
-    with pytest.raises(InputError, match=r"^a: can't be decoded"):
+    with pytest.raises(DigitsError, match=r"^a: can't be decoded"):
         decode_image(png_header(100, 100), "a")
 
 
 def test_a_webp_that_promises_much():
     data = b"RIFF" + struct.pack("<I", 30) + b"WEBPVP8X" + struct.pack("<I", 10) + b"\0" * 4
     data += (16382).to_bytes(3, "little") * 2
-    with pytest.raises(InputError, match="is 16,383x16,383"):
+    with pytest.raises(DigitsError, match="is 16,383x16,383"):
         decode_image(data + b"\0" * 20, "a")
 
 
@@ -230,7 +231,7 @@ def test_a_large_jpeg_comes_smaller(monkeypatch):
     small = decode_image(encode(Image.fromarray(grey), "JPEG", quality=95), "a")
     assert small.shape == (60, 80)
     assert np.abs(small.mean() - grey.mean()) < 2
-    with pytest.raises(InputError, match="is 320x240"):
+    with pytest.raises(DigitsError, match="is 320x240"):
         decode_image(encode(Image.fromarray(grey), "JPEG", progressive=True), "a")
 
 
@@ -256,7 +257,7 @@ def check(data):
         warnings.simplefilter("error")
         try:
             grey, message = decode_image(data, "fuzzed.png"), ""
-        except InputError as error:
+        except DigitsError as error:
             grey, message = None, str(error)
     if grey is None:
         assert message.startswith("fuzzed.png: ")
@@ -274,7 +275,7 @@ def test_truncated_at_every_50th_byte(data):
     assert check(data)
     for stop in range(0, len(data) - 50, 50):
         check(data[:stop])
-    with pytest.raises(InputError):
+    with pytest.raises(DigitsError):
         decode_image(data[: len(data) // 2], "a")
 
 
@@ -320,9 +321,9 @@ MEMORY = """
     import io, resource, sys
     import numpy as np
     from PIL import Image
-    from digits_jax.data.decode import decode_image
-    from digits_jax.data.images import read_digit
-    from digits_jax.errors import InputError
+    from digits_jax.vision.decode import decode_image
+    from digits_jax.vision.digit import read_digit
+    from digits_jax.errors import DigitsError
     image = Image.new(sys.argv[2], (6000, 4000), (255,) * 4 if sys.argv[2] == "RGBA" else 1)
     if sys.argv[1] == "JPEG":
         image = Image.new("L", (20_000, 20_000), 255)
@@ -335,8 +336,8 @@ MEMORY = """
 READ = """
     import re, sys
     from pathlib import Path
-    from digits_jax.data.decode import decode_image
-    from digits_jax.data.images import read_digit
+    from digits_jax.vision.decode import decode_image
+    from digits_jax.vision.digit import read_digit
     assert read_digit(decode_image(sys.stdin.buffer.read(), "a")) is None
     # Not ru_maxrss, which starts with that of the process that forked this one.
     print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
@@ -424,7 +425,7 @@ def test_large_pictures_are_averaged_down():
 )
 def test_not_a_grey_picture(grey):
     for function in (find_ink, read_digit):
-        with pytest.raises(InputError, match="give a uint8 array"):
+        with pytest.raises(DigitsError, match="give a uint8 array"):
             function(grey)
 
 

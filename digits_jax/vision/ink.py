@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError
 
 # Pictures are worked on at this size at most: a digit has 20 pixels in the end.
 LONGEST = 1000
@@ -43,7 +43,7 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
       all zeros for a blank page.
 
     Raises:
-      InputError: an array of another type or shape.
+      DataError: an array of another type or shape.
 
     Example:
       >>> page = np.full((40, 40), 180, np.uint8)
@@ -144,7 +144,7 @@ def _check(grey):
         or not grey.size
     ):
         what = f"{grey.dtype} {list(grey.shape)}" if isinstance(grey, np.ndarray) else type(grey)
-        raise InputError(f"a picture is {what}; give a uint8 array [height, width], not empty")
+        raise DataError(f"a picture is {what}; give a uint8 array [height, width], not empty")
     return grey
 
 

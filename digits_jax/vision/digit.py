@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_jax.data.ink import find_ink
+from digits_jax.vision.ink import find_ink
 
 SIZE, BOX = 28, 20
 THRESHOLD = 0.1
@@ -34,7 +34,7 @@ def read_digit(grey: np.ndarray) -> np.ndarray | None:
       uint8 [28, 28], or None where there is no ink.
 
     Raises:
-      InputError: an array of another type or shape.
+      DataError: an array of another type or shape.
 
     Example:
       >>> page = np.full((60, 80), 255, np.uint8)

@@ -1,6 +1,6 @@
 """Rows of digits in one picture: where each digit is, and which of them touch.
 
-grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.data.ink`.
+grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.vision.ink`.
 score: a model as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
 smoothed labels serve best: sharper ones make a pair that touches look as sure as a digit.
 """
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from digits_jax.data.images import Piece, find_pieces, gap, place_digit, unite
-from digits_jax.data.ink import find_ink
+from digits_jax.vision.digit import Piece, find_pieces, gap, place_digit, unite
+from digits_jax.vision.ink import find_ink
 
 Score = Callable[[np.ndarray], np.ndarray]
 
@@ -62,7 +62,7 @@ def find_lines(grey: np.ndarray) -> list[list[Glyph]]:
       A list of lines, empty for a blank page.
 
     Raises:
-      InputError: an array of another type or shape.
+      DataError: an array of another type or shape.
 
     Example:
       >>> page = np.full((60, 100), 255, np.uint8)
@@ -91,7 +91,7 @@ def read_line(grey: np.ndarray, score: Score) -> list[Glyph]:
       The digits; empty for a blank page.
 
     Raises:
-      InputError: an array of another type or shape.
+      DataError: an array of another type or shape.
 
     Example:
       >>> page = np.full((60, 100), 255, np.uint8)
@@ -114,7 +114,7 @@ def read_page(grey: np.ndarray, score: Score) -> list[list[Glyph]]:
       Lines from top to bottom, each from left to right; empty for a blank page.
 
     Raises:
-      InputError: an array of another type or shape.
+      DataError: an array of another type or shape.
     """
     ink, rows = _find_rows(grey)
     return [_read_row(ink, row, grey, score) for row in rows]

@@ -1,5 +1,6 @@
-"""The processor of this machine: its name, and what it multiplies quickly."""
+"""The processor of this machine, and the versions of the installed packages."""
 
+import importlib.metadata
 import os
 import platform
 from functools import cache
@@ -56,3 +57,16 @@ def processor_name() -> str:
     name = names[0] if names else platform.processor() or platform.machine()
     vectors = [word for flag, word in _VECTORS.items() if flag in processor_features()]
     return f"{name} ({vectors[0]})" if vectors else name
+
+
+def version_of(package: str) -> str | None:
+    """An installed package's version; None of one that is merely on the path, as a checkout is.
+
+    Example:
+      >>> version_of("no-such-package") is None
+      True
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

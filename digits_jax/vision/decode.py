@@ -1,6 +1,6 @@
 """The bytes of anybody's picture -> grey levels, in bounded memory and time.
 
-Whatever the bytes are, the answer is an array or an :class:`InputError` of one line. Pillow
+Whatever the bytes are, the answer is an array or an :class:`DigitsError` of one line. Pillow
 decodes; it is told which formats to try, so that a file's name plays no part.
 """
 
@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from digits_jax.errors import InputError
+from digits_jax.errors import DataError, DigitsError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 50_000_000
@@ -39,7 +39,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       uint8 [height, width], 0 black and 255 white.
 
     Raises:
-      InputError: it is empty, too large, truncated, animated, or of none of these formats.
+      DataError: it is empty, too large, truncated, animated, or of none of these formats.
 
     Example:
       >>> import io
@@ -51,9 +51,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """
     name = "".join(c if c.isprintable() else "?" for c in name)
     if not data:
-        raise InputError(f"{name}: is empty (0 bytes); give a picture file")
+        raise DataError(f"{name}: is empty (0 bytes); give a picture file")
     if len(data) > MAX_BYTES:
-        raise InputError(
+        raise DataError(
             f"{name}: is {len(data):,} bytes; {MAX_BYTES:,} are allowed: save it smaller"
         )
     try:
@@ -61,13 +61,13 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, name)
-    except InputError:
+    except DigitsError:
         raise
     except Exception as error:
         # On damaged files Pillow raises OSError, SyntaxError, struct.error, ValueError,
         # OverflowError, MemoryError, ...: each means that the file can't be read.
         reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(
+        raise DataError(
             f"{name}: can't be decoded ({reason}); it is damaged or cut off: save it again"
         ) from None
 
@@ -85,18 +85,18 @@ def _decode(data, name):
         else:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise InputError(
+        raise DataError(
             f"{name}: is not a readable picture; allowed are PNG, JPEG, WebP, BMP and TIFF files"
         ) from None
     except Image.DecompressionBombError:
-        raise InputError(
+        raise DataError(
             f"{name}: has more pixels than can be read; {MAX_PIXELS:,} are allowed: save it smaller"
         ) from None
     with image:
         # A phone's MPO, a JPEG with more pictures of the same behind it, is read as a JPEG.
         is_jpeg = image.format == "JPEG"
         if not is_jpeg and getattr(image, "n_frames", 1) > 1:
-            raise InputError(
+            raise DataError(
                 f"{name}: has {image.n_frames} frames or pages; give a picture that has one"
             )
         if is_jpeg:
@@ -111,7 +111,7 @@ def _decode(data, name):
 
 def _check_pixels(name, width, height, allowed):
     if width * height > allowed:
-        raise InputError(
+        raise DataError(
             f"{name}: is {width:,}x{height:,} pixels, {width * height:,} in all; "
             f"{allowed:,} are allowed: save it smaller"
         )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from digits_jax.data.lines import MOST_PARTS, Glyph, _choose, find_lines, read_line, read_page
-from digits_jax.errors import InputError
+from digits_jax.errors import DigitsError
+from digits_jax.vision.segment import MOST_PARTS, Glyph, _choose, find_lines, read_line, read_page
 
 
 def ring(height=40, width=30, pen=5):
@@ -68,7 +68,7 @@ def test_blank(page):
 
 def test_wrong_arrays():
     for function in (find_lines, lambda grey: read_line(grey, unsure)):
-        with pytest.raises(InputError, match="give a uint8 array"):
+        with pytest.raises(DigitsError, match="give a uint8 array"):
             function(np.zeros((3, 3)))
 
 

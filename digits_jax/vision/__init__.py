@@ -1,0 +1,1 @@
+"""Pictures of digits to 28x28 arrays."""

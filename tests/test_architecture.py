@@ -14,7 +14,7 @@ PACKAGE = Path(digits_jax.__file__).parent
 REPOSITORY = PACKAGE.parent
 ROOMS = {"data", "models", "training", "runs", "evaluation", "deploy", "benchmarks"}
 # What everybody may import, as they import nothing of ours.
-LEAVES = {"errors", "processor", "versions"}
+LEAVES = {"errors", "formatting", "processor", "versions"}
 # What each room may import of ours, beside itself and the leaves.
 ALLOWED = {
     "data": set(),

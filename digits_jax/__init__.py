@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from digits_jax.config import TrainConfig as TrainConfig
-    from digits_jax.config import recipe_of as recipe_of
+    from digits_jax.config import RunOptions as RunOptions
+    from digits_jax.config import read_config as read_config
     from digits_jax.data.augment import add_noise as add_noise
     from digits_jax.data.augment import cutout as cutout
     from digits_jax.data.augment import make_augment as make_augment
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from digits_jax.training.optimizers import make_schedule as make_schedule
     from digits_jax.training.parallel import make_mesh as make_mesh
     from digits_jax.training.parallel import parallelize as parallelize
-    from digits_jax.training.plan import prepare as prepare
+    from digits_jax.training.setup import prepare as prepare
     from digits_jax.training.resuming import load_trained as load_trained
     from digits_jax.training.state import TrainState as TrainState
     from digits_jax.training.state import create_train_state as create_train_state
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "TrainConfig": "config",
-    "recipe_of": "config",
+    "RunOptions": "config",
+    "read_config": "config",
     "add_noise": "data.augment",
     "cutout": "data.augment",
     "make_augment": "data.augment",
@@ -75,7 +77,7 @@ _HOME = {
     "make_schedule": "training.optimizers",
     "make_mesh": "training.parallel",
     "parallelize": "training.parallel",
-    "prepare": "training.plan",
+    "prepare": "training.setup",
     "TrainState": "training.state",
     "create_train_state": "training.state",
     "eval_step": "training.steps",

@@ -47,9 +47,7 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     import tyro  # here, so that Ctrl-C is one line from a program's start
 
     given = argv
-    if not {"-h", "--help"} & set(argv):
-        _check_flags(kind, argv)
-    argv = _split_lists(kind, argv)
+    argv=[x for a in argv for x in ([a.partition('=')[0],*a.partition('=')[2].split(',')] if a.startswith(('--channels=','--hidden-sizes=')) else [a])]
     said = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -66,6 +64,11 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
         if stop.code in (0, None):
             raise
         raise ConfigError(_explain(said.getvalue(), kind, given)) from None
+
+
+def parse_known(kind, argv):
+    import tyro
+    return tyro.cli(kind, args=[a for a in argv if a not in ("-h","--help")], return_unknown_args=True, add_help=False)[0]
 
 
 def _flags(kind):

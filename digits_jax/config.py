@@ -1,64 +1,100 @@
-"""A training run's configuration: one frozen dataclass, and the presets that fill it in."""
+"""The configuration of a training: `TrainConfig` says what is trained, `RunOptions` where and how."""
 
 import dataclasses
+import math
 import os
+import types
+import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import tyro
 
-from digits_jax.config_checks import ARCH_ONLY, PATHS, check, typed
-from digits_jax.errors import ConfigError, DigitsError, quoted
-from digits_jax.presets import BASE, RECIPES, TEACHER
+from digits_jax.errors import ConfigError, quoted, shown
+from digits_jax.presets import DISTILLATION, preset_values
 from digits_jax.runs.folder import CONFIG, read_json
 
 T = TypeVar("T")
 ByPreset = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by preset)")]
 
 
+class _Checked:
+    """A frozen dataclass that converts its fields to their types and checks them."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = _converted(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            if field.name in RANGES:
+                for number in value if isinstance(value, tuple) else (value,):
+                    if isinstance(number, int | float):
+                        _check_range(field.name, number)
+        for message in self._broken_rules():
+            raise ConfigError(message)
+
+    def _broken_rules(self) -> Iterator[str]:
+        """The message of each rule across fields that doesn't hold."""
+        yield from ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for JSON."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Any, source: str) -> Self:
+        """Makes a configuration from plain values, as `to_dict` gives them.
+
+        Args:
+          values: a dictionary; a field that is missing has its default.
+          source: where the values came from, for the error.
+
+        Raises:
+          ConfigError: a field is unknown or has a value that isn't allowed.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: expected an object with the fields of {cls.__name__}")
+        if unknown := values.keys() - names:
+            raise ConfigError(f"{source}: unknown field {quoted(min(unknown))}")
+        try:
+            return cls(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+
+
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run. A field that is None is filled in by the preset.
+class TrainConfig(_Checked):
+    """What is trained. A field that is None is filled in by the preset, see `resolve`.
+
+    Two runs with equal resolved configurations, on the same data, learn the same parameters, up to
+    rounding differences between devices. The fields are checked when it is constructed.
+
+    Raises:
+      ConfigError: a value, or a combination of values, that isn't allowed.
 
     Example:
       >>> TrainConfig(arch="ann", preset="quick", dropout=0.1).resolve("mnist").dropout
       0.1
     """
 
-    arch: str = "cnn"
+    arch: Literal["cnn", "mlp", "ann"] = "cnn"
     """Network: cnn, or mlp (ann is another word for it)."""
-    preset: str = "standard"
+    preset: Literal["quick", "standard", "best", "tiny"] = "standard"
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), or tiny (fewer than 5,000 parameters)."""  # noqa: E501
     dataset: str = "auto"
     """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, or tfds/NAME for a prepared set of your own; auto: mnist where it can be had, else digits."""  # noqa: E501
-    data_dir: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help_behavior_hint="(default: DIGITS_JAX_DATA_DIR, TFDS_DATA_DIR or "
-            "~/tensorflow_datasets)"
-        ),
-    ] = None
-    """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
-    config: str | None = None
-    """Repeat the run whose config.json this is (its folder will do): what isn't given here is as it is there."""  # noqa: E501
-    input: str = "memory"
-    """Training images: held in memory, or stream: read from prepared files as they are needed."""
-    workdir: Annotated[
-        str | None,
-        tyro.conf.arg(help_behavior_hint="(default: a new runs/ARCH-DATASET-PRESET-seedSEED)"),
-    ] = None
-    """Folder of the run."""
     epochs: ByPreset[float] = None
     """Passes over the training images; fractions are allowed."""
     batch_size: ByPreset[int] = None
     """Images in a batch, over all devices."""
     learning_rate: ByPreset[float] = None
     """Peak learning rate."""
-    schedule: ByPreset[str] = None
-    """Learning rate over time: one_cycle, cosine (after a warm-up) or constant (likewise)."""
-    optimizer: ByPreset[str] = None
-    """Optimizer: adam, adamw, sgd (Nesterov momentum) or lion."""
+    schedule: ByPreset[Literal["one_cycle", "cosine", "constant"]] = None
+    """Learning rate over time; cosine and constant begin with a warm-up."""
+    optimizer: ByPreset[Literal["adam", "adamw", "sgd", "lion"]] = None
+    """Optimizer; sgd has Nesterov momentum."""
     weight_decay: ByPreset[float] = None
     """Weight decay of kernels (adam has none)."""
     label_smoothing: ByPreset[float] = None
@@ -66,7 +102,7 @@ class TrainConfig:
     dropout: ByPreset[float] = None
     """Share of hidden activations dropped in training, in [0, 1)."""
     batch_norm: ByPreset[bool] = None
-    """Normalise activations over the batch."""
+    """Normalize activations over the batch."""
     hidden_sizes: ByPreset[tuple[int, ...]] = None
     """mlp: width of each hidden layer, e.g. 512,256."""
     channels: ByPreset[tuple[int, ...]] = None
@@ -78,266 +114,288 @@ class TrainConfig:
     space_to_depth: ByPreset[bool] = None
     """cnn: fold 2x2 pixels into channels first, for a quarter of the work."""
     ema_decay: ByPreset[float] = None
-    """Recognise with an average of the weights over the steps: its decay, in [0, 1); 0 for none."""
-    renormalize: ByPreset[bool] = None
-    """After the last step, estimate BatchNorm's statistics anew, from images as they are."""
-    augment: ByPreset[str] = None
-    """Random changes to training images: none, shift, affine, elastic, centred (elastic without shifts), cutout (affine, and a square is blanked) or noise."""  # noqa: E501
+    """Evaluate an exponential moving average of the parameters: its decay, in [0, 1); 0 for none."""
+    recalibrate_batch_norm: ByPreset[bool] = None
+    """After the last step, estimate BatchNorm's statistics from training images without augmentation."""  # noqa: E501
+    augment: ByPreset[
+        Literal["none", "shift", "affine", "elastic", "centred", "cutout", "noise"]
+    ] = None
+    """Random changes to training images; centred is elastic without shifts, cutout is affine with a blanked square."""  # noqa: E501
     augment_strength: ByPreset[float] = None
-    """Times the strength of --augment: 2 turns, shifts and bends twice as far."""
+    """Factor on the strength of --augment: 2 rotates, shifts and bends twice as far."""
     adversarial: ByPreset[float] = None
-    """Move the pixels of training images by up to this (white is 1) to where the loss is larger; 0 for none."""  # noqa: E501
+    """FGSM: move the pixels of training images by up to this (white is 1) in the direction that raises the loss; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     teacher: str | None = None
-    """Folder of a finished run or ensemble to learn from, whose answers are targets beside the labels; none: of what --config has, no teacher."""  # noqa: E501
+    """Folder of a finished run or ensemble whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
     teacher_weight: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")
     ] = None
-    """Share of the teacher's answers in the loss, in [0, 1]; the labels have the rest."""
+    """Share of the distillation loss, in [0, 1]; the labels have the rest."""
     teacher_temperature: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 2 with a teacher)")
     ] = None
-    """What logits are divided by before the teacher's answers are compared."""
+    """Temperature of the distillation loss."""
     ensemble: int = 1
-    """Networks to train, with the seeds SEED, SEED + 1 and so on, that then answer as one."""
+    """Networks to train, with the seeds SEED, SEED + 1, ..., whose probabilities are averaged."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the factors in training's matrix products; auto: bfloat16 where the device supports it. Parameters, sums and evaluation are float32."""  # noqa: E501
+
+    def _broken_rules(self) -> Iterator[str]:
+        arch = _canonical(self.arch)
+        for name in OTHER_ARCH_FIELDS[arch]:
+            if getattr(self, name) is not None:
+                yield f"{name} isn't for arch={arch}; leave it out"
+        if self.channels and len(self.channels) > MAX_BLOCKS:
+            yield f"channels={shown(','.join(map(str, self.channels)))}: each block halves the image; give at most {MAX_BLOCKS} numbers"  # noqa: E501
+        if self.hidden_sizes and len(self.hidden_sizes) > MAX_LAYERS:
+            yield f"hidden_sizes has {len(self.hidden_sizes)} numbers; give at most {MAX_LAYERS}"
+        if self.seed + self.ensemble - 1 > _MAX_INT:
+            yield f"seed={self.seed} with ensemble={self.ensemble}: the last seed is more than {_MAX_INT}; give a smaller one"  # noqa: E501
+        if self.optimizer == "adam" and self.weight_decay:
+            yield f"weight_decay={self.weight_decay}: adam has none; use adamw, or weight_decay=0"
+        if self.augment == "none" and self.augment_strength not in (None, 1.0):
+            yield f"augment_strength={self.augment_strength}: augment is none; give augment too, or leave it out"  # noqa: E501
+        if self.recalibrate_batch_norm and self.batch_norm is False:
+            yield "recalibrate_batch_norm needs batch_norm; leave one of them out"
+        if self.teacher == "":
+            yield "teacher is empty; give the folder of a run, or leave it out"
+        if self.teacher is None:
+            for name in DISTILLATION:
+                if getattr(self, name) is not None:
+                    yield f"{name} needs a teacher; give teacher=RUN too"
+
+    def resolve(self, dataset: str) -> "TrainConfig":
+        """Fills in the fields that are None from the preset.
+
+        Args:
+          dataset: the name that "auto" came to; small data sets have their own recipes.
+
+        Raises:
+          ConfigError: a given field doesn't fit the preset's others.
+        """
+        arch = _canonical(self.arch)
+        values = preset_values(arch, self.preset, small=dataset == "digits")
+        if self.optimizer == "adam":
+            values["weight_decay"] = 0.0  # adam has none; the preset's is for adamw
+        if self.batch_norm is False:
+            values["recalibrate_batch_norm"] = False
+        if self.augment not in (None, values["augment"]):
+            values["augment_strength"] = 1.0  # the preset's belongs to its own augmentation
+        if self.teacher is not None:
+            values |= DISTILLATION
+        filled = {name: v for name, v in values.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
+
+
+@dataclass(frozen=True)
+class RunOptions(_Checked):
+    """Where and how a run is computed: what may differ between a run and its resumption.
+
+    Raises:
+      ConfigError: a value, or a combination of values, that isn't allowed.
+    """
+
+    workdir: Annotated[
+        str | None,
+        tyro.conf.arg(help_behavior_hint="(default: a new runs/ARCH-DATASET-PRESET-seedSEED)"),
+    ] = None
+    """Folder of the run."""
+    data_dir: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help_behavior_hint="(default: DIGITS_JAX_DATA_DIR, TFDS_DATA_DIR or "
+            "~/tensorflow_datasets)"
+        ),
+    ] = None
+    """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
+    input: Literal["memory", "stream"] = "memory"
+    """Training images: held in memory, or read from prepared files as they are needed."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Kind of device."""
+    devices: int | Literal["auto"] = "auto"
+    """Devices to split each batch over, in each process. A CPU can be split into as many as it has cores (or 8)."""  # noqa: E501
+    convolution: Literal["auto", "lax", "matmul"] = "auto"
+    """cnn: compute convolutions by XLA's own (lax), as matrix products (matmul), or by the faster one here (auto)."""  # noqa: E501
+    steps_per_call: int | Literal["auto"] = "auto"
+    """Steps in one call of the devices, which then hold all training images; auto: 1 on a CPU, an epoch elsewhere."""  # noqa: E501
     together: Annotated[
         bool | None, tyro.conf.arg(help_behavior_hint="(default: on an accelerator)")
     ] = None
-    """Train an ensemble's networks in one step, side by side; else one after another."""
-    dtype: str = "auto"
-    """Type of the factors that training multiplies: float32, bfloat16 or auto (bfloat16 where the device has it). Parameters, sums and recognition are float32."""  # noqa: E501
-    convolution: str = "auto"
-    """cnn: how convolutions are computed: lax (XLA's own), matmul (products of matrices) or auto (the faster one here)."""  # noqa: E501
-    devices: str = "auto"
-    """Number of devices to split each batch over, or auto; in each process. A CPU can be any number up to its cores (or 8)."""  # noqa: E501
-    steps_per_call: str = "auto"
-    """Steps in one call of the devices, which then hold all training images: a number, or auto (1 on a CPU)."""  # noqa: E501
-    platform: str = "auto"
-    """Kind of device: auto, cpu, gpu or tpu."""
-    coordinator: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: what the cluster says, if any)")
-    ] = None
-    """Many processes: HOST:PORT of process 0, the same for all."""
-    num_processes: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: likewise)")
-    ] = None
-    """Many processes: how many there are."""
-    process_id: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: likewise)")] = (
-        None
-    )
-    """Many processes: which one this is, from 0."""
+    """Train an ensemble's networks in one vmapped step; else one after another."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints; 0: one every 30 seconds."""
     max_skipped_steps: int = 10
-    """Steps in a row whose loss or gradients aren't finite (and so skipped), before it gives up."""
-    resume: bool = False
-    """Go on with the run in --workdir from its newest checkpoint."""
-    eval_only: bool = False
-    """Don't train: score the test set with the run in --workdir."""
-    dry_run: bool = False
-    """Check everything, print what would be done, and stop: no run is written."""
+    """Steps in a row whose loss or gradients aren't finite (and so skipped) before training gives up."""  # noqa: E501
+    tensorboard: bool = False
+    """Also write TensorBoard event files into the run's folder (extra: tensorboard)."""
+    coordinator: Annotated[
+        str | None, tyro.conf.arg(help_behavior_hint="(default: from the cluster, if any)")
+    ] = None
+    """Several processes: HOST:PORT of process 0."""
+    num_processes: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: from the cluster, if any)")
+    ] = None
+    """Several processes: how many there are."""
+    process_id: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: from the cluster, if any)")
+    ] = None
+    """Several processes: which one this is, from 0."""
+    stall_seconds: int = 60
+    """Several processes: one that makes no progress for so long ends itself, and with it the others."""  # noqa: E501
 
-    def __post_init__(self):
-        # What is meant is clear, and the rest of the house counts on one type for each.
-        plain = {name: _plain_path(getattr(self, name)) for name in PATHS}
-        for name in ("devices", "steps_per_call"):
-            if type(getattr(self, name)) is int:
-                plain[name] = str(getattr(self, name))
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
-                plain[field.name] = value.item()  # NumPy's scalars, as sweeps give them
-        for name in ("hidden_sizes", "channels"):
-            if isinstance(getattr(self, name), list):
-                plain[name] = tuple(getattr(self, name))
-        for name, value in plain.items():
-            object.__setattr__(self, name, value)
-
-    def resolve(self, dataset: str) -> "TrainConfig":
-        """Fills in what is None.
+    def for_resuming(self, workdir: str | Path, **changes: Any) -> "RunOptions":
+        """Returns the options of a run that goes on here: devices and processes are this call's.
 
         Args:
-          dataset: the name that "auto" came to; small sets have their own recipes.
-
-        Returns:
-          A configuration with every field of the recipe set.
+          workdir: the run's folder.
+          changes: fields that are given now.
 
         Raises:
-          ConfigError: see `check`.
+          ConfigError: an unknown field.
         """
-        check(self)
-        arch = "mlp" if self.arch == "ann" else self.arch
-        size = "small" if dataset == "digits" else "large"
-        recipe = {**BASE[arch], **RECIPES[arch, size][self.preset]}
-        if self.optimizer == "adam":
-            recipe["weight_decay"] = 0.0  # Adam has none; the recipes' is for AdamW.
-        if self.batch_norm is False:
-            recipe["renormalize"] = False  # There is nothing to estimate.
-        if self.augment not in (None, recipe["augment"]):
-            recipe["augment_strength"] = 1.0  # The recipe's is of its own augmentation.
-        if self.teacher is not None:
-            recipe |= TEACHER
-        filled = {k: v for k, v in recipe.items() if getattr(self, k) is None}
-        # The other architecture's sizes stay None: they don't apply.
-        filled |= {name: None for name in ARCH_ONLY[arch] if getattr(self, name) is not None}
-        resolved = dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
-        check(resolved)  # the preset may have what a flag doesn't go with
-        return resolved
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        if unknown := changes.keys() - fields.keys():
+            raise ConfigError(f"{min(unknown)}: not a field of RunOptions; give {', '.join(fields)}")
+        here = {name: fields[name] for name in _THIS_CALL}
+        return dataclasses.replace(self, **{**here, "workdir": str(workdir), **changes})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
+    def _broken_rules(self) -> Iterator[str]:
+        if self.workdir == "":
+            yield "workdir is empty; give a folder, or leave it out"
+        for name in ("workdir", "data_dir"):
+            path = getattr(self, name)
+            if path is not None and not _can_be_a_path(path):
+                yield f"{name}={shown(path)}: not a possible path; give another name"
 
 
-# Fields that say what to do now, not what is trained: they may differ between a run and its
-# resumption.
-NOT_THE_RUN = (
-    "data_dir",
-    "config",
-    "input",
-    "workdir",
-    "devices",
-    "platform",
-    "convolution",
-    "steps_per_call",
-    "coordinator",
-    "num_processes",
-    "process_id",
-    "checkpoint_every_steps",
-    "max_skipped_steps",
-    "together",
-    "resume",
-    "eval_only",
-    "dry_run",
-)
-# Of those, what a run that goes on doesn't take over from the call before: what is here now.
-HERE = {
-    "config": None,
-    "devices": "auto",
-    "platform": "auto",
-    "coordinator": None,
-    "num_processes": None,
-    "process_id": None,
-    "eval_only": False,
-    "dry_run": False,
+class Range(NamedTuple):
+    """The numbers that a field may have."""
+
+    low: float = 0
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+
+_MAX_INT = 2**31 - 1  # the largest size that XLA takes
+MAX_BLOCKS = 3
+# Every layer is traced and compiled by itself.
+MAX_LAYERS = 64
+RANGES = {
+    "epochs": Range(0, 1e6, low_open=True),
+    "batch_size": Range(1, _MAX_INT),
+    "learning_rate": Range(0, low_open=True),
+    "weight_decay": Range(0),
+    "label_smoothing": Range(0, 1, high_open=True),
+    "dropout": Range(0, 1, high_open=True),
+    "ema_decay": Range(0, 1, high_open=True),
+    "hidden_sizes": Range(1, _MAX_INT),
+    "channels": Range(1, _MAX_INT),
+    "convs_per_block": Range(1, 16),
+    "dense_size": Range(0, _MAX_INT),
+    "augment_strength": Range(0, 10),
+    "adversarial": Range(0, 1),
+    "seed": Range(0, _MAX_INT),
+    "teacher_weight": Range(0, 1),
+    # Below 0.01, quotients of float32 logits are so large that their differences are rounded away.
+    "teacher_temperature": Range(0.01, 1000),
+    "ensemble": Range(1, 1000),
+    "devices": Range(1, _MAX_INT),
+    "steps_per_call": Range(1, 10_000),
+    "checkpoint_every_steps": Range(0, _MAX_INT),
+    "max_skipped_steps": Range(1, _MAX_INT),
+    "num_processes": Range(1, _MAX_INT),
+    "process_id": Range(0, _MAX_INT),
+    "stall_seconds": Range(1, 86_400),
 }
+# The fields that belong to the other architecture alone.
+OTHER_ARCH_FIELDS = {
+    "mlp": ("channels", "convs_per_block", "dense_size", "space_to_depth"),
+    "cnn": ("hidden_sizes",),
+}
+# What a resumed run doesn't take over from the call before.
+_THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id")
+_PATHS = ("workdir", "data_dir", "teacher")
 
 
-def _plain_path(path):
-    if isinstance(path, os.PathLike):
-        path = os.fspath(path)
-    return os.path.expanduser(path) if isinstance(path, str) else path
+def _canonical(arch: str) -> str:
+    return "mlp" if arch == "ann" else arch
 
 
-def from_dict(values: Any, source: str) -> TrainConfig:
-    """A configuration from plain values, as `TrainConfig.to_dict` gives them.
+def _converted(field: dataclasses.Field, value: Any) -> Any:
+    """The value as the field's type has it."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # NumPy's scalars, as sweeps give them
+    if field.name in _PATHS and isinstance(value, str | os.PathLike):
+        value = os.path.expanduser(os.fspath(value))
+    annotation = field.type
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    allowed = []
+    for kind in typing.get_args(annotation) if union else (annotation,):
+        if kind is types.NoneType:
+            if value is None:
+                return None
+        elif typing.get_origin(kind) is Literal:
+            if isinstance(value, str) and value in typing.get_args(kind):
+                return value
+            allowed += typing.get_args(kind)
+        elif typing.get_origin(kind) is tuple:
+            if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+                return tuple(value)
+            allowed.append("a list of whole numbers")
+        else:
+            if kind is float and type(value) is int:
+                return float(value) if abs(value) < 2**63 else math.inf
+            if type(value) is kind:  # not isinstance: bool is a subclass of int
+                return value
+            allowed.append(_TYPE_NAMES[kind])
+    raise ConfigError(f"{field.name}={shown(value)}: allowed: {', '.join(allowed)}")
 
-    Args:
-      values: a dictionary; unknown names and wrong types are refused.
-      source: where it came from, for the message.
 
-    Raises:
-      ConfigError: what doesn't fit.
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
-    Example:
-      >>> from_dict({"arch": "mlp", "hidden_sizes": [64]}, "here").hidden_sizes
-      (64,)
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected an object with the fields of a configuration")
-    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
-    for name, value in values.items():
-        if name not in fields:
-            raise ConfigError(f"{source}: unknown field {quoted(name)}")
-        values = {**values, name: typed(name, value, fields[name].type, source)}
-    config = TrainConfig(**values)
+
+def _check_range(name: str, number: float) -> None:
+    low, high, low_open, high_open = RANGES[name]
+    low_fits = low < number if low_open else low <= number
+    high_fits = number < high if high_open else number <= high
+    if low_fits and high_fits and math.isfinite(number):
+        return
+    words = f"{'more than' if low_open else 'at least'} {low:g}"
+    if high < math.inf:
+        words += f" and {'less than' if high_open else 'at most'} {high:.10g}"
+    finite = "" if math.isfinite(number) else " and finite"
+    raise ConfigError(f"{name}={shown(number)}: must be {words}{finite}")
+
+
+def _can_be_a_path(path: str) -> bool:
     try:
-        check(config)
-    except DigitsError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    return config
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
-def read_config(path: Path) -> TrainConfig:
-    """The configuration that a run wrote to its ``config.json``.
-
-    Raises:
-      ConfigError: no such file, or not a configuration.
-    """
-    values = read_json(path)
-    if not isinstance(values, dict) or "config" not in values:
-        raise ConfigError(f"{path}: has no field 'config'; is it a run's config.json?")
-    return from_dict(with_later_fields(values["config"]), str(path))
-
-
-def with_later_fields(values: Any) -> Any:
-    """A configuration's plain values with the fields that came after the run was made.
-
-    Example:
-      >>> with_later_fields({"arch": "cnn"})["space_to_depth"]
-      True
-    """
-    if not isinstance(values, dict):
-        return values
-    later = {"space_to_depth": True if values.get("arch") == "cnn" else None, "ensemble": 1}
-    later |= {"renormalize": False, "adversarial": 0.0, "augment_strength": 1.0}
-    later |= dict.fromkeys(("teacher", *TEACHER))
-    values = {**later, **values}
-    if values.get("batch_norm") is False and values.get("renormalize") is True:
-        values["renormalize"] = False  # Until it was refused, it did nothing.
-    return values
-
-
-def config_path(path: str | Path) -> Path:
-    """Of a run's ``config.json``, given that or its folder."""
-    return Path(path) / CONFIG if Path(path).is_dir() else Path(path)
-
-
-def recipe_of(path: str | Path) -> TrainConfig:
-    """What a run was trained as, for another run that repeats it.
+def read_config(path: str | Path) -> tuple[TrainConfig, RunOptions]:
+    """Reads the configuration of a run.
 
     Args:
-      path: of its ``config.json``, or of its folder.
-
-    Returns:
-      Its configuration, but for the folder: it computes on as many devices, as sums are rounded
-      otherwise on others.
+      path: the run's folder, or its ``config.json``.
 
     Raises:
-      ConfigError: there is none, or it isn't a configuration.
+      ConfigError: the file isn't a run's configuration.
+      CheckpointError: the file can't be read.
     """
-    own = read_config(config_path(path))
-    anew = {**HERE, "devices": own.devices, "workdir": None, "resume": False}
-    return dataclasses.replace(own, **anew)
-
-
-def first_difference(a: TrainConfig, b: TrainConfig) -> str | None:
-    """The name of the first field in which two runs differ, or None.
-
-    What ``a`` leaves to be chosen ("auto") is what ``b`` has.
-
-    Example:
-      >>> first_difference(TrainConfig(seed=1, workdir="a"), TrainConfig(seed=2, workdir="b"))
-      'seed'
-    """
-    for name, value in a.to_dict().items():
-        if name not in NOT_THE_RUN and value not in ("auto", getattr(b, name)):
-            return name
-    return None
-
-
-def difference_in_resuming(now: TrainConfig, there: TrainConfig) -> str | None:
-    """As `first_difference`, between a run that goes on and its ``config.json``.
-
-    A teacher may lie in another folder by now: whether it is the same one, its sha256 says.
-
-    Example:
-      >>> run = TrainConfig(teacher="runs/cnn")
-      >>> difference_in_resuming(TrainConfig(teacher="/moved/cnn"), run)
-      >>> difference_in_resuming(TrainConfig(), run)
-      'teacher'
-    """
-    if now.teacher and there.teacher:
-        now = dataclasses.replace(now, teacher=there.teacher)
-    return first_difference(now, there)
+    path = Path(path)
+    if path.is_dir():
+        path = path / CONFIG
+    values = read_json(path)
+    if not isinstance(values, dict) or not {"config", "options"} <= values.keys():
+        raise ConfigError(f"{path}: no fields 'config' and 'options'; give a run's config.json")
+    return (
+        TrainConfig.from_dict(values["config"], str(path)),
+        RunOptions.from_dict(values["options"], str(path)),
+    )

@@ -1,5 +1,8 @@
-"""The processor of this machine, and the versions of the installed packages."""
+"""This machine: its processor and cores, compiled code that is kept, memory, package versions."""
 
+import contextlib
+import ctypes
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -70,3 +73,67 @@ def version_of(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def use_compilation_cache() -> None:
+    """Makes JAX keep what XLA compiles in `compilation_cache`, for the next start of a program.
+
+    ``JAX_COMPILATION_CACHE_DIR``, where it is set, is left to JAX.
+    """
+    path = compilation_cache()
+    if path is None or os.environ.get("JAX_COMPILATION_CACHE_DIR") is not None:
+        return
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", path)
+    # Everything, however quickly compiled: the many small functions add up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compilation_cache() -> str | None:
+    """Returns this user's folder for what XLA compiles, made where it isn't there.
+
+    It is named after the jaxlib and the processor: code compiled for one may crash on another.
+
+    Returns:
+      ``JAX_COMPILATION_CACHE_DIR`` where that is set; None without a folder to write to.
+    """
+    if (path := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
+        return path or None
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    processor = "".join(processor_lines()) or platform.processor() + platform.machine()
+    key = hashlib.sha256(processor.encode()).hexdigest()[:12]
+    path = os.path.join(root, "digits_jax", f"xla-{version_of('jaxlib')}-{key}")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    return path if os.access(path, os.W_OK) else None
+
+
+# Of glibc's <malloc.h>.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library keep what is freed, for the next step, instead of giving it back.
+
+    A step's buffers are allocated together. From 32 MiB on, glibc asks the system for new pages at
+    each step and gives them back after it; touching 10,000 new pages took as long as the step.
+    For a program, not for a library: it changes the whole process. Call it before JAX's backend
+    starts: its threads' arenas, once there, stay, and what doesn't fit into their 64 MiB is
+    requested from the system at each step.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        # The arenas of threads other than the first can't hold more than 64 MiB in one piece.
+        mallopt(_M_ARENA_MAX, 1)
+
+
+def release_freed_memory() -> None:
+    """Gives the system what compilation used and freed, 100 MB and more, before training grows."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

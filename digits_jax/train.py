@@ -1,204 +1,215 @@
-"""Trains a digit recogniser: python -m digits_jax.train --arch=cnn"""
+"""Trains a digit recognizer: python -m digits_jax.train --arch=cnn"""
 
 import dataclasses
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from digits_jax.cli import leave, parse, run_program
-from digits_jax.config import (
-    HERE,
-    TrainConfig,
-    config_path,
-    difference_in_resuming,
-    read_config,
-    recipe_of,
-)
-from digits_jax.config_checks import check
-from digits_jax.errors import ConfigError, DigitsError
-from digits_jax.presets import TEACHER
+import tyro
+
+from digits_jax.cli import parse, parse_known, run_program
+from digits_jax.config import RunOptions, TrainConfig, read_config
+from digits_jax.errors import ConfigError
+from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
 
 # What takes back the teacher of a run that --config repeats.
 NO_TEACHER = "none"
 
 
-def parse_config(argv: Sequence[str]) -> TrainConfig:
-    """The configuration that a command line asks for.
+@dataclass(frozen=True)
+class Modes:
+    """What is done with the configuration."""
 
-    With ``--resume`` or ``--eval-only`` what isn't given is the run's own; with ``--config`` it is
-    the other run's.
+    config_from: Annotated[str | None, tyro.conf.arg(name="config")] = None
+    """Path to a run or its config.json whose settings are the defaults of this one."""
+    resume: bool = False
+    """Go on with the run in --workdir from its newest checkpoint."""
+    dry_run: bool = False
+    """Check everything, print what would be done, and stop: no run is written."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The flags of the program."""
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    options: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+    modes: tyro.conf.OmitArgPrefixes[Modes] = field(default_factory=Modes)
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Parses a command line.
+
+    With ``--resume`` what isn't given is the run's own; with ``--config`` it is the other run's.
+
+    Raises:
+      ConfigError: a flag can't be used, or differs from the run that is resumed.
     """
-    config = parse(TrainConfig, argv, doc=__doc__)
-    if config.config is not None:
-        try:
-            recipe = recipe_of(config.config)
-        except DigitsError as error:
-            raise ConfigError(f"--config={error}") from None
-        _check_repeat(argv, config, recipe)
-        if config.ensemble == 1 and _given(argv, "ensemble"):
-            recipe = dataclasses.replace(recipe, together=None)  # one network of an ensemble's
-        if config.teacher == NO_TEACHER:
-            recipe = dataclasses.replace(recipe, **dict.fromkeys(("teacher", *TEACHER)))
-        config = parse(TrainConfig, argv, default=recipe, doc=__doc__)
-        check(config)  # with what it takes over: its architecture, its teacher, its members
-    config = _without_none(config)
-    if config.workdir and config.resume != config.eval_only:
-        workdir = Path(config.workdir)
-        folder.check_run(workdir)
-        # Where and with what to compute is up to this call, not to the earlier one.
-        own = dataclasses.replace(read_config(workdir / folder.CONFIG), **HERE)
-        config = _without_none(parse(TrainConfig, argv, default=own, doc=__doc__))
-        _check_same_fields(config, own)
-    check(config)
-    return config
+    early = parse_known(_Early, argv)
+    if early.resume and early.config is not None:
+        raise ConfigError("config starts a new run, resume goes on with one; give one of them")
+    if early.resume and not early.workdir:
+        raise ConfigError("resume needs workdir, the folder of the run")
+    if early.resume:
+        path = Path(early.workdir).expanduser()
+        folder.check_run(path)
+        run, saved_options = read_config(path)
+        options = saved_options.for_resuming(path)
+    elif early.config is not None:
+        run, saved_options = read_config(Path(early.config).expanduser())
+        # Sums round differently on another number of devices.
+        devices = saved_options.devices
+        options = saved_options.for_resuming("x", workdir=None, devices=devices)
+        _check_repeated(early, run)
+        if early.teacher == NO_TEACHER:
+            run = dataclasses.replace(run, **dict.fromkeys(("teacher", *DISTILLATION)))
+        if early.ensemble == 1:
+            options = dataclasses.replace(options, together=None)
+    else:
+        return _without_teacher_none(parse(Arguments, argv, doc=__doc__))
+    arguments = parse(Arguments, argv, doc=__doc__, default=Arguments(run, options))
+    return _without_teacher_none(arguments)
 
 
-def _without_none(config):
-    return dataclasses.replace(config, teacher=None) if config.teacher == NO_TEACHER else config
+@dataclass(frozen=True)
+class _Early:
+    """The flags that the defaults of the others depend on."""
+
+    resume: bool = False
+    config: str | None = None
+    workdir: str | None = None
+    arch: str | None = None
+    preset: str | None = None
+    teacher: str | None = None
+    ensemble: int | None = None
 
 
-def _given(argv, name):
-    """Whether a flag is on the command line."""
-    flags = {argument.partition("=")[0].replace("_", "-") for argument in argv}
-    return f"--{name}" in flags
-
-
-def _check_repeat(argv, config, recipe):
-    """What a preset and an architecture fill in is already there in a recipe, and would stay."""
-    arch = {"ann": "mlp"}.get(config.arch, config.arch)
-    for name, value, own in (
-        ("arch", arch, recipe.arch),
-        ("preset", config.preset, recipe.preset),
-    ):
-        if _given(argv, name) and value != own:
+def _check_repeated(early: _Early, run: TrainConfig) -> None:
+    """A preset and an architecture have filled in fields of the run already, which would stay."""
+    for name, value in (("arch", early.arch), ("preset", early.preset)):
+        value = "mlp" if value == "ann" else value
+        own = getattr(run, name)
+        if value not in (None, own):
             raise ConfigError(
-                f"--{name}={value}: --config={config.config} has {name}={own}, and all that it "
-                f"fills in; leave --{name} out, or give no --config"
+                f"{name}={value}: the run given as config has {name}={own}, and all that it fills "
+                f"in; leave {name} out, or give no config"
             )
 
 
-def _check_same_fields(config, own):
-    """Before anything is loaded, and before sizes are checked against another architecture."""
-    arch = {"ann": "mlp"}.get(config.arch, config.arch)
-    name = difference_in_resuming(dataclasses.replace(config, arch=arch), own)
-    if name:
-        flag = name.replace("_", "-")
-        advice = "leave the flag out, or start a new run"
-        if config.eval_only:
-            advice = "--eval-only scores it as it is: leave the flag out"
-        raise ConfigError(
-            f"--{flag}={getattr(config, name)}: the run in {config.workdir} has "
-            f"{flag}={getattr(own, name)}; {advice}"
-        )
+def _without_teacher_none(arguments: Arguments) -> Arguments:
+    if arguments.config.teacher != NO_TEACHER:
+        return arguments
+    config = dataclasses.replace(
+        arguments.config, **dict.fromkeys(("teacher", *DISTILLATION))
+    )
+    return dataclasses.replace(arguments, config=config)
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses, trains, prints."""
     started = time.perf_counter()
-    config = parse_config(argv)
-    if config.eval_only:
-        from digits_jax.evaluate import evaluate
+    arguments = parse_arguments(argv)
 
-        return evaluate(Path(config.workdir), config.data_dir, config.devices, config.platform)
-
+    from digits_jax.hardware import keep_freed_memory, use_compilation_cache
+    from digits_jax.training import distributed
     from digits_jax.training.interrupts import Interrupted
-    from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
 
-    if not config.dry_run:
+    options = arguments.options
+    if not arguments.modes.dry_run:
         use_compilation_cache()
         keep_freed_memory()
     try:
-        return (_train_members if config.ensemble > 1 else _train)(config, started)
+        with distributed.initialize(options.coordinator, options.num_processes, options.process_id):
+            return _train(arguments, started)
     except Interrupted as stop:
-        if not config.process_id:  # of several processes one speaks
+        if not options.process_id:  # one of several processes prints
             print(stop, file=sys.stderr)
         return 128 + stop.signal_number
 
 
-def _train(config, started):
-    """One network."""
+def _train(arguments: Arguments, started: float) -> int:
+    import jax
+
+    from digits_jax.training.ensemble import fit_ensemble
     from digits_jax.training.interrupts import stop_on_signals
     from digits_jax.training.loop import run
-    from digits_jax.training.plan import prepare
-    from digits_jax.training.processes import join
-    from digits_jax.training.resuming import check_same_run
+    from digits_jax.training.setup import prepare
 
-    with join(config.coordinator, config.num_processes, config.process_id) as group:
-        plan = prepare(config, group=group)
-        _announce(plan, speaks=group.index == 0)
-        if config.dry_run:
-            if config.resume:
-                check_same_run(plan, Path(config.workdir))
-            elif config.workdir:
-                folder.check_free(Path(config.workdir))
-            if group.index == 0:
-                print(f"dry run: no run was written{_where_it_is(plan)}")
+    setup = prepare(arguments.config, arguments.options)
+    main_process = jax.process_index() == 0
+    _announce(setup, arguments, speaks=main_process)
+    if arguments.modes.dry_run:
+        _print_dry_run(setup, arguments, speaks=main_process)
+        return 0
+    resuming = arguments.modes.resume
+    if setup.config.ensemble > 1:
+
+        def on_member(result: Any) -> None:
+            draw_curves(result.metrics, result.workdir, result.results)
+            print(last_line(result.results, result.workdir), flush=True)
+
+        ensemble = fit_ensemble(
+            setup.config, setup.options, dataset=setup.dataset, resuming=resuming, on_member=on_member
+        )
+        results, workdir = ensemble.results, ensemble.workdir
+    else:
+        result = run(setup, resuming=resuming)
+        results, workdir = result.results, result.workdir
+        if not main_process:
             return 0
-        result = run(plan, group=group)
-    if group.index:
-        return 0
-    with stop_on_signals() as stop:  # The run is whole: what is left takes a moment.
-        draw_curves(result.metrics, result.workdir, result.results)
-    print_notice(plan.dataset.notice)
-    print(last_line(result.results, result.workdir, time.perf_counter() - started))
-    return 128 + stop.signal_number if stop.signal_number else 0
-
-
-def _train_members(config, started):
-    """An ensemble."""
-    from digits_jax.training.ensemble import fit_ensemble
-    from digits_jax.training.plan import prepare
-
-    plan = prepare(config)
-    _announce(plan)
-    if config.dry_run:
-        if config.workdir and not config.resume:
-            folder.check_free(Path(config.workdir))
-        print("dry run: no run was written")
-        return 0
-
-    def member_is_whole(result):
-        draw_curves(result.metrics, result.workdir, result.results)
-        print(last_line(result.results, result.workdir), flush=True)
-
-    result = fit_ensemble(config, dataset=plan.dataset, each=member_is_whole)
-    print_notice(plan.dataset.notice)
-    print()
-    print(last_line(result.results, result.workdir, time.perf_counter() - started))
+        with stop_on_signals() as stop:  # The run is finished: drawing takes a moment.
+            draw_curves(result.metrics, workdir, results)
+        if stop.signal_number:
+            return 128 + stop.signal_number
+    print_notice(setup.dataset.notice)
+    print(last_line(results, workdir, time.perf_counter() - started))
     return 0
 
 
-def _announce(plan, *, speaks=True):
-    """Prints what will be done; raises where other data than a repeated run's are here."""
-    from digits_jax.training.record import summarize
-    from digits_jax.training.resuming import check_same_data, check_same_teacher, other_places
+def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
+    """Prints what will be done; raises where the data aren't those of a run that is repeated."""
+    from digits_jax.training.resuming import (
+        check_same_data,
+        check_same_teacher,
+        platform_differences,
+    )
+    from digits_jax.training.run_metadata import summarize
 
-    repeated = plan.config.config
-    if repeated is not None:
-        check_same_data(plan, config_path(repeated))
-        # To learn from another one may well be meant; but not by the same name.
-        if read_config(config_path(repeated)).teacher == plan.config.teacher:
-            check_same_teacher(plan, config_path(repeated))
-    if not speaks:
-        return
-    print(summarize(plan), flush=True)
-    print_notice(plan.dataset.notice)
-    for line in other_places(plan, config_path(repeated)) if repeated is not None else ():
-        print(f"note: {line}", file=sys.stderr)
+    differences = []
+    if arguments.modes.config_from is not None:
+        repeated = Path(arguments.modes.config_from).expanduser()
+        repeated = repeated if repeated.is_dir() else repeated.parent
+        check_same_data(setup, repeated)
+        if read_config(repeated)[0].teacher == setup.config.teacher:
+            check_same_teacher(setup, repeated)
+        differences = platform_differences(setup, repeated)
+    if speaks:
+        print(summarize(setup), flush=True)
+        print_notice(setup.dataset.notice)
+        for line in differences:
+            print(f"warning: {line}", file=sys.stderr)
 
 
-def _where_it_is(plan: Any) -> str:
-    """For a dry run: where a resumed run would go on."""
-    if not plan.config.resume:
-        return ""
+def _print_dry_run(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
     from digits_jax.runs.checkpoint import newest_good
+    from digits_jax.training.resuming import check_same_run
 
-    step = newest_good(Path(plan.config.workdir) / folder.CHECKPOINTS) or 0
-    return f"; it would go on at step {step} of {plan.total_steps}"
+    place = ""
+    if arguments.modes.resume:
+        workdir = Path(setup.options.workdir)
+        check_same_run(setup, workdir)
+        if setup.config.ensemble == 1:
+            step = newest_good(workdir / folder.CHECKPOINTS) or 0
+            place = f"; it would go on at step {step} of {setup.total_steps}"
+    elif setup.options.workdir:
+        folder.check_free(Path(setup.options.workdir))
+    if speaks:
+        print(f"dry run: no run was written{place}")
 
 
 def print_notice(text: str) -> None:
@@ -212,7 +223,10 @@ def print_notice(text: str) -> None:
 def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:
     """Writes ``curves.png``, where there is an epoch to draw."""
     if not metrics:
-        print(f"notice: {workdir / folder.METRICS} holds no epoch, so there are no curves")
+        print(
+            f"warning: {workdir / folder.METRICS}: holds no epoch, so there are no curves",
+            file=sys.stderr,
+        )
         return
     from digits_jax.evaluation.curves import plot_curves
 
@@ -221,17 +235,19 @@ def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str,
 
 
 def last_line(results: dict[str, Any], workdir: Path, seconds: float | None = None) -> str:
-    """What a finished run comes to."""
-    took = "" if seconds is None else f"in {seconds:.1f} s"
+    """Describes a finished run."""
+    parts = [] if seconds is None else [f"in {seconds:.1f} s"]
     if members := results.get("member_test_accuracies"):
         mean = sum(members) / len(members)
-        took = f"{took}, {len(members)} members of {mean:.2%} on average".removeprefix(", ")
+        parts.append(f"{len(members)} members of {mean:.2%} on average")
     return (
         f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: "
-        f"{results['test_errors']:,} errors of {results['test_count']:,} images"
-        f"{', ' * bool(took)}{took}; {workdir}"
+        + ", ".join(
+            [f"{results['test_errors']:,} errors of {results['test_count']:,} images", *parts]
+        )
+        + f"; {workdir}"
     )
 
 
 if __name__ == "__main__":
-    leave(run_program(main))
+    sys.exit(run_program(main))

@@ -1,50 +1,66 @@
-"""Trains what a configuration describes: the only place with a loop."""
+"""Trains what a configuration describes: the only loop over training steps.
+
+The loop trains one network, or several side by side (see `multi_step`). Between calls of the
+devices it logs, scores, saves and stops; it waits for the devices only then.
+"""
 
 import contextlib
-import dataclasses
+import importlib
 import shlex
 import signal
+import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from digits_jax.config import HERE, TrainConfig, read_config
+from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import BatchOrder
-from digits_jax.data.stream import open_stream
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, TrainingDivergedError
+from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
-from digits_jax.training import parallel
-from digits_jax.training.calls import Sums
-from digits_jax.training.compiling import Compiled, steps_ahead
-from digits_jax.training.group import Group
-from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.plan import Plan, prepare
-from digits_jax.training.processes import join, quiet_gloo
-from digits_jax.training.progress import Progress, ScalarLog
-from digits_jax.training.record import describe_run, make_results
-from digits_jax.training.renormalize import renormalize
+from digits_jax.training import distributed
+from digits_jax.training.interrupts import Interrupted, StopRequest, stop_on_signals
+from digits_jax.training.logging import Progress, open_tensorboard, write_scalars
+from digits_jax.training.multi_step import MultiStep, initial_state, split_members
 from digits_jax.training.resuming import (
-    NO_SECONDS,
-    NO_SUMS,
-    as_it_was_trained,
+    ZERO_SECONDS,
+    ZERO_SUMS,
+    ZERO_TOTALS,
     check_same_run,
     epoch_ends,
-    keep_teachers_place,
+    fingerprint,
+    keep_training_results,
     start,
-    what_it_trains,
+    unscored,
 )
-from digits_jax.training.scoring import Score
-from digits_jax.training.session import NOTHING_WISHED, SAVE, Session
+from digits_jax.training.run_metadata import describe_run, make_results
+from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_norm
+from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 
-# Without an interval in steps, a checkpoint is made when the last is this old.
+# Without an interval in steps, a checkpoint is saved when the last one is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
+# Steps that may be under way at once. Several CPU devices hang in a collective when many steps wait
+# behind each other; for one device, a few hide the time of preparing batches.
+MAX_STEPS_AHEAD = 16
+# Several processes agree on stops and saves this often: it is a collective of its own.
+AGREE_EVERY_STEPS = 16
+# A request to save; a request to stop is a signal's number, which is larger.
+SAVE = 1
+# What saves and draws takes half a second and more to import, and nothing of it is needed before.
+_NEEDED_LATER = ("orbax.checkpoint", "matplotlib.backends.backend_agg")
+
+# Called after each epoch with its row of metrics.jsonl, one row for each network.
+Callback = Callable[[Sequence[dict[str, Any]]], object]
 
 
 @dataclass(frozen=True)
@@ -54,335 +70,487 @@ class FitResult:
     Attributes:
       state: after the last step.
       results: what ``results.json`` holds.
-      workdir: the run's folder.
+      workdir: the run's folder; None for a training that leaves none.
       metrics: what ``metrics.jsonl`` holds, a row per epoch.
+      validation, test: the scores of the two splits, with their logits.
     """
 
     state: TrainState
     results: dict[str, Any]
-    workdir: Path
+    workdir: Path | None
     metrics: list[dict[str, Any]]
+    validation: Score
+    test: Score
 
 
-def fit(config: TrainConfig, *, dataset: Dataset | None = None, quiet: bool = False) -> FitResult:
-    """Trains, and leaves a run's folder.
+def fit(
+    config: TrainConfig,
+    options: RunOptions | None = None,
+    *,
+    dataset: Dataset | None = None,
+    quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> FitResult:
+    """Trains a network and writes a run's folder.
 
     Args:
-      config: what to train; None fields are filled in by its preset.
+      config: what to train; the preset fills in fields that are None.
+      options: where and how.
       dataset: instead of the one that ``config.dataset`` names.
       quiet: print nothing.
-
-    Returns:
-      The final state, the results and the folder.
+      callbacks: called after each epoch with a list of its row of metrics; what they raise ends
+        the training.
 
     Raises:
-      ConfigError: what can't be used; nothing was written then.
+      DigitsError: something can't be used; nothing was written then.
+      TrainingDivergedError: too many steps in a row weren't finite.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
-      ...                      epochs=2, workdir=tempfile.mkdtemp())
-      >>> result = fit(config, quiet=True)
+      ...                      epochs=2)
+      >>> result = fit(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
       >>> result.results["test_count"], result.results["steps"] == int(result.state.step)
       (360, True)
     """
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(f"the configuration is {config!r:.60}; give a TrainConfig")
-    for name in ("dry_run", "eval_only", "config"):
-        if getattr(config, name):
-            raise ConfigError(
-                f"{name} is a word for the command line: `fit` trains; `digits_jax.prepare` checks "
-                "a configuration, `digits_jax.load_trained` loads a run, `digits_jax.recipe_of` "
-                "reads its configuration"
-            )
-    if config.ensemble > 1:
+    options = options or RunOptions()
+    if isinstance(config, TrainConfig) and config.ensemble > 1:
         raise ConfigError(
-            f"ensemble is {config.ensemble}: `fit` trains one network; give it to "
-            "`digits_jax.fit_ensemble`"
+            f"ensemble={config.ensemble}: fit trains one network; use digits_jax.fit_ensemble"
         )
-    with join(config.coordinator, config.num_processes, config.process_id) as group:
-        return run(prepare(config, dataset, group=group), quiet=quiet, group=group)
+    with distributed.initialize(options.coordinator, options.num_processes, options.process_id):
+        return run(prepare(config, options, dataset), quiet=quiet, callbacks=callbacks)
 
 
 def resume(
-    workdir: str | Path, *, dataset: Dataset | None = None, quiet: bool = False, **elsewhere: Any
+    workdir: str | Path,
+    *,
+    dataset: Dataset | None = None,
+    quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
 ) -> FitResult:
-    """Goes on with a run where its newest checkpoint is.
+    """Goes on with a run from its newest checkpoint.
 
     Args:
       workdir: the run's folder.
       dataset: the one it was trained on, where it isn't one that has a name.
       quiet: print nothing.
-      elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
-
-    Returns:
-      As `fit` does.
+      callbacks: as of `fit`.
+      options: fields of `RunOptions` that differ now, such as data_dir, devices and platform.
 
     Raises:
-      ConfigError: no run is there, or the data set isn't the same.
+      DigitsError: no run is there, or the data set isn't the same.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
-      ...                      epochs=1, workdir=tempfile.mkdtemp())
-      >>> first = fit(config, quiet=True)
-      >>> resume(config.workdir, quiet=True).results == first.results
+      ...                      epochs=1)
+      >>> first = fit(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
+      >>> resume(first.workdir, quiet=True).results == first.results
       True
     """
     folder.check_run(Path(workdir))
-    config = read_config(Path(workdir) / folder.CONFIG)
-    config = dataclasses.replace(config, workdir=str(workdir), resume=True, **{**HERE, **elsewhere})
-    return fit(config, dataset=dataset, quiet=quiet)
+    config, saved_options = read_config(workdir)
+    here = saved_options.for_resuming(workdir, **options)
+    with distributed.initialize(here.coordinator, here.num_processes, here.process_id):
+        setup = prepare(config, here, dataset)
+        return run(setup, resuming=True, quiet=quiet, callbacks=callbacks)
 
 
-def run(plan: Plan, *, quiet: bool = False, group: Group | None = None) -> FitResult:
-    """Trains as planned; see `fit`.
-
-    Args:
-      plan: made with the same group.
-      quiet: print nothing.
-      group: the processes that train together.
-    """
-    group = group or Group()
-    group.agree({"workdir": plan.config.workdir})
-    first = group.index == 0
-    quiet = quiet or not first
-    workdir = Path(group.first_says("the workdir", lambda: str(_workdir(plan.config))))
-    with (
-        stop_on_signals(f"not waiting; {_how_to_go_on(workdir)}") as stop,
-        # One process writes the run's files, and tells the others where it can't.
-        folder.hold_workdir(workdir, new=not plan.config.resume)
-        if first
-        else contextlib.nullcontext(),
-    ):
+def run(
+    setup: TrainSetup,
+    *,
+    resuming: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> FitResult:
+    """Trains one network as set up, in a folder that no other process may use; see `fit`."""
+    main = jax.process_index() == 0
+    chosen = str(_choose_workdir(setup)) if main else None
+    workdir = Path(distributed.broadcast_text(chosen))
+    distributed.assert_same({**fingerprint(setup), "resume": resuming})
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals(f"not waiting; {resume_command(workdir)}"))
+        if main:  # One process writes the run's files.
+            stack.enter_context(folder.hold_workdir(workdir, new=not resuming))
         try:
-            return _run(Session(plan, workdir, group, stop, quiet))
+            [result] = train_members(
+                [setup],
+                [workdir],
+                resuming=resuming,
+                stop=stop,
+                quiet=quiet or not main,
+                callbacks=callbacks,
+            )
+            return result
         except Interrupted as stopped:
             saved = list_steps(workdir / folder.CHECKPOINTS)
-            at = f"at step {saved[-1]} of {plan.total_steps}, saved" if saved else "at step 0"
-            words = f"stopped {at}; {_how_to_go_on(workdir)}"
-            raise Interrupted(words, stopped.signal_number) from None
+            place = f"at step {saved[-1]} of {setup.total_steps}, saved" if saved else "at step 0"
+            message = f"stopped {place}; {resume_command(workdir)}"
+            raise Interrupted(message, stopped.signal_number) from None
 
 
-def _workdir(config):
-    return Path(config.workdir) if config.workdir else folder.new_workdir(default_name(config))
+def train_members(
+    setups: Sequence[TrainSetup],
+    workdirs: Sequence[Path] | None = None,
+    *,
+    resuming: bool = False,
+    stop: StopRequest | None = None,
+    quiet: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> list[FitResult]:
+    """Trains one network, or several side by side in one vmapped step.
 
+    Products of many members round differently from those of one, in the last bits.
 
-def _run(session):
-    plan, workdir, group = session.plan, session.workdir, session.group
-    group.agree({**what_it_trains(plan), "resume": plan.config.resume})
-    if plan.config.resume:
-        check_same_run(plan, workdir)
-    elif session.writes:
-        folder.write_json(workdir / folder.CONFIG, describe_run(plan))
-    group.note("compiling")
-    with quiet_gloo() if group.count > 1 else contextlib.nullcontext():
-        parallel.connect(plan.mesh)
-        started_compiling = time.perf_counter()
-        with Compiled(session, early=not plan.config.resume) as compiled:
-            state, totals = start(plan, workdir, quiet=session.quiet)
-            if plan.config.resume and session.writes:
-                keep_teachers_place(plan, workdir / folder.CONFIG)
-            finished = int(state.step) == plan.total_steps and not _unscored(totals)
-            session.between()
-            if not finished:
-                compiled.step()
-            score = compiled.score()
-    session.between()
-    totals["compile_seconds"] += _since(started_compiling)
-    if not finished:
-        state, totals = _train(session, state, totals, compiled, score)
-    validation = score(state, plan.dataset.validation)
-    test = score(state, plan.dataset.test)
-    seconds = _seconds_so_far(plan, totals)
-    results = make_results(plan, state, validation, test, seconds)
-    if finished:
-        results = as_it_was_trained(results, workdir)
-    if session.writes:
-        folder.write_predictions(
-            workdir,
-            labels=test.labels,
-            logits=test.logits,
-            validation_labels=validation.labels,
-            validation_logits=validation.logits,
+    Args:
+      setups: of each network; they differ in their seeds alone, or also in their images, of which
+        all have equally many.
+      workdirs: folders that the caller holds, one for each network; None writes nothing.
+      resuming: go on with the run in the folder; for one network.
+      stop: raised signals.
+      quiet: print nothing.
+      callbacks: as of `fit`.
+
+    Raises:
+      TrainingDivergedError: a network has diverged.
+      Interrupted: a signal came, and each network has a checkpoint.
+    """
+    first, stop = setups[0], stop or StopRequest()
+    training = _Training(setups, workdirs, stop, quiet, callbacks)
+    if len(setups) > 1:
+        _check_members(setups)
+    for setup, workdir in training.writing():
+        if resuming:
+            continue
+        workdir.mkdir(parents=True, exist_ok=True)
+        folder.write_json(workdir / folder.CONFIG, describe_run(setup))
+    if resuming and workdirs:
+        check_same_run(first, workdirs[0])
+    started = time.perf_counter()
+    compile_step = partial(MultiStep, setups, partial(import_ahead, _NEEDED_LATER))
+    with ThreadPoolExecutor(2, "compile") as pool:
+        # A finished run that is resumed needs no step.
+        step = None if resuming else pool.submit(compile_step)
+        scorer = pool.submit(make_scorer, setups)
+        if resuming and workdirs:
+            state, totals = start(first, workdirs[0], quiet=quiet)
+            training.totals = [totals]
+        else:
+            state = initial_state(setups)
+        finished = resuming and int(state.step) == first.total_steps and not unscored(totals)
+        training.check_stop()
+        if step is None and not finished:
+            step = pool.submit(compile_step)
+        multi_step = step.result() if step else None
+        score = scorer.result()
+    release_freed_memory()
+    training.check_stop()
+    for totals in training.totals:
+        totals["compile_seconds"] += (time.perf_counter() - started) / len(setups)
+    if multi_step:
+        state = training.run(state, multi_step, score)
+    validation = score(state, [s.dataset.validation for s in setups], training.check_stop)
+    test = score(state, [s.dataset.test for s in setups], training.check_stop)
+    states = split_members(state, setups)
+    results = []
+    for index, setup in enumerate(setups):
+        workdir = workdirs[index] if workdirs else None
+        values = make_results(
+            setup, states[index], validation[index], test[index], training.seconds(index)
         )
-        folder.write_json(workdir / folder.RESULTS, results)
-    group.barrier("the results")  # which the others read
-    return FitResult(state, results, workdir, folder.read_metrics(workdir))
+        if workdir and finished:
+            values = keep_training_results(values, workdir)
+        if workdir and training.main:
+            folder.write_predictions(
+                workdir,
+                labels=test[index].labels,
+                logits=test[index].logits,
+                validation_labels=validation[index].labels,
+                validation_logits=validation[index].logits,
+            )
+            folder.write_json(workdir / folder.RESULTS, values)
+        distributed.barrier("results")  # which the other processes read
+        metrics = folder.read_metrics(workdir) if workdir else training.metrics[index]
+        results.append(
+            FitResult(states[index], values, workdir, metrics, validation[index], test[index])
+        )
+    return results
+
+
+def _check_members(setups: Sequence[TrainSetup]) -> None:
+    from digits_jax.training.parallel import check_memory
+
+    if jax.process_count() > 1:
+        raise ConfigError("ensemble: networks are trained together by one process; start one")
+    check_memory([setup.abstract_state for setup in setups], setups[0].mesh)
+
+
+class _Training:
+    """The loop's own state: totals and metrics of each network, and when the last save was."""
+
+    def __init__(
+        self,
+        setups: Sequence[TrainSetup],
+        workdirs: Sequence[Path] | None,
+        stop: StopRequest,
+        quiet: bool,
+        callbacks: Sequence[Callback],
+    ):
+        self.setups, self.workdirs, self.stop = setups, workdirs, stop
+        self.quiet, self.callbacks = quiet, callbacks
+        self.setup = setups[0]
+        self.main = jax.process_index() == 0
+        self.ends_at = epoch_ends(self.setup)
+        self.totals = [dict(ZERO_TOTALS) for _ in setups]
+        self.metrics: list[list[dict[str, Any]]] = [[] for _ in setups]
+        self._writers: list[Any] = []
+
+    def writing(self) -> Iterator[tuple[TrainSetup, Path]]:
+        """The networks whose files this process writes."""
+        if self.workdirs and self.main:
+            yield from zip(self.setups, self.workdirs, strict=True)
+
+    def check_stop(self) -> None:
+        """Between two pieces of work other than steps: raises `Interrupted` after a signal.
+
+        Several processes stop only at the end of a step on which they have agreed.
+        """
+        distributed.arm_watchdog(self.setup.options.stall_seconds)
+        if jax.process_count() == 1:
+            self.stop.check()
+
+    def run(
+        self, state: TrainState, multi_step: MultiStep, score: Callable[..., list[Score]]
+    ) -> TrainState:
+        """Takes all steps that are left; logs, scores and saves between them."""
+        setup, options = self.setup, self.setup.options
+        step, last = int(np.ravel(jax.device_get(state.step))[0]), setup.total_steps
+        on_cpu, processes = setup.platform == "cpu", jax.process_count()
+        ahead = 1 if setup.mesh.size > 1 and on_cpu else MAX_STEPS_AHEAD
+        pending: list[tuple[int, int, dict[str, jax.Array]]] = []
+        last_save = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(Progress(last, step, quiet=self.quiet))
+            stack.enter_context(multi_step)
+            if options.tensorboard:
+                self._writers = [open_tensorboard(workdir) for _, workdir in self.writing()]
+                stack.callback(lambda: [writer.close() for writer in self._writers])
+            if step in self.ends_at and unscored(self.totals[0]):  # it was stopped while scoring
+                self._end_epoch(step, state, score, progress)
+            while step < last:
+                started = time.perf_counter()
+                count = min(multi_step.max_steps, self._next_pause(step) - step)
+                state, sums = multi_step(state, step, count)
+                pending.append((step, count, sums))
+                step += count
+                distributed.arm_watchdog(options.stall_seconds)
+                if step == last and setup.config.recalibrate_batch_norm:
+                    state = recalibrate_batch_norm(state, self.setups)
+                epoch_ended = step in self.ends_at
+                every = options.checkpoint_every_steps
+                save = step == last or (every > 0 and step % every == 0)
+                request = self._request(last_save)
+                pausing = epoch_ended or save
+                if processes > 1:  # the same in all of them
+                    pausing = pausing or step % AGREE_EVERY_STEPS == 0
+                else:
+                    pausing = pausing or request > 0
+                if pausing or len(pending) * multi_step.max_steps >= ahead:
+                    self._add_sums(pending)  # waits for the devices
+                    pending = []
+                if processes > 1:
+                    request = distributed.max_over_processes(request) if pausing else 0
+                seconds = (time.perf_counter() - started) / len(self.setups)
+                for totals in self.totals:
+                    totals["train_seconds"] += seconds
+                with _stop_when_unread(self.stop):
+                    if not pending:
+                        progress.update(step, self.totals[0], setup.config.batch_size)
+                    if epoch_ended and request <= SAVE:
+                        with contextlib.suppress(Interrupted):
+                            self._end_epoch(step, state, score, progress)
+                if processes == 1:  # a signal may have come since
+                    request = self.stop.signal_number or request
+                if save or request:
+                    self._save(step, state)
+                    last_save = time.monotonic()
+                if request > SAVE:
+                    raise Interrupted("stopped", request)
+        return state
+
+    def _request(self, last_save: float) -> int:
+        """What this process asks for after a step: a signal's number, SAVE or 0."""
+        every = self.setup.options.checkpoint_every_steps
+        due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
+        return self.stop.signal_number or (SAVE if due else 0)
+
+    def _next_pause(self, step: int) -> int:
+        """The next step after which something else than a step is done."""
+        last, every = self.setup.total_steps, self.setup.options.checkpoint_every_steps
+        save = step + every - step % every if every > 0 else last
+        return min(save, last, *(end for end in self.ends_at if end > step))
+
+    def _add_sums(self, pending: list[tuple[int, int, dict[str, jax.Array]]]) -> None:
+        """Adds the sums of some steps to the totals; raises where training has diverged."""
+        for (first, count, _), sums in zip(
+            pending, jax.device_get([sums for _, _, sums in pending]), strict=True
+        ):
+            for index, totals in enumerate(self.totals):
+                own = {k: np.reshape(v, (len(self.totals), -1))[index] for k, v in sums.items()}
+                for i in range(count):
+                    for name in ZERO_SUMS:
+                        totals[name] += float(own[name][i])
+                    skipped = float(own["skipped"][i])
+                    totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
+                    in_a_row = int(totals["skipped_in_a_row"])
+                    if in_a_row >= self.setup.options.max_skipped_steps:
+                        raise self._diverged(index, first + i + 1, in_a_row)
+
+    def _diverged(self, index: int, step: int, in_a_row: int) -> TrainingDivergedError:
+        """The error; the images of the last step are written to ``skipped.json``."""
+        setup, config = self.setups[index], self.setups[index].config
+        size, batch_size = len(setup.dataset.train), config.batch_size
+        order = BatchOrder(size, seed=config.seed, batch_size=batch_size)
+        indices = order.indices(step - 1).tolist()
+        epoch = (step - 1) * batch_size / size
+        details, kept = "", "nothing was saved"
+        if self.workdirs:
+            workdir = self.workdirs[index]
+            found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed}
+            if self.main:
+                folder.write_json(
+                    workdir / folder.SKIPPED, {**found, "epoch": epoch, "indices": indices}
+                )
+            details = f": all in {workdir / folder.SKIPPED}"
+            saved = list_steps(workdir / folder.CHECKPOINTS)
+            kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint yet"
+        return TrainingDivergedError(
+            f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} "
+            f"steps in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training "
+            f"images {', '.join(map(str, indices[:4]))}, ...{details}); {kept}; "
+            f"try a learning_rate under {config.learning_rate:g}, in another workdir"
+        )
+
+    def _end_epoch(
+        self, step: int, state: TrainState, score: Callable[..., list[Score]], progress: Progress
+    ) -> None:
+        """Scores the validation images, logs the epoch and starts new sums."""
+        splits = [setup.dataset.validation for setup in self.setups]
+        scores = score(state, splits, self.check_stop)
+        rows = []
+        for index, (setup, totals) in enumerate(zip(self.setups, self.totals, strict=True)):
+            rows.append(epoch_row(setup, step, totals, scores[index]))
+            self.metrics[index].append(rows[-1])
+            self.totals[index] = {**totals, **ZERO_SUMS}
+        for index, (_, workdir) in enumerate(self.writing()):
+            folder.append_metrics(workdir, rows[index])
+            if self._writers:
+                write_scalars(self._writers[index], rows[index])
+        progress.line(epoch_line(rows, self.ends_at[step], self.setup.config.epochs))
+        for callback in self.callbacks:
+            callback(rows)
+
+    def _save(self, step: int, state: TrainState) -> None:
+        if not self.workdirs:
+            return
+        states = split_members(state, self.setups)
+        for index, (setup, workdir) in enumerate(zip(self.setups, self.workdirs, strict=True)):
+            values = {**self.totals[index], **self.seconds(index), "run": fingerprint(setup)}
+            save_checkpoint(workdir / folder.CHECKPOINTS, step, states[index], values)
+        distributed.arm_watchdog(self.setup.options.stall_seconds)
+
+    def seconds(self, index: int) -> dict[str, float]:
+        """The seconds of a network's training so far, over all sessions."""
+        totals = self.totals[index]
+        since = (time.perf_counter() - self.setup.started) / len(self.setups)
+        return {
+            **{name: totals[name] for name in ZERO_SECONDS},
+            "total_seconds": totals["total_seconds"] + since,
+        }
+
+
+def _choose_workdir(setup: TrainSetup) -> Path:
+    if setup.options.workdir:
+        return Path(setup.options.workdir)
+    return folder.new_workdir(default_name(setup.config))
 
 
 def default_name(config: TrainConfig) -> str:
-    """Of the folder of a run that was given none."""
+    """Returns the name of the folder of a run that was given none."""
     dataset = config.dataset.replace("/", "-").replace(":", "-")
-    return f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
+    name = f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
+    return f"{name}-ensemble{config.ensemble}" if config.ensemble > 1 else name
 
 
-def _seconds_so_far(plan, totals):
-    return {
-        **{name: totals[name] for name in NO_SECONDS},
-        "total_seconds": totals["total_seconds"] + _since(plan.started),
-    }
-
-
-def _how_to_go_on(workdir):
+def resume_command(workdir: Path) -> str:
+    """Returns what to do to go on with a run, for a message."""
     return (
         f"go on with\n  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
     )
 
 
-def _stream(plan):
-    size, seed = plan.config.batch_size, plan.config.seed
-    return open_stream(plan.dataset.train, seed=seed, batch_size=size, share=plan.share)
+def epoch_row(
+    setup: TrainSetup, step: int, totals: dict[str, float], validation: Score
+) -> dict[str, Any]:
+    """Returns what ``metrics.jsonl`` says about an epoch that ends with a step."""
+    # Of the steps that weren't skipped; 0 where all were.
+    count = max(totals["count"], 1)
+    return {
+        "step": step,
+        "epoch": step * setup.config.batch_size / len(setup.dataset.train),
+        "train_loss": totals["loss"] / count,
+        "train_accuracy": totals["correct"] / count,
+        "validation_loss": validation.loss,
+        "validation_accuracy": validation.accuracy,
+        "learning_rate": float(setup.schedule(step - 1)),
+        "skipped_steps": int(totals["skipped"]),
+        "train_seconds": totals["train_seconds"],
+    }
 
 
-def _train(session, state, totals, compiled, score):
-    """From a state to the last step."""
-    plan, config, stop = session.plan, session.plan.config, session.stop
-    ends_at = epoch_ends(plan)
-    pending, last_save, ahead = [], time.monotonic(), steps_ahead(plan)
-    every = config.checkpoint_every_steps
-    first, last = int(state.step), plan.total_steps
-
-    def end_epoch(step, state, totals):
-        scored = score(state, plan.dataset.validation)
-        row = epoch_row(plan, step, totals, scored)
-        if session.writes:
-            folder.append_metrics(session.workdir, row)
-            scalars.write(row)
-        progress.line(epoch_line(row, ends_at[step], config.epochs))
-        return {**totals, **NO_SUMS}
-
-    with (
-        Progress(last, first, quiet=session.quiet) as progress,
-        ScalarLog(session.workdir) if session.writes else contextlib.nullcontext() as scalars,
-        _stream(plan) as stream,
-    ):
-        calls = compiled.calls(stream)
-        if first in ends_at and _unscored(totals):  # It was stopped while it was scored.
-            totals = end_epoch(first, state, totals)
-        step = first
-        while step < last:
-            started, done = time.perf_counter(), step
-            step = min(done + calls.most, next_pause(done, plan, ends_at))
-            session.group.note("training", step)
-            ends = step in ends_at
-            due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
-            wish = stop.signal_number or (SAVE if due else NOTHING_WISHED)
-            state, sums = calls.take(state, done, step - done, wish)
-            pending.append(sums)
-            if step == last and config.renormalize:
-                state = renormalize(plan, state)
-            save = step == last or (every > 0 and step % every == 0)
-            if ends or save or len(pending) * calls.most >= ahead or session.has_to_stop:
-                wish = session.wish_of_all(wish, pending)
-                totals, pending = add_sums(totals, pending, session), []
-            else:
-                wish = NOTHING_WISHED  # of the others' nothing is known yet
-            totals = {**totals, "train_seconds": totals["train_seconds"] + _since(started)}
-            with _stopping_unread(stop):
-                if not pending:
-                    progress.update(step, totals, config.batch_size)
-                if ends and wish <= SAVE:
-                    with contextlib.suppress(Interrupted):
-                        totals = end_epoch(step, state, totals)
-            if session.has_to_stop:
-                wish = stop.signal_number
-            if save or wish:
-                session.group.note("saving", step)
-                so_far = {**totals, **_seconds_so_far(plan, totals), "run": what_it_trains(plan)}
-                save_checkpoint(session.workdir / folder.CHECKPOINTS, step, state, so_far)
-                last_save = time.monotonic()
-            if wish > SAVE:
-                raise Interrupted("stopped", wish)
-    return state, totals
-
-
-def next_pause(step: int, plan: Plan, ends_at: dict[int, float]) -> int:
-    """The next step after which something else than a step is done."""
-    every = plan.config.checkpoint_every_steps
-    saving = step + every - step % every if every > 0 else plan.total_steps
-    return min(saving, plan.total_steps, *(end for end in ends_at if end > step))
-
-
-def _unscored(totals):
-    return totals["count"] + totals["skipped"] > 0
+def epoch_line(rows: Sequence[dict[str, Any]], epoch: float, epochs: float) -> str:
+    """Describes an epoch for a person; of several networks their means, and the range."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    skipped = sum(row["skipped_steps"] for row in rows)
+    accuracies = [row["validation_accuracy"] for row in rows]
+    spread = f" ({min(accuracies):.2%} to {max(accuracies):.2%})" if len(rows) > 1 else ""
+    return (
+        f"epoch {epoch:g}/{epochs:g}: loss {mean['train_loss']:.4f}, "
+        f"accuracy {mean['train_accuracy']:.2%}; "
+        f"validation accuracy {mean['validation_accuracy']:.2%}, {mean['train_seconds']:.1f} s"
+        + (f"; {skipped} steps skipped" if skipped else "")
+        + spread
+    )
 
 
 @contextlib.contextmanager
-def _stopping_unread(stop):
-    """Output that nobody reads any more (``| head``) is a wish to stop."""
+def _stop_when_unread(stop: StopRequest) -> Iterator[None]:
+    """Takes output that nobody reads any more (``| head``) as a request to stop."""
     try:
         yield
     except BrokenPipeError:
         stop.signal_number = signal.SIGPIPE
 
 
-def _since(started):
-    return time.perf_counter() - started
+def import_ahead(modules: Sequence[str]) -> threading.Thread:
+    """Imports modules in a thread while the devices are busy.
 
+    Args:
+      modules: their names; one that isn't installed is left to its user.
 
-def add_sums(totals: dict[str, float], pending: list[Sums], session: Session) -> dict[str, float]:
-    """The totals with some steps' sums; waits for them.
-
-    Raises:
-      ConfigError: too many steps in a row had no finite numbers.
+    Example:
+      >>> import_ahead(["json", "no_such_module"]).join()
     """
-    totals = dict(totals)
-    fetched = jax.device_get([sums for _, sums in pending])
-    for (steps, _), sums in zip(pending, fetched, strict=True):
-        for i, step in enumerate(steps):
-            for name in NO_SUMS:
-                totals[name] += float(np.ravel(sums[name])[i])
-            skipped = float(np.ravel(sums["skipped"])[i])
-            totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
-            if totals["skipped_in_a_row"] >= session.plan.config.max_skipped_steps:
-                raise _diverged(session, step, int(totals["skipped_in_a_row"]))
-    return totals
 
+    def load() -> None:
+        for name in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
-def _diverged(session, step, in_a_row):
-    """The error for steps that had no finite numbers; leaves the last one's images in a file."""
-    plan, config, workdir = session.plan, session.plan.config, session.workdir
-    order = BatchOrder(len(plan.dataset.train), seed=config.seed, batch_size=config.batch_size)
-    indices = order.indices(step - 1).tolist()
-    epoch = (step - 1) * config.batch_size / len(plan.dataset.train)
-    found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed, "epoch": epoch}
-    if session.writes:
-        folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
-    saved = list_steps(workdir / folder.CHECKPOINTS)
-    kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint was made yet"
-    return ConfigError(
-        f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} steps "
-        f"in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training images "
-        f"{', '.join(map(str, indices[:4]))}, ...: all in {workdir / folder.SKIPPED}); {kept}; "
-        f"try a --learning-rate under {config.learning_rate:g}, in another --workdir"
-    )
-
-
-def epoch_row(plan: Plan, step: int, totals: dict[str, float], validation: Score) -> dict[str, Any]:
-    """What ``metrics.jsonl`` says of an epoch that ends with a step."""
-    return {
-        "step": step,
-        "epoch": step * plan.config.batch_size / len(plan.dataset.train),
-        # Of the steps that weren't skipped; 0 where all were.
-        "train_loss": totals["loss"] / max(totals["count"], 1),
-        "train_accuracy": totals["correct"] / max(totals["count"], 1),
-        "validation_loss": validation.loss,
-        "validation_accuracy": validation.accuracy,
-        "learning_rate": float(plan.schedule(step - 1)),
-        "skipped_steps": int(totals["skipped"]),
-        "train_seconds": totals["train_seconds"],
-    }
-
-
-def epoch_line(row: dict[str, Any], epoch: float, epochs: float) -> str:
-    """An epoch's row for a person."""
-    skipped = f"; {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
-    return (
-        f"epoch {epoch:g}/{epochs:g}: loss {row['train_loss']:.4f}, "
-        f"accuracy {row['train_accuracy']:.2%}; "
-        f"validation accuracy {row['validation_accuracy']:.2%}, {row['train_seconds']:.1f} s"
-        f"{skipped}"
-    )
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    return thread

@@ -7,14 +7,11 @@ import optax
 
 from digits_jax.errors import ConfigError
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "lion")
-SCHEDULES = ("one_cycle", "cosine", "constant")
-
 
 def make_schedule(
     name: str, learning_rate: float, total_steps: int, warmup_fraction: float = 0.1
 ) -> optax.Schedule:
-    """The learning rate at each step.
+    """Makes a learning-rate schedule by name.
 
     Args:
       name: "one_cycle" (cosine up from a 25th of the peak, cosine down to nearly 0), "cosine"
@@ -46,27 +43,27 @@ def make_schedule(
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, total_steps)
     if name == "constant":
-        if not warmup_steps:  # optax would stay at 0 for ever.
+        if not warmup_steps:  # optax's would stay at 0
             return optax.constant_schedule(learning_rate)
         return optax.warmup_constant_schedule(0.0, learning_rate, warmup_steps)
-    raise ConfigError(f"schedule is {name!r}; allowed: {', '.join(SCHEDULES)}")
+    raise ConfigError(f"schedule={name!r}: allowed: one_cycle, cosine, constant")
 
 
 def _is_kernel(params: Any) -> Any:
-    """Weight decay is for matrices and filters, not for biases and normalisation."""
+    """Selects matrices and filters for weight decay, not biases and normalization parameters."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def make_optimizer(
     name: str, schedule: optax.ScalarOrSchedule, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """An optimizer by name.
+    """Makes an optimizer by name.
 
     Args:
       name: "adam", "adamw" (decoupled weight decay), "sgd" (Nesterov momentum 0.9, weight
         decay added to the gradient) or "lion".
       schedule: a learning rate, or a function of the step.
-      weight_decay: of kernels; biases and normalisation have none.
+      weight_decay: of kernels; biases and normalization parameters have none.
 
     Returns:
       An optax transformation.
@@ -88,8 +85,7 @@ def make_optimizer(
     if name == "adam":
         if weight_decay:
             raise ConfigError(
-                f"weight_decay is {weight_decay} with optimizer 'adam', which has none; "
-                "use 'adamw', or weight_decay 0"
+                f"weight_decay={weight_decay}: adam has none; use adamw, or weight_decay=0"
             )
         return optax.adam(schedule)
     if name == "adamw":
@@ -100,4 +96,4 @@ def make_optimizer(
         decay = optax.add_decayed_weights(weight_decay, _is_kernel) if weight_decay else None
         sgd = optax.sgd(schedule, momentum=0.9, nesterov=True)
         return optax.chain(decay, sgd) if decay else sgd
-    raise ConfigError(f"optimizer is {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+    raise ConfigError(f"optimizer={name!r}: allowed: adam, adamw, sgd, lion")

@@ -1,4 +1,4 @@
-"""Where a run goes on: its newest whole checkpoint, as far as it is this very run's."""
+"""Where a run goes on: its newest intact checkpoint, as far as it belongs to this very run."""
 
 import contextlib
 import dataclasses
@@ -10,136 +10,115 @@ from typing import Any
 
 import jax
 
-from digits_jax.config import (
-    HERE,
-    NOT_THE_RUN,
-    difference_in_resuming,
-    read_config,
-    with_later_fields,
-)
+from digits_jax.config import TrainConfig, read_config
+from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import num_steps
-from digits_jax.errors import CheckpointError, DigitsError, shown
+from digits_jax.errors import CheckpointError, ConfigError, DigitsError, shown
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import (
-    clear_up,
-    last_saved,
-    list_steps,
-    restore_newest,
-)
-from digits_jax.training.plan import Plan, prepare
-from digits_jax.training.record import describe_run
+from digits_jax.runs.checkpoint import clear_up, last_saved, list_steps, restore_newest
+from digits_jax.training.run_metadata import describe_run
+from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 
-# What a checkpoint holds beside the state: sums over the epoch so far, steps that were skipped
-# one after the other up to now, and seconds over all sessions.
-NO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
-NO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
-# What looking at a finished run again doesn't change in its results.
+# What a checkpoint holds beside the state: sums over the epoch so far, the seconds of all sessions,
+# and how many steps in a row were skipped up to now.
+ZERO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
+ZERO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
+ZERO_TOTALS = {**ZERO_SUMS, **ZERO_SECONDS, "skipped_in_a_row": 0.0}
+# What resuming a finished run doesn't change in its results.
 _OF_THE_TRAINING = (
-    *NO_SECONDS,
+    *ZERO_SECONDS,
     *("images_per_second", "convolution", "steps_per_call"),
     *("device", "num_devices", "num_cores", "jax_version"),
 )
-NOTHING = {**NO_SUMS, **NO_SECONDS, "skipped_in_a_row": 0.0}
 
 
-def check_same_run(plan: Plan, workdir: Path) -> None:
-    """Raises an DigitsError where a plan isn't that of the run in a folder."""
-    path = workdir / folder.CONFIG
-    old = read_config(path)
-    name = difference_in_resuming(plan.config, old)
-    if name:
-        flag = name.replace("_", "-")
-        raise CheckpointError(
-            f"--{flag}={getattr(plan.config, name)}: the run in {workdir} has "
-            f"{flag}={getattr(old, name)}; leave the flag out, or start a new run"
-        )
-    check_same_data(plan, path)
-    check_same_teacher(plan, path)
+def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
+    """Returns the name of the first field in which a configuration isn't that of a run, or None.
 
+    The teacher may have moved to another folder: its SHA-256 is compared instead of its path.
 
-def check_same_data(plan: Plan, path: Path) -> None:
-    """Raises an DigitsError where the run of a ``config.json`` was trained on other data.
-
-    Data of another name may well be meant.
+    Example:
+      >>> first_difference(TrainConfig(seed=1), TrainConfig(seed=2))
+      'seed'
+      >>> first_difference(TrainConfig(teacher="/moved/cnn"), TrainConfig(teacher="runs/cnn"))
     """
-    described = _described(path, "dataset")
-    sha256 = described.get("sha256")
-    if sha256 != plan.dataset.sha256 and described.get("name") in (None, plan.dataset.name):
-        raise CheckpointError(
-            f"{path.parent}: was trained on another version of {plan.dataset.name!r} "
-            f"(dataset_sha256 {str(sha256)[:12]}..., now {plan.dataset.sha256[:12]}...); "
-            "give the same data with --data-dir"
+    if config.teacher and run.teacher:
+        config = dataclasses.replace(config, teacher=run.teacher)
+    if config == run:
+        return None
+    values, own = config.to_dict(), run.to_dict()
+    return next(name for name in values if values[name] != own[name])
+
+
+def check_same_run(setup: TrainSetup, workdir: Path) -> None:
+    """Raises an error where a setup isn't that of the run in a folder."""
+    run, _ = read_config(workdir)
+    if name := first_difference(setup.config, run):
+        raise ConfigError(
+            f"{name}={getattr(setup.config, name)}: the run in {workdir} has "
+            f"{name}={getattr(run, name)}; leave it out, or start a new run"
         )
+    check_same_data(setup, workdir)
+    check_same_teacher(setup, workdir)
 
 
-def check_same_teacher(plan: Plan, path: Path) -> None:
-    """Raises an DigitsError where the run of a ``config.json`` learned from another network.
+def check_same_data(setup: TrainSetup, workdir: Path) -> None:
+    """Raises a ConfigError where the run in a folder was trained on another version of the data.
 
-    Those of before say so in their checkpoints alone.
+    A data set of another name is accepted: that is a choice.
     """
-    if plan.teacher:
-        now = list(plan.teacher.sha256)
-        _check_teacher(plan, path.parent, _described(path, "teacher").get("sha256", now))
-
-
-def _check_teacher(plan, workdir, there):
-    if there != list(plan.teacher.sha256):
-        raise CheckpointError(
-            f"--teacher={plan.config.teacher}: another network is there than the one that "
-            f"{workdir} learns from; give that one's folder"
+    described = _described(workdir, "dataset")
+    sha256, name = described.get("sha256"), described.get("name")
+    if sha256 != setup.dataset.sha256 and name in (None, setup.dataset.name):
+        raise ConfigError(
+            f"{workdir}: was trained on another version of {setup.dataset.name!r} "
+            f"(dataset_sha256 {str(sha256)[:12]}..., now {setup.dataset.sha256[:12]}...); "
+            "give the same data as data_dir"
         )
 
 
-def keep_teachers_place(plan: Plan, path: Path) -> None:
-    """Writes into a run's ``config.json`` where its teacher is by now.
-
-    Into one of before, which doesn't say who that is, it writes nothing: a finished ensemble's
-    could be anybody.
-    """
-    values = folder.read_json(path)
-    if "teacher" in values and values["config"]["teacher"] != plan.config.teacher:
-        values["config"]["teacher"] = plan.config.teacher
-        folder.write_json(path, values)
+def check_same_teacher(setup: TrainSetup, workdir: Path) -> None:
+    """Raises a ConfigError where the run in a folder learned from another network."""
+    if setup.teacher and _described(workdir, "teacher").get("sha256") != list(setup.teacher.sha256):
+        raise ConfigError(
+            f"teacher={setup.config.teacher}: this isn't the network that {workdir} learns from; "
+            "give that one's folder"
+        )
 
 
-def other_places(plan: Plan, path: Path) -> list[str]:
-    """In what this place isn't that of the run of a ``config.json``, so that bits may differ.
-
-    Returns:
-      A sentence for each package and device that is another.
-    """
-    now = describe_run(plan)
-    lines = []
-    for part in ("versions", "device"):
-        there = _described(path, part)
-        for name, value in now[part].items():
-            if (old := there.get(name)) != value:
-                old = shown(str(old))
-                lines.append(f"{name} is {value}, was {old} there: the last bits may differ")
-    return lines
+def platform_differences(setup: TrainSetup, workdir: Path) -> list[str]:
+    """Returns a sentence for each package and device that isn't that of the run in a folder."""
+    now = describe_run(setup)
+    return [
+        f"{name} is {value}, and was {shown(str(run.get(name)))}: the last bits may differ"
+        for part in ("versions", "device")
+        for run in [_described(workdir, part)]
+        for name, value in now[part].items()
+        if run.get(name) != value
+    ]
 
 
-def _described(path, part):
-    found = folder.read_json(path).get(part)
-    return found if isinstance(found, dict) else {}
+def _described(workdir: Path, part: str) -> dict[str, Any]:
+    described = folder.read_json(workdir / folder.CONFIG).get(part)
+    return described if isinstance(described, dict) else {}
 
 
-def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
-    """The state and the running totals to go on from; drops what was logged after them.
+def start(
+    setup: TrainSetup, workdir: Path, *, quiet: bool
+) -> tuple[TrainState, dict[str, float]]:
+    """Restores the state and the totals to go on from, and drops what was logged after them.
 
     Args:
-      plan: whose configuration says whether to resume.
-      workdir: the run's folder.
+      setup: of the run.
+      workdir: its folder.
       quiet: print nothing but warnings.
 
     Raises:
-      CheckpointError: there are checkpoints, and none is whole and of this run.
+      CheckpointError: there are checkpoints, and none is intact and of this run.
     """
-    if not plan.config.resume:
-        return plan.initial_state(), dict(NOTHING)
     path = workdir / folder.CHECKPOINTS
-    restored = _restore(plan, workdir)
+    restored = _restore(setup, workdir)
     saved = last_saved(path)
     if restored is None:
         if saved is not None:
@@ -148,22 +127,23 @@ def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[s
                 "or start a new run in another folder"
             )
         clear_up(path, {})
-        state, totals, step = plan.initial_state(), dict(NOTHING), 0
-        at = "no checkpoint yet: starting"
+        state, totals, step = setup.initial_state(), dict(ZERO_TOTALS), 0
+        action = "no checkpoint yet: starting"
     else:
-        warn_of_damage(path, restored)
+        _warn_of_damage(path, restored)
         newest = max([restored.step, *restored.damaged])
         if saved is not None and saved > newest:
             _warn(f"{path / str(saved)}: was saved and is gone; going back to step {newest}")
         clear_up(path, restored.damaged)
         state, step = restored.tree, restored.step
-        totals = {name: restored.values[name] for name in NOTHING}
-        at = "already finished" if step == plan.total_steps else "going on"
+        totals = {name: restored.values[name] for name in ZERO_TOTALS}
+        action = "already finished" if step == setup.total_steps else "going on"
     if jax.process_index() == 0:
+        _record_teachers_place(setup, workdir)
         # A run that was stopped while an epoch was scored scores it again.
-        done = step - 1 if totals["count"] + totals["skipped"] else step
+        done = step - 1 if unscored(totals) else step
         rows = folder.keep_metrics(workdir, done)
-        gone = {end for end in epoch_ends(plan) if end <= done} - {row["step"] for row in rows}
+        gone = {end for end in epoch_ends(setup) if end <= done} - {row["step"] for row in rows}
         if gone:
             _warn(
                 f"{workdir / folder.METRICS}: {len(gone)} of the epochs up to step {done} are "
@@ -171,96 +151,63 @@ def start(plan: Plan, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[s
             )
         (workdir / folder.SKIPPED).unlink(missing_ok=True)
     if not quiet:
-        print(f"{workdir}: {at} at step {step} of {plan.total_steps}", flush=True)
+        print(f"{workdir}: {action} at step {step} of {setup.total_steps}", flush=True)
     return state, totals
 
 
-def epoch_ends(plan: Plan) -> dict[int, float]:
-    """The steps at which epochs end, and how many have then."""
-    config, size = plan.config, len(plan.dataset.train)
+def unscored(totals: dict[str, float]) -> bool:
+    """Whether steps were taken since the last epoch was scored."""
+    return totals["count"] + totals["skipped"] > 0
+
+
+def epoch_ends(setup: TrainSetup) -> dict[int, float]:
+    """Returns the steps at which epochs end, and the number of epochs completed then."""
+    config, size = setup.config, len(setup.dataset.train)
     epochs = range(1, math.ceil(config.epochs))
     ends = {num_steps(epoch, size, config.batch_size): epoch for epoch in epochs}
-    return {**ends, plan.total_steps: config.epochs}
+    return {**ends, setup.total_steps: config.epochs}
 
 
-def warn_of_damage(path: Path, restored: Any) -> None:
-    """Says which newer checkpoints were passed over."""
-    for step, why in restored.damaged.items():
-        _warn(f"{path / str(step)}: {why}; going back to step {restored.step}")
+def fingerprint(setup: TrainSetup) -> dict[str, Any]:
+    """Returns all that the parameters depend on, as JSON gives it back."""
+    config = {**setup.config.to_dict(), "teacher": None, "dataset_sha256": setup.dataset.sha256}
+    if setup.teacher:
+        config["teacher"] = setup.teacher.sha256
+    return json.loads(json.dumps(config))
 
 
-def _warn(text):
-    if jax.process_index() == 0:  # of several processes one speaks
-        print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _restore(plan, workdir):
-    def check(step, values):
-        _check_values(values, step, plan, workdir)
-
-    return restore_newest(workdir / folder.CHECKPOINTS, plan.abstract_state, check)
-
-
-def _check_values(values, step, plan, workdir):
-    if values.keys() != {*NOTHING, "run"}:
-        raise CheckpointError(
-            f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of digits_jax; "
-            "train the run anew, in another folder"
-        )
-    saved, own = with_later_fields(values["run"]), what_it_trains(plan)
-    saved["teacher"] = saved.get("teacher") and True  # its folder, once
-    if plan.teacher:
-        _check_teacher(plan, workdir, saved.get("teacher_sha256"))
-    for name in own:
-        if saved.get(name) != own[name]:
-            raise CheckpointError(
-                f"{workdir / folder.CONFIG} says {name}={own[name]}, but the checkpoint of step "
-                f"{step} was made with {saved.get(name)}: the file was changed by hand, or the "
-                "checkpoint is another run's; put back the run's own, or start a new run"
-            )
-
-
-def what_it_trains(plan: Plan) -> dict[str, Any]:
-    """All that the parameters depend on, as JSON gives it back."""
-    config = plan.config.to_dict()
-    fields = {name: value for name, value in config.items() if name not in NOT_THE_RUN}
-    # Who it is, its sha256 says: the folder may be another one by now.
-    fields["teacher"] = config["teacher"] and True
-    found = {**fields, "dataset_sha256": plan.dataset.sha256}
-    if plan.teacher:  # which isn't loaded to score what it taught
-        found["teacher_sha256"] = plan.teacher.sha256
-    return json.loads(json.dumps(found))
-
-
-def as_it_was_trained(results: dict[str, Any], workdir: Path) -> dict[str, Any]:
-    """A finished run's results, with what its training took and how it was computed.
+def keep_training_results(results: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """Returns a finished run's results with what its training took, from ``results.json``.
 
     Args:
-      results: as they are found now.
-      workdir: the folder, whose ``results.json`` is of this very state, or isn't.
+      results: computed now, without training.
+      workdir: the run's folder, whose results may be of other parameters.
     """
     with contextlib.suppress(DigitsError, KeyError, TypeError):
         old = folder.read_json(workdir / folder.RESULTS)
         if old["params_sha256"] == results["params_sha256"]:
             kept = {name: old[name] for name in _OF_THE_TRAINING if name in old}
-            same = {k: v for k, v in kept.items() if isinstance(v, type(results[k]))}
-            return {**results, **same}
+            return results | {k: v for k, v in kept.items() if isinstance(v, type(results[k]))}
     return results
 
 
-def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainState]:
-    """A run's plan and its newest whole checkpoint.
+def load_trained(
+    workdir: str | Path, *, dataset: Dataset | None = None, **options: Any
+) -> tuple[TrainSetup, TrainState]:
+    """Loads a run's setup and its newest intact checkpoint, for scoring.
 
     Args:
       workdir: the run's folder.
-      elsewhere: fields of the configuration that may differ here: data_dir, devices, platform.
+      dataset: the one that it was trained on, where it isn't one that has a name.
+      options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
 
     Raises:
-      CheckpointError: no run, no checkpoint that is whole, or a data set that has changed.
+      CheckpointError: no run, or no checkpoint that is intact.
+      ConfigError: the data set has changed.
     """
     workdir = Path(workdir)
     folder.check_run(workdir)
-    config = read_config(workdir / folder.CONFIG)
+    config, saved_options = read_config(workdir)
     if not list_steps(workdir / folder.CHECKPOINTS):
         lacks = "no checkpoint yet"
         if config.ensemble > 1:
@@ -269,12 +216,51 @@ def load_trained(workdir: str | Path, **elsewhere: Any) -> tuple[Plan, TrainStat
             f"{workdir}: has {lacks}; "
             f"train it with python -m digits_jax.train --resume --workdir={workdir}"
         )
-    elsewhere = {**HERE, **elsewhere}
-    if not elsewhere.get("data_dir"):
-        elsewhere["data_dir"] = config.data_dir
-    config = dataclasses.replace(config, resume=False, **elsewhere)
-    plan = prepare(config, to_train=False)
-    check_same_run(plan, workdir)
-    restored = _restore(plan, workdir)
-    warn_of_damage(workdir / folder.CHECKPOINTS, restored)
-    return plan, plan.for_scoring(restored.tree)
+    options = {name: value for name, value in options.items() if value is not None}
+    here = saved_options.for_resuming(workdir, **options)
+    setup = prepare(config, here, dataset, to_train=False)
+    check_same_run(setup, workdir)
+    restored = _restore(setup, workdir)
+    if restored is None:
+        raise CheckpointError(f"{workdir}: its checkpoints are gone; put one back")
+    _warn_of_damage(workdir / folder.CHECKPOINTS, restored)
+    return setup, setup.for_scoring(restored.tree)
+
+
+def _restore(setup: TrainSetup, workdir: Path) -> Any:
+    def check(step: int, values: dict[str, Any]) -> None:
+        saved, own = values.get("run"), fingerprint(setup)
+        if not isinstance(saved, dict) or values.keys() != {*ZERO_TOTALS, "run"}:
+            raise CheckpointError(
+                f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of "
+                "digits_jax; train the run again, in another folder"
+            )
+        if setup.teacher is None:  # it isn't loaded to score what it taught
+            saved = {**saved, "teacher": None}
+        for name in own:
+            if saved.get(name) != own[name]:
+                raise CheckpointError(
+                    f"{workdir / folder.CONFIG}: has {name}={own[name]}, but the checkpoint of "
+                    f"step {step} has {saved.get(name)}: the file was changed, or the checkpoint "
+                    "is another run's; put back the run's own, or start a new run"
+                )
+
+    return restore_newest(workdir / folder.CHECKPOINTS, setup.abstract_state, check)
+
+
+def _record_teachers_place(setup: TrainSetup, workdir: Path) -> None:
+    """Writes the teacher's present folder into ``config.json``."""
+    values = folder.read_json(workdir / folder.CONFIG)
+    if values["config"]["teacher"] != setup.config.teacher:
+        values["config"]["teacher"] = setup.config.teacher
+        folder.write_json(workdir / folder.CONFIG, values)
+
+
+def _warn_of_damage(path: Path, restored: Any) -> None:
+    for step, reason in restored.damaged.items():
+        _warn(f"{path / str(step)}: {reason}; going back to step {restored.step}")
+
+
+def _warn(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,30 +1,47 @@
-"""Scores a whole split with a trained state: every image, the last short batch included."""
+"""Scores whole splits with a trained state, and recalibrates BatchNorm before that."""
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from digits_jax.data.augment import warp
 from digits_jax.data.pipeline import eval_batches, share_size
-from digits_jax.errors import ConfigError
-from digits_jax.training.parallel import AXIS, parallelize, shard
+from digits_jax.data.splits import Split
+from digits_jax.errors import TrainingDivergedError
+from digits_jax.models.layers import NORM_MOMENTUM
+from digits_jax.runs.ensemble import mean_log_probabilities
+from digits_jax.training import parallel
+from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, split_members
+from digits_jax.training.setup import TrainSetup
 from digits_jax.training.state import TrainState
-from digits_jax.training.steps import eval_step, predict_step
+from digits_jax.training.steps import eval_step, predict_step, to_float
+
+# Of the first training images, whose order is random.
+RECALIBRATION_BATCHES = 40
+# About half of what training changes. Chosen on MNIST's validation images.
+VIEW_STRENGTHS = {
+    "rotation_degrees": 6.0,
+    "scale_factor": 1.06,
+    "shear_degrees": 4.0,
+    "shift_pixels": 1.0,
+}
+_VIEW_CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a split was recognised.
+    """How a split was classified.
 
     Attributes:
       loss: mean cross-entropy in nats.
-      correct: images recognised.
+      correct: images classified correctly.
       count: images scored.
       labels: int32 [count].
       logits: float32 [count, classes].
@@ -43,20 +60,20 @@ class Score:
 
     @property
     def errors(self) -> int:
-        """Images not recognised."""
+        """Images that are misclassified."""
         return self.count - self.correct
 
 
-def score_of(labels: np.ndarray, logits: np.ndarray) -> Score:
-    """The score of answers that are there already.
+def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
+    """Scores logits that are there already.
 
     Args:
       labels: int32 [n].
-      logits: float32 [n, classes]; only their softmax counts.
+      logits: float32 [n, classes]; a constant added to a row changes nothing.
 
     Example:
-      >>> found = score_of(np.array([0, 1]), np.log([[0.75, 0.25], [0.5, 0.5]]))
-      >>> found.correct, round(found.loss, 4)  # -(log(3/4) + log(1/2)) / 2
+      >>> score = score_logits(np.array([0, 1]), np.log([[0.75, 0.25], [0.5, 0.5]]))
+      >>> score.correct, round(score.loss, 4)  # -(log(3/4) + log(1/2)) / 2
       (1, 0.4904)
     """
     exact = np.asarray(logits, np.float64)
@@ -65,89 +82,210 @@ def score_of(labels: np.ndarray, logits: np.ndarray) -> Score:
     return Score(float(losses.mean()), correct, len(labels), labels, logits)
 
 
-def score_step(state: TrainState, batch: dict[str, Any]) -> tuple[dict[str, jax.Array], jax.Array]:
-    """`eval_step` and `predict_step` of a batch."""
-    # One forward pass: the compiler sees that the two share it.
-    return eval_step(state, batch), predict_step(state, batch["image"])
-
-
-def make_scorer(
-    state: TrainState,
-    mesh: Mesh,
-    batch_size: int,
-    image_shape: tuple[int, ...] = (28, 28, 1),
-    *,
-    share: tuple[int, int] = (0, 1),
-) -> Callable[[TrainState, Any], Score]:
-    """Compiles a function that scores the images and labels of a split.
+def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
+    """Compiles a function that scores every image of a split, also in the last, short batch.
 
     Args:
-      state: whose shapes and sharding it is compiled for.
-      mesh: of the devices.
-      batch_size: images scored at once; the devices divide it.
-      image_shape: of the split's uint8 images.
-      share: (index, count) of this process among those that score together; each has all images,
-        and gets the whole score.
+      setups: one, or one for each member of a state with a member axis.
 
     Returns:
-      ``f(state, split, between) -> Score``, for a split with ``images`` uint8
-      [n, *image_shape] and ``labels`` int32 [n]; it calls ``between()``, which may raise, before
-      each batch, and raises an DigitsError where the loss isn't finite.
+      ``f(state, splits, check=...) -> [Score]``, one split for each setup; it calls ``check()``,
+      which may raise, before each batch, and raises a TrainingDivergedError where a loss isn't
+      finite. Each of several processes has all images and gets the complete score.
     """
-    own_size = share_size(batch_size, share)
+    first, members = setups[0], len(setups)
+    share, size = first.share, first.eval_batch_size
+    mesh = first.mesh if members == 1 else member_mesh(setups)
+    on_cpu = first.platform == "cpu"
+    if members > 1 and on_cpu:  # together as large as one network's: five took 3 times the memory
+        size = -(-size * mesh.size // members)
+    own_size = share_size(size, share)
+    shape = (own_size,) if members == 1 else (members, own_size)
     example = {
-        "image": np.zeros((own_size, *image_shape), np.uint8),
-        "label": np.zeros(own_size, np.int32),
-        "mask": np.zeros(own_size, np.float32),
+        "image": np.zeros((*shape, *IMAGE_SHAPE), np.uint8),
+        "label": np.zeros(shape, np.int32),
+        "mask": np.zeros(shape, np.float32),
     }
-    # What lies on another process's devices couldn't be read here.
-    step = parallelize(score_step, mesh, outputs=(P(), P() if share[1] > 1 else P(AXIS)))
-    step = step.lower(state, shard(example, mesh)).compile()
-    # The next batch is under way while one is fetched; several CPU devices could wait for ever.
-    ahead = 0 if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else 1
+    state = first.for_scoring(first.abstract_state)
+    if members == 1:
+        # What lies on another process's devices couldn't be read here.
+        logits_spec = P() if share[1] > 1 else P(parallel.AXIS)
+        step = parallel.parallelize(_score_step, mesh, outputs=(P(), logits_spec))
+        step = step.lower(state, parallel.shard(example, mesh)).compile()
+    else:
+        step = jax.jit(jax.vmap(_score_step))
+    # The next batch is under way while one is fetched. Several CPU devices could wait forever.
+    ahead = 0 if mesh.size > 1 and on_cpu else 1
 
-    def score(state: TrainState, split: Any, between: Callable[[], None] = lambda: None) -> Score:
-        totals, logits = {"loss": 0.0, "correct": 0.0, "count": 0.0}, []
-        under_way = collections.deque()
-
-        def fetch(most):
-            while len(under_way) > most:
-                sums, batch_logits = under_way.popleft()
-                for name in totals:
-                    totals[name] += float(sums[name])
-                logits.append(np.asarray(batch_logits))
-
-        for batch in eval_batches(split.images, split.labels, batch_size, share):
-            between()
-            under_way.append(step(state, shard(batch, mesh)))
-            fetch(ahead)
-        fetch(0)
-        return score_of_sums(totals, split.labels, np.concatenate(logits))
+    def score(
+        state: TrainState, splits: Sequence[Any], check: Callable[[], object] = lambda: None
+    ) -> list[Score]:
+        state = first.for_scoring(state)
+        under_way: collections.deque = collections.deque()
+        fetched: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+        each = [eval_batches(split.images, split.labels, size, share) for split in splits]
+        for batches in zip(*each, strict=True):
+            check()
+            batch = batches[0]
+            if members > 1:
+                batch = {name: np.stack([b[name] for b in batches]) for name in batch}
+            under_way.append(step(state, parallel.shard(batch, mesh)))
+            if len(under_way) > ahead:
+                fetched.append(jax.device_get(under_way.popleft()))
+        fetched += [jax.device_get(result) for result in under_way]
+        return [
+            _gather_score(split, fetched, index if members > 1 else None)
+            for index, split in enumerate(splits)
+        ]
 
     return score
 
 
-def score_of_sums(totals: dict[str, float], labels: np.ndarray, logits: np.ndarray) -> Score:
-    """The score of a split whose batches were scored.
+def _score_step(
+    state: TrainState, batch: dict[str, jax.Array]
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    # One forward pass: the compiler sees that the two share it.
+    return eval_step(state, batch), predict_step(state, batch["image"])
 
-    Args:
-      totals: "loss", "correct" and "count", of all batches.
-      labels: of the split, int [n].
-      logits: float32 [n or more, classes], of the batches one after another.
 
-    Raises:
-      ConfigError: the loss isn't finite.
-    """
+def _gather_score(
+    split: Any, fetched: list[tuple[dict[str, np.ndarray], np.ndarray]], member: int | None
+) -> Score:
+    """The score of one member, or of the only network."""
+    own = ... if member is None else member
+    totals = {name: 0.0 for name in ("loss", "correct", "count")}
+    for sums, _ in fetched:
+        for name in totals:
+            totals[name] += float(np.asarray(sums[name])[own])
     if not math.isfinite(totals["loss"]):
-        raise ConfigError(
+        raise TrainingDivergedError(
             f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
-            "--learning-rate), or its checkpoint is damaged"
+            "learning_rate), or its checkpoint is damaged"
         )
     count = int(totals["count"])
-    return Score(
-        loss=totals["loss"] / count,
-        correct=int(totals["correct"]),
-        count=count,
-        labels=np.asarray(labels, np.int32),
-        logits=logits[:count],
+    logits = np.concatenate([logits[own] for _, logits in fetched])[:count]
+    labels = np.asarray(split.labels, np.int32)
+    return Score(totals["loss"] / count, int(totals["correct"]), count, labels, logits)
+
+
+def recalibrate_batch_norm(state: TrainState, setups: Sequence[TrainSetup]) -> TrainState:
+    """Estimates BatchNorm's statistics from training images without augmentation.
+
+    In training they are running averages over augmented images and over past parameters. The
+    statistics are estimated for the evaluated parameters: of the average, where there is one. A
+    state without BatchNorm is returned as it is.
+
+    Args:
+      state: after the last step.
+      setups: one, or one for each member of a state with a member axis.
+
+    Reference:
+      Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3 (precise BatchNorm); Izmailov
+      et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, section 3.2.
+    """
+    if not jax.tree.leaves(state.batch_stats):
+        return state
+    first = setups[0]
+    apply = first.eval_module.clone(dropout=0.0).apply
+    statistics = parallel.parallelize(
+        lambda variables, batch: batch_statistics(apply, *variables, batch["image"]), first.mesh
     )
+    states = [
+        _recalibrate(each, setup, statistics)
+        for each, setup in zip(split_members(state, setups), setups, strict=True)
+    ]
+    if len(states) == 1:
+        return states[0]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(jax.device_get, states))
+    return parallel.shard(stacked, member_mesh(setups))
+
+
+def _recalibrate(state: TrainState, setup: TrainSetup, statistics: Callable) -> TrainState:
+    train, size = setup.dataset.train, setup.config.batch_size
+    count = min(RECALIBRATION_BATCHES, len(train) // size)
+    own = share_size(size, setup.share)
+    variables = (state.variables["params"], state.batch_stats)
+    total = None
+    for number in range(count):
+        start = number * size + setup.share[0] * own
+        images, _ = train.rows(np.arange(start, start + own))
+        batch = statistics(variables, parallel.shard({"image": images}, setup.mesh))
+        total = batch if total is None else jax.tree.map(jnp.add, total, batch)
+    mean = jax.tree.map(lambda sums: sums / count, total)
+    if state.average:
+        return state.replace(average={**state.average, "batch_stats": mean})
+    return state.replace(batch_stats=mean)
+
+
+def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax.Array) -> Any:
+    """Computes the mean and variance that each BatchNorm finds in a batch.
+
+    Args:
+      apply: of a module of ours, without dropout.
+      params: its parameters.
+      batch_stats: any statistics of it; only their shapes matter.
+      images: uint8 or float32 [batch, height, width, channels].
+
+    Returns:
+      A pytree like ``batch_stats``.
+    """
+    # A training step adds the batch's share to running statistics of 0.
+    zeros = jax.tree.map(jnp.zeros_like, batch_stats)
+    variables = {"params": params, "batch_stats": zeros}
+    _, updated = apply(variables, to_float(images), train=True, mutable=["batch_stats"])
+    return jax.tree.map(lambda share: share / (1 - NORM_MOMENTUM), updated["batch_stats"])
+
+
+def augmented_view(images: np.ndarray, number: int) -> np.ndarray:
+    """Returns one view of each image, for test-time augmentation.
+
+    Args:
+      images: uint8 [n, height, width, channels].
+      number: 0 for the images as they are; each other number rotates, scales, shears and shifts
+        each image by its own random amounts, always the same ones.
+
+    Returns:
+      uint8, of the same shape.
+
+    Example:
+      >>> images = np.zeros((2, 28, 28, 1), np.uint8)
+      >>> augmented_view(images, 0) is images, augmented_view(images, 1).shape
+      (True, (2, 28, 28, 1))
+    """
+    if number == 0:
+        return images
+    key = jax.random.key(number)
+    views = np.empty_like(images)
+    for start in range(0, len(images), _VIEW_CHUNK):
+        part = images[start : start + _VIEW_CHUNK]
+        padded = np.zeros((_VIEW_CHUNK, *images.shape[1:]), np.uint8)  # one shape to compile
+        padded[: len(part)] = part
+        warped = np.asarray(_warp_view(jax.random.fold_in(key, start), padded))
+        views[start : start + _VIEW_CHUNK] = warped[: len(part)]
+    return views
+
+
+@jax.jit
+def _warp_view(key: jax.Array, images: jax.Array) -> jax.Array:
+    return (255 * warp(key, to_float(images), **VIEW_STRENGTHS) + 0.5).astype(np.uint8)
+
+
+def score_views(
+    score: Callable[..., list[Score]], state: TrainState, split: Split, count: int
+) -> Score:
+    """Scores a split by the mean probability over several views of each image.
+
+    Args:
+      score: of `make_scorer` for one setup.
+      state: whose ``variables`` are evaluated.
+      split: of uint8 images.
+      count: number of views; the first is the image as it is.
+    """
+    scores = [
+        score(state, [Split(augmented_view(split.images, number), split.labels)])[0]
+        for number in range(count)
+    ]
+    if count == 1:
+        return scores[0]
+    logits = mean_log_probabilities([each.logits for each in scores])
+    return score_logits(scores[0].labels, logits)

@@ -1,11 +1,12 @@
-"""One training step and one evaluation step: pure, not yet jitted.
+"""One training step and one evaluation step: pure functions, not yet compiled.
 
 batch: {"image": uint8 in [0, 255] or float32 in [0, 1], [batch, height, width, channels];
 "label": int32 [batch]; "mask": float32 [batch], 1 for an image that counts and 0 for
 padding}. logits: float32 [batch, classes].
 
-``axis_name`` names the mesh axis that a batch is sharded over, inside ``jax.shard_map`` or
+``axis_name`` is the mesh axis that a batch is sharded over, inside ``jax.shard_map`` or
 ``jax.pmap``. Without one (plain ``jax.jit``) arrays are global, and so are all sums.
+`digits_jax.training.parallel.parallelize` compiles a step in each of these ways.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from digits_jax.training.losses import cross_entropy, distillation_loss, masked_sum, metric_sums
 from digits_jax.training.state import TrainState
 
 
-def check_batch(batch: dict) -> None:
-    """Raises an AssertionError that names the array of ``batch`` that can't be right."""
+def check_batch(batch: dict[str, Any]) -> None:
+    """Raises an AssertionError that names the array of ``batch`` that has a wrong shape or type."""
     missing = {"image", "label", "mask"} - set(batch if isinstance(batch, dict) else ())
     if missing:
         raise AssertionError(f"batch is a dict with image, label, mask; missing: {sorted(missing)}")
@@ -32,7 +34,7 @@ def check_batch(batch: dict) -> None:
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 in [0, 255] to float32 in [0, 1]; floating-point images stay as they are.
+    """Converts uint8 in [0, 255] to float32 in [0, 1]; floating-point images stay as they are.
 
     Example:
       >>> to_float(jnp.array([0, 255], jnp.uint8)).tolist()
@@ -44,120 +46,49 @@ def to_float(images: jax.Array) -> jax.Array:
     return images
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    r"""Softmax cross-entropy against smoothed one-hot targets, not reduced.
-
-    .. math:: -\sum_k \left((1 - s) [k = y] + s / K\right) \log \mathrm{softmax}(z)_k
-
-    Args:
-      logits: float32 [batch, classes], :math:`z`.
-      labels: int32 [batch], :math:`y`.
-      label_smoothing: :math:`s` in [0, 1).
-
-    Returns:
-      float32 [batch], in nats; NaN for a label that is no class, as compiled code can't raise.
-
-    Example:
-      >>> round(float(cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))[0]), 4)
-      2.3026
-
-    Reference:
-      Szegedy et al., Rethinking the Inception Architecture for Computer Vision, 2016, section 7.
-    """
-    classes = logits.shape[-1]
-    targets = jax.nn.one_hot(labels, classes, dtype=logits.dtype)
-    loss = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
-    return jnp.where((labels >= 0) & (labels < classes), loss, jnp.nan)
-
-
-def distillation_loss(
-    logits: jax.Array, teacher_logits: jax.Array, temperature: float = 1.0
-) -> jax.Array:
-    r"""Softmax cross-entropy against what a teacher answers, not reduced.
-
-    .. math:: -T^2 \sum_k \mathrm{softmax}(t / T)_k \log \mathrm{softmax}(z / T)_k
-
-    Args:
-      logits: float32 [batch, classes], :math:`z`.
-      teacher_logits: float32 [batch, classes], :math:`t`.
-      temperature: :math:`T`; a higher one shows more of which wrong classes the teacher thinks of.
-
-    Returns:
-      float32 [batch], in nats; its gradient is of one size whatever the temperature.
-
-    Example:
-      >>> float(distillation_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2)))[0])  # log(2)
-      0.6931...
-
-    Reference:
-      Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015.
-    """
-    targets = jax.nn.softmax(teacher_logits / temperature, -1)
-    return temperature**2 * optax.softmax_cross_entropy(logits / temperature, targets)
-
-
-def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
-    """Sums over the images whose mask is 1; the caller divides once, at the end.
-
-    Returns:
-      float32 scalars: "loss" (cross-entropy in nats, summed), "correct" and "count" (images).
-
-    Example:
-      >>> sums = metric_sums(jnp.eye(3), jnp.array([0, 1, 0]), jnp.array([1.0, 1.0, 0.0]))
-      >>> float(sums["correct"]), float(sums["count"])
-      (2.0, 2.0)
-    """
-    correct = (jnp.argmax(logits, -1) == labels).astype(mask.dtype)
-    return {
-        "loss": jnp.sum(_counted(cross_entropy(logits, labels), mask)),
-        "correct": jnp.sum(correct * mask),
-        "count": jnp.sum(mask),
-    }
-
-
 def train_step(
     state: TrainState,
-    batch: dict,
+    batch: dict[str, jax.Array],
     key: jax.Array,
     teacher: Any = None,
     *,
     axis_name: str | None = None,
     label_smoothing: float = 0.0,
-    augment: Callable | None = None,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ema_decay: float = 0.0,
     adversarial: float = 0.0,
-    teach: Callable | None = None,
+    teacher_apply: Callable[[Any, jax.Array], jax.Array] | None = None,
     teacher_weight: float = 0.0,
     teacher_temperature: float = 1.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update of the parameters, unless the loss or a gradient isn't a finite number.
+    """Updates the parameters once, unless the loss or a gradient isn't finite.
 
-    Then the parameters, statistics, optimizer and average stay as they were; the step counts, so
-    that the next one has the next key.
-
-    The loss is the mean over the images of the whole batch, on all devices, whose mask is 1.
-    BatchNorm sees every image, padding too: train on full batches.
+    A step that isn't finite leaves the parameters, statistics, optimizer and average unchanged; it
+    is counted, so that the next one has the next key. The loss is the mean over the images of the
+    whole batch, on all devices, whose mask is 1. BatchNorm sees every image, padding too: train on
+    full batches.
 
     Args:
       state: before the step.
       batch: see the top of this module.
       key: the run's key, the same at every step; the step's own is folded from it, so that a
-        resumed run goes on with the keys that it would have had.
-      teacher: variables of the network that ``teach`` answers with.
+        resumed run has the keys of an uninterrupted one.
+      teacher: the first argument of ``teacher_apply``.
       axis_name: see the top of this module.
       label_smoothing: see `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
       ema_decay: of the exponential moving average, for a state that keeps one: after t steps
-        ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps don't linger.
-      adversarial: see `worsened`, which changes the images after ``augment``; 0 for none.
-      teach: ``f(teacher, images) -> logits`` of a network to learn from, which sees the images
+        ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps fade quickly.
+      adversarial: the largest perturbation of `fgsm_perturb`, applied after ``augment``; 0 for
+        none.
+      teacher_apply: ``f(teacher, images) -> logits`` of a network to distil, which sees the images
         that the step trains on, as augmented; or None.
       teacher_weight: in [0, 1], the share of `distillation_loss` in the loss.
       teacher_temperature: of `distillation_loss`.
 
     Returns:
-      The state after the step, and `metric_sums` of the batch as trained on with "skipped", 1
-      for a step that changed nothing (and the other sums 0), else 0.
+      The state after the step, and `metric_sums` of the batch as trained on with "skipped": 1
+      for a step that changed nothing (the other sums are 0 then), else 0.
 
     Example:
       >>> from digits_jax import MLP, create_train_state
@@ -183,7 +114,7 @@ def train_step(
         images = augment(augment_key, images)
     axis = {} if axis_name is None else {"axis_name": axis_name}
 
-    def forward(params, images):
+    def forward(params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         return state.apply_fn(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -195,74 +126,77 @@ def train_step(
 
     if adversarial:
 
-        def harm(images):
+        def image_loss(images: jax.Array) -> jax.Array:
             logits, _ = forward(state.params, images)
-            return jnp.sum(_counted(cross_entropy(logits, labels, label_smoothing), mask))
+            return masked_sum(cross_entropy(logits, labels, label_smoothing), mask)
 
-        images = worsened(
-            jax.random.fold_in(augment_key, 1), images, jax.grad(harm)(images), adversarial
-        )
-    taught = None if teach is None else jax.lax.stop_gradient(teach(teacher, images))
+        perturb_key = jax.random.fold_in(augment_key, 1)
+        images = fgsm_perturb(perturb_key, images, jax.grad(image_loss)(images), adversarial)
+    if teacher_apply is not None:
+        teacher_logits = jax.lax.stop_gradient(teacher_apply(teacher, images))
     count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
 
-    def loss_fn(params):
-        logits, changed = forward(params, images)
-        # This device's share of the mean: the shares add up, also where masks differ.
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        logits, updated = forward(params, images)
         loss = cross_entropy(logits, labels, label_smoothing)
-        if taught is not None:
-            own, theirs = 1 - teacher_weight, teacher_weight
-            loss = own * loss + theirs * distillation_loss(logits, taught, teacher_temperature)
-        share = jnp.sum(_counted(loss, mask)) / count
-        return share, (logits, changed.get("batch_stats", {}))
+        if teacher_apply is not None:
+            distilled = distillation_loss(logits, teacher_logits, teacher_temperature)
+            loss = (1 - teacher_weight) * loss + teacher_weight * distilled
+        # This device's share of the mean: the shares add up, also where masks differ.
+        return masked_sum(loss, mask) / count, (logits, updated.get("batch_stats", {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, sums = _sum_over((grads, metric_sums(logits, labels, mask)), axis_name)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    after = state.replace(
+    new_state = state.replace(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        average=_averaged(state, params, batch_stats, ema_decay),
+        average=_update_average(state, params, batch_stats, ema_decay),
     )
-    # Every device sees the same sums, so all of them skip or none.
+    # Every device sees the same sums, so either all skip the step or none does.
     finite = all_finite((grads, sums, batch_stats))
-    state = _where(finite, after, state).replace(step=state.step + 1)
-    sums = _where(finite, sums, jax.tree.map(jnp.zeros_like, sums))
-    return state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
+    new_state, sums = _select(
+        finite, (new_state, sums), (state, jax.tree.map(jnp.zeros_like, sums))
+    )
+    new_state = new_state.replace(step=state.step + 1)
+    return new_state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
 
 
-def worsened(key: jax.Array, images: jax.Array, grads: jax.Array, most: float) -> jax.Array:
-    """Images moved to where the loss is larger, each by an amount of its own.
+def fgsm_perturb(
+    key: jax.Array, images: jax.Array, grads: jax.Array, max_epsilon: float
+) -> jax.Array:
+    """Perturbs each image by the fast gradient sign method, with an epsilon of its own.
 
-    Every pixel goes by the same amount in its gradient's direction, which for a small change raises
-    the loss most. It knows nothing of what lies beside what. The amounts are uniform, so that
-    images nearly as they are belong to each batch, as they belong to what is recognised later.
+    The epsilons are uniform in [0, max_epsilon), so that each batch also holds images that are
+    nearly unchanged, like those that the network is evaluated on. The method makes no assumption
+    about which pixels are neighbours, which is why it helps an MLP.
 
     Args:
       key: a JAX key.
       images: float32 in [0, 1], [batch, height, width, channels].
-      grads: of the loss, of the images' shape.
-      most: the largest amount; white is 1.
+      grads: gradient of the loss by the images, of their shape.
+      max_epsilon: the largest change of a pixel; white is 1.
 
     Returns:
       float32 in [0, 1], of the images' shape.
 
     Example:
       >>> images = jnp.full((3, 28, 28, 1), 0.5)
-      >>> changed = worsened(jax.random.key(0), images, images - 0.75, 0.25)
+      >>> changed = fgsm_perturb(jax.random.key(0), images, images - 0.75, 0.25)
       >>> bool((changed <= 0.5).all()), bool((changed >= 0.25).all())
       (True, True)
 
     Reference:
       Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, 2015.
     """
-    amounts = jax.random.uniform(key, (len(images), 1, 1, 1), maxval=most)
-    return jnp.clip(images + amounts * jnp.sign(grads), 0, 1)
+    epsilons = jax.random.uniform(key, (len(images), 1, 1, 1), maxval=max_epsilon)
+    return jnp.clip(images + epsilons * jnp.sign(grads), 0, 1)
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Whether every number in a pytree is finite: a bool scalar.
+    """Returns a bool scalar: whether every number in a pytree is finite.
 
     Example:
       >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
@@ -271,24 +205,12 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _where(condition, then, otherwise):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
-
-
-def _averaged(state, params, batch_stats, decay):
-    if not state.average:
-        return state.average
-    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
-    new = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, state.average, new)
-
-
 def predict_step(state: TrainState, images: jax.Array) -> jax.Array:
-    """Logits of images in evaluation mode.
+    """Computes the logits of images in evaluation mode, with ``state.variables``.
 
     Args:
-      state: its ``variables`` are read.
-      images: uint8 or float32 in [0, 1], [batch, height, width, channels].
+      state: of any step.
+      images: uint8, or float32 in [0, 1], [batch, height, width, channels].
 
     Returns:
       float32 [batch, classes].
@@ -298,12 +220,12 @@ def predict_step(state: TrainState, images: jax.Array) -> jax.Array:
 
 
 def eval_step(
-    state: TrainState, batch: dict, *, axis_name: str | None = None
+    state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
 ) -> dict[str, jax.Array]:
-    """`metric_sums` of a batch in evaluation mode, over all devices.
+    """Computes `metric_sums` of a batch in evaluation mode, over all devices.
 
     Args:
-      state: its ``variables`` are read.
+      state: of any step; its ``variables`` are evaluated.
       batch: see the top of this module.
       axis_name: see the top of this module.
 
@@ -315,10 +237,17 @@ def eval_step(
     return _sum_over(metric_sums(logits, batch["label"], batch["mask"]), axis_name)
 
 
-def _counted(loss, mask):
-    # Not a mere product: padding may have a label that is no class, and 0 * NaN is NaN.
-    return jnp.where(mask > 0, loss, 0) * mask
+def _update_average(state: TrainState, params: Any, batch_stats: Any, decay: float) -> Any:
+    if not state.average:
+        return state.average
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, state.average, new)
 
 
-def _sum_over(tree, axis_name):
+def _select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def _sum_over(tree: Any, axis_name: str | None) -> Any:
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -1,22 +1,22 @@
-"""What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard."""
+"""What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard on request."""
 
-import contextlib
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any, Self
 
-from digits_jax.runs.folder import naming
+from digits_jax.errors import ConfigError
 
-PLAIN_LINE_EVERY_SECONDS = 10.0
+LINE_EVERY_SECONDS = 10.0
 
 
 class Progress:
-    """Shows a run's progress on standard error; use as a context manager.
+    """Shows a run's progress on standard error; use it as a context manager.
 
     Args:
       total_steps: of the run.
-      first_step: where it starts.
+      first_step: completed steps when it starts.
       quiet: show nothing at all.
     """
 
@@ -31,10 +31,10 @@ class Progress:
                 total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, leave=False
             )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -46,8 +46,7 @@ class Progress:
           totals: "loss", "correct", "count" and "skipped", summed over the epoch so far.
           batch_size: images in a step.
         """
-        plain_is_due = time.monotonic() - self._last_line > PLAIN_LINE_EVERY_SECONDS
-        if self._bar is None and not plain_is_due:
+        if self._bar is None and time.monotonic() - self._last_line < LINE_EVERY_SECONDS:
             return
         speed = (step - self._first) * batch_size / (time.monotonic() - self._started)
         count = max(totals["count"], 1)
@@ -75,31 +74,26 @@ class Progress:
             self._bar.refresh()
 
 
-class ScalarLog:
-    """TensorBoard event files in a run's folder, where tensorboardX is installed.
+def open_tensorboard(path: Path) -> Any:
+    """Opens a TensorBoard writer for a run's folder.
 
-    Args:
-      path: the folder.
+    Raises:
+      ConfigError: tensorboardX isn't installed.
     """
+    # Not imported unless it is asked for: it imports PyTorch wherever that is installed, which
+    # takes 2 seconds and 500 MB.
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        raise ConfigError(
+            'tensorboard: tensorboardX is not installed; pip install "digits_jax[tensorboard]"'
+        ) from None
+    return SummaryWriter(str(path))
 
-    def __init__(self, path: Path):
-        self._path, self._writer = path, None
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._writer is not None:
-            with contextlib.suppress(OSError):  # what matters has been written by others
-                self._writer.close()
-
-    def write(self, row: dict[str, float]) -> None:
-        """Adds an epoch's numbers, at its step."""
-        from digits_jax.training import events
-
-        if not events.installed():
-            return
-        with naming(self._path / "events.out.tfevents"):
-            if self._writer is None:
-                self._writer = events.EventFile(self._path / "events")
-            self._writer.write(row["step"], {k: v for k, v in row.items() if k != "step"})
+def write_scalars(writer: Any, row: dict[str, float]) -> None:
+    """Adds an epoch's numbers, at its step."""
+    for name, value in row.items():
+        if name != "step":
+            writer.add_scalar(name, value, row["step"])
+    writer.flush()

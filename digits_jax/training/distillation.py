@@ -1,4 +1,4 @@
-"""A trained network, or an ensemble of some, that another one learns from."""
+"""The teacher of a distillation: a trained network, or an ensemble of some."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from digits_jax.runs.ensemble import members_of
 
 @dataclass(frozen=True)
 class Teacher:
-    """What answers the images that a student is trained on.
+    """A trained network, or an ensemble, whose probabilities are a student's targets.
 
     Attributes:
       variables: of each member, NumPy arrays.
@@ -31,23 +31,23 @@ class Teacher:
     sha256: tuple[str, ...]
 
     def logits(self, variables: tuple[Any, ...], images: jax.Array) -> jax.Array:
-        """Its answers.
+        """Computes the teacher's logits.
 
         Args:
-          variables: its own, where the images are.
+          variables: as in the attribute, on the devices of the images.
           images: float32 [batch, height, width, channels] in [0, 1].
 
         Returns:
-          float32 [batch, classes]; of several members the logarithm of their mean probability.
+          float32 [batch, classes]; for several members the logarithm of their mean probability.
         """
-        answers = [
+        logits = [
             apply(weights, images, train=False)
             for apply, weights in zip(self.applies, variables, strict=True)
         ]
-        if len(answers) == 1:
-            return answers[0]
-        shares = jax.nn.log_softmax(jnp.stack(answers), -1)
-        return jax.nn.logsumexp(shares, 0) - jnp.log(len(answers))
+        if len(logits) == 1:
+            return logits[0]
+        log_probabilities = jax.nn.log_softmax(jnp.stack(logits), -1)
+        return jax.nn.logsumexp(log_probabilities, 0) - jnp.log(len(logits))
 
 
 def load_teacher(
@@ -66,7 +66,7 @@ def load_teacher(
     try:
         members = members_of(Path(path)) or [Path(path)]
     except DigitsError as error:
-        raise ConfigError(f"--teacher={error}") from None
+        raise ConfigError(f"teacher={error}") from None
     variables, applies, sums = [], [], []
     for member in members:
         try:
@@ -82,17 +82,17 @@ def load_teacher(
             own = {"dtype": dtype, "convolution": convolution}
             module = build_model({**settings, **own}, dataset.num_classes, shards)
         except DigitsError as error:
-            raise ConfigError(f"--teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
+            raise ConfigError(f"teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = shown(f"{type(error).__name__}: {error}")
-            raise ConfigError(f"--teacher={path}: {member} isn't a whole run ({why})") from None
+            raise ConfigError(f"teacher={path}: {member} isn't an intact run ({why})") from None
         variables.append(weights)
         applies.append(module.apply)
         sums.append(sha256)
     return Teacher(tuple(variables), tuple(applies), tuple(sums))
 
 
-def _check_data(member, results, dataset):
+def _check_data(member: Path, results: dict[str, Any], dataset: Dataset) -> None:
     if results["dataset_sha256"] != dataset.sha256:
         other = results["dataset"]
         words = other if other != dataset.name else f"another version of {other}"

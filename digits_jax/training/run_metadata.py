@@ -1,0 +1,143 @@
+"""What a run's ``config.json`` and ``results.json`` say, and the summary that a program prints."""
+
+import platform
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from digits_jax.hardware import cpu_count, processor_name, version_of
+from digits_jax.runs.checkpoint import tree_sha256
+from digits_jax.training.scoring import Score
+from digits_jax.training.setup import TrainSetup
+from digits_jax.training.state import TrainState, count_params
+
+
+def device_name(mesh: Mesh) -> str:
+    """Returns platform and kind of a mesh's devices; of a CPU, the processor's name.
+
+    Example:
+      >>> import numpy as np
+      >>> device_name(Mesh(np.array(jax.devices("cpu")[:1]), ("data",))).startswith("cpu: ")
+      True
+    """
+    device = mesh.devices.flat[0]
+    kind = processor_name() if device.platform == "cpu" else device.device_kind
+    return f"{device.platform}: {kind or device.device_kind}"
+
+
+def summarize(setup: TrainSetup) -> str:
+    """Describes what a setup trains, in a few lines for a person."""
+    config, data = setup.config, setup.dataset
+    name = data.name if data.version in data.name else f"{data.name} {data.version}"
+    if config.arch == "mlp":
+        sizes = f"hidden sizes {config.hidden_sizes}"
+    else:
+        sizes = f"channels {config.channels}, dense {config.dense_size}"
+    strength = "" if config.augment_strength == 1 else f" x {config.augment_strength:g}"
+    lines = [
+        f"data     {name}: {len(data.train):,} training, {len(data.validation):,} validation, "
+        f"{len(data.test):,} test images; {data.source}",
+        f"model    {config.arch}: {count_params(setup.abstract_state.params):,} parameters "
+        f"({sizes}), {config.dtype}",
+        f"training {config.epochs:g} epoch{'' if config.epochs == 1 else 's'} = "
+        f"{setup.total_steps:,} steps of {config.batch_size} images; {config.optimizer}, "
+        f"{config.schedule} up to {config.learning_rate:g}, augment {config.augment}{strength}, "
+        f"seed {config.seed}",
+    ]
+    defaults = {"label_smoothing": 0.1, "dropout": 0.0, "ema_decay": 0.0, "adversarial": 0.0}
+    unusual = {name: getattr(config, name) for name in defaults}
+    words = [f"{k.replace('_', ' ')} {v:g}" for k, v in unusual.items() if v != defaults[k]]
+    if words:
+        lines.append(f"         {', '.join(words)}")
+    if setup.teacher:
+        count = len(setup.teacher.sha256)
+        lines.append(
+            f"teacher  {config.teacher}{f', {count} networks' if count > 1 else ''}: "
+            f"{config.teacher_weight:g} of the loss, temperature {config.teacher_temperature:g}"
+        )
+    if config.ensemble > 1:
+        seeds = f"{config.seed} to {config.seed + config.ensemble - 1}"
+        lines.append(f"ensemble {config.ensemble} networks, seeds {seeds}")
+    how = f"; convolutions by {setup.convolution}" if config.arch == "cnn" else ""
+    if setup.steps_per_call > 1:
+        how += f"; {setup.steps_per_call} steps in a call"
+    return "\n".join([*lines, f"devices  {setup.mesh.size} x {device_name(setup.mesh)}{how}"])
+
+
+def describe_run(setup: TrainSetup) -> dict[str, Any]:
+    """Returns what ``config.json`` holds: configuration, options, versions, device, data set."""
+    packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    dataset = setup.dataset
+    teacher = {"teacher": {"sha256": list(setup.teacher.sha256)}} if setup.teacher else {}
+    return {
+        "config": setup.config.to_dict(),
+        "options": setup.options.to_dict(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version_of(name) for name in packages},
+        },
+        "device": {"kind": device_name(setup.mesh), "count": setup.mesh.size},
+        "dataset": {
+            "name": dataset.name,
+            "version": dataset.version,
+            "sha256": dataset.sha256,
+            "source": dataset.source,
+            "num_classes": dataset.num_classes,
+            "class_names": list(dataset.class_names),
+            "notice": dataset.notice,
+        },
+        **teacher,
+    }
+
+
+def make_results(
+    setup: TrainSetup,
+    state: TrainState,
+    validation: Score,
+    test: Score,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Returns what ``results.json`` holds.
+
+    Args:
+      setup: of the run.
+      state: after the last step.
+      validation: the validation split's score.
+      test: the test set's.
+      seconds: "train_seconds" (the steps alone), "compile_seconds", "total_seconds" (from the
+        loading of the data to here, over all sessions).
+    """
+    config, dataset = setup.config, setup.dataset
+    steps = int(state.step)
+    scores = {"validation": validation, "test": test}
+    return {
+        "arch": config.arch,
+        "preset": config.preset,
+        "dataset": dataset.name,
+        "dataset_version": dataset.version,
+        "dataset_sha256": dataset.sha256,
+        "dataset_notice": dataset.notice,
+        "num_classes": dataset.num_classes,
+        "class_names": list(dataset.class_names),
+        "seed": config.seed,
+        "num_params": count_params(state.params),
+        "steps": steps,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "convolution": setup.convolution if config.arch == "cnn" else None,
+        "steps_per_call": setup.steps_per_call,
+        **{
+            f"{split}_{name}": getattr(score, name)
+            for split, score in scores.items()
+            for name in ("accuracy", "errors", "count", "loss")
+        },
+        **seconds,
+        "images_per_second": steps * config.batch_size / seconds["train_seconds"],
+        "params_sha256": tree_sha256(state.variables["params"]),
+        "device": device_name(setup.mesh),
+        "num_devices": setup.mesh.size,
+        "num_cores": cpu_count(),  # of this process, which on a CPU its seconds depend on
+        "jax_version": jax.__version__,
+    }

@@ -1,0 +1,308 @@
+"""What a configuration comes to: data, network, optimizer, devices. Nothing is trained here."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import flax.linen as nn
+import jax
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from digits_jax.config import RunOptions, TrainConfig
+from digits_jax.data.datasets import Dataset, load_dataset
+from digits_jax.data.pipeline import num_steps, share_size
+from digits_jax.errors import ConfigError
+from digits_jax.hardware import cpu_count, processor_features
+from digits_jax.models.build import build_model
+from digits_jax.models.layers import choose_convolution
+from digits_jax.runs.checkpoint import abstract
+from digits_jax.training import distributed, parallel
+from digits_jax.training.distillation import Teacher, load_teacher
+from digits_jax.training.optimizers import make_optimizer, make_schedule
+from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
+
+EVAL_BATCH_SIZE = 500
+MAX_STEPS_PER_CALL = 256
+
+
+@dataclass(frozen=True)
+class TrainSetup:
+    """All that a training needs, checked, before anything is written.
+
+    Attributes:
+      config: resolved.
+      options: as given.
+      dataset: loaded.
+      module: the network as it is trained.
+      eval_module: the network as it is evaluated: in float32, whatever type it is trained in.
+      schedule: learning rate by step.
+      tx: the optimizer.
+      mesh: of the devices of all processes.
+      convolution: "lax" or "matmul".
+      steps_per_call: the most steps in one call of the devices.
+      total_steps: of the whole run.
+      teacher: the network to distil, or None.
+      started: `time.perf_counter` when the preparation began.
+    """
+
+    config: TrainConfig
+    options: RunOptions
+    dataset: Dataset
+    module: nn.Module
+    eval_module: nn.Module
+    schedule: optax.Schedule
+    tx: optax.GradientTransformation
+    mesh: Mesh
+    convolution: str
+    steps_per_call: int
+    total_steps: int
+    teacher: Teacher | None
+    started: float
+
+    @property
+    def platform(self) -> str:
+        """Of the devices: "cpu", "gpu" or "tpu"."""
+        return self.mesh.devices.flat[0].platform
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(index, count) of this process among those that train together."""
+        return jax.process_index(), jax.process_count()
+
+    @property
+    def averaged(self) -> bool:
+        """Whether an average of the parameters is kept."""
+        return bool(self.config.ema_decay)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Images scored at once; the devices divide it."""
+        most = max(len(self.dataset.validation), len(self.dataset.test))
+        return -(-min(EVAL_BATCH_SIZE, most) // self.mesh.size) * self.mesh.size
+
+    @property
+    def initial_key(self) -> jax.Array:
+        """The key of the initial parameters."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), 0)
+
+    @property
+    def step_key(self) -> jax.Array:
+        """The key that every training step folds its own from."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), 1)
+
+    def initial_state(self) -> TrainState:
+        """Creates the state at step 0, on the devices."""
+        state = create_train_state(self.module, self.tx, self.initial_key, averaged=self.averaged)
+        return parallel.replicate(state, self.mesh)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        state = abstract_train_state(self.module, self.tx, averaged=self.averaged)
+        return abstract(state, NamedSharding(self.mesh, P()))
+
+    def for_scoring(self, state: TrainState) -> TrainState:
+        """Returns the state with the network as it is evaluated."""
+        return state.replace(apply_fn=self.eval_module.apply)
+
+    def with_seed(self, seed: int, dataset: Dataset | None = None) -> "TrainSetup":
+        """Returns the same training with another seed, and perhaps other images.
+
+        Args:
+          seed: of the other training.
+          dataset: with as many images in each part, or None for the same ones.
+        """
+        config = dataclasses.replace(self.config, seed=seed)
+        return dataclasses.replace(self, config=config, dataset=dataset or self.dataset)
+
+
+def prepare(
+    config: TrainConfig,
+    options: RunOptions | None = None,
+    dataset: Dataset | None = None,
+    *,
+    to_train: bool = True,
+) -> TrainSetup:
+    """Loads the data and sets up what trains on it; no run is written.
+
+    Args:
+      config: what to train.
+      options: where and how.
+      dataset: instead of the one that ``config.dataset`` names.
+      to_train: False for a run that is only scored: its batches needn't fit the devices.
+
+    Raises:
+      ConfigError: the configuration doesn't fit the devices or the data.
+      DataError: the data can't be loaded.
+    """
+    started = time.perf_counter()
+    options = options or RunOptions()
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"config={config!r:.60}: must be a TrainConfig")
+    if not (dataset is None or isinstance(dataset, Dataset)):
+        raise ConfigError(f"dataset={type(dataset).__name__}: must be a digits_jax.Dataset")
+    heavy = config.arch == "cnn"
+    if not heavy and options.convolution != "auto":
+        raise ConfigError(f"convolution={options.convolution}: arch={config.arch} has none")
+    # A convolutional step keeps about two threads busy, as its backward pass has two branches; more
+    # devices cost more in collectives. The MLP's few large matrix products use all cores.
+    cpu_devices = max(1, cpu_count() // 2) if heavy else 1
+    if options.devices != "auto":
+        cpu_devices = options.devices
+    devices = parallel.start_backend(options.platform, cpu_devices)
+    platform = devices[0].platform
+    _check_steps_per_call(options)
+    if dataset is None:
+        dataset = distributed.main_process_first(
+            lambda: load_dataset(config.dataset, options.data_dir, input=options.input)
+        )
+    dtype = choose_dtype(config.dtype, platform)
+    config = dataclasses.replace(config.resolve(dataset.name), dtype=dtype)
+    size, batch_size = len(dataset.train), config.batch_size
+    if batch_size > size:
+        raise ConfigError(
+            f"batch_size={batch_size}: {dataset.name} has {size:,} training images; "
+            "give at most that"
+        )
+    processes = jax.process_count()
+    if to_train and batch_size % processes:
+        raise ConfigError(
+            f"batch_size={batch_size}: must be divisible by the {processes} processes; "
+            f"give {_multiples(batch_size, processes)}"
+        )
+    own_size = share_size(batch_size, (0, processes)) if to_train else 0  # any number divides 0
+    devices = choose_devices(devices, options.devices, own_size, heavy=heavy)
+    distributed.assert_same({"devices of a process": len(devices)})
+    mesh = parallel.make_mesh(parallel.of_every_process(devices))
+    convolution = choose_convolution(options.convolution, platform) if heavy else "lax"
+    total_steps = num_steps(config.epochs, size, batch_size)
+    schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
+    settings = {**config.to_dict(), "convolution": convolution}
+    teacher = None
+    if to_train and config.teacher is not None:
+        teacher = load_teacher(
+            config.teacher,
+            dataset,
+            dtype=dtype,
+            convolution=choose_convolution("auto", platform),
+            shards=mesh.size,
+        )
+    setup = TrainSetup(
+        config=config,
+        options=options,
+        dataset=dataset,
+        module=build_model(settings, dataset.num_classes, shards=mesh.size),
+        eval_module=build_model(
+            {**settings, "dtype": "float32"}, dataset.num_classes, shards=mesh.size
+        ),
+        # Read once an epoch: outside of jit each of its operations would be compiled by itself.
+        schedule=jax.jit(schedule),
+        tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
+        mesh=mesh,
+        convolution=convolution,
+        steps_per_call=choose_steps_per_call(options, platform, num_steps(1, size, batch_size)),
+        total_steps=total_steps,
+        teacher=teacher,
+        started=started,
+    )
+    parallel.check_memory(setup.abstract_state, mesh)
+    return setup
+
+
+def _multiples(number: int, divisor: int) -> str:
+    """The nearest multiples of a divisor, for a message."""
+    below = max(1, number // divisor) * divisor
+    above = -(-number // divisor) * divisor
+    return " or ".join(map(str, sorted({below, above})))
+
+
+def choose_dtype(wanted: str, platform: str) -> str:
+    """Returns the type in which matrix products are fastest.
+
+    Args:
+      wanted: "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it.
+      platform: of the devices: "cpu", "gpu" or "tpu".
+
+    Example:
+      >>> choose_dtype("float32", "gpu"), choose_dtype("auto", "tpu")
+      ('float32', 'bfloat16')
+    """
+    if wanted != "auto":
+        return wanted
+    fast = platform != "cpu" or bool(processor_features() & {"avx512_bf16", "amx_bf16"})
+    return "bfloat16" if fast else "float32"
+
+
+def choose_devices(
+    devices: list[jax.Device], wanted: int | str, batch_size: int, *, heavy: bool
+) -> list[jax.Device]:
+    """Returns the devices to train on.
+
+    Args:
+      devices: those that there are.
+      wanted: a number, or "auto": as many as divide the batch; but one for a light step on a
+        CPU, whose few large matrix products use all cores by themselves.
+      batch_size: images in each batch of this process.
+      heavy: whether the step has convolutions.
+
+    Raises:
+      ConfigError: more devices than there are, or a batch that they don't divide.
+
+    Example:
+      >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
+      ['cpu:0', 'cpu:1']
+    """
+    if wanted == "auto":
+        if not heavy and getattr(devices[0], "platform", "cpu") == "cpu":
+            return devices[:1]
+        return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
+    count = int(wanted)
+    if count > len(devices):
+        raise ConfigError(
+            f"devices={count}: JAX has {len(devices)} here ({devices[0].platform}); "
+            f"give 1 to {len(devices)}, or auto"
+        )
+    if batch_size % count:
+        raise ConfigError(
+            f"batch_size={batch_size}: must be divisible by the {count} devices; "
+            f"give {_multiples(batch_size, count)}"
+        )
+    return devices[:count]
+
+
+def choose_steps_per_call(options: RunOptions, platform: str, steps_in_an_epoch: int) -> int:
+    """Returns how many steps a call of the devices takes at most.
+
+    With "auto" that is one on a CPU, where a convolution's gradient inside a rolled loop is many
+    times slower (jax issue 12868), and where images are streamed or several processes train
+    together. Elsewhere it is an epoch's, but no more than 256, so that a stop doesn't wait long.
+
+    Args:
+      options: of the run.
+      platform: of the devices.
+      steps_in_an_epoch: an upper bound that is useful.
+
+    Example:
+      >>> [choose_steps_per_call(RunOptions(), where, 215) for where in ("cpu", "gpu")]
+      [1, 215]
+    """
+    if options.steps_per_call != "auto":
+        return options.steps_per_call
+    if platform == "cpu" or options.input == "stream" or jax.process_count() > 1:
+        return 1
+    return min(MAX_STEPS_PER_CALL, steps_in_an_epoch)
+
+
+def _check_steps_per_call(options: RunOptions) -> None:
+    if options.steps_per_call in ("auto", 1):
+        return
+    if options.input == "stream":
+        reason = "input=stream doesn't hold the images in memory"
+    elif jax.process_count() > 1:
+        reason = "several processes agree between calls"
+    else:
+        return
+    raise ConfigError(f"steps_per_call={options.steps_per_call}: {reason}; give 1, or auto")

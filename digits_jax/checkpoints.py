@@ -78,7 +78,8 @@ def describe(path: Path) -> list[dict[str, Any]]:
     from digits_jax.runs.checkpoint import inspect_step, list_steps
     from digits_jax.runs.manifest import DamagedError
 
-    config = read_config(path.parent / folder.CONFIG).to_dict()
+    config = read_config(path.parent)[0].to_dict()
+    del config["teacher"]  # which may have moved
     rows, own = [], json_module.loads(json_module.dumps(config))
     for step in list_steps(path):
         entry, damage, size, saved = path / str(step), None, 0, "-"

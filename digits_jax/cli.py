@@ -47,7 +47,15 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     import tyro  # here, so that Ctrl-C is one line from a program's start
 
     given = argv
-    argv=[x for a in argv for x in ([a.partition('=')[0],*a.partition('=')[2].split(',')] if a.startswith(('--channels=','--hidden-sizes=')) else [a])]
+    argv = [
+        x
+        for a in argv
+        for x in (
+            [a.partition("=")[0], *a.partition("=")[2].split(",")]
+            if a.startswith(("--channels=", "--hidden-sizes="))
+            else [a]
+        )
+    ]
     said = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -66,9 +74,12 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
         raise ConfigError(_explain(said.getvalue(), kind, given)) from None
 
 
-def parse_known(kind, argv):
+def parse_known(kind: type[T], argv: Sequence[str]) -> T:
+    """Parses the flags of a dataclass and ignores all others."""
     import tyro
-    return tyro.cli(kind, args=[a for a in argv if a not in ("-h","--help")], return_unknown_args=True, add_help=False)[0]
+
+    given = [argument for argument in argv if argument not in ("-h", "--help")]
+    return tyro.cli(kind, args=given, return_unknown_args=True, add_help=False)[0]
 
 
 def _flags(kind):

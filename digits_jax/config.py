@@ -257,7 +257,9 @@ class RunOptions(_Checked):
         """
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         if unknown := changes.keys() - fields.keys():
-            raise ConfigError(f"{min(unknown)}: not a field of RunOptions; give {', '.join(fields)}")
+            raise ConfigError(
+                f"{min(unknown)}: not a field of RunOptions; give {', '.join(fields)}"
+            )
         here = {name: fields[name] for name in _THIS_CALL}
         return dataclasses.replace(self, **{**here, "workdir": str(workdir), **changes})
 

@@ -68,8 +68,8 @@ def evaluate(
     """
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.runs.ensemble import mean_log_probabilities, members_of
-    from digits_jax.training.parallel import use_compilation_cache
-    from digits_jax.training.scoring import score_of
+    from digits_jax.hardware import use_compilation_cache
+    from digits_jax.training.scoring import score_logits
 
     if not 1 <= views <= 1000:
         raise ConfigError(f"--views={views}: give a number that is at least 1 and at most 1000")
@@ -81,7 +81,9 @@ def evaluate(
     scored = [_score(member, here, views, split) for member in members or [workdir]]
     plan, state, score = scored[0]
     if members:
-        score = score_of(score.labels, mean_log_probabilities([each.logits for *_, each in scored]))
+        score = score_logits(
+            score.labels, mean_log_probabilities([each.logits for *_, each in scored])
+        )
     classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)
     low, high = wilson_interval(score.correct, score.count)
     if json:
@@ -119,8 +121,7 @@ def _score(workdir, here, views, split):
     """A run's plan, state and the score of a split."""
     from digits_jax.runs.checkpoint import tree_sha256
     from digits_jax.training.resuming import load_trained
-    from digits_jax.training.scoring import make_scorer
-    from digits_jax.training.views import score_views
+    from digits_jax.training.scoring import make_scorer, score_views
 
     plan, state = load_trained(workdir, **here)
     results = workdir / folder.RESULTS
@@ -133,7 +134,7 @@ def _score(workdir, here, views, split):
                 "(params_sha256 differs): go on with --resume from the newest whole one, "
                 "or train again"
             )
-    score = make_scorer(state, plan.mesh, plan.eval_batch_size)
+    score = make_scorer([plan])
     return plan, state, score_views(score, state, getattr(plan.dataset, split), views)
 
 

@@ -185,18 +185,18 @@ def _metrics(network, runs) -> dict[str, str]:
 
 def _seeds(runs) -> list[float]:
     """Test accuracies of the runs beside this one that differ in their seed alone."""
-    from digits_jax.config import first_difference, read_config
-    from digits_jax.runs.folder import CONFIG, RESULTS, read_json
+    from digits_jax.config import read_config
+    from digits_jax.runs.folder import RESULTS, read_json
 
     own = Path(runs[0]).resolve()
     if not own.is_dir():
         return []
-    config = read_config(own / CONFIG)
+    config = read_config(own)[0]
     by_seed = {config.seed: read_json(own / RESULTS)["test_accuracy"]}
     for path in sorted(own.parent.iterdir()):
         try:
-            other, results = read_config(path / CONFIG), read_json(path / RESULTS)
-            same = first_difference(dataclasses.replace(other, seed=config.seed), config) is None
+            other, results = read_config(path)[0], read_json(path / RESULTS)
+            same = dataclasses.replace(other, seed=config.seed) == config
             if same and results["dataset_sha256"] == read_json(own / RESULTS)["dataset_sha256"]:
                 by_seed.setdefault(other.seed, float(results["test_accuracy"]))
         except (DigitsError, KeyError, TypeError, ValueError):

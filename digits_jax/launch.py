@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from digits_jax.cli import Parser, run_program
 from digits_jax.errors import ConfigError
 from digits_jax.launched import Launched, end_all, start
-from digits_jax.train import parse_config
+from digits_jax.train import parse_arguments
 
 POLL_SECONDS = 0.1
 STOPPED_SECONDS = 5.0
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     for flag in theirs:
         if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
             raise ConfigError(f"{flag}: launch gives it to each process; leave it out after --")
-    parse_config(theirs)  # Said once, not by each; --help ends here.
+    parse_arguments(theirs)  # Said once, not by each; --help ends here.
     return launch([*TRAIN, *theirs], args.num_processes, args.devices_per_process)
 
 

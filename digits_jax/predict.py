@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.deploy.pictures import Reading, find_files, read_bytes, read_picture
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.show import MOST
-    from digits_jax.training.parallel import use_compilation_cache
+    from digits_jax.hardware import use_compilation_cache
 
     files = list(find_files(names))
     sheet = _sheet(args, files)

@@ -48,7 +48,12 @@ DISTILLATION = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 
 RECIPES = {
     ("cnn", "large"): {
-        "quick": {"recalibrate_batch_norm": False, "epochs": 1.0, "batch_size": 128, "learning_rate": 0.025},
+        "quick": {
+            "recalibrate_batch_norm": False,
+            "epochs": 1.0,
+            "batch_size": 128,
+            "learning_rate": 0.025,
+        },
         # Wider for fewer epochs, in smaller batches, is more accurate in the same time.
         "standard": {
             "epochs": 9.0,

@@ -104,9 +104,7 @@ def _check_repeated(early: _Early, run: TrainConfig) -> None:
 def _without_teacher_none(arguments: Arguments) -> Arguments:
     if arguments.config.teacher != NO_TEACHER:
         return arguments
-    config = dataclasses.replace(
-        arguments.config, **dict.fromkeys(("teacher", *DISTILLATION))
-    )
+    config = dataclasses.replace(arguments.config, **dict.fromkeys(("teacher", *DISTILLATION)))
     return dataclasses.replace(arguments, config=config)
 
 
@@ -154,7 +152,11 @@ def _train(arguments: Arguments, started: float) -> int:
             print(last_line(result.results, result.workdir), flush=True)
 
         ensemble = fit_ensemble(
-            setup.config, setup.options, dataset=setup.dataset, resuming=resuming, on_member=on_member
+            setup.config,
+            setup.options,
+            dataset=setup.dataset,
+            resuming=resuming,
+            on_member=on_member,
         )
         results, workdir = ensemble.results, ensemble.workdir
     else:

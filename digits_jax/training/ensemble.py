@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from digits_jax.config import RunOptions, TrainConfig, read_config
+from digits_jax.config import RunOptions, TrainConfig
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder

@@ -104,9 +104,7 @@ def _described(workdir: Path, part: str) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def start(
-    setup: TrainSetup, workdir: Path, *, quiet: bool
-) -> tuple[TrainState, dict[str, float]]:
+def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
     """Restores the state and the totals to go on from, and drops what was logged after them.
 
     Args:

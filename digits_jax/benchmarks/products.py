@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from digits_jax.benchmarks.timing import time_blocks
-from digits_jax.models.layers import precision_of
+from digits_jax.models.matmul_conv import precision_of
 from digits_jax.training import parallel
 
 # Rows and columns of the square matrices: enough to keep a device of that kind busy.

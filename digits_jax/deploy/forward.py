@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.deploy.network import Network
-from digits_jax.models.layers import max_pool, space_to_depth
+from digits_jax.models.matmul_conv import max_pool, space_to_depth
 
 Weights = tuple[tuple[dict[str, Any], ...], ...]
 

@@ -1,4 +1,4 @@
-"""From plain values, as a run's ``config.json`` has them, to a module."""
+"""Builds the module that a run's configuration describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,28 +12,27 @@ from digits_jax.models.mlp import MLP
 
 
 def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) -> nn.Module:
-    """The module that a configuration describes.
+    """Builds the module that plain values, as a run's ``config.json`` has them, describe.
 
     Args:
-      settings: "arch" ("mlp" or "cnn"), "dropout", "batch_norm", "dtype", and "hidden_sizes",
-        or "channels", "convs_per_block", "dense_size", and, where it isn't True, "space_to_depth",
-        and, where it isn't "lax", "convolution"; other keys are left alone.
+      settings: "arch" ("mlp" or "cnn"), "batch_norm", and "hidden_sizes", or "channels",
+        "convs_per_block" and "dense_size"; optional are "dropout" (0), "dtype" ("float32"),
+        "space_to_depth" (True) and "convolution" ("lax"). Other keys are ignored.
       num_classes: of the data set.
       shards: see `CNN`.
 
     Raises:
-      ConfigError: an unknown arch.
+      ConfigError: "arch" is another.
 
     Example:
-      >>> build_model({"arch": "mlp", "dropout": 0.0, "batch_norm": False, "dtype": "float32",
-      ...              "hidden_sizes": [64]}, num_classes=10).hidden_sizes
+      >>> build_model({"arch": "mlp", "batch_norm": False, "hidden_sizes": [64]}, 10).hidden_sizes
       (64,)
     """
     common = {
         "num_classes": num_classes,
-        "dropout": settings["dropout"],
+        "dropout": settings.get("dropout", 0.0),
         "batch_norm": settings["batch_norm"],
-        "dtype": jnp.dtype(settings["dtype"]),
+        "dtype": jnp.dtype(settings.get("dtype", "float32")),
     }
     if settings["arch"] == "mlp":
         return MLP(hidden_sizes=tuple(settings["hidden_sizes"]), **common)
@@ -47,4 +46,16 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
             shards=shards,
             **common,
         )
-    raise ConfigError(f"arch is {settings['arch']!r}; allowed: cnn, mlp")
+    raise ConfigError(f"arch={settings['arch']!r}: must be cnn or mlp")
+
+
+def choose_convolution(wanted: str, platform: str) -> str:
+    """Returns ``wanted``; for "auto" the faster one of "lax" and "matmul" on a platform.
+
+    Example:
+      >>> choose_convolution("auto", "gpu"), choose_convolution("auto", "cpu")
+      ('lax', 'matmul')
+    """
+    if wanted == "auto":
+        return "matmul" if platform == "cpu" else "lax"
+    return wanted

@@ -12,14 +12,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import (
-    NORM_MOMENTUM,
+from digits_jax.models.matmul_conv import (
+    MatmulConv,
+    dense_product,
+    from_batch_last,
     max_pool,
+    max_pool_batch_last,
     precision_of,
-    products_in,
     space_to_depth,
+    to_batch_last,
 )
-from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
+from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
 
 
 class CNN(nn.Module):
@@ -32,8 +35,8 @@ class CNN(nn.Module):
       dense_size: width of the hidden dense layer; 0 leaves it out.
       dropout: fraction of the dense layer's activations dropped in training (of the last
         block's where there is no dense layer).
-      batch_norm: normalise after each convolution and the dense layer. It comes after the
-        pooling, where there is a quarter of the values to normalise.
+      batch_norm: normalize after each convolution and the dense layer. It comes after the
+        pooling, where there is a quarter of the values to normalize.
       space_to_depth: fold 2x2 pixels into channels first: the first convolution then sees
         14x14x4, a quarter of the positions, which costs little accuracy on digits.
       dtype: of the products' factors; their sums, parameters and statistics are float32.
@@ -59,15 +62,46 @@ class CNN(nn.Module):
     shards: int = 1
 
     @nn.compact
-    def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
         chex.assert_rank(images, 4)
         norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=NORM_MOMENTUM, axis_name=axis_name
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=BATCH_NORM_MOMENTUM,
+            axis_name=axis_name,
         )
-        features = self._in_planes if self.convolution == "matmul" else self._in_pixels
-        x = features(images, norm)
+        matmul = self.convolution == "matmul"
+        x = images.astype(jnp.float32 if matmul else self.dtype)
+        if self.space_to_depth:
+            x = space_to_depth(x)
+        if matmul:
+            x = to_batch_last(x, self.shards)
+            conv, pool = MatmulConv, max_pool_batch_last
+            conv_norm = partial(norm, axis=1)
+        else:
+            conv = partial(nn.Conv, kernel_size=(3, 3), precision=precision_of(self.dtype))
+            pool, conv_norm = max_pool, partial(norm, dtype=self.dtype)
+        for i, features in enumerate(self.channels):
+            for j in range(self.convs_per_block):
+                pooled = j == self.convs_per_block - 1
+                crop: dict[str, Any] = {"crop": pooled} if matmul else {}
+                x = conv(
+                    features,
+                    use_bias=not self.batch_norm,
+                    dtype=self.dtype,
+                    name=f"conv_{i}_{j}",
+                    **crop,
+                )(x)
+                if pooled:
+                    x = pool(x)
+                if self.batch_norm:
+                    x = conv_norm(name=f"norm_{i}_{j}")(x)
+                x = nn.relu(x)
+        x = from_batch_last(x) if matmul else x.astype(jnp.float32)
         x = x.reshape(x.shape[0], -1)
-        product = products_in(self.dtype)
+        product = dense_product(self.dtype)
         if self.dense_size:
             x = nn.Dense(
                 self.dense_size, use_bias=not self.batch_norm, dot_general=product, name="dense"
@@ -77,51 +111,3 @@ class CNN(nn.Module):
             x = nn.relu(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dot_general=product, name="logits")(x)
-
-    def _in_pixels(self, images, norm):
-        """The blocks as XLA's convolutions: float32 [batch, height, width, channels]."""
-        x = images.astype(self.dtype)
-        if self.space_to_depth:
-            x = space_to_depth(x)
-        for i, j, features in self._convolutions():
-            x = nn.Conv(
-                features,
-                (3, 3),
-                use_bias=not self.batch_norm,
-                dtype=self.dtype,
-                precision=precision_of(self.dtype),
-                name=f"conv_{i}_{j}",
-            )(x)
-            if j == self.convs_per_block - 1:
-                x = max_pool(x)
-            if self.batch_norm:
-                x = norm(dtype=self.dtype, name=f"norm_{i}_{j}")(x)
-            x = nn.relu(x)
-        return x.astype(jnp.float32)
-
-    def _in_planes(self, images, norm):
-        """The same as products of matrices; see models/planes.py."""
-        x = images.astype(jnp.float32)
-        if self.space_to_depth:
-            x = space_to_depth(x)
-        x = to_planes(x, self.shards)
-        for i, j, features in self._convolutions():
-            pooled = j == self.convs_per_block - 1
-            x = PlanesConv(
-                features,
-                use_bias=not self.batch_norm,
-                crop=pooled,
-                dtype=self.dtype,
-                name=f"conv_{i}_{j}",
-            )(x)
-            if pooled:
-                x = max_pool_planes(x)
-            if self.batch_norm:
-                x = norm(axis=1, name=f"norm_{i}_{j}")(x)
-            x = nn.relu(x)
-        return from_planes(x)
-
-    def _convolutions(self):
-        for i, features in enumerate(self.channels):
-            for j in range(self.convs_per_block):
-                yield i, j, features

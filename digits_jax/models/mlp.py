@@ -11,7 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from digits_jax.models.layers import NORM_MOMENTUM, products_in
+from digits_jax.models.matmul_conv import dense_product
+
+# The share of BatchNorm's running statistics that a step keeps.
+BATCH_NORM_MOMENTUM = 0.9
 
 
 class MLP(nn.Module):
@@ -21,7 +24,7 @@ class MLP(nn.Module):
       num_classes: number of logits.
       hidden_sizes: width of each hidden layer; any number of them, none included.
       dropout: fraction of each hidden layer's activations dropped in training.
-      batch_norm: normalise each hidden layer over the batch, before its ReLU.
+      batch_norm: normalize each hidden layer over the batch, before its ReLU.
       dtype: of the products' factors; their sums, parameters and statistics are float32.
 
     Example:
@@ -37,10 +40,12 @@ class MLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, images, *, train: bool = False, axis_name: str | None = None) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
         chex.assert_rank(images, 4)
         x = images.reshape(images.shape[0], -1).astype(jnp.float32)
-        product = products_in(self.dtype)
+        product = dense_product(self.dtype)
         for i, size in enumerate(self.hidden_sizes):
             # A bias before BatchNorm is subtracted again with the mean.
             x = nn.Dense(
@@ -49,7 +54,7 @@ class MLP(nn.Module):
             if self.batch_norm:
                 x = nn.BatchNorm(
                     use_running_average=not train,
-                    momentum=NORM_MOMENTUM,
+                    momentum=BATCH_NORM_MOMENTUM,
                     axis_name=axis_name,
                     name=f"norm_{i}",
                 )(x)

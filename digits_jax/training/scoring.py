@@ -15,7 +15,7 @@ from digits_jax.data.augment import warp
 from digits_jax.data.pipeline import eval_batches, share_size
 from digits_jax.data.splits import Split
 from digits_jax.errors import TrainingDivergedError
-from digits_jax.models.layers import NORM_MOMENTUM
+from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
 from digits_jax.runs.ensemble import mean_log_probabilities
 from digits_jax.training import parallel
 from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, split_members
@@ -233,7 +233,7 @@ def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
     variables = {"params": params, "batch_stats": zeros}
     _, updated = apply(variables, to_float(images), train=True, mutable=["batch_stats"])
-    return jax.tree.map(lambda share: share / (1 - NORM_MOMENTUM), updated["batch_stats"])
+    return jax.tree.map(lambda share: share / (1 - BATCH_NORM_MOMENTUM), updated["batch_stats"])
 
 
 def augmented_view(images: np.ndarray, number: int) -> np.ndarray:

@@ -16,8 +16,7 @@ from digits_jax.data.datasets import Dataset, load_dataset
 from digits_jax.data.pipeline import num_steps, share_size
 from digits_jax.errors import ConfigError
 from digits_jax.hardware import cpu_count, processor_features
-from digits_jax.models.build import build_model
-from digits_jax.models.layers import choose_convolution
+from digits_jax.models.build import build_model, choose_convolution
 from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import distributed, parallel
 from digits_jax.training.distillation import Teacher, load_teacher

@@ -14,8 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from digits_jax.errors import ConfigError
-from digits_jax.models.layers import max_pool, space_to_depth
-from digits_jax.models.planes import PlanesConv, from_planes, max_pool_planes, to_planes
+from digits_jax.models.matmul_conv import (
+    MatmulConv,
+    from_batch_last,
+    max_pool,
+    max_pool_batch_last,
+    space_to_depth,
+    to_batch_last,
+)
 from experiments.critical_factors.recipe import Recipe
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -97,8 +103,8 @@ class VariantCNN(nn.Module):
     @nn.compact
     def __call__(self, images, *, train: bool = False, dropout_rate=0.0) -> jax.Array:
         chex.assert_rank(images, 4)
-        as_products = self.convolution == "matmul" and in_planes(self)
-        features = self._in_planes if as_products else self._in_pixels
+        as_products = self.convolution == "matmul" and by_matmul(self)
+        features = self._by_matmul if as_products else self._in_pixels
         x = features(space_to_depth(images), train)
         x = x.reshape(x.shape[0], -1)
         if self.dense_size:
@@ -138,24 +144,24 @@ class VariantCNN(nn.Module):
     def _pool(self, x):
         return {"max": max_pool, "average": average_pool, "stride": lambda y: y}[self.pooling](x)
 
-    def _in_planes(self, x, train):
-        x = to_planes(x)
+    def _by_matmul(self, x, train):
+        x = to_batch_last(x)
         for i, features in enumerate(self.channels):
             for j in range(self.convs_per_block):
                 pooled = j == self.convs_per_block - 1
-                x = PlanesConv(features, self._bias, pooled, name=f"conv_{i}_{j}")(x)
+                x = MatmulConv(features, self._bias, pooled, name=f"conv_{i}_{j}")(x)
                 if pooled:
-                    x = max_pool_planes(x)
+                    x = max_pool_batch_last(x)
                 x = _normalize(x, self.normalization, train, f"norm_{i}_{j}", axis=1)
                 x = ACTIVATIONS[self.activation](x)
-        return from_planes(x)
+        return from_batch_last(x)
 
 
-def in_planes(choice: Recipe | VariantCNN) -> bool:
+def by_matmul(choice: Recipe | VariantCNN) -> bool:
     """Whether a CNN's convolutions can be products of matrices, as the library's own.
 
     Example:
-      >>> in_planes(Recipe("cnn")), in_planes(Recipe("cnn", pooling="average"))
+      >>> by_matmul(Recipe("cnn")), by_matmul(Recipe("cnn", pooling="average"))
       (True, False)
     """
     known = choice.normalization in ("batch", "none")

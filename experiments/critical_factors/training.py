@@ -16,11 +16,11 @@ import numpy as np
 from digits_jax.data.augment import POLICIES, warp
 from digits_jax.data.pipeline import BatchOrder, num_steps
 from digits_jax.data.splits import Dataset
-from digits_jax.models.layers import choose_convolution
+from digits_jax.models.build import choose_convolution
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.state import TrainState, create_train_state
 from digits_jax.training.steps import eval_step, train_step
-from experiments.critical_factors.networks import build, in_planes
+from experiments.critical_factors.networks import build, by_matmul
 from experiments.critical_factors.preprocess import pixel_numbers, prepare
 from experiments.critical_factors.recipe import Recipe
 
@@ -296,4 +296,4 @@ def lanes_at_once(recipe: Recipe, platform: str, seeds: int) -> int:
     """
     if platform != "cpu":
         return 24
-    return min(seeds, 6) if recipe.arch == "mlp" or in_planes(recipe) else 1
+    return min(seeds, 6) if recipe.arch == "mlp" or by_matmul(recipe) else 1

@@ -1,4 +1,4 @@
-"""MLP and CNN: parameter counts by hand, values by NumPy, and how they are built."""
+"""MLP and CNN: parameter counts by hand, values by NumPy, and build_model."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from digits_jax.errors import DigitsError
+from digits_jax.errors import ConfigError
 from digits_jax.models.build import build_model
 from digits_jax.models.cnn import CNN
 from digits_jax.models.mlp import MLP
@@ -57,7 +57,7 @@ def test_parameter_counts(module, count):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("make", [MLP, CNN])
-def test_dtype_is_that_of_the_computation_alone(make, dtype):
+def test_dtype_changes_the_products_only(make, dtype):
     module = make(dtype=dtype, batch_norm=True)
     variables = shapes(module)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -69,7 +69,7 @@ def test_dtype_is_that_of_the_computation_alone(make, dtype):
     assert ("bf16" in jaxpr) == (dtype == jnp.bfloat16)
 
 
-def normalise(x, params, stats):
+def normalize(x, params, stats):
     return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
 
 
@@ -81,14 +81,14 @@ def test_mlp_values():
     x = images.reshape(7, 6)
     for i in range(2):
         x = x @ params[f"hidden_{i}"]["kernel"]
-        x = np.maximum(normalise(x, params[f"norm_{i}"], stats[f"norm_{i}"]), 0)
+        x = np.maximum(normalize(x, params[f"norm_{i}"], stats[f"norm_{i}"]), 0)
     expected = x @ params["logits"]["kernel"] + params["logits"]["bias"]
     logits = jax.jit(module.apply)(variables, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def convolve(x, kernel):
-    """3x3 with zeros around, as a loop over the kernel's nine places."""
+    """3x3 with zeros around, as a loop over the kernel's nine positions."""
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
     return sum(
@@ -110,24 +110,24 @@ def test_cnn_values(batch_norm):
         if name.endswith("1"):
             x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
         if batch_norm:
-            x = normalise(x, params[f"norm_{name}"], stats[f"norm_{name}"])
+            x = normalize(x, params[f"norm_{name}"], stats[f"norm_{name}"])
         x = np.maximum(x, 0)
     x = x.reshape(2, -1) @ params["dense"]["kernel"] + params["dense"].get("bias", 0)
     if batch_norm:
-        x = normalise(x, params["norm_dense"], stats["norm_dense"])
+        x = normalize(x, params["norm_dense"], stats["norm_dense"])
     expected = np.maximum(x, 0) @ params["logits"]["kernel"] + params["logits"]["bias"]
     logits = jax.jit(module.apply)(variables, images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_training_normalises_over_the_batch_and_keeps_running_statistics():
+def test_training_normalizes_over_the_batch_and_keeps_running_statistics():
     module = MLP(num_classes=3, hidden_sizes=(5,), batch_norm=True)
     variables = random_variables(module, (2, 3, 1))
     params, old = variables["params"], variables["batch_stats"]["norm_0"]
     images = np.random.default_rng(0).random((7, 2, 3, 1), dtype=np.float32)
     x = images.reshape(7, 6) @ params["hidden_0"]["kernel"]
     batch = {"mean": x.mean(0), "var": x.var(0)}
-    hidden = np.maximum(normalise(x, params["norm_0"], batch), 0)
+    hidden = np.maximum(normalize(x, params["norm_0"], batch), 0)
     expected = hidden @ params["logits"]["kernel"] + params["logits"]["bias"]
     apply = jax.jit(partial(module.apply, train=True, mutable=["batch_stats"]))
     logits, changed = apply(variables, images)
@@ -144,7 +144,7 @@ def test_training_normalises_over_the_batch_and_keeps_running_statistics():
         CNN(channels=(2,), dense_size=40, dropout=0.75),
     ],
 )
-def test_dropout_is_for_training_alone(module):
+def test_dropout_acts_in_training_only(module):
     variables = random_variables(module, (8, 8, 1))
     images = np.random.default_rng(0).random((3, 8, 8, 1), dtype=np.float32)
 
@@ -160,41 +160,25 @@ def test_dropout_is_for_training_alone(module):
     np.testing.assert_array_equal(jax.jit(module.apply)(variables, images), expected)
 
 
-@pytest.mark.parametrize("module", [MLP(), CNN()])
-def test_images_need_four_axes(module):
-    with pytest.raises(AssertionError):
-        module.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
+def test_images_need_four_axes():
+    for module in (MLP(), CNN()):
+        with pytest.raises(AssertionError):
+            module.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
 
 
-COMMON = {"dropout": 0.25, "batch_norm": False, "dtype": "bfloat16", "seed": 3}
+@pytest.mark.parametrize(
+    "module",
+    [
+        MLP(26, (64, 32), 0.25, batch_norm=False, dtype=jnp.dtype("bfloat16")),
+        CNN(10, (8,), 2, 16, 0.25, convolution="matmul", shards=4, dtype=jnp.dtype("float32")),
+    ],
+)
+def test_build_model(module):
+    settings = {name: value for name, value in vars(module).items() if name[0] != "_"}
+    settings |= {"arch": type(module).__name__.lower(), "dtype": module.dtype.name, "seed": 3}
+    assert build_model(settings, module.num_classes, shards=getattr(module, "shards", 1)) == module
 
 
-def test_build_mlp():
-    settings = {"arch": "mlp", "hidden_sizes": [64, 32], **COMMON}
-    assert build_model(settings, 26) == MLP(
-        num_classes=26,
-        hidden_sizes=(64, 32),
-        dropout=0.25,
-        batch_norm=False,
-        dtype=jnp.dtype("bfloat16"),
-    )
-
-
-def test_build_cnn():
-    settings = {"arch": "cnn", "channels": [8], "convs_per_block": 2, "dense_size": 16, **COMMON}
-    assert build_model({**settings, "convolution": "matmul"}, 10, shards=4) == CNN(
-        num_classes=10,
-        channels=(8,),
-        convs_per_block=2,
-        dense_size=16,
-        dropout=0.25,
-        batch_norm=False,
-        dtype=jnp.dtype("bfloat16"),
-        convolution="matmul",
-        shards=4,
-    )
-
-
-def test_build_unknown():
-    with pytest.raises(DigitsError, match=r"arch is 'rnn'; allowed: cnn, mlp"):
-        build_model({"arch": "rnn", **COMMON}, 10)
+def test_build_model_refuses_another_arch():
+    with pytest.raises(ConfigError, match="arch='rnn'"):
+        build_model({"arch": "rnn", "batch_norm": True}, 10)

@@ -88,13 +88,14 @@ def interval(
     return empty if bounds is None else f"[{', '.join(show(end) for end in bounds)}]"
 
 
-def mean_sd(values: Sequence[float], digits: int = 2, factor: float = 1.0) -> str:
+def mean_sd(values: Iterable[float], digits: int = 2, factor: float = 1.0) -> str:
     """Formats mean ± sample standard deviation; of one value, the value alone.
 
     Example:
       >>> mean_sd([0.991, 0.993], factor=100), mean_sd([5.0], 1)
       ('99.20 ± 0.14', '5.0')
     """
+    values = list(values)
     text = fixed(factor * mean(values), digits)
     return text if len(values) < 2 else f"{text} ± {fixed(factor * stdev(values), digits)}"
 

@@ -230,7 +230,7 @@ def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str,
             file=sys.stderr,
         )
         return
-    from digits_jax.evaluation.curves import plot_curves
+    from digits_jax.evaluation.plots import plot_curves
 
     title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
     plot_curves(metrics, workdir / folder.CURVES, title=title)

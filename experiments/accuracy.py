@@ -19,8 +19,8 @@ import tyro
 from digits_jax.benchmarks.words import some
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import ConfigError
+from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
-from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS
 from digits_jax.hardware import cpu_count
 from digits_jax.runs import folder
 from digits_jax.runs.ensemble import members_of

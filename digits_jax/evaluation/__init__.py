@@ -1,5 +1,11 @@
-"""Everything that reads predictions: pure functions of arrays, for any classifier's answers."""
+"""Statistics and figures of predictions: pure functions of arrays, from any framework."""
 
+from digits_jax.evaluation.bootstrap import (
+    Bootstrap,
+    PermutationTest,
+    bootstrap,
+    permutation_test,
+)
 from digits_jax.evaluation.calibration import (
     Calibration,
     Reliability,
@@ -10,12 +16,18 @@ from digits_jax.evaluation.calibration import (
     negative_log_likelihood,
     reliability,
 )
+from digits_jax.evaluation.comparison import Comparison, Predictions, compare
+from digits_jax.evaluation.error_analysis import (
+    ErrorChange,
+    HardImage,
+    errors_by_class,
+    errors_by_confusion,
+    hardest_images,
+)
 from digits_jax.evaluation.metrics import (
-    Accuracy,
     ClassAccuracy,
-    accuracy,
     class_accuracy,
-    confusion,
+    confusion_matrix,
     wilson_interval,
 )
 from digits_jax.evaluation.overlap import (
@@ -23,49 +35,37 @@ from digits_jax.evaluation.overlap import (
     ErrorOverlap,
     cochrans_q,
     error_overlap,
-    mcnemar,
-)
-from digits_jax.evaluation.repairs import (
-    HardImage,
-    Repair,
-    hardest_images,
-    repairs_by_class,
-    repairs_by_confusion,
-)
-from digits_jax.evaluation.resampling import (
-    BetweenOrWithin,
-    Bootstrap,
-    between_or_within,
-    bootstrap,
+    mcnemar_p_value,
 )
 
 __all__ = [
-    "Accuracy",
-    "BetweenOrWithin",
     "Bootstrap",
     "Calibration",
     "ClassAccuracy",
     "CochransQ",
+    "Comparison",
+    "ErrorChange",
     "ErrorOverlap",
     "HardImage",
+    "PermutationTest",
+    "Predictions",
     "Reliability",
-    "Repair",
     "Temperature",
-    "accuracy",
-    "between_or_within",
     "bootstrap",
     "brier_score",
     "calibration",
     "class_accuracy",
     "cochrans_q",
-    "confusion",
+    "compare",
+    "confusion_matrix",
     "error_overlap",
+    "errors_by_class",
+    "errors_by_confusion",
     "fit_temperature",
     "hardest_images",
-    "mcnemar",
+    "mcnemar_p_value",
     "negative_log_likelihood",
+    "permutation_test",
     "reliability",
-    "repairs_by_class",
-    "repairs_by_confusion",
     "wilson_interval",
 ]

@@ -1,129 +1,44 @@
-"""Whether a classifier's confidence can be believed, and the one number that mends it.
+"""Does a classifier's confidence match its accuracy, and which temperature corrects it?
 
-Arrays as in `checks.py`. Probabilities are the softmax of the logits, in float64;
-confidence is the largest of them; losses are in nats.
+Probabilities are the softmax of the logits, in float64; the confidence is the largest of them;
+losses are in nats. Arrays as in `metrics.py`.
 """
 
+import math
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import log_softmax, softmax
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation.checks import as_labels, as_logits, as_plain
+from digits_jax.evaluation.metrics import as_labels, as_logits
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Accuracy against confidence in bins (lower, upper].
-
-    edges: float [bins + 1]; counts: int [bins]; confidence, accuracy: float [bins], the mean
-    of the bin, NaN where it is empty (None in `to_dict`); ece: the expected calibration error.
-    """
-
-    edges: np.ndarray
-    counts: np.ndarray
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    ece: float
-
-    def to_dict(self) -> dict:
-        def known(values):
-            return [None if np.isnan(v) else float(v) for v in values]
-
-        return {
-            "edges": as_plain(self.edges),
-            "counts": as_plain(self.counts),
-            "confidence": known(self.confidence),
-            "accuracy": known(self.accuracy),
-            "ece": self.ece,
-        }
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What `calibration` found; nll in nats, brier in [0, 2], ece and confidence in [0, 1]."""
-
-    nll: float
-    brier: float
-    ece_equal_width: float
-    ece_equal_mass: float
-    mean_confidence: float
-    accuracy: float
-    equal_width: Reliability
-    equal_mass: Reliability
-
-    def to_dict(self) -> dict:
-        plain = {k: v for k, v in vars(self).items() if not isinstance(v, Reliability)}
-        curves = {k: v.to_dict() for k, v in vars(self).items() if isinstance(v, Reliability)}
-        return as_plain(plain | curves)
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """What `fit_temperature` found; temperature is None where no finite one is best."""
-
-    temperature: float | None
-    nll_before: float
-    nll_after: float | None
-    reason: str | None
-
-    def to_dict(self) -> dict:
-        return as_plain(vars(self))
-
-
-def softmax(logits) -> np.ndarray:
-    """Probabilities, exp(z_c) / sum_k exp(z_k), in float64.
-
-    Args:
-      logits: float [..., classes], finite.
-
-    Returns:
-      float64 of the same shape; the last axis sums to 1.
-
-    Example:
-      >>> softmax([[1000.0, 1000.0]])
-      array([[0.5, 0.5]])
-    """
-    return np.exp(_log_softmax(np.asarray(logits, np.float64)))
-
-
-def negative_log_likelihood(labels, logits) -> np.ndarray:
-    """The loss of each image, -log p(label), unreduced.
-
-    Args:
-      labels: int [n].
-      logits: float [n, classes].
-
-    Returns:
-      float64 [n], nats; 0 is best.
+def negative_log_likelihood(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
+    """Computes the loss of each image, -log p(label), in nats.
 
     Raises:
-      DataError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> negative_log_likelihood([0], [[0.0, 0.0]]).round(4)
       array([0.6931])
     """
     labels, logits = _checked(labels, logits)
-    return -_log_softmax(logits)[np.arange(labels.size), labels]
+    return -log_softmax(logits, axis=1)[np.arange(labels.size), labels]
 
 
-def brier_score(labels, logits) -> np.ndarray:
-    """The squared distance of each image's probabilities from the truth, unreduced.
-
-    sum_c (p_c - [c is the label])², Brier's own sum over classes: 0 is best, 2 is a
-    certain and wrong answer.
-
-    Args:
-      labels: int [n].
-      logits: float [n, classes].
+def brier_score(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
+    """Computes the Brier score of each image, sum_c (p_c - [c is the label])².
 
     Returns:
-      float64 [n], in [0, 2].
+      float64 [n]: 0 is best, 2 is confident and wrong.
 
     Raises:
-      DataError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> brier_score([0], [[0.0, 0.0]])
@@ -134,29 +49,44 @@ def brier_score(labels, logits) -> np.ndarray:
       Monthly Weather Review 78.
     """
     labels, logits = _checked(labels, logits)
-    errors = softmax(logits)
+    errors = softmax(logits, axis=1)
     errors[np.arange(labels.size), labels] -= 1
     return (errors**2).sum(axis=1)
 
 
-def reliability(labels, logits, bins: int = 15, equal: str = "width") -> Reliability:
-    """Accuracy against confidence, and the expected calibration error between them.
+@dataclass(frozen=True)
+class Reliability:
+    """Accuracy against confidence in bins (lower, upper]; the result of `reliability`.
 
-    ECE = sum_b (n_b / n) |accuracy_b - confidence_b|. A bin holds lower < confidence <= upper.
+    edges: float [bins + 1]; counts: int [bins]; confidence, accuracy: float [bins], the mean
+    of the bin, NaN where it is empty; ece: the expected calibration error.
+    """
+
+    edges: np.ndarray
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+
+
+def reliability(
+    labels: ArrayLike,
+    logits: ArrayLike,
+    bins: int = 15,
+    equal: Literal["width", "mass"] = "width",
+) -> Reliability:
+    """Computes the reliability curve and ECE = sum_b (n_b / n) |accuracy_b - confidence_b|.
 
     Args:
       labels: int [n].
       logits: float [n, classes].
-      bins: number of bins, at least 1.
-      equal: "width": the edges divide [0, 1] evenly; "mass": the edges are quantiles of the
-        confidences, so that each bin holds as many images. Images of equal confidence share a
-        bin, whatever their order: bins may then be empty or fuller.
-
-    Returns:
-      A `Reliability`.
+      bins: at least 1.
+      equal: "width" divides [0, 1] evenly; "mass" takes quantiles of the confidences as edges,
+        so that each bin holds as many images. Images of equal confidence share a bin, whatever
+        their order: bins may then be empty or fuller.
 
     Raises:
-      DataError: the arrays don't fit each other, no bins, or another word for `equal`.
+      DataError: the arrays don't match, no bins, or another `equal`.
 
     Example:
       >>> curve = reliability([0, 1], [[0.0, 0.0], [0.0, 0.0]], bins=2)
@@ -170,74 +100,86 @@ def reliability(labels, logits, bins: int = 15, equal: str = "width") -> Reliabi
     """
     labels, logits = _checked(labels, logits)
     if bins < 1 or equal not in ("width", "mass"):
-        raise DataError(f"{bins} bins of equal {equal!r}: give at least 1, 'width' or 'mass'")
-    confidence = softmax(logits).max(axis=1)
+        raise DataError(f"bins={bins}, equal={equal!r}: give at least 1 bin, 'width' or 'mass'")
+    confidence = softmax(logits, axis=1).max(axis=1)
     right = (logits.argmax(axis=1) == labels).astype(np.float64)
     places = np.linspace(0, 1, bins + 1)
     edges = places if equal == "width" else np.quantile(confidence, places)
     bin_of = np.searchsorted(edges[1:-1], confidence)
     counts = np.bincount(bin_of, minlength=bins)
-    total = partial(np.bincount, bin_of, minlength=bins)
-    empty = np.where(counts, counts, np.nan)
-    means = total(weights=confidence) / empty
-    shares = total(weights=right) / empty
-    gaps = np.abs(total(weights=right) - total(weights=confidence))
-    return Reliability(edges, counts, means, shares, float(gaps.sum() / labels.size))
+    confidence = np.bincount(bin_of, minlength=bins, weights=confidence)
+    accuracy = np.bincount(bin_of, minlength=bins, weights=right)
+    ece = float(np.abs(accuracy - confidence).sum() / labels.size)
+    filled = np.where(counts, counts, np.nan)
+    return Reliability(edges, counts, confidence / filled, accuracy / filled, ece)
 
 
-def calibration(labels, logits, bins: int = 15) -> Calibration:
-    """Everything about one run's confidence: NLL, Brier score, ECE and its two diagrams.
+@dataclass(frozen=True)
+class Calibration:
+    """The result of `calibration`: nll in nats, brier in [0, 2], the others in [0, 1]."""
 
-    Args:
-      labels: int [n].
-      logits: float [n, classes].
-      bins: number of bins of both diagrams.
+    nll: float
+    brier: float
+    ece_equal_width: float
+    ece_equal_mass: float
+    mean_confidence: float
+    accuracy: float
+    equal_width: Reliability
+    equal_mass: Reliability
 
-    Returns:
-      A `Calibration`; the losses are means over images.
+
+def calibration(labels: ArrayLike, logits: ArrayLike, bins: int = 15) -> Calibration:
+    """Computes NLL, Brier score, ECE and both reliability curves of one run.
 
     Raises:
-      DataError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> calibration([0, 1], [[0.0, 0.0], [0.0, 0.0]]).brier
       0.5
-
-    Reference:
-      See `negative_log_likelihood`, `brier_score` and `reliability`.
     """
     width = reliability(labels, logits, bins, "width")
     mass = reliability(labels, logits, bins, "mass")
-    right = np.asarray(logits).argmax(axis=1) == np.asarray(labels)
+    labels, logits = _checked(labels, logits)
     return Calibration(
         nll=float(negative_log_likelihood(labels, logits).mean()),
         brier=float(brier_score(labels, logits).mean()),
         ece_equal_width=width.ece,
         ece_equal_mass=mass.ece,
-        mean_confidence=float(softmax(logits).max(axis=1).mean()),
-        accuracy=float(right.mean()),
+        mean_confidence=float(softmax(logits, axis=1).max(axis=1).mean()),
+        accuracy=float((logits.argmax(axis=1) == labels).mean()),
         equal_width=width,
         equal_mass=mass,
     )
 
 
-def fit_temperature(labels, logits) -> Temperature:
-    """The temperature T at which softmax(logits / T) has the smallest NLL.
+@dataclass(frozen=True)
+class Temperature:
+    """The result of `fit_temperature`; `reason` says why there is no finite temperature."""
 
-    The NLL is convex in 1/T with derivative mean(E_p[z] - z_label): bisection on its sign
-    finds the one minimum. Dividing by T changes no answer, only the confidence.
+    temperature: float | None
+    nll_before: float
+    nll_after: float | None
+    reason: str | None
+
+
+def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
+    """Finds the temperature T at which softmax(logits / T) has the smallest NLL.
+
+    The NLL is convex in 1/T with derivative mean(E_p[z] - z_label): its one root is the
+    minimum. Dividing by T changes no prediction, only the confidence.
 
     Args:
       labels: int [n], of a validation split (never of the test set).
       logits: float [n, classes].
 
     Returns:
-      A `Temperature`, nll in nats. Where every image is right with room to spare, a colder
-      softmax is always better, and where the logits say less than nothing a hotter one is:
-      then the temperature is None and `reason` says which.
+      A `Temperature`. Its temperature is None if every image is right with room to spare, so
+      that a colder softmax is always better, or if the logits are worse than uniform, so that
+      a hotter one is.
 
     Raises:
-      DataError: the arrays don't fit each other, or the logits aren't finite.
+      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> labels = [0, 0, 0, 1]
@@ -249,36 +191,28 @@ def fit_temperature(labels, logits) -> Temperature:
       Guo et al. (2017), On calibration of modern neural networks. ICML.
     """
     labels, logits = _checked(labels, logits)
-    rows = np.arange(labels.size)
+    own = logits[np.arange(labels.size), labels]
 
-    def nll(inverse):
-        return float(-_log_softmax(logits * inverse)[rows, labels].mean())
+    def nll(inverse: float) -> float:
+        return float(negative_log_likelihood(labels, logits * inverse).mean())
 
-    def slope(inverse):
-        expected = (softmax(logits * inverse) * logits).sum(axis=1)
-        return float((expected - logits[rows, labels]).mean())
+    def slope(log_inverse: float) -> float:
+        probabilities = softmax(logits * np.exp(log_inverse), axis=1)
+        return float(((probabilities * logits).sum(axis=1) - own).mean())
 
-    cold, hot = 1e4, 1e-4
+    hot, cold = math.log(1e-4), math.log(1e4)
     if slope(cold) <= 0:
         reason = "no finite temperature is best: every image that decides it is right"
-        return Temperature(None, nll(1.0), None, reason)
-    if slope(hot) >= 0:
+    elif slope(hot) >= 0:
         reason = "no finite temperature is best: the logits are no better than a uniform guess"
-        return Temperature(None, nll(1.0), None, reason)
-    low, high = np.log(hot), np.log(cold)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(np.exp(middle)) > 0 else (middle, high)
-    inverse = float(np.exp((low + high) / 2))
-    return Temperature(1 / inverse, nll(1.0), nll(inverse), None)
+    else:
+        root: Any = brentq(slope, hot, cold, xtol=1e-14)
+        inverse = math.exp(root)
+        return Temperature(1 / inverse, nll(1.0), nll(inverse), None)
+    return Temperature(None, nll(1.0), None, reason)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def _checked(labels, logits):
+def _checked(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels = as_labels(labels)
     logits = as_logits(logits, labels.size)
     return as_labels(labels, num_classes=logits.shape[1]), logits

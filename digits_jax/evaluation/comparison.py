@@ -1,74 +1,98 @@
-"""Everything that two runs, or two groups of runs, have to say about each other: numbers.
+"""Compares two runs, or two groups of runs, with every statistic of this package.
 
-`compare` calls the rest of this room and gathers what it found; `report.py` writes it down.
-Arrays as in `checks.py`.
+`compare` checks that the runs belong together, calls the other files and gathers what they
+return; `Comparison.to_dict` is what ``overlap.json`` holds.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from digits_jax.errors import DataError, DigitsError
+from digits_jax.evaluation.bootstrap import Bootstrap, PermutationTest, bootstrap, permutation_test
 from digits_jax.evaluation.calibration import (
     Calibration,
-    Reliability,
     Temperature,
     calibration,
     fit_temperature,
-    reliability,
 )
-from digits_jax.evaluation.checks import as_labels, as_logits, as_plain
+from digits_jax.evaluation.error_analysis import (
+    PUBLISHED_LABEL_ERRORS,
+    ErrorChange,
+    HardImage,
+    errors_by_class,
+    errors_by_confusion,
+    hardest_images,
+)
+from digits_jax.evaluation.metrics import as_labels, as_logits
 from digits_jax.evaluation.overlap import (
     CochransQ,
     ErrorOverlap,
     cochrans_q,
     error_overlap,
-    mcnemar,
-)
-from digits_jax.evaluation.repairs import (
-    PUBLISHED_LABEL_ERRORS,
-    HardImage,
-    Repair,
-    hardest_images,
-    repairs_by_class,
-    repairs_by_confusion,
-)
-from digits_jax.evaluation.resampling import (
-    BetweenOrWithin,
-    Bootstrap,
-    between_or_within,
-    bootstrap,
+    mcnemar_p_value,
+    pair_cells,
 )
 
+_LONGEST_NAME = 24  # letters; what the figures have room for
 
-@dataclass(frozen=True)
-class Run:
-    """One run's answers: logits float [n, classes]; the validation pair may be missing."""
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One run's logits on a test set and, for temperature scaling, on its validation split.
+
+    Attributes:
+      name: what tables call it.
+      labels: int [n].
+      logits: float [n, classes].
+      validation_labels, validation_logits: likewise, or None.
+      results: what is known of the run: arch, preset, dataset, dataset_sha256, seed.
+      source: where it comes from, for messages; by default the name.
+
+    Raises:
+      DataError: arrays that don't match, or aren't finite; the message names the source.
+    """
 
     name: str
+    labels: np.ndarray
     logits: np.ndarray
     validation_labels: np.ndarray | None = None
     validation_logits: np.ndarray | None = None
-    seed: int | None = None
+    results: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
+    def __post_init__(self) -> None:
+        source = self.source or self.name
+        labels = as_labels(self.labels, f"{source}: labels")
+        logits = as_logits(self.logits, labels.size, f"{source}: logits")
+        classes = logits.shape[1]
+        checked = {"source": source, "logits": logits}
+        checked["labels"] = as_labels(labels, f"{source}: labels", classes)
+        if self.validation_labels is not None and self.validation_logits is not None:
+            name = f"{source}: validation"
+            known = as_labels(self.validation_labels, f"{name}_labels", classes)
+            checked["validation_labels"] = known
+            checked["validation_logits"] = as_logits(
+                self.validation_logits, known.size, f"{name}_logits"
+            )
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
 
-@dataclass(frozen=True)
-class Group:
-    """One or more runs of one kind."""
-
-    name: str
-    runs: tuple[Run, ...]
-
-    @cached_property
-    def predictions(self) -> np.ndarray:
-        """int64 [seeds, n]; the smallest class wins a tie."""
-        return np.stack([np.asarray(run.logits).argmax(axis=1) for run in self.runs])
+    @property
+    def kind(self) -> str:
+        """The architecture, or the name of a run that doesn't say."""
+        arch = str(self.results.get("arch") or "")
+        return (arch.upper() if len(arch) <= 4 else arch) or self.name
 
 
 @dataclass(frozen=True)
 class RunCalibration:
-    """One run's calibration, as it is and at the temperature its validation split asks for."""
+    """One run's calibration as it is, and at the temperature fitted on its validation split."""
 
     name: str
     before: Calibration
@@ -76,247 +100,258 @@ class RunCalibration:
     after: Calibration | None
     reason: str | None
 
-    def to_dict(self) -> dict:
-        parts = (("before", self.before), ("temperature", self.temperature), ("after", self.after))
-        return {
-            "name": self.name,
-            **{key: None if part is None else part.to_dict() for key, part in parts},
-            "reason": self.reason,
-        }
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; `to_dict` is what overlap.json holds."""
+    """The result of `compare`. Pairs are of A and of B; groups have several runs on a side."""
 
     labels: np.ndarray
     num_classes: int
-    a: Group
-    b: Group
+    names: tuple[str, str]
+    runs: tuple[list[Predictions], list[Predictions]]
+    predictions: tuple[np.ndarray, np.ndarray]
     dataset: str | None
     dataset_sha256: str | None
     overlap: ErrorOverlap
-    intervals: Bootstrap
-    pair_p_values: np.ndarray
-    cochran: CochransQ
-    overlap_of_runs: dict[str, BetweenOrWithin]
-    overlap_of_runs_reason: str | None
-    by_class: list[Repair]
-    by_confusion: list[Repair]
-    calibration_a: list[RunCalibration]
-    calibration_b: list[RunCalibration]
+    bootstrap: Bootstrap
+    mcnemar_p_pairs: np.ndarray
+    cochrans_q: CochransQ
+    between_or_within: dict[str, PermutationTest]
+    between_or_within_reason: str | None
+    by_class: list[ErrorChange]
+    by_confusion: list[ErrorChange]
+    calibration: tuple[list[RunCalibration], list[RunCalibration]]
     hardest: list[HardImage]
-    known: tuple[int, ...]
-    cleaned: ErrorOverlap | None
+    published_label_errors: tuple[int, ...]
+    without_published_label_errors: ErrorOverlap | None
 
     @property
-    def groups(self) -> bool:
-        """More than one run on a side."""
-        return len(self.a.runs) + len(self.b.runs) > 2
+    def grouped(self) -> bool:
+        """Whether there is more than one run on a side."""
+        return len(self.runs[0]) + len(self.runs[1]) > 2
 
-    def accuracies(self, side: str) -> np.ndarray:
-        """Each run's accuracy, float64 [seeds]; side is "a" or "b"."""
-        group = self.a if side == "a" else self.b
-        return (group.predictions == self.labels).mean(axis=1)
+    @property
+    def accuracies(self) -> tuple[np.ndarray, np.ndarray]:
+        """The accuracy of each run of A and of B."""
+        a, b = ((predictions == self.labels).mean(axis=1) for predictions in self.predictions)
+        return a, b
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """The 95% interval that is reported under `name`_ci95.
+        """The 95% interval of a count or rate of `ErrorOverlap`.
 
-        One run's accuracy has Wilson's, over images; all else has the bootstrap's.
+        It is Wilson's, over images, for the accuracy of a single run, else the bootstrap's.
         """
-        side = name.removeprefix("accuracy_")
-        if side in ("a", "b") and len(getattr(self, side).runs) == 1:
-            return getattr(self.overlap, f"{name}_ci95")
-        return self.intervals.intervals.get(name)
+        for side, runs in zip("ab", self.runs, strict=True):
+            if name == f"accuracy_{side}" and len(runs) == 1:
+                return getattr(self.overlap, f"{name}_ci95")
+        return self.bootstrap.intervals[name]
 
-    def to_dict(self) -> dict:
-        """JSON-able, without NaN; the same keys for two runs and for groups."""
-        overlap = self.overlap.to_dict()
-        undefined = overlap.pop("undefined")
-        rates = {k: v for k, v in overlap.items() if not k.endswith("_ci95")}
-        intervals = {f"{name}_ci95": self.interval(name) for name in self.intervals.intervals}
-        both = {"a": self.calibration_a, "b": self.calibration_b}
-        return as_plain(
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what overlap.json holds: the same keys for two runs and for groups."""
+        overlap = vars(self.overlap)
+        undefined = overlap["undefined"]
+        drop = {"undefined", "accuracy_a_ci95", "accuracy_b_ci95"}
+        cleaned = self.without_published_label_errors
+        kept = ("n", "accuracy_a", "accuracy_b", "accuracy_a_ci95", "accuracy_b_ci95")
+        return to_plain(
             {
-                "name_a": self.a.name,
-                "name_b": self.b.name,
-                "runs_a": [run.name for run in self.a.runs],
-                "runs_b": [run.name for run in self.b.runs],
+                "name_a": self.names[0],
+                "name_b": self.names[1],
+                "runs_a": [run.name for run in self.runs[0]],
+                "runs_b": [run.name for run in self.runs[1]],
                 "dataset": self.dataset,
                 "dataset_sha256": self.dataset_sha256,
-                **rates,
-                **intervals,
+                **{name: value for name, value in overlap.items() if name not in drop},
+                **{f"{name}_ci95": self.interval(name) for name in self.bootstrap.intervals},
                 "undefined": undefined,
-                "accuracies_a": self.accuracies("a"),
-                "accuracies_b": self.accuracies("b"),
-                "mcnemar_p_pairs": self.pair_p_values,
-                "cochrans_q": self.cochran.to_dict(),
-                "between_or_within": {k: v.to_dict() for k, v in self.overlap_of_runs.items()},
-                "between_or_within_reason": self.overlap_of_runs_reason,
-                "by_class": [repair.to_dict() for repair in self.by_class],
-                "by_confusion": [repair.to_dict() for repair in self.by_confusion],
-                "calibration": {k: [c.to_dict() for c in v] for k, v in both.items()},
-                "hardest_images": [image.to_dict() for image in self.hardest],
-                "published_label_errors": list(self.known),
-                "without_published_label_errors": _accuracies_only(self.cleaned),
+                "accuracies_a": self.accuracies[0],
+                "accuracies_b": self.accuracies[1],
+                "mcnemar_p_pairs": self.mcnemar_p_pairs,
+                "cochrans_q": self.cochrans_q,
+                "between_or_within": self.between_or_within,
+                "between_or_within_reason": self.between_or_within_reason,
+                "by_class": self.by_class,
+                "by_confusion": self.by_confusion,
+                "calibration": dict(zip("ab", self.calibration, strict=True)),
+                "hardest_images": self.hardest,
+                "published_label_errors": self.published_label_errors,
+                "without_published_label_errors": cleaned
+                and {name: getattr(cleaned, name) for name in (*kept, "repair_rate")},
                 "intervals": {
-                    "confidence": self.intervals.confidence,
-                    "method": f"percentile bootstrap over {self.intervals.over}; "
+                    "confidence": self.bootstrap.confidence,
+                    "method": f"percentile bootstrap over {self.bootstrap.over}; "
                     "Wilson for the accuracy of a single run",
-                    "resamples": self.intervals.resamples,
-                    "seed": self.intervals.seed,
-                    "undefined": self.intervals.undefined,
-                    "notes": self.intervals.notes,
+                    "resamples": self.bootstrap.resamples,
+                    "seed": self.bootstrap.seed,
+                    "undefined": self.bootstrap.undefined,
+                    "notes": self.bootstrap.notes,
                 },
             }
         )
 
 
+def to_plain(value: Any) -> Any:
+    """Converts results to what JSON holds: dataclasses, arrays and tuples; NaN becomes None.
+
+    Example:
+      >>> to_plain({"counts": np.array([1, 2]), "ci95": (np.float64(0.5), np.nan)})
+      {'counts': [1, 2], 'ci95': [0.5, None]}
+    """
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(entry) for entry in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return to_plain(value.tolist())
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def compare(
-    labels,
-    a: Group,
-    b: Group,
+    a: Sequence[Predictions],
+    b: Sequence[Predictions],
     *,
+    names: tuple[str | None, str | None] = (None, None),
     dataset: str | None = None,
-    dataset_sha256: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two groups of runs on the same images: every statistic of this room.
+    """Compares two groups of runs on the same images.
 
     Args:
-      labels: int [n].
-      a: the first group, one run or more.
-      b: the second; what "repairs" is said of.
-      dataset: its name; for "mnist" the published label errors are looked at.
-      dataset_sha256: passed on to `to_dict`.
-      resamples: bootstrap resamples.
+      a: the runs of A, one or more.
+      b: the runs of B, which may repair the errors of A.
+      names: of A and B; by default the architectures, if these differ, else the runs' names.
+      dataset: its name, for runs whose results don't say; for "mnist" the published label
+        errors are looked at.
+      resamples: of the bootstrap.
       seed: of the bootstrap.
 
-    Returns:
-      A `Comparison`.
-
     Raises:
-      DataError: arrays that don't fit each other; the message names the run.
+      DataError: arrays that don't match, runs on other images, a group of several
+        architectures, or, in groups, the same run twice.
 
     Example:
-      >>> logits = np.eye(3)[[0, 1, 1, 2]]
-      >>> better = np.eye(3)[[0, 1, 2, 2]]
-      >>> found = compare([0, 1, 2, 0], Group("A", (Run("a", logits),)),
-      ...                 Group("B", (Run("b", better),)), resamples=100)
-      >>> found.overlap.repair_rate
+      >>> labels = [0, 1, 2, 0]
+      >>> mlp = Predictions("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
+      >>> cnn = Predictions("cnn", labels, np.eye(3)[[0, 1, 2, 2]])
+      >>> compare([mlp], [cnn], resamples=100).overlap.repair_rate
       0.5
-
-    Reference:
-      See the functions it calls.
     """
-    labels = as_labels(labels)
-    a, b = _checked(labels, a), _checked(labels, b)
-    num_classes = a.runs[0].logits.shape[1]
-    if any(run.logits.shape[1] != num_classes for run in (*a.runs, *b.runs)):
-        raise DataError("the runs have different numbers of classes; compare runs of one data set")
-    as_labels(labels, num_classes=num_classes)
-    of_runs, reason = _overlap_of_runs(labels, a, b)
+    if not a or not b:
+        raise DataError(f"{len(a)} run(s) of A and {len(b)} of B: give at least one of each")
+    runs_a, runs_b = list(a), list(b)
+    runs = [*runs_a, *runs_b]
+    _check_same_images(runs)
+    if len(runs) > 2:  # one run with itself is allowed: it repairs nothing
+        _check_distinct(runs)
+    first = runs[0]
+    labels, dataset = first.labels, dataset or first.results.get("dataset")
+    p, q = (np.stack([run.logits.argmax(axis=1) for run in side]) for side in (runs_a, runs_b))
+    tests, reason = _permutation_tests(labels, p, q)
     known = PUBLISHED_LABEL_ERRORS.get(dataset or "", ())
     known = tuple(index for index in known if index < labels.size)
     kept = np.setdiff1d(np.arange(labels.size), known)
-    p, q = a.predictions, b.predictions
+    _, only_a, only_b, _ = pair_cells(p != labels, q != labels)
     return Comparison(
         labels=labels,
-        num_classes=num_classes,
-        a=a,
-        b=b,
+        num_classes=first.logits.shape[1],
+        names=_group_names((runs_a, runs_b), names),
+        runs=(runs_a, runs_b),
+        predictions=(p, q),
         dataset=dataset,
-        dataset_sha256=dataset_sha256,
+        dataset_sha256=first.results.get("dataset_sha256"),
         overlap=error_overlap(labels, p, q),
-        intervals=bootstrap(labels, p, q, resamples=resamples, seed=seed),
-        pair_p_values=np.array([[mcnemar(labels, x, y) for y in q] for x in p]),
-        cochran=cochrans_q(labels, np.concatenate([p, q])),
-        overlap_of_runs=of_runs,
-        overlap_of_runs_reason=reason,
-        by_class=repairs_by_class(labels, p, q),
-        by_confusion=repairs_by_confusion(labels, p, q),
-        calibration_a=[_calibrate(labels, run) for run in a.runs],
-        calibration_b=[_calibrate(labels, run) for run in b.runs],
-        hardest=hardest_images(labels, [run.logits for run in (*a.runs, *b.runs)], known),
-        known=known,
-        cleaned=error_overlap(labels[kept], p[:, kept], q[:, kept]) if known else None,
+        bootstrap=bootstrap(labels, p, q, resamples=resamples, seed=seed),
+        mcnemar_p_pairs=mcnemar_p_value(only_a, only_b),
+        cochrans_q=cochrans_q(labels, np.concatenate([p, q])),
+        between_or_within=tests,
+        between_or_within_reason=reason,
+        by_class=errors_by_class(labels, p, q),
+        by_confusion=errors_by_confusion(labels, p, q),
+        calibration=([_calibrate(run) for run in runs_a], [_calibrate(run) for run in runs_b]),
+        hardest=hardest_images(labels, [run.logits for run in runs], known),
+        published_label_errors=known,
+        without_published_label_errors=(
+            error_overlap(labels[kept], p[:, kept], q[:, kept]) if known else None
+        ),
     )
 
 
-def pooled_reliability(
-    labels, runs: tuple[Run, ...], temperatures=None, bins: int = 15
-) -> Reliability:
-    """The reliability curve of a group: all answers of all its runs in one set of bins.
-
-    Args:
-      labels: int [n].
-      runs: one or more.
-      temperatures: one for each run, by which its logits are divided; by default 1.
-      bins: number of bins of equal width.
-
-    Returns:
-      A `Reliability` of seeds x n answers.
-
-    Raises:
-      DataError: arrays that don't fit each other.
-
-    Example:
-      >>> run = Run("a", np.zeros((2, 2)))
-      >>> int(pooled_reliability(np.array([0, 1]), (run, run)).counts.sum())
-      4
-
-    Reference:
-      See `digits_jax.evaluation.reliability`.
-    """
-    temperatures = temperatures or [1.0] * len(runs)
-    logits = [run.logits / t for run, t in zip(runs, temperatures, strict=True)]
-    return reliability(np.tile(labels, len(runs)), np.concatenate(logits), bins)
+def _check_same_images(runs: list[Predictions]) -> None:
+    one = runs[0]
+    for other in runs[1:]:
+        problem = None
+        shas = {run.results.get("dataset_sha256") for run in (one, other)} - {None}
+        wrong = np.array([]) if one.labels.size != other.labels.size else one.labels != other.labels
+        if len(shas) > 1:
+            data = f"{one.results.get('dataset')} and {other.results.get('dataset')}"
+            problem = f"are of different data sets ({data}, by SHA-256)"
+        elif one.labels.size != other.labels.size:
+            problem = f"have {one.labels.size} and {other.labels.size} labels"
+        elif wrong.any():
+            problem = f"have other labels or another order ({wrong.sum()} of {wrong.size} differ, "
+            problem += f"first at image {wrong.argmax()})"
+        elif one.logits.shape != other.logits.shape:
+            problem = f"have logits of shapes {one.logits.shape} and {other.logits.shape}"
+        if problem:
+            raise DataError(f"{one.source} and {other.source} {problem}: give runs on one test set")
 
 
-def _checked(labels: np.ndarray, group: Group) -> Group:
-    if not group.runs:
-        raise DataError(f"{group.name} has no run; give at least one")
-    runs = []
-    for run in group.runs:
-        logits = as_logits(run.logits, labels.size, f"{run.name}: logits")
-        validation = (run.validation_labels, run.validation_logits)
-        if any(array is None for array in validation):
-            runs.append(Run(run.name, logits, seed=run.seed))
-            continue
-        name = f"{run.name}: validation"
-        known = as_labels(validation[0], f"{name}_labels", logits.shape[1])
-        fitted = as_logits(validation[1], known.size, f"{name}_logits")
-        runs.append(Run(run.name, logits, known, fitted, run.seed))
-    return Group(group.name, tuple(runs))
+def _check_distinct(runs: list[Predictions]) -> None:
+    """A copy would count as another seed, and make every interval too narrow."""
+    for one, other in combinations(runs, 2):
+        if np.array_equal(one.logits, other.logits):
+            raise DataError(
+                f"{one.source} and {other.source} have the same logits: give each run once"
+            )
 
 
-def _overlap_of_runs(labels, a: Group, b: Group):
-    if min(len(a.runs), len(b.runs)) < 2:
+def _group_names(
+    groups: tuple[list[Predictions], list[Predictions]], given: tuple[str | None, str | None]
+) -> tuple[str, str]:
+    if given[0] and given[0] == given[1]:
+        raise DataError(f"A and B are both named {given[0]!r}: give two different names")
+    names = []
+    for side, group, name in zip("AB", groups, given, strict=True):
+        kinds = sorted({run.kind for run in group})
+        if len(kinds) > 1:
+            raise DataError(f"{side} mixes {' and '.join(kinds)}: give runs of one architecture")
+        names.append(name or kinds[0])
+    if names[0] == names[1] and len(groups[0]) == len(groups[1]) == 1:
+        names = [group[0].name for group in groups]
+    cut = [_shortened(name, _LONGEST_NAME) for name in names]
+    if cut[0] == cut[1]:
+        cut = [f"{_shortened(names[i], _LONGEST_NAME - 2)} {side}" for i, side in enumerate("AB")]
+    return cut[0], cut[1]
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _permutation_tests(
+    labels: np.ndarray, a: np.ndarray, b: np.ndarray
+) -> tuple[dict[str, PermutationTest], str | None]:
+    if min(len(a), len(b)) < 2:
         return {}, "overlap within a group needs at least two seeds of each; not computed"
     try:
-        measures = ("error_consistency", "jaccard")
         return {
-            m: between_or_within(labels, a.predictions, b.predictions, measure=m) for m in measures
+            measure: permutation_test(labels, a, b, measure=measure)
+            for measure in ("error_consistency", "jaccard")
         }, None
     except DigitsError as error:
         return {}, str(error)
 
 
-def _calibrate(labels: np.ndarray, run: Run) -> RunCalibration:
-    before = calibration(labels, run.logits)
-    if run.validation_logits is None:
+def _calibrate(run: Predictions) -> RunCalibration:
+    before = calibration(run.labels, run.logits)
+    if run.validation_labels is None or run.validation_logits is None:
         reason = "no validation logits in predictions.npz: temperature scaling left out"
         return RunCalibration(run.name, before, None, None, reason)
     fitted = fit_temperature(run.validation_labels, run.validation_logits)
     if fitted.temperature is None:
         return RunCalibration(run.name, before, fitted, None, fitted.reason)
-    after = calibration(labels, run.logits / fitted.temperature)
+    after = calibration(run.labels, run.logits / fitted.temperature)
     return RunCalibration(run.name, before, fitted, after, None)
-
-
-def _accuracies_only(overlap: ErrorOverlap | None) -> dict | None:
-    if overlap is None:
-        return None
-    names = ("n", "accuracy_a", "accuracy_b", "accuracy_a_ci95", "accuracy_b_ci95", "repair_rate")
-    return {name: getattr(overlap, name) for name in names}

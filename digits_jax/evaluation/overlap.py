@@ -1,23 +1,26 @@
 """Do two classifiers fail on the same images?
 
-Arrays as in `checks.py`. A and B are one run each ([n]) or several ([seeds, n]); for several,
-every number is the mean over all pairs of a run of A and a run of B.
-
-Everything here follows from four counts, the 2x2 table of an A and a B:
+Everything here follows from four counts, the 2x2 table of a classifier A and a classifier B:
 
                     B right          B wrong
     A right         both_right       only_b_wrong
     A wrong         only_a_wrong     both_wrong
+
+`pair_cells` counts them, `cell_rates` turns them into rates, and `error_overlap` reports both.
+A and B are one run each ([n]) or several seeds ([seeds, n]); then every number is the mean over
+all pairs of a run of A and a run of B. Arrays as in `metrics.py`.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import bdtr, chdtrc
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation.checks import as_labels, as_plain, as_predictions
-from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.evaluation.metrics import as_labels, as_predictions, wilson_interval
 
+# Why a rate can be 0/0. An undefined number is None in every result, with its reason beside it.
 WHY_UNDEFINED = {
     "repair_rate": "A makes no errors that could be repaired",
     "new_error_rate": "B makes no errors",
@@ -29,161 +32,41 @@ WHY_UNDEFINED = {
 }
 
 
-@dataclass(frozen=True)
-class ErrorOverlap:
-    """What `error_overlap` found. Counts are images; rates are fractions; None is undefined.
-
-    `undefined` gives the reason for each None. Counts are whole for one pair of runs, and
-    means over pairs for groups.
-    """
-
-    n: int
-    both_right: float
-    only_a_wrong: float
-    only_b_wrong: float
-    both_wrong: float
-    both_wrong_same_label: float
-    errors_a: float
-    errors_b: float
-    accuracy_a: float
-    accuracy_b: float
-    accuracy_gain: float
-    repair_rate: float | None
-    new_error_rate: float | None
-    jaccard: float | None
-    expected_both_wrong: float
-    both_wrong_ratio: float | None
-    error_consistency: float | None
-    yule_q: float | None
-    phi: float | None
-    disagreement: float
-    double_fault: float
-    mcnemar_p: float
-    accuracy_a_ci95: tuple[float, float]
-    accuracy_b_ci95: tuple[float, float]
-    undefined: dict[str, str]
-
-    def to_dict(self) -> dict:
-        return as_plain({f.name: getattr(self, f.name) for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class CochransQ:
-    """What `cochrans_q` found; both None, with a reason, where no image tells runs apart."""
-
-    statistic: float | None
-    p_value: float | None
-    degrees_of_freedom: int
-    reason: str | None
-
-    def to_dict(self) -> dict:
-        return as_plain(vars(self))
-
-
-def error_overlap(labels, predictions_a, predictions_b) -> ErrorOverlap:
-    """The 2x2 table of right and wrong, and what it says about two classifiers.
-
-    With a = both_right, b = only_b_wrong, c = only_a_wrong, d = both_wrong, n their sum:
-
-    - repair_rate = c / (c + d): of A's errors, the fraction that B gets right;
-    - new_error_rate = b / (b + d): of B's errors, the fraction that A gets right;
-    - jaccard = d / (b + c + d), of the two sets of errors;
-    - expected_both_wrong = (c + d)(b + d) / n, were errors independent;
-      both_wrong_ratio = d / that;
-    - error_consistency = (observed - chance) / (1 - chance), Cohen's kappa of right and
-      wrong: 1 the same images, 0 as independent, below 0 different images;
-    - yule_q = (ad - bc) / (ad + bc); phi = (ad - bc) / sqrt of the product of the margins;
-    - disagreement = (b + c) / n; double_fault = d / n;
-    - mcnemar_p, see `mcnemar_p_value`. For groups min(1, 2 x the mean over pairs), which is
-      a p-value however the pairs depend on each other.
-
-    Args:
-      labels: int [n].
-      predictions_a: int [n] or [seeds_a, n].
-      predictions_b: int [n] or [seeds_b, n].
-
-    Returns:
-      An `ErrorOverlap`. Where a ratio is 0/0 it is None, with the reason in `undefined`;
-      among groups the mean is over the pairs where it is defined, and `undefined` counts
-      the others. `accuracy_a_ci95` and `accuracy_b_ci95` are Wilson intervals over images.
-
-    Raises:
-      DataError: the arrays don't fit each other.
-
-    Example:
-      >>> found = error_overlap([0, 1, 2, 3], [0, 0, 0, 3], [0, 1, 0, 0])
-      >>> found.both_right, found.only_a_wrong, found.only_b_wrong, found.both_wrong
-      (1, 1, 1, 1)
-      >>> found.repair_rate
-      0.5
-
-    Reference:
-      Kuncheva, Whitaker (2003), Measures of diversity in classifier ensembles. Machine
-      Learning 51 (Q, phi, disagreement, double fault). Geirhos, Meding, Wichmann (2020),
-      Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by measuring
-      error consistency. NeurIPS. Vovk, Wang (2020), Combining p-values via averaging.
-      Biometrika 107.
-    """
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    cells = pair_cells(a != labels, b != labels)
-    rates, undefined = {}, {}
-    for name, values in cell_rates(*cells).items():
-        rates[name], reason = _mean_of_defined(name, values)
-        if reason:
-            undefined[name] = reason
-    same = [((x == y) & (x != labels)).sum() for x in a for y in b]
-    counts = np.array([*(c.mean() for c in cells), np.mean(same)])
-    if len(same) == 1:
-        counts = counts.astype(int)
-    names = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong", "both_wrong_same_label")
-    counted = dict(zip(names, counts.tolist(), strict=True))
-    p_values = mcnemar_p_value(cells[1], cells[2])
-    n = labels.size
-    return ErrorOverlap(
-        n=n,
-        **counted,
-        errors_a=counted["only_a_wrong"] + counted["both_wrong"],
-        errors_b=counted["only_b_wrong"] + counted["both_wrong"],
-        **rates,
-        mcnemar_p=float(p_values.mean() if p_values.size == 1 else min(1, 2 * p_values.mean())),
-        accuracy_a_ci95=wilson_interval((a == labels).sum(axis=1).mean(), n),
-        accuracy_b_ci95=wilson_interval((b == labels).sum(axis=1).mean(), n),
-        undefined=undefined,
-    )
-
-
-def pair_cells(wrong_a: np.ndarray, wrong_b: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The four counts of every pair of runs.
+def pair_cells(
+    wrong_a: np.ndarray, wrong_b: np.ndarray, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Counts the four cells for every pair of a run of A and a run of B.
 
     Args:
       wrong_a: bool [seeds_a, n].
       wrong_b: bool [seeds_b, n].
+      counts: [..., n], how often each image counts; by default once.
 
     Returns:
-      (both_right, only_a_wrong, only_b_wrong, both_wrong), each int64 [seeds_a, seeds_b].
+      (both_right, only_a_wrong, only_b_wrong, both_wrong), float64 [..., seeds_a, seeds_b].
 
     Example:
       >>> [int(c.item()) for c in pair_cells(np.array([[True, False]]), np.array([[True, True]]))]
       [0, 0, 1, 1]
     """
-    wrong_a, wrong_b = wrong_a.astype(np.int64), wrong_b.astype(np.int64)
-    both_wrong = wrong_a @ wrong_b.T
-    only_a = wrong_a.sum(axis=1)[:, None] - both_wrong
-    only_b = wrong_b.sum(axis=1)[None, :] - both_wrong
-    return wrong_a.shape[1] - only_a - only_b - both_wrong, only_a, only_b, both_wrong
+    wrong_a, wrong_b = wrong_a.astype(np.float64), wrong_b.astype(np.float64)
+    weights = np.ones(wrong_a.shape[1]) if counts is None else counts.astype(np.float64)
+    pairs = (wrong_a[:, None, :] * wrong_b[None, :, :]).reshape(-1, wrong_a.shape[1])
+    shape = (*weights.shape[:-1], len(wrong_a), len(wrong_b))
+    both_wrong = (weights @ pairs.T).reshape(shape)
+    only_a = (weights @ wrong_a.T)[..., :, None] - both_wrong
+    only_b = (weights @ wrong_b.T)[..., None, :] - both_wrong
+    both_right = weights.sum(axis=-1)[..., None, None] - only_a - only_b - both_wrong
+    return both_right, only_a, only_b, both_wrong
 
 
-def cell_rates(both_right, only_a_wrong, only_b_wrong, both_wrong) -> dict[str, np.ndarray]:
-    """Every rate that the four counts give, elementwise; see `error_overlap`.
-
-    Args:
-      both_right, only_a_wrong, only_b_wrong, both_wrong: arrays of one shape.
+def cell_rates(
+    both_right: ArrayLike, only_a_wrong: ArrayLike, only_b_wrong: ArrayLike, both_wrong: ArrayLike
+) -> dict[str, np.ndarray]:
+    """Computes every rate that follows from the four counts, elementwise; see `error_overlap`.
 
     Returns:
-      Name -> float64 of that shape, NaN where a rate is 0/0 (turned into None with a reason
-      before anyone outside this room sees it).
+      Name -> float64 of the counts' shape, NaN where a rate is 0/0.
 
     Example:
       >>> rates = cell_rates(90, 6, 3, 1)
@@ -215,12 +98,134 @@ def cell_rates(both_right, only_a_wrong, only_b_wrong, both_wrong) -> dict[str, 
     }
 
 
-def mcnemar_p_value(only_a_wrong, only_b_wrong):
-    """McNemar's exact test: is one of two classifiers better on the same images?
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    top, bottom = np.broadcast_arrays(top, bottom)
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
-    Among the images that exactly one gets wrong, each is as likely to be A's as B's if the
-    two are equally good: p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2). Without
-    any such image, p is 1.
+
+@dataclass(frozen=True)
+class ErrorOverlap:
+    """The result of `error_overlap`. Counts are images, rates fractions; None is undefined.
+
+    `undefined` gives the reason for each None. Counts are whole for one pair of runs, and
+    means over pairs for groups.
+    """
+
+    n: int
+    both_right: float
+    only_a_wrong: float
+    only_b_wrong: float
+    both_wrong: float
+    both_wrong_same_label: float
+    errors_a: float
+    errors_b: float
+    accuracy_a: float
+    accuracy_b: float
+    accuracy_gain: float
+    repair_rate: float | None
+    new_error_rate: float | None
+    jaccard: float | None
+    expected_both_wrong: float
+    both_wrong_ratio: float | None
+    error_consistency: float | None
+    yule_q: float | None
+    phi: float | None
+    disagreement: float
+    double_fault: float
+    mcnemar_p: float
+    accuracy_a_ci95: tuple[float, float]
+    accuracy_b_ci95: tuple[float, float]
+    undefined: dict[str, str]
+
+
+def error_overlap(
+    labels: ArrayLike, predictions_a: ArrayLike, predictions_b: ArrayLike
+) -> ErrorOverlap:
+    """Compares the errors of two classifiers.
+
+    With a = both_right, b = only_b_wrong, c = only_a_wrong, d = both_wrong, n their sum:
+
+    - repair_rate = c / (c + d): of A's errors, the fraction that B gets right;
+    - new_error_rate = b / (b + d): of B's errors, the fraction that A gets right;
+    - jaccard = d / (b + c + d), of the two sets of errors;
+    - expected_both_wrong = (c + d)(b + d) / n, if errors were independent;
+      both_wrong_ratio = d / expected_both_wrong;
+    - error_consistency = (observed - chance) / (1 - chance), Cohen's kappa of right and
+      wrong: 1 for the same images, 0 for independent errors, below 0 for different images;
+    - yule_q = (ad - bc) / (ad + bc); phi = (ad - bc) / sqrt of the product of the margins;
+    - disagreement = (b + c) / n; double_fault = d / n;
+    - mcnemar_p, see `mcnemar_p_value`; for groups min(1, 2 x the mean over pairs), which is
+      a valid p-value however the pairs depend on each other.
+
+    Args:
+      labels: int [n].
+      predictions_a: int [n] or [seeds_a, n].
+      predictions_b: int [n] or [seeds_b, n].
+
+    Returns:
+      An `ErrorOverlap`. A ratio of 0/0 is None, with the reason in `undefined`; for groups the
+      mean is over the pairs where it is defined, and `undefined` counts the others.
+      `accuracy_a_ci95` and `accuracy_b_ci95` are Wilson intervals over images.
+
+    Raises:
+      DataError: the arrays don't match.
+
+    Example:
+      >>> found = error_overlap([0, 1, 2, 3], [0, 0, 0, 3], [0, 1, 0, 0])
+      >>> found.both_right, found.only_a_wrong, found.only_b_wrong, found.both_wrong
+      (1, 1, 1, 1)
+      >>> found.repair_rate
+      0.5
+
+    Reference:
+      Kuncheva, Whitaker (2003), Measures of diversity in classifier ensembles. Machine
+      Learning 51 (Q, phi, disagreement, double fault). Geirhos, Meding, Wichmann (2020),
+      Beyond accuracy: quantifying trial-by-trial behaviour of CNNs and humans by measuring
+      error consistency. NeurIPS. Vovk, Wang (2020), Combining p-values via averaging.
+      Biometrika 107.
+    """
+    labels = as_labels(labels)
+    a = as_predictions(predictions_a, labels.size, "predictions_a")
+    b = as_predictions(predictions_b, labels.size, "predictions_b")
+    cells = pair_cells(a != labels, b != labels)
+    same = np.array([((x == y) & (x != labels)).sum() for x in a for y in b])
+    means = [float(cell.mean()) for cell in (*cells, same)]
+    if same.size == 1:
+        means = [int(mean) for mean in means]
+    both_right, only_a, only_b, both_wrong, same_label = means
+    rates, undefined = {}, {}
+    for name, values in cell_rates(*cells).items():
+        known = values[~np.isnan(values)]
+        rates[name] = float(known.mean()) if known.size else None
+        if known.size == 0:
+            undefined[name] = WHY_UNDEFINED[name]
+        elif known.size < values.size:
+            left_out = f"left out of the mean in {values.size - known.size} of {values.size} pairs"
+            undefined[name] = f"{left_out}: {WHY_UNDEFINED[name]}"
+    p_values = mcnemar_p_value(cells[1], cells[2])
+    return ErrorOverlap(
+        n=labels.size,
+        both_right=both_right,
+        only_a_wrong=only_a,
+        only_b_wrong=only_b,
+        both_wrong=both_wrong,
+        both_wrong_same_label=same_label,
+        errors_a=only_a + both_wrong,
+        errors_b=only_b + both_wrong,
+        **rates,
+        mcnemar_p=float(p_values.mean() if p_values.size == 1 else min(1, 2 * p_values.mean())),
+        accuracy_a_ci95=wilson_interval((a == labels).sum(axis=1).mean(), labels.size),
+        accuracy_b_ci95=wilson_interval((b == labels).sum(axis=1).mean(), labels.size),
+        undefined=undefined,
+    )
+
+
+def mcnemar_p_value(only_a_wrong: ArrayLike, only_b_wrong: ArrayLike) -> np.ndarray:
+    """Computes McNemar's exact test: is one of two classifiers better on the same images?
+
+    If the two are equally good, each image that exactly one gets wrong is as likely to be A's
+    error as B's: p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2). Without any such
+    image, p is 1.
 
     Args:
       only_a_wrong, only_b_wrong: counts, numbers or arrays of one shape.
@@ -236,48 +241,22 @@ def mcnemar_p_value(only_a_wrong, only_b_wrong):
       McNemar (1947), Note on the sampling error of the difference between correlated
       proportions or percentages. Psychometrika 12.
     """
-    from scipy.special import bdtr
-
     b, c = np.asarray(only_a_wrong, np.int64), np.asarray(only_b_wrong, np.int64)
     return np.minimum(1.0, 2 * bdtr(np.minimum(b, c).astype(np.float64), b + c, 0.5))
 
 
-def mcnemar(labels, predictions_a, predictions_b) -> float:
-    """McNemar's exact two-sided p-value for one run against another.
+@dataclass(frozen=True)
+class CochransQ:
+    """The result of `cochrans_q`; `reason` says why the first two are None."""
 
-    Args:
-      labels: int [n].
-      predictions_a: int [n].
-      predictions_b: int [n].
-
-    Returns:
-      p in (0, 1]; 1 where no image tells the two apart.
-
-    Raises:
-      DataError: the arrays don't fit each other, or hold several runs (for those
-        `cochrans_q`, or `error_overlap`, which combines the pairs).
-
-    Example:
-      >>> mcnemar([0, 0, 0], [1, 1, 0], [0, 0, 0])
-      0.5
-
-    Reference:
-      See `mcnemar_p_value`.
-    """
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    if len(a) != 1 or len(b) != 1:
-        raise DataError(
-            f"McNemar's test is of one run against one, not {len(a)} against {len(b)}; "
-            "use cochrans_q or error_overlap for several"
-        )
-    _, only_a, only_b, _ = pair_cells(a != labels, b != labels)
-    return float(mcnemar_p_value(only_a, only_b).item())
+    statistic: float | None
+    p_value: float | None
+    degrees_of_freedom: int
+    reason: str | None
 
 
-def cochrans_q(labels, predictions) -> CochransQ:
-    """Cochran's Q: are several runs equally accurate on the same images?
+def cochrans_q(labels: ArrayLike, predictions: ArrayLike) -> CochransQ:
+    """Computes Cochran's Q: are several runs equally accurate on the same images?
 
     With R_j the images that run j gets right, C_i the runs that get image i right, k runs:
     Q = (k - 1)(k sum R_j² - (sum R_j)²) / (k sum C_i - sum C_i²), chi-squared with k - 1
@@ -287,11 +266,8 @@ def cochrans_q(labels, predictions) -> CochransQ:
       labels: int [n].
       predictions: int [runs, n], at least two runs.
 
-    Returns:
-      A `CochransQ`; where every image is right in all runs or in none, Q is 0/0: None.
-
     Raises:
-      DataError: the arrays don't fit each other, or fewer than two runs.
+      DataError: the arrays don't match, or fewer than two runs.
 
     Example:
       >>> found = cochrans_q([0, 0, 0], [[0, 0, 1], [0, 1, 1], [0, 0, 0]])
@@ -301,34 +277,14 @@ def cochrans_q(labels, predictions) -> CochransQ:
     Reference:
       Cochran (1950), The comparison of percentages in matched samples. Biometrika 37.
     """
-    from scipy.special import chdtrc
-
     labels = as_labels(labels)
-    predictions = as_predictions(predictions, labels.size)
-    k = len(predictions)
+    right = (as_predictions(predictions, labels.size) == labels).astype(np.int64)
+    k = len(right)
     if k < 2:
-        raise DataError("Cochran's Q compares at least two runs; 1 was given")
-    right = (predictions == labels).astype(np.int64)
+        raise DataError("predictions holds 1 run: Cochran's Q compares at least two runs")
     by_run, by_image = right.sum(axis=1), right.sum(axis=0)
     divisor = int(k * by_image.sum() - (by_image**2).sum())
     if divisor == 0:
         return CochransQ(None, None, k - 1, "every image is right in all runs or wrong in all")
     q = (k - 1) * int(k * (by_run**2).sum() - by_run.sum() ** 2) / divisor
     return CochransQ(q, float(chdtrc(k - 1, q)), k - 1, None)
-
-
-def _ratio(top, bottom) -> np.ndarray:
-    top, bottom = np.broadcast_arrays(top, bottom)
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
-
-
-def _mean_of_defined(name: str, values: np.ndarray) -> tuple[float | None, str | None]:
-    known = values[~np.isnan(values)]
-    if known.size == 0:
-        return None, WHY_UNDEFINED[name]
-    if known.size == values.size:
-        return float(values.mean()), None
-    left_out = values.size - known.size
-    return float(known.mean()), (
-        f"left out of the mean in {left_out} of {values.size} pairs: {WHY_UNDEFINED[name]}"
-    )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from digits_jax.benchmarks.words import some
-from digits_jax.evaluation.style import LIGHT, new_figure, themed
+from digits_jax.evaluation.plots import GREEN, MUTED, PINK, TEXT, new_figure, styled
 
 _TICKS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 12, 20)
 UNITS = {"step": "images/s", "process": "s"}
@@ -102,24 +102,24 @@ def picture(result: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-@themed
-def _figure(rows: Sequence[dict], where: str, *, theme=LIGHT):
+@styled
+def _figure(rows: Sequence[dict], where: str):
     kinds = [kind for kind in UNITS if any(row["kind"] == kind for row in rows)]
     groups = [[row for row in rows if row["kind"] == kind] for kind in kinds]
     heights = [0.36 * len(group) + 0.75 for group in groups]
     figure = new_figure("Ours to the peers, side by side", 7.5, sum(heights))
-    figure.supxlabel(where, x=0.012, ha="left", fontsize=7.5, color=theme.muted)
+    figure.supxlabel(where, x=0.012, ha="left", fontsize=7.5, color=MUTED)
     plots = figure.subplots(len(kinds), 1, squeeze=False, height_ratios=heights)[:, 0]
     for kind, group, axes in zip(kinds, groups, plots, strict=True):
-        _panel(axes, kind, group, theme)
+        _panel(axes, kind, group)
     return figure
 
 
-def _panel(axes, kind, rows, theme):
+def _panel(axes, kind, rows):
     for place, row in enumerate(rows):
         ratio = row["ratio"]
         reached = None if row["disturbed"] else row["reached"]
-        colour = {None: theme.muted, True: theme.right, False: theme.wrong}[reached]
+        colour = {None: MUTED, True: GREEN, False: PINK}[reached]
         axes.plot([ratio["low"], ratio["high"]], [place] * 2, color=colour, lw=2)
         # Shape says what the colour does: whether the goal is reached.
         shape = {None: "s", True: "o", False: "X"}[reached]
@@ -135,8 +135,8 @@ def _panel(axes, kind, rows, theme):
             va="center",
         )
         if goal is not None:
-            axes.plot([goal] * 2, [place - 0.35, place + 0.35], color=theme.text, lw=2)
-    axes.axvline(1, color=theme.muted, ls=":")
+            axes.plot([goal] * 2, [place - 0.35, place + 0.35], color=TEXT, lw=2)
+    axes.axvline(1, color=MUTED, ls=":")
     labels = [
         f"{_what(row)}\n{row['peer']}" + ("; disturbed by other work" if row["disturbed"] else "")
         for row in rows

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from digits_jax.benchmarks.words import some
-from digits_jax.evaluation.style import LIGHT, WIDE, new_figure, themed
+from digits_jax.evaluation.plots import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    PINK,
+    TEXT,
+    WIDE,
+    new_figure,
+    styled,
+)
 from experiments.search.halving import TRAINED, Row
 from experiments.search.loop import Search
 from experiments.search.report import winner
@@ -53,8 +63,8 @@ def error_rate(row: Row) -> float:
     return max(row["count"] - row["correct"], 0.5) / row["count"]
 
 
-@themed
-def _figure(search, rows, *, theme=LIGHT):
+@styled
+def _figure(search, rows):
     names = list(SPACES[search.arch])
     lines = len(names) // COLUMNS + 1
     best = winner(rows)
@@ -69,18 +79,18 @@ def _figure(search, rows, *, theme=LIGHT):
     for place, name in enumerate(names):
         line, column = divmod(place, COLUMNS)
         axes = first = figure.add_subplot(grid[line, column], sharey=first)
-        _panel(axes, search, rows, name, theme)
+        _panel(axes, search, rows, name)
         _accuracy_axis(axes, rows, labels=column == 0)
     line, column = divmod(len(names), COLUMNS)
     axes = figure.add_subplot(grid[line, column:], sharey=first)
-    _over_time(axes, rows, theme)
+    _over_time(axes, rows)
     _accuracy_axis(axes, rows, labels=column == 0)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
-def _panel(axes, search, rows, name, theme):
+def _panel(axes, search, rows, name):
     kind = SPACES[search.arch][name]
     axes.set_title(name.replace("_", " "), loc="left")
     axes.tick_params("x", labelsize=8)
@@ -103,7 +113,7 @@ def _panel(axes, search, rows, name, theme):
         # Side by side, and where they are again in the next picture.
         return places[show(value)] + (row["trial"] * 0.618034 % 1 - 0.5) * 0.6
 
-    _points(axes, rows, x, theme)
+    _points(axes, rows, x)
     if axes.get_xscale() == "log":
         _few_ticks(axes, [x(row) for row in rows])
     elif not choices:
@@ -123,9 +133,9 @@ def _word(name, text):
     return {"True": "yes", "False": "no"}.get(text, text) if name == "batch_norm" else text
 
 
-def _points(axes, rows, x, theme):
+def _points(axes, rows, x):
     """Trained trials by rung; the others as crosses on the lower edge."""
-    colours = (theme.muted, theme.b, theme.a, theme.right, theme.wrong)
+    colours = (MUTED, BLUE, ORANGE, GREEN, PINK)
     for rung in sorted({row["rung"] for row in rows}):
         here = [row for row in rows if row["rung"] == rung]
         trained = [row for row in here if row["status"] == TRAINED]
@@ -135,7 +145,7 @@ def _points(axes, rows, x, theme):
             s=_SIZES[rung],
             marker=_SHAPES[rung],
             facecolor="none" if rung == 0 else colours[rung],
-            edgecolor=colours[0] if rung == 0 else theme.background,
+            edgecolor=colours[0] if rung == 0 else "white",
             linewidth=0.8,
             zorder=2 + rung,
             label=some(here[0]["epochs"], "epoch"),
@@ -147,15 +157,15 @@ def _points(axes, rows, x, theme):
             [0.03] * len(lost),
             s=24,
             marker="x",
-            color=theme.wrong,
+            color=PINK,
             transform=axes.get_xaxis_transform(),
             label="diverged",
         )
 
 
-def _over_time(axes, rows, theme):
+def _over_time(axes, rows):
     axes.set_title("seconds of the search; line: the best so far", loc="left")
-    _points(axes, rows, lambda row: row["elapsed_seconds"], theme)
+    _points(axes, rows, lambda row: row["elapsed_seconds"])
     best, times, rates = 1.0, [], []
     for row in sorted(rows, key=lambda row: row["elapsed_seconds"]):
         if row["status"] == TRAINED and error_rate(row) < best:
@@ -164,7 +174,7 @@ def _over_time(axes, rows, theme):
             rates.append(best)
     if times:
         end = max(row["elapsed_seconds"] for row in rows)
-        axes.step([*times, end], [*rates, best], where="post", color=theme.text, lw=1, zorder=1)
+        axes.step([*times, end], [*rates, best], where="post", color=TEXT, lw=1, zorder=1)
 
 
 def _accuracy_axis(axes, rows, *, labels):

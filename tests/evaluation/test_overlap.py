@@ -1,7 +1,5 @@
 """Error overlap, against statsmodels, scikit-learn, scipy and hand-worked tables."""
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +10,8 @@ from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.contingency_tables import cochrans_q as statsmodels_q
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from digits_jax.errors import DigitsError
-from digits_jax.evaluation import cochrans_q, error_overlap, mcnemar
+from digits_jax.errors import DataError
+from digits_jax.evaluation import cochrans_q, error_overlap, mcnemar_p_value
 
 CELLS = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong")
 SWAPPED = {
@@ -77,22 +75,20 @@ def test_rates_are_those_of_sklearn_scipy_and_statsmodels(table):
     square = [[table[0], table[2]], [table[1], table[3]]]
     exact = statsmodels_mcnemar(square, exact=True).pvalue
     assert found.mcnemar_p == pytest.approx(exact, rel=1e-9)
-    assert mcnemar(labels, a, b) == pytest.approx(
-        binomtest(table[1], table[1] + table[2]).pvalue, rel=1e-9
-    )
     if 0 not in table:
         odds = Table2x2(np.array(square)).oddsratio
         assert found.yule_q == pytest.approx((odds - 1) / (odds + 1))
 
 
-def test_mcnemar_reaches_far_into_the_tail():
-    found = mcnemar(*from_table(9000, 800, 100, 100))
-    assert found == pytest.approx(binomtest(100, 900).pvalue, rel=1e-6)
-    assert 0 < found < 1e-100
+def test_mcnemar_is_the_binomial_test_far_into_the_tail():
+    found = mcnemar_p_value([9, 800, 0], [1, 100, 0])
+    expected = [binomtest(1, 10).pvalue, binomtest(100, 900).pvalue, 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert 0 < found[1] < 1e-100
 
 
 @given(answers())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_cells_sum_to_n_and_swapping_swaps(arrays):
     labels, a, b = arrays
     there, back = error_overlap(labels, a, b), error_overlap(labels, b, a)
@@ -104,11 +100,10 @@ def test_cells_sum_to_n_and_swapping_swaps(arrays):
     for name in SYMMETRIC:
         assert getattr(there, name) == pytest.approx(getattr(back, name))
     assert there.accuracy_gain == pytest.approx(-back.accuracy_gain)
-    json.dumps(there.to_dict(), allow_nan=False)
 
 
 @given(answers(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_permuting_images_changes_nothing(arrays, random):
     labels, a, b = arrays
     order = list(range(len(labels)))
@@ -117,7 +112,7 @@ def test_permuting_images_changes_nothing(arrays, random):
 
 
 @given(answers(runs=1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_model_repairs_nothing_of_itself(arrays):
     labels, a = arrays
     found = error_overlap(labels, a, a)
@@ -167,7 +162,6 @@ def test_undefined_is_none_with_a_reason(table, undefined):
     found = error_overlap(*from_table(*table))
     assert set(found.undefined) == undefined
     assert all(getattr(found, name) is None for name in undefined)
-    assert "NaN" not in json.dumps(found.to_dict())
 
 
 def test_cochrans_q_is_statsmodels():
@@ -190,16 +184,11 @@ def test_cochrans_q_of_equal_runs_is_undefined():
 @pytest.mark.parametrize(
     ("function", "arguments", "says"),
     [
-        (error_overlap, ([0, 1], [0, 1, 2], [0, 1]), "predictions_a has 3 answers"),
-        (error_overlap, ([0, 1], [0, 1], [0]), "predictions_b has 1 answers"),
-        (error_overlap, ([0, -1], [0, 1], [0, 1]), "labels holds -1"),
-        (error_overlap, ([0, 1], [0.5, 1], [0, 1]), "predictions_a has dtype"),
-        (error_overlap, ([], [], []), "at least one image"),
-        (mcnemar, ([0, 1], [[0, 1], [0, 1]], [0, 1]), "one run against one"),
+        (error_overlap, ([0, 1], [0, 1, 2], [0, 1]), "predictions_a"),
+        (error_overlap, ([0, 1], [0, 1], [0]), "predictions_b"),
         (cochrans_q, ([0, 1], [[0, 1]]), "at least two runs"),
     ],
 )
-def test_bad_input_is_one_clear_line(function, arguments, says):
-    with pytest.raises(DigitsError, match=says) as caught:
+def test_refusals_name_the_argument(function, arguments, says):
+    with pytest.raises(DataError, match=says):
         function(*arguments)
-    assert "\n" not in str(caught.value)

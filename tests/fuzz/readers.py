@@ -31,7 +31,7 @@ from digits_jax.deploy.card import model_card
 from digits_jax.deploy.network import Layer, Network, combine, numpy_logits
 from digits_jax.deploy.show import is_sheet, write_sheet
 from digits_jax.errors import DigitsError
-from digits_jax.evaluation.sources import groups_of, source_of
+from digits_jax.evaluation import compare
 from digits_jax.runs import manifest
 from digits_jax.runs.checkpoint import inspect_step
 from digits_jax.runs.folder import (
@@ -240,28 +240,24 @@ def make_predictions(folder):
 def read_two_predictions(folder):
     """As the program of comparisons does."""
     one, two = (
-        source_of(str(folder / name), name, compare_program.read_arrays(folder / name))
-        for name in ("a.npz", "b.npz")
+        compare_program.read_predictions(folder / name, name) for name in ("a.npz", "b.npz")
     )
-    groups_of([one], [two])
+    compare([one], [two], resamples=100)
     return one
 
 
 def right_source(source, expected, case):
     """Labels int64 [n], logits [n, classes] of finite numbers."""
     assert source.labels.dtype == np.int64
-    logits = np.asarray(source.run.logits)
-    assert logits.shape == (len(source.labels), 10)
-    assert np.isfinite(logits.astype(np.float64)).all()
+    assert source.logits.shape == (len(source.labels), 10)
+    assert np.isfinite(source.logits).all()
     assert source.labels.min() >= 0
     assert source.labels.max() < 10
 
 
 def read_compared_run(folder):
     """A run of ours, to be compared with itself."""
-    source = compare_program.read_run(folder, "run")
-    groups_of([source], [source])
-    return source
+    return compare_program.read_run(folder, "run")
 
 
 # --- networks ------------------------------------------------------------------------------

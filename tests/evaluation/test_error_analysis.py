@@ -1,4 +1,4 @@
-"""Repairs and hardest images, against loops over images and hand-worked lists."""
+"""Changed errors and hardest images, against loops over images and hand-worked lists."""
 
 from itertools import product
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from digits_jax.errors import DigitsError
-from digits_jax.evaluation import hardest_images, repairs_by_class, repairs_by_confusion
-from digits_jax.evaluation.repairs import PUBLISHED_LABEL_ERRORS, plurality
+from digits_jax.errors import DataError
+from digits_jax.evaluation import errors_by_class, errors_by_confusion, hardest_images
+from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS, plurality_vote
 
 RNG = np.random.default_rng(11)
 LABELS = RNG.integers(0, 4, 120)
@@ -16,36 +16,28 @@ A = np.where(RNG.random((3, 120)) < 0.6, LABELS, RNG.integers(0, 4, (3, 120)))
 B = np.where(RNG.random((2, 120)) < 0.8, LABELS, RNG.integers(0, 4, (2, 120)))
 
 
-def test_repairs_by_class_are_those_counted_one_by_one():
-    for repair in repairs_by_class(LABELS, A, B):
-        pairs = list(product(A, B))
-        here = repair.label == LABELS
-        repaired = [np.sum(here & (a != LABELS) & (b == LABELS)) for a, b in pairs]
-        new = [np.sum(here & (b != LABELS) & (a == LABELS)) for a, b in pairs]
-        assert repair.repaired == pytest.approx(np.mean(repaired))
-        assert repair.new_errors == pytest.approx(np.mean(new))
-        assert repair.gain == pytest.approx(np.mean(repaired) - np.mean(new))
-        # Whatever both get wrong cancels: the gain is the difference of the errors.
-        assert repair.gain == pytest.approx(repair.errors_a - repair.errors_b)
-
-
-def test_repairs_by_confusion_are_those_counted_one_by_one():
-    found = repairs_by_confusion(LABELS, A, B)
-    for repair in found:
-        pairs = list(product(A, B))
-        here = repair.label == LABELS
-        repaired = [np.sum(here & (a == repair.answer) & (b == LABELS)) for a, b in pairs]
-        new = [np.sum(here & (b == repair.answer) & (a == LABELS)) for a, b in pairs]
-        assert repair.repaired == pytest.approx(np.mean(repaired))
-        assert repair.new_errors == pytest.approx(np.mean(new))
-    gains = [round(r.gain, 9) for r in found]
+@pytest.mark.parametrize("function", [errors_by_class, errors_by_confusion])
+def test_errors_are_those_counted_one_by_one(function):
+    found = function(LABELS, A, B)
+    for change in found:
+        here, answer = change.label == LABELS, change.answer
+        of_a, of_b = ((r != LABELS if answer is None else r == answer) & here for r in (A, B))
+        pairs = list(product(range(3), range(2)))
+        repaired = np.mean([np.sum(of_a[i] & (B[j] == LABELS)) for i, j in pairs])
+        new = np.mean([np.sum(of_b[j] & (A[i] == LABELS)) for i, j in pairs])
+        assert change.repaired == pytest.approx(repaired)
+        assert change.new_errors == pytest.approx(new)
+        assert change.gain == pytest.approx(repaired - new)
+        if answer is None:  # what both get wrong cancels
+            assert change.gain == pytest.approx(change.errors_a - change.errors_b)
+    gains = [round(change.gain, 9) for change in found]
     assert gains == sorted(gains, reverse=True)
-    assert sum(r.errors_a for r in found) == pytest.approx((A != LABELS).sum() / 3)
+    assert sum(change.errors_a for change in found) == pytest.approx((A != LABELS).sum() / 3)
 
 
 def test_permuting_images_keeps_the_order_of_the_list():
     order = RNG.permutation(120)
-    for function in (repairs_by_class, repairs_by_confusion):
+    for function in (errors_by_class, errors_by_confusion):
         first = function(LABELS, A, B)
         second = function(LABELS[order], A[:, order], B[:, order])
         assert [(r.label, r.answer) for r in first] == [(r.label, r.answer) for r in second]
@@ -69,14 +61,14 @@ def test_no_image_is_hard_for_a_perfect_run():
 
 
 def test_hardest_images_need_a_run_and_finite_logits():
-    with pytest.raises(DigitsError, match="at least one"):
+    with pytest.raises(DataError, match="at least one"):
         hardest_images([0, 1], [])
-    with pytest.raises(DigitsError, match="run 1 has NaN"):
+    with pytest.raises(DataError, match="run 1 has NaN"):
         hardest_images([0, 1], [np.eye(2), np.full((2, 2), np.nan)])
 
 
 def test_plurality_counts_votes():
-    answers, votes = plurality(A, 4)
+    answers, votes = plurality_vote(A, 4)
     for image in range(120):
         counts = np.bincount(A[:, image], minlength=4)
         assert votes[image] == counts.max()

@@ -1,7 +1,5 @@
 """The bootstrap and the permutation test, against plain loops, scipy and known answers."""
 
-import json
-import time
 from itertools import combinations
 
 import numpy as np
@@ -9,9 +7,8 @@ import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score, jaccard_score
 
-from digits_jax.errors import DigitsError
-from digits_jax.evaluation import between_or_within, bootstrap, error_overlap
-from digits_jax.evaluation.resampling import _statistics
+from digits_jax.errors import DataError
+from digits_jax.evaluation import bootstrap, error_overlap, permutation_test
 
 
 def runs(rng, labels, rates, classes=10):
@@ -72,32 +69,17 @@ def test_the_interval_of_an_accuracy_is_the_binomials():
     np.testing.assert_allclose([low, high], expected, atol=0.0021)
 
 
-def test_the_statistics_at_the_data_are_error_overlaps(groups):
+def test_images_and_seeds_are_resampled_as_a_loop_does(groups):
     labels, a, b = groups
-    answers = np.where(np.concatenate([a, b]) == labels, -1, np.concatenate([a, b])).T
-    ones = np.ones((1, len(labels)))
-    found = _statistics(ones, answers[:, :3], answers[:, 3:], np.ones((1, 3)), np.ones((1, 2)))
-    expected = error_overlap(labels, a, b)
-    for name, values in found.items():
-        assert values[0] == pytest.approx(getattr(expected, name)), name
-
-
-def test_a_resample_of_images_and_seeds_is_what_a_loop_computes(groups):
-    labels, a, b = groups
-    rng = np.random.default_rng(4)
-    images = rng.integers(0, 600, 600)
-    seeds_a, seeds_b = [0, 0, 2], [1, 1]
-    drawn = error_overlap(labels[images], a[seeds_a][:, images], b[seeds_b][:, images])
-    answers = np.where(np.concatenate([a, b]) == labels, -1, np.concatenate([a, b])).T
-    found = _statistics(
-        np.bincount(images, minlength=600)[None],
-        answers[:, :3],
-        answers[:, 3:],
-        np.array([[2, 0, 1]]),
-        np.array([[0, 2]]),
-    )
-    for name, values in found.items():
-        assert values[0] == pytest.approx(getattr(drawn, name)), name
+    rng, drawn = np.random.default_rng(4), []
+    for _ in range(1500):
+        images, i, j = rng.integers(0, 600, 600), rng.integers(0, 3, 3), rng.integers(0, 2, 2)
+        drawn.append(error_overlap(labels[images], a[i][:, images], b[j][:, images]))
+    found = bootstrap(labels, a, b, resamples=3000).intervals
+    for name in ("both_wrong", "both_wrong_same_label", "repair_rate", "phi", "accuracy_gain"):
+        expected = np.quantile([getattr(one, name) for one in drawn], [0.025, 0.975])
+        tolerance = 0.12 * float(np.diff(expected)[0])
+        np.testing.assert_allclose(found[name], expected, atol=tolerance, err_msg=name)
 
 
 def test_intervals_hold_the_estimate_and_widen_with_seeds(groups):
@@ -116,20 +98,10 @@ def test_intervals_hold_the_estimate_and_widen_with_seeds(groups):
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
 
 
-def test_one_seed_of_the_generator_gives_one_answer(groups):
-    labels, a, b = groups
-    first = bootstrap(labels, a, b, resamples=300, seed=5)
-    assert first == bootstrap(labels, a, b, resamples=300, seed=5)
-    assert first != bootstrap(labels, a, b, resamples=300, seed=6)
-
-
-def test_permuting_images_changes_nothing(groups):
-    labels, a, b = groups
-    order = np.random.default_rng(9).permutation(600)
-    first = bootstrap(labels, a, b, resamples=300)
-    second = bootstrap(labels[order], a[:, order], b[:, order], resamples=300)
-    for name, interval in first.intervals.items():
-        assert interval == pytest.approx(second.intervals[name], rel=0.2)
+def test_the_seed_decides_the_intervals(groups):
+    first = bootstrap(*groups, resamples=300, seed=5)
+    assert first == bootstrap(*groups, resamples=300, seed=5)
+    assert first != bootstrap(*groups, resamples=300, seed=6)
 
 
 def test_coverage_of_the_repair_rate():
@@ -145,23 +117,11 @@ def test_coverage_of_the_repair_rate():
     assert 178 <= held <= 199
 
 
-def test_ten_thousand_resamples_of_ten_thousand_images_of_ten_runs_in_five_seconds():
-    rng = np.random.default_rng(2)
-    labels = rng.integers(0, 10, 10_000)
-    hard = np.where(rng.random(10_000) < 0.08, 0.35, 0.003)
-    wrong = rng.random((10, 10_000)) < hard
-    answers = np.where(wrong, (labels + rng.integers(1, 4, wrong.shape)) % 10, labels)
-    start = time.process_time()
-    bootstrap(labels, answers[:5], answers[5:], resamples=10_000)
-    assert time.process_time() - start < 5 * 4  # processor time, of at most four busy cores
-
-
 def test_without_errors_rates_are_undefined_and_say_so():
     found = bootstrap([0] * 50, [0] * 50, [0] * 50, resamples=100)
     assert found.intervals["repair_rate"] is None
     assert "no errors" in found.undefined["repair_rate"]
     assert found.intervals["accuracy_a"] == pytest.approx((0.9286, 1.0), abs=1e-3)
-    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_a_rate_at_its_end_gets_wilsons_interval_not_certainty():
@@ -175,14 +135,14 @@ def test_the_matrix_is_sklearns(groups):
     labels, a, b = groups
     everyone = np.concatenate([a, b])
     for measure, score in (("error_consistency", cohen_kappa_score), ("jaccard", jaccard_score)):
-        found = between_or_within(labels, a, b, measure=measure, resamples=100)
+        found = permutation_test(labels, a, b, measure=measure, resamples=100)
         expected = [[score(x != labels, y != labels) for x in everyone] for y in everyone]
         np.testing.assert_allclose(found.matrix, expected)
 
 
 def test_the_permutation_test_is_a_loop_over_all_labelings(groups):
     labels, a, b = groups
-    found = between_or_within(labels, a, b, resamples=100)
+    found = permutation_test(labels, a, b, resamples=100)
     matrix = found.matrix
 
     def excess(first):
@@ -198,22 +158,21 @@ def test_the_permutation_test_is_a_loop_over_all_labelings(groups):
     assert found.smallest_p == 0.1
 
 
-def test_two_kinds_are_told_apart_and_one_kind_is_not():
+def test_two_kinds_differ_and_one_kind_does_not():
     labels, a, b = two_kinds(np.random.default_rng(3))
-    found = between_or_within(labels, a, b, resamples=200)
+    found = permutation_test(labels, a, b, resamples=200)
     assert found.labelings == 252
     assert found.exact
     assert found.p_value == found.smallest_p == pytest.approx(2 / 252)
     assert found.excess_ci95[0] > 0
     mixed_a = np.concatenate([a[:3], b[:2]])
     mixed_b = np.concatenate([a[3:], b[2:]])
-    assert between_or_within(labels, mixed_a, mixed_b, resamples=200).p_value > 0.2
-    json.dumps(found.to_dict(), allow_nan=False)
+    assert permutation_test(labels, mixed_a, mixed_b, resamples=200).p_value > 0.2
 
 
-def test_many_runs_are_dealt_at_random():
+def test_many_runs_are_permuted_at_random():
     labels, a, b = two_kinds(np.random.default_rng(3), n=500, seeds=6)
-    found = between_or_within(labels, a, b, max_labelings=500, resamples=100)
+    found = permutation_test(labels, a, b, max_labelings=500, resamples=100)
     assert not found.exact
     assert found.labelings == 500
     assert found.p_value <= 0.02
@@ -222,15 +181,13 @@ def test_many_runs_are_dealt_at_random():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: between_or_within([0, 1], [0, 1], [[0, 0], [1, 1]]), "two seeds"),
-        (lambda: between_or_within([0], [[1], [1]], [[1], [1]], measure="x"), "measure"),
-        (lambda: between_or_within([0, 0], [[0, 0]] * 2, [[0, 0]] * 2), "without errors"),
+        (lambda: permutation_test([0, 1], [0, 1], [[0, 0], [1, 1]]), "two seeds"),
+        (lambda: permutation_test([0], [[1], [1]], [[1], [1]], measure="x"), "measure"),
+        (lambda: permutation_test([0, 0], [[0, 0]] * 2, [[0, 0]] * 2), "without errors"),
         (lambda: bootstrap([0], [0], [0], resamples=5), "at least 100"),
         (lambda: bootstrap([0], [0], [0], confidence=1.5), "confidence"),
-        (lambda: bootstrap([0, 1], [0], [0]), "1 answers"),
     ],
 )
-def test_bad_input_is_one_clear_line(call, says):
-    with pytest.raises(DigitsError, match=says) as caught:
+def test_refusals(call, says):
+    with pytest.raises(DataError, match=says):
         call()
-    assert "\n" not in str(caught.value)

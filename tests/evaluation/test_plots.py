@@ -1,0 +1,169 @@
+"""Figures: every text is inside the page, areas are the numbers, titles state the finding."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.patches import Circle
+
+from digits_jax.evaluation import Predictions, compare, plots
+
+LONG = "…xperiments/mlp-standard"  # as long as a name can get
+DIGITS = [str(i) for i in range(10)]
+
+
+def pair(labels, answers_a, answers_b, names=("A", "B"), scale=9.0):
+    """A comparison of two runs with these answers."""
+    classes = max(2, *(int(np.max(array)) + 1 for array in (labels, answers_a, answers_b)))
+    runs = [
+        Predictions(name, np.array(labels), scale * np.eye(classes)[np.array(answers)])
+        for name, answers in zip(names, (answers_a, answers_b), strict=True)
+    ]
+    return compare(runs[:1], runs[1:], resamples=100)
+
+
+def title(figure):
+    return " ".join(figure.get_suptitle().split())
+
+
+def drawn_texts(figure, monkeypatch):
+    """(text, its box on the page) of every text that is really drawn."""
+    found, draw = [], mpl.text.Text.draw
+
+    def record(text, renderer, *args, **kwargs):
+        if text.get_visible() and text.get_text().strip():
+            found.append((text.get_text(), text.get_window_extent(renderer)))
+        return draw(text, renderer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mpl.text.Text, "draw", record)
+        FigureCanvasAgg(figure).draw()
+    return found
+
+
+def cut_off(texts, page):
+    """Those that leave the page by more than a pixel."""
+    return [
+        text
+        for text, box in texts
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > page.x1 + 1 or box.y1 > page.y1 + 1
+    ]
+
+
+def overlapping(texts):
+    """The pairs whose boxes share more than a pixel each way."""
+    return [
+        (one, two)
+        for i, (one, a) in enumerate(texts)
+        for two, b in texts[:i]
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    ]
+
+
+CASES = {
+    "groups with long names": {"seeds": 2, "names": (LONG, LONG[::-1])},
+    "A perfect, many classes": {"seeds": 1, "rates": (0.0, 0.05), "classes": 26},
+    "both perfect": {"seeds": 1, "rates": (0.0, 0.0)},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_text_of_any_figure_is_cut_off_or_covered(case, comparison, monkeypatch):
+    before = dict(mpl.rcParams)
+    found = comparison(**CASES[case])
+    images = np.random.default_rng(1).integers(0, 256, (400, 28, 28, 1), np.uint8)
+    classes = [str(i) for i in range(found.num_classes)]
+    for drawn in plots.comparison_figures(found, classes, images)[0]:
+        texts = drawn_texts(drawn.figure, monkeypatch)
+        assert texts, drawn.name
+        assert cut_off(texts, drawn.figure.bbox) == [], drawn.name
+        assert overlapping(texts) == [], drawn.name
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "both"), [(50, 30, 20), (5, 0, 5), (10, 100, 1), (20, 20, 0)]
+)
+def test_the_common_area_of_the_circles_is_the_common_errors(only_a, only_b, both):
+    total = max(only_a + both, only_b + both)
+    r_a, r_b = np.sqrt((only_a + both) / total), np.sqrt((only_b + both) / total)
+    apart = plots.circle_distance(r_a, r_b, np.pi * both / total)
+    if only_b == 0:
+        assert apart <= r_a - r_b + 1e-9
+    elif both == 0:
+        assert apart > r_a + r_b
+    else:
+        # By Monte Carlo, not by the formula that found the distance.
+        points = np.random.default_rng(0).uniform(-1, 3, (400_000, 2))
+        inside = (np.hypot(*points.T) < r_a) & (np.hypot(points[:, 0] - apart, points[:, 1]) < r_b)
+        assert inside.mean() * 16 == pytest.approx(np.pi * both / total, rel=0.04, abs=0.002)
+
+
+def test_the_circles_are_the_errors():
+    found = pair(np.zeros(100, int), [1] * 16 + [0] * 84, [1] * 4 + [0] * 96)
+    figure = plots.overlap_circles(found)
+    circles = [p for p in figure.axes[0].patches if isinstance(p, Circle)]
+    assert circles[0].radius / circles[1].radius == pytest.approx(2)
+    low, high = found.interval("repair_rate")
+    assert title(figure) == f"B gets 75% [{low:.0%}, {high:.0%}] of A's errors right"
+
+
+def test_titles_state_the_finding():
+    labels = np.repeat([0, 1], 50)
+    same, better = pair(labels, 0 * labels, 0 * labels), pair(labels, 0 * labels, labels)
+    few = pair(labels[48:52], [0, 0, 0, 0], [0, 0, 1, 1])
+    expected = {
+        plots.class_accuracies: (
+            "No class differs clearly between A and B (95% intervals overlap)",
+            "B is clearly ahead on 1 of 2 classes (95% intervals apart)",
+        ),
+        plots.confusion_matrices: (
+            "A and B confuse the same classes equally often",
+            "The largest change from A to B: 1 classified as 0, 50 images less often",
+        ),
+        plots.error_changes: (
+            "B gains on no confusion",
+            "B gains most where 1 is classified as 0: 50 images fewer, net",
+        ),
+    }
+    for draw, (of_same, of_better) in expected.items():
+        assert title(draw(same, "01")) == of_same
+        assert title(draw(better, "01")) == of_better
+    for draw in (plots.confusion_matrices, plots.error_changes):
+        assert title(draw(few, "01")) == "No confusion stands out between A and B"
+    assert "A is over-confident" in title(plots.reliability_diagrams(same))
+    shy = pair(labels, labels, labels, scale=0.1)
+    assert "B is under-confident" in title(plots.reliability_diagrams(shy))
+
+
+def test_groups_are_named_by_their_seeds(comparison):
+    found = comparison(seeds=2)
+    shown = [label.get_text() for label in plots.run_overlaps(found).axes[0].get_yticklabels()]
+    assert shown == ["MLP 0", "MLP 1", "CNN 0", "CNN 1"]
+    assert "more accurate than every run" in title(plots.run_accuracies(found))
+
+
+def test_the_diagonal_is_left_out_of_the_confusions():
+    figure = plots.confusion_matrices(pair([0, 0, 1], [0, 0, 0], [0, 1, 1]), "01")
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.mask[0, 0]
+    assert shown.max() == 1
+
+
+def test_sheets_show_repaired_images_first_and_frame_them():
+    labels, answers, others = (np.array(x) for x in ([1, 2, 3, 4], [1, 0, 0, 0], [1, 7, 3, 4]))
+    tiles, count = plots.error_tiles(labels, answers, others, DIGITS)
+    assert count == 3
+    assert [(tile.index, tile.good) for tile in tiles] == [(2, True), (3, True), (1, False)]
+    assert tiles[2].text == "2: 0 → 7 ✗"
+    images = np.zeros((4, 28, 28, 1), np.uint8)
+    figure = plots.image_sheet(images, tiles, "three", ("right", "wrong"))
+    colors = [mpl.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches]
+    assert colors == [plots.GREEN.lower(), plots.GREEN.lower(), plots.PINK.lower()]
+
+
+def test_a_long_sheet_draws_evenly_from_all_errors():
+    labels = np.zeros(1000, int)
+    tiles, count = plots.error_tiles(labels, labels + 1, labels, DIGITS, most=10)
+    assert count == 1000
+    assert [tile.index for tile in tiles] == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]

@@ -6,6 +6,7 @@ it. The same seed gives the same bytes. It is written aside and renamed when it 
 what lies in DIR is never half a data set.
 """
 
+import io
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import tyro
 
 from digits_jax.cli import parse, run_program
-from digits_jax.data.files import install_folder, scratch_folder
+from digits_jax.data.files import scratch_folder
 from digits_jax.errors import ConfigError
 
 NAME, VERSION = "large_digits", "1.0.0"
@@ -97,7 +98,7 @@ def write_large(arguments: Arguments) -> Path:
             "test": write_split(fresh, "test", digits.test, TEST_COUNT, per_shard, arguments.seed),
         }
         write_metadata(fresh, lengths)
-        install_folder(fresh, target, target.exists)
+        fresh.rename(target)
     return target
 
 
@@ -138,9 +139,8 @@ def records(
       count: how many examples.
       random: where chance comes from.
     """
+    from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
-
-    from digits_jax.data.originals import encode_png
 
     rows = random.integers(0, len(labels), count)
     top, left = random.integers(0, 2 * REACH + 1, (2, count))
@@ -150,9 +150,11 @@ def records(
     noise = random.integers(0, 64, images.shape, np.uint8)
     images = np.maximum((images * ink >> 8).astype(np.uint8), noise)
     for image, label in zip(images, labels[rows].tolist(), strict=True):
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, "PNG", compress_level=0)
         example = tf_example_pb2.Example()
         feature = example.features.feature
-        feature["image"].bytes_list.value.append(encode_png(image, level=0))
+        feature["image"].bytes_list.value.append(png.getvalue())
         feature["label"].int64_list.value.append(label)
         yield example.SerializeToString()
 

@@ -1,6 +1,9 @@
 """Small data sets as anybody's tfds may have prepared them."""
 
+import io
+
 import numpy as np
+from PIL import Image
 
 
 def made_images(count, seed=0):
@@ -10,19 +13,15 @@ def made_images(count, seed=0):
     return images, rng.integers(0, 10, count).astype(np.int32)
 
 
-def png_by_pillow(image):
-    """As most programs write it: with filtered rows."""
-    import io
-
-    from PIL import Image
-
+def png(image):
+    """PNG bytes of a grey image [28, 28, 1]."""
     with io.BytesIO() as stream:
         Image.fromarray(image[..., 0]).save(stream, "PNG")
         return stream.getvalue()
 
 
 def write_prepared(
-    root, name="own", version="1.0.0", counts=None, shards=3, features=None, encode=None
+    root, name="own", version="1.0.0", counts=None, shards=3, features=None, encode=png
 ):
     """Writes a data set in the array_record format with tfds's own tools.
 
@@ -33,10 +32,7 @@ def write_prepared(
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
-    from digits_jax.data.originals import encode_png
-
     counts = counts or {"train": 150, "test": 24}
-    encode = encode or (lambda image: encode_png(image[..., 0]))
     folder = root / name / version
     folder.mkdir(parents=True)
     template = tfds.core.ShardedFileTemplate(

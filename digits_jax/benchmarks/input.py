@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.data import datasets
+from digits_jax.data.pipeline import PrefetchedStream, open_stream
 from digits_jax.data.splits import Dataset
-from digits_jax.data.stream import PrefetchedStream, open_stream
 from digits_jax.errors import ConfigError, DigitsError
 
 # A larger data set isn't read into memory to be compared.
@@ -134,7 +134,7 @@ _COLD = """
 import sys, time
 started = time.perf_counter()
 from digits_jax.data.datasets import load_dataset
-from digits_jax.data.stream import open_stream
+from digits_jax.data.pipeline import open_stream
 name, folder, way, size = sys.argv[1:]
 train = load_dataset(name, folder or None, input=way).train
 with open_stream(train, seed=0, batch_size=int(size)) as stream:

@@ -20,8 +20,8 @@ from digits_jax.benchmarks.processes import in_child
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.step import compile_step, flops, stepper
 from digits_jax.benchmarks.timing import spread, time_in_turn
+from digits_jax.data.pipeline import open_stream
 from digits_jax.data.splits import Dataset, Split
-from digits_jax.data.stream import open_stream
 from digits_jax.training import parallel
 from digits_jax.training.plan import Plan, prepare
 

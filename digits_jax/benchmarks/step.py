@@ -14,7 +14,7 @@ from digits_jax.benchmarks.processes import COLD, in_child
 from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.timing import as_trained, spread, time_blocks
-from digits_jax.data.stream import open_stream
+from digits_jax.data.pipeline import open_stream
 from digits_jax.training import parallel
 from digits_jax.training.calls import Resident
 from digits_jax.training.compiling import bare_step, lower_step, steps_ahead

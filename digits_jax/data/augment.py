@@ -1,11 +1,11 @@
 """Random changes to training images: pure functions of (key, images), for use inside a step.
 
-images: float32 [batch, height, width, channels] in [0, 1]; so is what comes back.
+Images are float32 [batch, height, width, channels] in [0, 1]; so is the result.
 """
 
 from collections.abc import Callable
 from functools import partial
-from numbers import Real
+from typing import Any
 
 import chex
 import jax
@@ -13,55 +13,36 @@ import jax.numpy as jnp
 
 from digits_jax.errors import DataError
 
-_MOST = 1e6  # of any strength: beyond it lie overflows, and nothing of an image
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+_MOST = 1e6  # of any strength: beyond it are overflows, and nothing is left of an image
+_AFFINE = {"rotation_degrees": 10.0, "scale_factor": 1.1, "shear_degrees": 8.0, "shift_pixels": 2.0}
+_ELASTIC = {
+    "rotation_degrees": 10.0,
+    "scale_factor": 1.15,
+    "shear_degrees": 10.0,
+    "elastic_pixels": 0.6,
+}
 # Strengths of the named policies, as `warp`, `cutout` and `add_noise` take them.
-POLICIES = {
+POLICIES: dict[str, dict[str, float]] = {
     "none": {},
     "shift": {"shift_pixels": 2.0},
-    "affine": {
-        "rotation_degrees": 10.0,
-        "scale_factor": 1.1,
-        "shear_degrees": 8.0,
-        "shift_pixels": 2.0,
-    },
-    "elastic": {
-        "rotation_degrees": 10.0,
-        "scale_factor": 1.15,
-        "shear_degrees": 10.0,
-        "shift_pixels": 2.0,
-        "elastic_pixels": 0.6,
-    },
-    # Of digits that lie in the middle, as MNIST's do by their centres of mass.
-    "centred": {
-        "rotation_degrees": 10.0,
-        "scale_factor": 1.15,
-        "shear_degrees": 10.0,
-        "elastic_pixels": 0.6,
-    },
-    "cutout": {
-        "rotation_degrees": 10.0,
-        "scale_factor": 1.1,
-        "shear_degrees": 8.0,
-        "shift_pixels": 2.0,
-        "cutout_pixels": 8,
-    },
-    # The only one that knows nothing of what lies beside what.
+    "affine": _AFFINE,
+    "elastic": {**_ELASTIC, "shift_pixels": 2.0},
+    # Of digits that are centred, as MNIST's are by their centres of mass.
+    "centred": _ELASTIC,
+    "cutout": {**_AFFINE, "cutout_pixels": 8},
+    # The only one that changes pixels independently of their neighbours.
     "noise": {"noise_sd": 0.3},
 }
 
 
-def make_augment(
-    policy: str, strength: float = 1.0
-) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """The function that a policy's name stands for.
+def make_augment(policy: str, strength: float = 1.0) -> Augment | None:
+    """Returns the function of a named policy, ``f(key, images) -> images``; None for "none".
 
     Args:
       policy: a name in `POLICIES`.
-      strength: times the policy's own: twice is 20 degrees for 10, and up to 1.3 times the size
-        for 1.15; a square's side is rounded.
-
-    Returns:
-      ``f(key, images) -> images``, or None for "none".
+      strength: multiplies the policy's own strengths: 2 means 20 degrees for 10, and up to 1.3
+        times the size for 1.15; the side of a square is rounded.
 
     Raises:
       DataError: an unknown policy, or a strength that isn't a number from 0 to 1,000,000.
@@ -73,10 +54,10 @@ def make_augment(
       {'noise_sd': 0.6}
     """
     if not isinstance(policy, str) or policy not in POLICIES:
-        raise DataError(f"augment is {policy!r}; allowed: {', '.join(POLICIES)}")
-    _check_strength("strength", strength)
+        raise DataError(f"augment={policy!r}: must be one of {', '.join(POLICIES)}")
+    _check_strength("augment_strength", strength)
     strengths = {name: strength * value for name, value in POLICIES[policy].items()}
-    if "scale_factor" in strengths:  # which is 1 where there is none
+    if "scale_factor" in strengths:  # 1 means no scaling
         strengths["scale_factor"] += 1 - strength
     if "cutout_pixels" in strengths:
         strengths["cutout_pixels"] = round(strengths["cutout_pixels"])
@@ -86,9 +67,9 @@ def make_augment(
     if not size:
         return partial(warp, **strengths) if strengths else None
 
-    def warp_and_cut(key, images):
+    def warp_and_cut(key: jax.Array, images: jax.Array) -> jax.Array:
         warp_key, cut_key = jax.random.split(key)
-        return cutout(cut_key, warp(warp_key, images, **strengths), size_pixels=size)
+        return cutout(cut_key, warp(warp_key, images, **strengths), size_pixels=int(size))
 
     return warp_and_cut
 
@@ -106,12 +87,12 @@ def warp(
 ) -> jax.Array:
     """Rotates, scales, shears, shifts and bends each image by its own random amounts.
 
-    All of it is one map of coordinates about the image's centre, sampled once (bilinear,
-    zero outside), so that strokes are blurred no more than by a single change.
+    All of it is one map of coordinates about the image's centre, sampled once (bilinear, zero
+    outside), so that strokes are blurred no more than by a single change.
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which become so.
+      images: float32 [batch, height, width, channels], or other floats, which are converted.
       rotation_degrees: angles are uniform in plus and minus this.
       scale_factor: width and height are each multiplied by a factor that is log-uniform
         between one over this and this; 1 leaves them.
@@ -122,12 +103,12 @@ def warp(
         filters it.
 
     Returns:
-      float32 [batch, height, width, channels]. All strengths zero (and the scale factor 1)
-      is the identity.
+      float32 [batch, height, width, channels]. If all strengths are zero (and the scale factor is
+      1), it is the identity.
 
     Raises:
-      DataError: a strength that isn't a number from 0 to 1,000,000, a scale factor under 1, or
-        no smoothness. Strengths are numbers of Python's: a part of what is compiled.
+      DataError: a strength that isn't a Python number from 0 to 1,000,000, a scale factor under 1,
+        or a smoothness of 0. (They are constants of what is compiled.)
       AssertionError: images of another rank, or of integers.
 
     Example:
@@ -147,10 +128,8 @@ def warp(
     }
     for name, value in strengths.items():
         _check_strength(name, value)
-    if not (_is_number(scale_factor) and scale_factor >= 1):
-        raise DataError(f"scale_factor is {scale_factor!r}; it is 1 (no scaling) or more")
-    if not (_is_number(elastic_sigma_pixels) and elastic_sigma_pixels > 0):
-        raise DataError(f"elastic_sigma_pixels is {elastic_sigma_pixels!r}; it is more than 0")
+    _check_strength("scale_factor", scale_factor, least=1)
+    _check_strength("elastic_sigma_pixels", elastic_sigma_pixels, least=1e-6)
     images = _float32(images)
     if not images.size:
         return images
@@ -169,7 +148,7 @@ def warp(
     y, x = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
     y, x = jnp.meshgrid(y, x, indexing="ij")
     grid = jnp.stack([y, x, jnp.ones_like(y)])
-    # One matrix product: XLA on CPU would otherwise compute the sines anew for each pixel, six
+    # One matrix product: XLA on CPU would otherwise compute the sines again for each pixel, six
     # times over, in every operation that reads the coordinates, which doubled a CNN's step.
     source = jnp.einsum("cbi,ihw->cbhw", jnp.stack([rows, columns]), grid, precision="highest")
     if elastic_pixels:
@@ -179,21 +158,18 @@ def warp(
 
 
 def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
-    """Blanks a square of each image: what is left must do.
+    """Blanks a square of each image.
 
-    Its centre is anywhere in the image, so that a part of it may lie outside.
+    Its centre is anywhere in the image, so a part of the square may be outside.
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which become so.
+      images: float32 [batch, height, width, channels], or other floats, which are converted.
       size_pixels: the square's side; 0 leaves the images.
-
-    Returns:
-      float32 [batch, height, width, channels].
 
     Raises:
       DataError: a size that isn't a whole number from 0 to 1,000,000.
-      AssertionError: as `warp`.
+      AssertionError: images of another rank, or of integers.
 
     Example:
       >>> images = jnp.ones((1, 28, 28, 1))
@@ -207,14 +183,14 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
     """
     _check_strength("size_pixels", size_pixels)
     if size_pixels != int(size_pixels):
-        raise DataError(f"size_pixels is {size_pixels}; it is a whole number")
+        raise DataError(f"size_pixels={size_pixels}: must be a whole number")
     size_pixels = int(size_pixels)
     images = _float32(images)
     batch, height, width, _ = images.shape
     first = jax.random.randint(key, (2, batch, 1), 0, jnp.array([height, width])[:, None, None])
     first = first - size_pixels // 2
 
-    def inside(start, size):
+    def inside(start: jax.Array, size: int) -> jax.Array:
         place = jnp.arange(size)[None]
         return (place >= start) & (place < start + size_pixels)
 
@@ -223,19 +199,16 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
 
 
 def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Array:
-    """Adds Gaussian noise to each pixel, and cuts what leaves [0, 1] off.
+    """Adds Gaussian noise to each pixel, and clips the result to [0, 1].
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which become so.
+      images: float32 [batch, height, width, channels], or other floats, which are converted.
       noise_sd: its standard deviation; white is 1.
-
-    Returns:
-      float32 [batch, height, width, channels].
 
     Raises:
       DataError: a standard deviation that isn't a number from 0 to 1,000,000.
-      AssertionError: as `warp`.
+      AssertionError: images of another rank, or of integers.
 
     Example:
       >>> images = jnp.full((1, 28, 28, 1), 0.5)
@@ -250,30 +223,23 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
     return jnp.clip(images + noise_sd * jax.random.normal(key, images.shape), 0, 1)
 
 
-def _check_strength(name, value):
-    if not (_is_number(value) and value >= 0):
-        most = f"{_MOST:,.0f}"
-        raise DataError(f"{name} is {value!r}; a strength is a number from 0 to {most}")
+def _check_strength(name: str, value: Any, least: float = 0) -> None:
+    if not isinstance(value, (int, float)) or not least <= value <= _MOST:
+        raise DataError(f"{name}={value!r}: must be a number from {least:g} to {_MOST:,.0f}")
 
 
-def _is_number(value):
-    return isinstance(value, Real) and -_MOST <= value <= _MOST
-
-
-def _float32(images):
+def _float32(images: jax.Array) -> jax.Array:
     chex.assert_rank(images, 4)
     chex.assert_type(images, float)
     return jnp.asarray(images, jnp.float32)
 
 
-def _smooth_field(key, batch, height, width, sigma):
-    """Two Gaussian fields of unit variance, smooth over ``sigma`` pixels.
+def _smooth_field(key: jax.Array, batch: int, height: int, width: int, sigma: float) -> jax.Array:
+    """Two Gaussian fields of unit variance, smooth over ``sigma`` pixels: [2, batch, h, w]."""
+    # The noise is on a grid with spacing ``sigma``, not on every pixel: smoothed, it looks the
+    # same, and drawing normal numbers is what an elastic warp spends its time on.
 
-    Noise lies on a grid with spacing ``sigma``, not on every pixel: smoothed, it looks the
-    same, and drawing normal numbers is what an elastic warp spends its time on.
-    """
-
-    def kernel(size):
+    def kernel(size: int) -> jax.Array:
         grid = jnp.arange(-sigma, size + 2 * sigma, sigma)
         weights = jnp.exp(-0.5 * ((jnp.arange(size)[:, None] - grid[None, :]) / sigma) ** 2)
         # Unit variance everywhere, at the border and between the grid's points too.
@@ -286,7 +252,7 @@ def _smooth_field(key, batch, height, width, sigma):
     return jnp.einsum("cbk,khw->cbhw", noise, both, precision="highest")
 
 
-def _sample(images, y, x):
+def _sample(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
     """Bilinear samples of images at (y, x), both [batch, height, width]; zero outside."""
     batch, height, width, channels = images.shape
     # A border of two zeros: every coordinate, once clipped to it, has four neighbours.
@@ -299,7 +265,7 @@ def _sample(images, y, x):
     index = (y0.astype(jnp.int32) * stride + x0.astype(jnp.int32)).reshape(batch, -1, 1)
     flat = padded.reshape(batch, -1, channels)
 
-    def pixels(offset):
+    def pixels(offset: int) -> jax.Array:
         return jnp.take_along_axis(flat, index + offset, axis=1, mode="clip")
 
     top = pixels(0) * (1 - wx) + pixels(1) * wx

@@ -1,4 +1,4 @@
-"""The original files of a data set: found and verified, read, or asked for in the network."""
+"""The registered data sets: their original files found, verified and read, with NumPy alone."""
 
 import gzip
 import hashlib
@@ -6,96 +6,209 @@ import io
 import math
 import os
 import struct
-import threading
+import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from digits_jax.errors import DataError
 
-# EMNIST's largest file is of 240,000 images of 28x28 bytes.
+DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
+# EMNIST's largest file holds 240,000 images of 28x28 bytes.
 MAX_IDX_BYTES = 1_000_000_000
 _PIECE = 2**20
+_IDX_FILES = {
+    "train_images": "train-images-idx3-ubyte.gz",
+    "train_labels": "train-labels-idx1-ubyte.gz",
+    "test_images": "t10k-images-idx3-ubyte.gz",
+    "test_labels": "t10k-labels-idx1-ubyte.gz",
+}
+_DIGITS = "0123456789"
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def find_originals(
-    name: str,
-    folder: Path,
-    urls: Mapping[str, str],
-    sums: Mapping[str, tuple[str, int]],
-    foreign: Collection[str],
-) -> Path | None:
-    """Finds the original files in ``folder/<name>`` or in ``folder`` and verifies them.
+class UnavailableError(DataError):
+    """Neither cached nor prepared nor there as files nor downloadable: ``auto`` may fall back."""
 
-    Several data sets share their file names, so files directly in ``folder`` that are those
-    of another one count as not there.
 
-    Args:
-      name: of the data set.
-      folder: where to look.
-      urls: file name -> address.
-      sums: file name -> (SHA-256, bytes).
-      foreign: the SHA-256 sums of other data sets' files.
+@dataclass(frozen=True)
+class Registered:
+    """A data set that has a name of its own here.
+
+    Attributes:
+      name: as in tensorflow-datasets, with the config after a slash.
+      version: of its preparation in tensorflow-datasets.
+      url: folder of the original files.
+      sha256: sum of each original file, by name.
+      first_label: label of the first class in the files.
+      transposed: whether the files exchange rows and columns of the images.
+    """
+
+    name: str
+    version: str
+    url: str
+    sha256: dict[str, str]
+    train_count: int
+    test_count: int
+    class_names: tuple[str, ...]
+    first_label: int = 0
+    transposed: bool = False
+
+    @property
+    def base_name(self) -> str:
+        """The name without the config: ``emnist`` of ``emnist/letters``."""
+        return self.name.partition("/")[0]
+
+    @property
+    def config(self) -> str | None:
+        """The config: ``letters`` of ``emnist/letters``, or None."""
+        return self.name.partition("/")[2] or None
+
+    def upright(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Converts [n, 28, 28] images and labels of the files to [n, 28, 28, 1], labels from 0."""
+        images = images.transpose(0, 2, 1) if self.transposed else images
+        return np.ascontiguousarray(images)[..., None], labels.astype(np.int32) - self.first_label
+
+
+def _like_mnist(name: str, url: str, class_names: str, *sums: str) -> Registered:
+    sha256 = dict(zip(_IDX_FILES.values(), sums, strict=True))
+    return Registered(name, "3.0.1", url, sha256, 60_000, 10_000, tuple(class_names.split("|")))
+
+
+def _emnist(config: str, train: int, test: int, names: str, first_label: int = 0) -> Registered:
+    url = "https://biometrics.nist.gov/cs_links/EMNIST/"
+    sha256 = {"gzip.zip": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"}
+    counts = train, test, tuple(names)
+    return Registered(f"emnist/{config}", "3.1.0", url, sha256, *counts, first_label, True)
+
+
+REGISTERED = {
+    entry.name: entry
+    for entry in (
+        _like_mnist(
+            "mnist",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            "|".join(_DIGITS),
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+        _like_mnist(
+            "fashion_mnist",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot",
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
+        _like_mnist(
+            "kmnist",
+            "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+            "o|ki|su|tsu|na|ha|ma|ya|re|wo",
+            "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+            "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+            "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+            "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+        ),
+        _emnist("letters", 88_800, 14_800, _LETTERS, first_label=1),
+        _emnist("balanced", 112_800, 18_800, _DIGITS + _LETTERS + "abdefghnqrt"),
+        _emnist("digits", 240_000, 40_000, _DIGITS),
+    )
+}
+
+
+def find_originals(data: Registered, root: Path) -> Path | None:
+    """Finds the original files in ``root/NAME`` or in ``root`` and verifies them.
+
+    Several data sets share their file names, so files directly in ``root`` that are another data
+    set's count as absent.
 
     Returns:
-      The folder with all the files, or None where there is none of them.
+      The folder of the files, or None if there are none.
 
     Raises:
-      DataError: some files are missing, or one is truncated or damaged.
+      DataError: some files are missing, damaged or unpacked.
     """
-    for place in (folder / name, folder):
-        found = {
-            file: _sha256_of_file(place / file) for file in urls if os.path.isfile(place / file)
-        }
-        if not found or (place == folder and all(digest in foreign for digest in found.values())):
-            continue
-        missing = [file for file in urls if file not in found]
-        if missing:
-            raise DataError(
-                f"{place} holds only {len(found)} of the {len(urls)} files of {name}; missing: "
-                f"{', '.join(missing)}; get them from {urls[missing[0]].rpartition('/')[0]}/"
-            )
-        for file, digest in found.items():
-            expected, size = sums[file]
-            if digest == expected:
-                continue
-            has = (place / file).stat().st_size
-            state = "is truncated" if has < size else "is damaged, or another file"
-            raise DataError(
-                f"{place / file} {state}: {has} bytes with SHA-256 {digest[:12]}..., where "
-                f"{name} has {size} bytes with {expected[:12]}...; get it again from {urls[file]}"
-            )
-        return place
+    foreign = {
+        digest
+        for other in REGISTERED.values()
+        if other.base_name != data.base_name
+        for digest in other.sha256.values()
+    }
+    for place in (root / data.base_name, root):
+        # os.path says no where pathlib raises: in folders that may not be entered.
+        sums = {f: sha256_of_file(place / f) for f in data.sha256 if os.path.isfile(place / f)}
+        if not sums:
+            _refuse_unpacked(data, place)
+        elif place != root or not foreign.issuperset(sums.values()):
+            missing = [file for file in data.sha256 if file not in sums]
+            if missing:
+                raise DataError(
+                    f"{place} holds {len(sums)} of the {len(data.sha256)} files of {data.name}; "
+                    f"get the others from {data.url}: {', '.join(missing)}"
+                )
+            for file, digest in sums.items():
+                if digest != data.sha256[file]:
+                    raise DataError(
+                        f"{place / file} is truncated, damaged or another file: its SHA-256 is "
+                        f"{digest[:12]}..., not {data.sha256[file][:12]}...; get it again from "
+                        f"{data.url}{file}"
+                    )
+            return place
     return None
 
 
-def refuse_unpacked(place: Path, urls: Mapping[str, str]) -> None:
-    """Raises an DigitsError where original files lie unpacked in a folder.
-
-    They can't be verified; yet a folder with them isn't one without data.
-
-    Args:
-      place: the folder.
-      urls: file name -> address.
-    """
-    for file, url in urls.items():
+def _refuse_unpacked(data: Registered, place: Path) -> None:
+    # The sums are those of the packed files. To take the folder for an empty one would be worse.
+    for file in data.sha256:
         plain = file.removesuffix(".gz")
-        for name in (plain, plain.replace("-idx", ".idx")):
-            if plain != file and os.path.isfile(place / name):
+        for name in {plain, plain.replace("-idx", ".idx")} - {file}:
+            if os.path.isfile(place / name):
                 raise DataError(
-                    f"{place / name} is unpacked, and its checksum isn't known; "
-                    f"put the original {file} there, from {url}"
+                    f"{place / name} is unpacked, and its checksum isn't known; put the original "
+                    f"{file} there, from {data.url}"
                 )
 
 
-def _sha256_of_file(path: Path) -> str:
+def sha256_of_file(path: Path) -> str:
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror}; check its permissions") from None
+
+
+def read_originals(data: Registered, folder: Path) -> dict[str, np.ndarray]:
+    """Reads the verified original files.
+
+    Returns:
+      ``train_images``, ``test_images`` uint8 [n, 28, 28, 1], upright, and ``train_labels``,
+      ``test_labels`` int32 [n] from 0, in the order of the files.
+    """
+    arrays = {}
+    for split, count in (("train", data.train_count), ("test", data.test_count)):
+        images, labels = (
+            read_idx(_read_member(data, folder, part), count, f"the {part} of {data.name}")
+            for part in (f"{split}_images", f"{split}_labels")
+        )
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = data.upright(images, labels)
+    return arrays
+
+
+def _read_member(data: Registered, folder: Path, part: str) -> bytes:
+    file = _IDX_FILES[part]
+    if data.config is None:
+        return (folder / file).read_bytes()
+    file = file.replace("t10k", "test")
+    try:
+        with zipfile.ZipFile(folder / "gzip.zip") as archive:
+            return archive.read(f"gzip/emnist-{data.config}-{file}")
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{folder / 'gzip.zip'} isn't the archive of EMNIST ({error})") from None
 
 
 def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
@@ -103,8 +216,8 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
 
     Args:
       data: the gzipped bytes.
-      count: how many entries (stock tfds takes the first ones, and no more, too).
-      name: the file, for the message.
+      count: number of entries; like stock tfds it takes the first ones and no more.
+      name: of the file, for the message.
 
     Returns:
       uint8 [count] or [count, rows, columns].
@@ -118,8 +231,8 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
     """
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
-            start = unpacked.read(4)
-            rank = start[3] if len(start) == 4 and start[:3] == b"\0\0\x08" else 0
+            magic = unpacked.read(4)
+            rank = magic[3] if len(magic) == 4 and magic[:3] == b"\0\0\x08" else 0
             sizes = unpacked.read(4 * rank)
             if rank not in (1, 3) or len(sizes) < 4 * rank:
                 raise DataError(f"{name} isn't an IDX file of bytes; get it again")
@@ -129,8 +242,11 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
                 raise DataError(
                     f"{name} says that it holds {claimed:,} bytes; {MAX_IDX_BYTES:,} are allowed"
                 )
-            # A byte more than is claimed, so that the end is met, where the checksum is.
-            raw = _read_at_most(unpacked, claimed + 1)
+            # In pieces: one `read` of what a header claims would allocate all of it at once. One
+            # byte more than claimed, so that the end is reached, where the checksum is.
+            raw = bytearray()
+            while piece := unpacked.read(min(_PIECE, claimed + 1 - len(raw))):
+                raw += piece
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name} can't be unpacked ({error}); get it again") from None
     if shape[0] < count or len(raw) < claimed:
@@ -139,101 +255,3 @@ def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
         raise DataError(f"{name} holds more than its header says; get it again")
     size = count * math.prod(shape[1:])
     return np.frombuffer(raw, np.uint8, size).reshape(count, *shape[1:])
-
-
-def _read_at_most(file, most):
-    # In pieces: a `read` of what a header claims would allocate all of that at once.
-    raw = bytearray()
-    while piece := file.read(min(_PIECE, most - len(raw))):
-        raw += piece
-    return bytes(raw)
-
-
-def encode_png(image: np.ndarray, level: int = 6) -> bytes:
-    """A grey image as PNG bytes; a fifth of Pillow's time, of which tens of thousands count.
-
-    Args:
-      image: uint8 [height, width].
-      level: of zlib's compression, from 0 (none) to 9.
-
-    Returns:
-      The bytes of a PNG file, 8 bits a pixel, every row unfiltered.
-
-    Reference:
-      https://www.w3.org/TR/png-3/
-    """
-    height, width = image.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # each row begins with its filter: none
-    rows[:, 1:] = image
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for kind, body in (
-        (b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows.tobytes(), level)),
-        (b"IEND", b""),
-    ):
-        parts += [struct.pack(">I", len(body)), kind, body]
-        parts.append(struct.pack(">I", zlib.crc32(kind + body)))
-    return b"".join(parts)
-
-
-def read_tfrecords(path: Path) -> Iterator[bytes]:
-    """The records of a TFRecord file, which tfds by itself reads only with TensorFlow.
-
-    Args:
-      path: the file; it is read whole.
-
-    Yields:
-      The bytes of each record; their checksums are not verified (a PNG has its own).
-
-    Raises:
-      ValueError: the file ends within a record.
-
-    Reference:
-      https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-    """
-    data = path.read_bytes()
-    start = 0
-    while start < len(data):
-        (size,) = struct.unpack_from("<Q", data.ljust(start + 8), start)
-        if start + size + 16 > len(data):
-            raise ValueError(f"{path.name} is truncated")
-        yield data[start + 12 : start + 12 + size]
-        start += size + 16
-
-
-# --- the network ---------------------------------------------------------------------------
-
-# Below the five seconds that a decision without a network may take, imports included.
-REACH_SECONDS = 3.0
-
-
-def why_unreachable(url: str, limit_seconds: float = REACH_SECONDS) -> str:
-    """Asks once, and not for long, whether a download could start.
-
-    tfds by itself retries for a minute, and a name lookup can block for as long: hence the
-    thread, which is left behind when it doesn't answer in time.
-
-    Args:
-      url: the address of a file.
-      limit_seconds: how long to wait at most.
-
-    Returns:
-      The reason why not; empty where the server answers.
-    """
-    import requests  # what tfds downloads with: the same proxies and certificates
-
-    answer: list[str] = []
-
-    def ask() -> None:
-        try:
-            status = requests.head(url, timeout=limit_seconds, allow_redirects=True).status_code
-        except (OSError, ValueError) as error:
-            answer.append(f"no connection ({type(error).__name__})")
-        else:
-            # 405: a server that knows only GET; it is there.
-            answer.append("" if status < 400 or status == 405 else f"HTTP status {status}")
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(limit_seconds)
-    return answer[0] if answer else f"no answer within {limit_seconds:.0f} s"

@@ -1,96 +1,56 @@
-"""From arrays to batches, in an order that is a pure function of (seed, epoch).
+"""From arrays or files to batches, in an order that is a pure function of (seed, epoch).
 
 Training sees one long stream of images: epoch 0 in its order, then epoch 1 in its own, and so
 on, cut into batches of equal size. A batch may hold the end of one epoch and the start of the
 next; so each image comes once per epoch, no batch is short, and the images of step s depend
-on (seed, s) alone: not on where a run was resumed, and not on the number of devices. Of several
-processes each takes its share of every batch: a run of neighbours, so that the shares laid end
-to end are the batch.
+on (seed, s) alone: not on where a run was resumed, and not on the number of devices. With several
+processes each takes its share of every batch: a run of neighbours, so that the concatenated shares
+are the batch.
 """
 
 import math
+import sys
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
 
-import chex
 import numpy as np
 
+from digits_jax.data.splits import Split
 from digits_jax.errors import DataError
 
-# The largest data set whose epochs are sorted by random words: 170 MB for a second. Of a larger
-# one the order is computed place by place, and takes no memory at all.
-LARGEST_SORTED = 2**23
-_ROUNDS = 6
+if TYPE_CHECKING:
+    from digits_jax.data.tfds import RecordSplit
+
+Batch = dict[str, np.ndarray]
+THREADS = 2
+IMAGES_AT_ONCE = 4096
+BLOCKS_AHEAD = 3  # 3 MB each
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order in which an epoch visits the images.
+    """Returns the order in which an epoch visits the images: int64 [size], a permutation.
+
+    Sorting takes up to 24 bytes an image for a moment, of which `BatchOrder` keeps 4 for each of
+    two epochs: 100 million images, 78 GB of pixels, take 2.4 GB and then 0.8 GB.
 
     Args:
       seed: the run's seed, 0 or more.
       epoch: 0, 1, ...
       size: number of images.
 
-    Returns:
-      int64 [size], a permutation.
-
     Example:
       >>> sorted(epoch_order(seed=0, epoch=3, size=4).tolist())
       [0, 1, 2, 3]
     """
-    if size > LARGEST_SORTED:
-        return scattered(seed, epoch, size, np.arange(size))
     # Philox is counter-based: each (seed, epoch) is a stream of its own, at no cost. Its raw
     # words are the same in every NumPy; what `Generator` makes of them is not promised to be.
     words = np.random.Philox(key=[seed, epoch]).random_raw(size)
     return np.argsort(words, kind="stable")
 
 
-def scattered(seed: int, epoch: int, size: int, places: np.ndarray) -> np.ndarray:
-    """What stands at some places of a permutation that is never written down.
-
-    A Feistel network permutes the smallest square of a power of two that holds ``size``; a
-    number beyond ``size`` is permuted again until it is within.
-
-    Args:
-      seed: the run's seed.
-      epoch: 0, 1, ...
-      size: of the permutation.
-      places: int64 [n], in [0, size).
-
-    Returns:
-      int64 [n].
-
-    Example:
-      >>> sorted(scattered(0, 3, 5, np.arange(5)).tolist())
-      [0, 1, 2, 3, 4]
-
-    Reference:
-      Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002 (cycle walking)
-    """
-    half = np.uint64(max(1, -(-(size - 1).bit_length() // 2)))
-    mask = np.uint64((1 << int(half)) - 1)
-    keys = np.random.Philox(key=[seed, epoch]).random_raw(_ROUNDS)
-    found = np.asarray(places).astype(np.uint64)
-    todo = np.arange(len(found))
-    while len(todo):
-        left, right = found[todo] >> half, found[todo] & mask
-        for key in keys:
-            left, right = right, left ^ (_mixed(right + key) & mask)
-        found[todo] = left << half | right
-        todo = todo[found[todo] >= size]
-    return found.astype(np.int64)
-
-
-def _mixed(words: np.ndarray) -> np.ndarray:
-    """The finalizer of SplitMix64: every bit depends on all; the high half is the better one."""
-    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return words >> np.uint64(32)
-
-
 def num_steps(epochs: float, size: int, batch_size: int) -> int:
-    """Steps after which every image has been seen ``epochs`` times.
+    """Returns the number of steps after which every image has been seen ``epochs`` times.
 
     Example:
       >>> num_steps(epochs=2, size=55_000, batch_size=256)
@@ -99,14 +59,38 @@ def num_steps(epochs: float, size: int, batch_size: int) -> int:
     return max(1, math.ceil(round(epochs * size / batch_size, 6)))
 
 
+def share_size(batch_size: int, share: tuple[int, int]) -> int:
+    """Returns how many images of each batch go to one process.
+
+    Args:
+      batch_size: images in each batch, over all processes.
+      share: (index, count) of the process.
+
+    Raises:
+      DataError: there is no such share, or the batch can't be divided evenly.
+
+    Example:
+      >>> share_size(256, (1, 2))
+      128
+    """
+    index, count = share
+    if not 0 <= index < count:
+        raise DataError(f"share={share}: must be (index, count) with 0 <= index < count")
+    if batch_size % count:
+        raise DataError(
+            f"batch_size={batch_size}: must be a multiple of {count}, the number of processes"
+        )
+    return batch_size // count
+
+
 class BatchOrder:
-    """Which images the batch of each step holds; threads may ask at once.
+    """Which images the batch of each step holds; several threads may ask at once.
 
     Args:
       size: number of images.
       seed: the run's seed.
       batch_size: images in each batch, over all processes.
-      share: (index, count): this process's part of every batch, of so many.
+      share: (index, count): the part of every batch that this process takes.
 
     Example:
       >>> halves = [BatchOrder(9, seed=0, batch_size=4, share=(i, 2)).indices(3) for i in (0, 1)]
@@ -116,7 +100,7 @@ class BatchOrder:
 
     def __init__(self, size: int, *, seed: int, batch_size: int, share: tuple[int, int] = (0, 1)):
         if batch_size < 1 or not size:
-            raise DataError(f"batch_size is {batch_size} of {size} images; give 1 or more")
+            raise DataError(f"batch_size={batch_size} of {size} images: both must be at least 1")
         self.share_size = share_size(batch_size, share)
         self._size, self._seed, self._batch_size = size, seed, batch_size
         self._first = share[0] * self.share_size
@@ -124,52 +108,25 @@ class BatchOrder:
         self._lock = threading.Lock()
 
     def indices(self, step: int) -> np.ndarray:
-        """int64 [batch_size / count]: which images this process's part of a batch holds."""
+        """Returns which images this process's part of a batch holds: int64 [batch_size / count]."""
         position = step * self._batch_size + self._first
         end = position + self.share_size
         parts = []
         while position < end:
             epoch, start = divmod(position, self._size)
-            part = self._part(epoch, start, min(start + end - position, self._size))
-            parts.append(part)
-            position += len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            parts.append(self._order(epoch)[start : start + end - position])
+            position += len(parts[-1])
+        return np.concatenate(parts).astype(np.int64)
 
-    def _part(self, epoch, start, stop):
-        if self._size > LARGEST_SORTED:
-            return scattered(self._seed, epoch, self._size, np.arange(start, stop))
+    def _order(self, epoch: int) -> np.ndarray:
         with self._lock:
             if epoch not in self._orders:
-                # A batch needs two epochs' orders at the most, where it isn't larger than the
-                # data; those who prefetch may be in the next while the last is still asked for.
-                self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1}
+                # A batch spans two epochs, unless it is larger than the data; threads that read
+                # ahead may be in the next epoch while the last is still needed.
+                self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
                 order = epoch_order(self._seed, epoch, self._size)
-                self._orders[epoch] = order.astype(np.uint32)  # half the memory
-            return self._orders[epoch][start:stop].astype(np.int64)
-
-
-def share_size(batch_size: int, share: tuple[int, int]) -> int:
-    """Images of each batch that fall to one process.
-
-    Args:
-      batch_size: images in each batch, over all processes.
-      share: (index, count).
-
-    Raises:
-      DataError: no such part, or the batch can't be divided evenly.
-
-    Example:
-      >>> share_size(256, (1, 2))
-      128
-    """
-    index, count = share
-    if not 0 <= index < count:
-        raise DataError(f"share is {share}; give (index, count) with 0 <= index < count")
-    if batch_size % count:
-        raise DataError(
-            f"batch_size is {batch_size} for {count} processes; give a multiple of {count}"
-        )
-    return batch_size // count
+                self._orders[epoch] = order.astype(np.min_scalar_type(self._size))
+            return self._orders[epoch]
 
 
 class TrainStream:
@@ -180,7 +137,7 @@ class TrainStream:
       labels: int32 [n].
       seed: the run's seed.
       batch_size: images in each batch, over all devices and processes.
-      share: (index, count): this process's part of every batch, of so many processes.
+      share: (index, count): the part of every batch that this process takes.
 
     Example:
       >>> images, labels = np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32)
@@ -199,45 +156,168 @@ class TrainStream:
         batch_size: int,
         share: tuple[int, int] = (0, 1),
     ):
-        chex.assert_rank(images, 4, custom_message="images are [n, height, width, channels]")
-        chex.assert_shape(labels, images.shape[:1], custom_message="labels are [n]")
-        if images.dtype != np.uint8:
-            raise DataError(f"images are {images.dtype}; give uint8 in [0, 255]")
+        _check_arrays(images, labels)
         self._images, self._labels = images, labels
         self._order = BatchOrder(len(labels), seed=seed, batch_size=batch_size, share=share)
         self._mask = np.ones(self._order.share_size, np.float32)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        """Nothing to close: as `PrefetchedStream` has it."""
+    def __exit__(self, *_: object) -> None:
+        """Nothing to close: for the same use as `PrefetchedStream`."""
 
     def indices(self, step: int) -> np.ndarray:
-        """int64 [batch_size / count]: which images the batch of ``step`` holds."""
+        """Returns which images the batch of ``step`` holds: int64 [batch_size / count]."""
         return self._order.indices(step)
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """This process's part of the batch of ``step``: {"image", "label", "mask"}."""
-        indices = self.indices(step)
-        return {
-            "image": self._images[indices],
-            "label": self._labels[indices],
-            "mask": self._mask,
-        }
+    def batch(self, step: int) -> Batch:
+        """Returns this process's share of the batch of ``step``: {"image", "label", "mask"}."""
+        rows = self._order.indices(step)
+        return {"image": self._images[rows], "label": self._labels[rows], "mask": self._mask}
+
+
+class PrefetchedStream:
+    """The batches of a `TrainStream`, bit for bit, read from files ahead of time by Grain.
+
+    The batch of a step depends on (seed, step) alone, so a run continues at any step without a
+    saved state of the reader. Ask for one step after the other: what was read ahead is thrown away
+    when a step doesn't follow its predecessor. Only one thread may ask.
+
+    Images are read for several steps at a time: a disk that gets thousands of positions at once
+    answers several times as fast as for those of one batch. The readers are threads, not
+    processes: on two cores one or two of Grain's worker processes read no more images a second
+    than two threads, and took seconds to start; and threads end with their process, however it
+    ends. `python -m digits_jax.benchmark input` measures them.
+
+    Args:
+      split: where the images are.
+      seed: the run's seed.
+      batch_size: images in each batch, over all devices and processes.
+      share: (index, count): the part of every batch that this process takes.
+      threads: how many read at once.
+      at_once: images that a thread reads at once, about; at least one batch.
+    """
+
+    def __init__(
+        self,
+        split: "RecordSplit",
+        *,
+        seed: int,
+        batch_size: int,
+        share: tuple[int, int] = (0, 1),
+        threads: int = THREADS,
+        at_once: int = IMAGES_AT_ONCE,
+    ):
+        import grain
+
+        self._order = BatchOrder(len(split), seed=seed, batch_size=batch_size, share=share)
+        self._steps = max(1, at_once // self._order.share_size)  # in a block
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=max(BLOCKS_AHEAD, threads)
+        )
+        blocks = grain.MapDataset.source(_Blocks(split, self._order, self._steps))
+        self._dataset = blocks.to_iter_dataset(options)
+        self._iterator: Any = None
+        self._block: list[Batch] = []
+        self._here = self._next = -1  # the block at hand, and the next one of the iterator
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads that read ahead; the next batch would start them again."""
+        iterator, self._iterator = self._iterator, None
+        self._block, self._here, self._next = [], -1, -1
+        if iterator is not None:
+            iterator.close()
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns which images the batch of ``step`` holds: int64 [batch_size / count]."""
+        return self._order.indices(step)
+
+    def batch(self, step: int) -> Batch:
+        """Returns this process's share of the batch of ``step``: {"image", "label", "mask"}.
+
+        Raises:
+          DataError: a file can't be read; the message names it. It is raised for the first batch
+            of those that are read at once.
+        """
+        number, place = divmod(step, self._steps)
+        if number != self._here:
+            if number != self._next:
+                self.close()
+                self._iterator = iter(self._dataset)
+                self._iterator.set_state({"next_index": number})
+            # An iterator that is interrupted, by an error or a signal, has lost its place.
+            self._here = self._next = -1
+            self._block = next(self._iterator)
+            self._here, self._next = number, number + 1
+        return self._block[place]
+
+
+class _Blocks:
+    """All batches there will ever be, some steps at a time, as a source for Grain."""
+
+    def __init__(self, split: "RecordSplit", order: BatchOrder, steps: int):
+        self._split, self._order, self._steps = split, order, steps
+        self._mask = np.ones(order.share_size, np.float32)
+
+    def __len__(self) -> int:
+        return sys.maxsize // 2
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        steps = range(index * self._steps, (index + 1) * self._steps)
+        rows = np.concatenate([self._order.indices(step) for step in steps])
+        images, labels = (np.split(part, self._steps) for part in self._split.rows(rows))
+        return [
+            {"image": image, "label": label, "mask": self._mask}
+            for image, label in zip(images, labels, strict=True)
+        ]
+
+
+def open_stream(
+    split: "Split | RecordSplit",
+    *,
+    seed: int,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
+) -> TrainStream | PrefetchedStream:
+    """Opens the batches of a training split, in memory or in files; use it in a ``with``.
+
+    Args:
+      split: of a `Dataset`.
+      seed: the run's seed.
+      batch_size: images in each batch, over all devices and processes.
+      share: (index, count): the part of every batch that this process takes.
+
+    Example:
+      >>> split = Split(np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32))
+      >>> with open_stream(split, seed=0, batch_size=4) as stream:
+      ...     stream.batch(step=7)["image"].shape
+      (4, 28, 28, 1)
+    """
+    if isinstance(split, Split):
+        return TrainStream(
+            split.images, split.labels, seed=seed, batch_size=batch_size, share=share
+        )
+    return PrefetchedStream(split, seed=seed, batch_size=batch_size, share=share)
 
 
 def eval_batches(
     images: np.ndarray, labels: np.ndarray, batch_size: int, share: tuple[int, int] = (0, 1)
-) -> Iterator[dict[str, np.ndarray]]:
-    """Every image once, in order; the last batch is filled up with images whose mask is 0.
+) -> Iterator[Batch]:
+    """Yields every image once, in order; the last batch is padded with images whose mask is 0.
 
     Args:
       images: uint8 [n, height, width, channels].
       labels: int32 [n].
       batch_size: images in each batch, over all devices and processes.
-      share: (index, count): this process's part of every batch, of so many processes; each
-        process gets as many batches as the others, the last ones perhaps of masked images alone.
+      share: (index, count): the part of every batch that this process takes. All processes get
+        equally many batches, the last of which may hold masked images alone.
 
     Yields:
       {"image", "label", "mask"}, each of length ``batch_size / count``.
@@ -247,8 +327,7 @@ def eval_batches(
       >>> [int(batch["mask"].sum()) for batch in eval_batches(images, labels, 2)]
       [2, 2, 1]
     """
-    chex.assert_rank(images, 4)
-    chex.assert_shape(labels, images.shape[:1])
+    _check_arrays(images, labels)
     size = share_size(batch_size, share)
     for start in range(share[0] * size, share[0] * size + len(labels), batch_size):
         image, label = images[start : start + size], labels[start : start + size]
@@ -258,3 +337,13 @@ def eval_batches(
             "label": np.pad(label, (0, missing)),
             "mask": np.pad(np.ones(len(label), np.float32), (0, missing)),
         }
+
+
+def _check_arrays(images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise DataError(
+            f"images are {images.dtype} {list(images.shape)}: must be uint8 [n, height, width, "
+            "channels]"
+        )
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"labels are {list(labels.shape)}: must be [{len(images)}], as the images")

@@ -1,27 +1,27 @@
-"""The parts of a data set, and which example belongs to which.
+"""A data set, its splits, and which example belongs to which split.
 
-Arrays: images uint8 [n, 28, 28, 1] (0 the paper, 255 the ink), labels int32 [n] from 0.
+Images are uint8 [n, 28, 28, 1], 0 for paper and 255 for ink; labels are int32 [n] from 0.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from digits_jax.data.records import RecordSplit
+    from digits_jax.data.tfds import RecordSplit
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 VALIDATION_FRACTION = 12  # one in so many
-# Fixed for ever: another key is another validation split, and no result compares.
+# Never change it: another key gives another validation split, and results no longer compare.
 _SPLIT_KEY = 1998
-_CHUNK = 2**20  # random words at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A part of a data set.
+    """One split of a data set, in memory.
 
     Attributes:
       images: uint8 [n, 28, 28, 1].
@@ -35,24 +35,24 @@ class Split:
         return len(self.labels)
 
     def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The images and labels at some indices; a `RecordSplit` reads them from files."""
+        """Returns the images and labels at some indices, as `RecordSplit` does from files."""
         return self.images[indices], self.labels[indices]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, its parts and where it came from.
+    """A data set, its splits and where it comes from.
 
     Attributes:
-      name: one of ``DATASETS``, never ``auto``; or ``tfds/NAME:VERSION``.
+      name: one of ``DATASETS`` but never ``auto``; or ``tfds/NAME:VERSION``.
       version: the version of its source.
-      source: where it came from, for a person.
-      sha256: over dtype, shape and bytes of all arrays, in a fixed order; that of
-        ``tfds/NAME:VERSION`` is described in `digits_jax.data.prepared`.
+      source: where it comes from, for a person.
+      sha256: over dtype, shape and bytes of all arrays (`sha256_of_arrays`); for
+        ``tfds/NAME:VERSION`` see `digits_jax.data.tfds`.
       class_names: a name for each label.
-      train, validation, test: the parts; with ``input="stream"`` train is a `RecordSplit`,
-        which has no arrays, but a length and `rows` of any indices.
-      notice: why ``auto`` fell back to ``digits``; empty where it did not.
+      train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
+        holds no arrays but has a length and `rows`.
+      notice: why ``auto`` fell back to ``digits``; else empty.
     """
 
     name: str
@@ -71,14 +71,57 @@ class Dataset:
         return len(self.class_names)
 
 
-def validation_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples of an original train split train, and which validate.
+def make_dataset(arrays: Mapping[str, np.ndarray], **fields: Any) -> Dataset:
+    """Makes a data set of ``<split>_images`` and ``<split>_labels``, which become read-only."""
+    for array in arrays.values():
+        array.flags.writeable = False
+    splits: dict[str, Any] = {
+        split: Split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+        for split in SPLITS
+        if split not in fields
+    }
+    return Dataset(**fields, **splits)
+
+
+def sha256_of_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Computes one SHA-256 over dtype, shape and bytes of several arrays.
+
+    Example:
+      >>> sha256_of_arrays([np.zeros(3, np.uint8)])[:16]
+      '7fa684a32470423a'
+    """
+    total = hashlib.sha256()
+    for array in arrays:
+        # Little-endian on every machine: the sum identifies the data, not the computer.
+        plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        total.update(f"{plain.dtype.str}{list(plain.shape)}".encode())
+        total.update(plain.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def fixed_order(count: int) -> np.ndarray:
+    """Returns a random order of ``count`` examples that never changes: int64 [count].
+
+    Example:
+      >>> sorted(fixed_order(5).tolist())
+      [0, 1, 2, 3, 4]
+    """
+    # NumPy promises never to change the raw words of a bit generator; its permutations may change.
+    words = np.random.Philox(key=_SPLIT_KEY).random_raw(count)
+    return np.argsort(words, kind="stable")
+
+
+def validation_indices(count: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Divides an original train split into training and validation examples.
+
+    The membership depends on ``count`` and ``most`` alone.
 
     Args:
-      count: the number of examples.
+      count: number of examples.
+      most: largest size of the validation split; None for no limit.
 
     Returns:
-      Two sorted int64 arrays without a common entry; the second holds a twelfth.
+      Two sorted int64 arrays, train and validation; the second holds a twelfth, or ``most``.
 
     Example:
       >>> [len(part) for part in validation_indices(60_000)]
@@ -86,14 +129,15 @@ def validation_indices(count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     order = fixed_order(count)
     size = count // VALIDATION_FRACTION
+    size = size if most is None else min(size, most)
     return np.sort(order[size:]), np.sort(order[:size])
 
 
 def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Divides examples 7 : 1 : 2, every class alike.
+    """Divides examples 7 : 1 : 2 within every class.
 
-    The examples are lined up by class, in a fixed random order within each; of every ten in
-    line, two go to test and one to validation.
+    The examples are sorted by class, in a fixed random order within each; of every ten, two go to
+    test and one to validation.
 
     Args:
       labels: int32 [n].
@@ -109,66 +153,3 @@ def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         np.sort(line[place == 3]),
         np.sort(line[np.isin(place, (0, 5))]),
     )
-
-
-def lowest_words(count: int, size: int) -> np.ndarray:
-    """The validation examples of an original train split, where they are fewer than a twelfth.
-
-    They are the first ``size`` in the order of which :func:`validation_indices` takes the first
-    twelfth, found in memory that does not grow with ``count``.
-
-    Args:
-      count: the number of examples.
-      size: how many validate.
-
-    Returns:
-      int64 [size], sorted.
-
-    Example:
-      >>> bool((lowest_words(600, 50) == validation_indices(600)[1]).all())
-      True
-    """
-    generator = np.random.Philox(key=_SPLIT_KEY)
-    words, indices = np.empty(0, np.uint64), np.empty(0, np.int64)
-    for start in range(0, count, _CHUNK):
-        fresh = generator.random_raw(min(_CHUNK, count - start))
-        words = np.concatenate([words, fresh])
-        indices = np.concatenate([indices, np.arange(start, start + len(fresh))])
-        best = np.argsort(words, kind="stable")[:size]
-        words, indices = words[best], indices[best]
-    return np.sort(indices)
-
-
-def fixed_order(count: int) -> np.ndarray:
-    """An order of so many examples that is random, and the same for ever.
-
-    Args:
-      count: the number of examples.
-
-    Returns:
-      int64 [count], each index once.
-
-    Example:
-      >>> sorted(fixed_order(5).tolist())
-      [0, 1, 2, 3, 4]
-    """
-    # NumPy promises the raw words of a bit generator for ever, its permutations not.
-    words = np.random.Philox(key=_SPLIT_KEY).random_raw(count)
-    return np.argsort(words, kind="stable")
-
-
-def make_dataset(arrays: Mapping[str, np.ndarray], **facts: object) -> Dataset:
-    """A data set of ``<part>_images`` and ``<part>_labels``, which are closed to writing.
-
-    Args:
-      arrays: of all parts that ``facts`` does not give.
-      facts: the other fields of `Dataset`.
-    """
-    for array in arrays.values():
-        array.flags.writeable = False
-    parts = {
-        part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
-        for part in PARTS
-        if part not in facts
-    }
-    return Dataset(**facts, **parts)

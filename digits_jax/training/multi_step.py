@@ -20,8 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.augment import make_augment
-from digits_jax.data.pipeline import BatchOrder, share_size
-from digits_jax.data.stream import open_stream
+from digits_jax.data.pipeline import BatchOrder, open_stream, share_size
 from digits_jax.training import parallel
 from digits_jax.training.parallel import AXIS
 from digits_jax.training.setup import TrainSetup

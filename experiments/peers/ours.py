@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 
 from digits_jax.cli import run_program
-from digits_jax.data.stream import open_stream
+from digits_jax.data.pipeline import open_stream
 from digits_jax.train import parse_config
 from digits_jax.training import parallel
 from digits_jax.training.compiling import bare_step, steps_ahead

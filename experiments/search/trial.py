@@ -16,8 +16,8 @@ import numpy as np
 
 from digits_jax.config import TrainConfig
 from digits_jax.data.datasets import Dataset
+from digits_jax.data.pipeline import open_stream
 from digits_jax.data.splits import Split, fixed_order
-from digits_jax.data.stream import open_stream
 from digits_jax.errors import DigitsError
 from digits_jax.training import parallel
 from digits_jax.training.compiling import Compiled, steps_ahead

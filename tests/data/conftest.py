@@ -1,11 +1,30 @@
-"""A small prepared data set for the tests that read such."""
+"""Small data sets for the tests that read such."""
 
 import shutil
 
 import pytest
 from prepared_sets import write_prepared
+from small_mnist import stand_in
 
+from digits_jax.data import download
 from digits_jax.data.datasets import load_dataset
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Nobody's real data: the default folder is a fresh one, and there is no network."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
+    monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The entry of a small data set in the place of mnist."""
+    return stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +37,7 @@ def own(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(own):
-    """The same data set from memory, and from its files."""
+    """The same data set in memory, and in its files."""
     return [load_dataset("tfds/own", own[0], input=way) for way in ("memory", "stream")]
 
 

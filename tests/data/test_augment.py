@@ -12,7 +12,7 @@ import scipy.stats
 
 from digits_jax.data import augment
 from digits_jax.data.augment import POLICIES, add_noise, cutout, make_augment, warp
-from digits_jax.errors import DigitsError
+from digits_jax.errors import DataError
 
 KEY = jax.random.key(0)
 sample = jax.jit(augment._sample)
@@ -167,25 +167,11 @@ def test_cutout_blanks_a_square_and_leaves_the_rest(size):
 
 
 def test_noise_is_gaussian_and_stays_in_the_range():
-    images = np.full((50, 28, 28, 1), 0.5, np.float32)
+    images = jnp.full((50, 28, 28, 1), 0.5)
     out = np.asarray(jax.jit(partial(add_noise, noise_sd=0.1))(KEY, images))
     assert scipy.stats.kstest((out.ravel() - 0.5) / 0.1, "norm").pvalue > 1e-3
-    strong = np.asarray(add_noise(KEY, jnp.asarray(images), noise_sd=2.0))
+    strong = np.asarray(add_noise(KEY, images, noise_sd=2.0))
     assert (strong.min(), strong.max()) == (0, 1)
-    np.testing.assert_array_equal(add_noise(KEY, jnp.asarray(images), noise_sd=0.0), images)
-    with pytest.raises(DigitsError, match=r"noise_sd is -0.1; a strength is a number from 0 to"):
-        add_noise(KEY, images, noise_sd=-0.1)
-
-
-def test_cutout_of_nothing_and_of_less():
-    images = random_images()
-    np.testing.assert_array_equal(cutout(KEY, jnp.asarray(images), size_pixels=0), images)
-    with pytest.raises(DigitsError, match=r"size_pixels is 2.5; it is a whole number"):
-        cutout(KEY, images, size_pixels=2.5)
-    with pytest.raises(AssertionError):
-        cutout(KEY, np.zeros((1, 28, 28, 1), np.uint8), size_pixels=2)
-    with pytest.raises(DigitsError, match="size_pixels is -1; a strength is a number from 0 to"):
-        cutout(KEY, images, size_pixels=-1)
 
 
 def test_the_strength_multiplies_what_a_policy_does():
@@ -196,64 +182,51 @@ def test_the_strength_multiplies_what_a_policy_does():
     images = random_images()
     for policy in ("affine", "elastic", "cutout", "noise"):
         np.testing.assert_array_equal(make_augment(policy, 0.0)(KEY, jnp.asarray(images)), images)
-    for strength in (-1.0, float("nan"), float("inf"), 1e7, "1", None, [1.0]):
-        with pytest.raises(DigitsError, match="a strength is a number from 0 to"):
-            make_augment("affine", strength)
-
-
-def test_none_is_no_function():
     assert make_augment("none") is None
-
-
-def test_unknown_policy():
-    with pytest.raises(DigitsError, match=r"'flip'; allowed: none, shift, affine, elastic"):
-        make_augment("flip")
-    with pytest.raises(DigitsError, match="allowed: none, shift"):
-        make_augment(["affine"])
 
 
 def test_no_images_and_images_of_other_floats():
     for shape in ((0, 28, 28, 1), (2, 0, 5, 1)):
-        assert (
-            warp(KEY, np.zeros(shape, np.float32), shift_pixels=2.0, elastic_pixels=0.5).shape
-            == shape
-        )
-    images = random_images()
+        empty = np.zeros(shape, np.float32)
+        assert warp(KEY, empty, shift_pixels=2.0, elastic_pixels=0.5).shape == shape
+    half = np.asarray(random_images(), np.float16)
     for change in (
         partial(warp, rotation_degrees=5.0),
         partial(cutout, size_pixels=8),
         partial(add_noise, noise_sd=0.1),
     ):
-        half = np.asarray(images, np.float16)
         out = change(KEY, half)
         assert out.dtype == np.float32
         np.testing.assert_array_equal(out, change(KEY, half.astype(np.float32)))
-    for name, value in {"scale_factor": "2", "elastic_sigma_pixels": None}.items():
-        with pytest.raises(DigitsError, match=f"{name} is"):
-            warp(KEY, images, **{name: value})
 
 
 @pytest.mark.parametrize(
-    "strength",
+    ("name", "values"),
     [
-        {"rotation_degrees": -1.0},
-        {"shear_degrees": -1.0},
-        {"shift_pixels": -0.5},
-        {"elastic_pixels": -2.0},
-        {"scale_factor": 0.9},
-        {"rotation_degrees": math.nan},
-        {"shift_pixels": math.inf},
-        {"scale_factor": math.nan},
-        {"elastic_sigma_pixels": 0},
-        {"elastic_sigma_pixels": math.nan},
+        ("rotation_degrees", [-1.0, math.nan, "1", None]),
+        ("shear_degrees", [-1.0]),
+        ("shift_pixels", [-0.5, math.inf, 1e7]),
+        ("elastic_pixels", [-2.0]),
+        ("scale_factor", [0.9, math.nan, "2"]),
+        ("elastic_sigma_pixels", [0, math.nan, None]),
+        ("noise_sd", [-0.1]),
+        ("size_pixels", [-1, 2.5]),
     ],
 )
-def test_what_is_no_strength(strength):
-    (name,) = strength
-    with pytest.raises(DigitsError, match=name):
-        warp(KEY, jnp.zeros((1, 4, 4, 1)), **strength)
+def test_wrong_strengths_are_refused(name, values):
+    change = {"noise_sd": add_noise, "size_pixels": cutout}.get(name, warp)
+    for value in values:
+        with pytest.raises(DataError, match=f"{name}=.*: must be a"):
+            change(KEY, jnp.zeros((1, 4, 4, 1)), **{name: value})
 
 
-def test_images_need_four_axes():
-    with pytest.raises(AssertionError):
-        warp(KEY, jnp.zeros((28, 28, 1)))
+def test_wrong_policies_and_images_are_refused():
+    for policy in ("flip", ["affine"]):
+        with pytest.raises(DataError, match="must be one of none, shift, affine, elastic"):
+            make_augment(policy)
+    for strength in (-1.0, [1.0]):
+        with pytest.raises(DataError, match="augment_strength="):
+            make_augment("affine", strength)
+    for images in (jnp.zeros((28, 28, 1)), jnp.zeros((1, 28, 28, 1), jnp.uint8)):
+        with pytest.raises(AssertionError):
+            warp(KEY, images)

@@ -23,8 +23,7 @@ from PIL import Image
 from digits_jax import compare as compare_program
 from digits_jax import config as config_module
 from digits_jax.config import TrainConfig, read_config
-from digits_jax.data.files import read_cache, sha256_of_arrays, write_cache
-from digits_jax.data.originals import encode_png, read_idx, read_tfrecords
+from digits_jax.data.originals import read_idx
 from digits_jax.deploy import network as network_module
 from digits_jax.deploy.archive import describe, read_archive, write_archive
 from digits_jax.deploy.card import model_card
@@ -379,51 +378,6 @@ def in_gzip(file):
     )
 
 
-CACHE = {"train_images": IMAGES[..., None], "train_labels": np.arange(COUNT, dtype=np.int32)}
-
-
-def make_cache(folder):
-    """The files of a cache, in the folder itself."""
-    facts = {"name": "mnist", "version": "3.0.1", "source": "here"}
-    write_cache(folder / "cache", CACHE, facts, sha256_of_arrays(CACHE))
-    for path in (folder / "cache").iterdir():
-        path.rename(folder / path.name)
-    (folder / "cache").rmdir()
-
-
-def right_cache(result, expected, case):
-    """As it was, or as if it weren't there."""
-    assert result is None or same(result, expected)
-
-
-def read_a_cache(folder):
-    """The arrays, read: a memory map of a file that changes would change."""
-    found = read_cache(folder)
-    return found and ({name: np.array(array) for name, array in found[0].items()}, found[1])
-
-
-def make_tfrecords(folder):
-    """As tfds with TensorFlow stores examples."""
-    parts = []
-    for image in IMAGES[:4]:
-        body = encode_png(image)
-        parts += [struct.pack("<QI", len(body), 0), body, bytes(4)]
-    (folder / "mnist.tfrecord").write_bytes(b"".join(parts))
-
-
-def read_records(folder):
-    """Its one caller turns a ValueError into an DigitsError that names the folder."""
-    try:
-        return list(read_tfrecords(folder / "mnist.tfrecord"))
-    except ValueError as error:
-        raise DigitsError(str(error)) from None
-
-
-def right_records(records, expected, case):
-    """Each lies in the file."""
-    assert sum(len(record) + 16 for record in records) == len(case.after)
-
-
 # --- pictures ------------------------------------------------------------------------------
 
 
@@ -635,23 +589,6 @@ READERS = {
         Target("labels.gz"),
         in_gzip("labels.gz"),
     ),
-    "cache manifest": _reader(
-        make_cache,
-        read_a_cache,
-        right_cache,
-        Target("manifest.json", "bytes+json"),
-        refuses=False,
-    ),
-    "cache arrays": _reader(
-        make_cache,
-        read_a_cache,
-        right_cache,
-        Target("train_images.npy"),
-        Target("train_labels.npy"),
-        refuses=False,
-        restored=("manifest.json",),
-    ),
-    "TFRecord": _reader(make_tfrecords, read_records, right_records, Target("mnist.tfrecord")),
     "PNG": picture("picture.png", in_png(b"IHDR"), in_png(b"IDAT")),
     "sheet of pictures": _reader(
         make_sheet,

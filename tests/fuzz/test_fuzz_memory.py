@@ -1,7 +1,6 @@
 """Files that claim, or unpack to, more than there is: refused, and never allocated."""
 
 import gzip
-import json
 import struct
 import subprocess
 import sys
@@ -13,9 +12,8 @@ import numpy as np
 import pytest
 from faults_log import log_faults
 from programs import REPOSITORY, environment
-from readers import COUNT, READERS, make_archive, make_cache, make_run
+from readers import COUNT, READERS, make_archive, make_run
 
-from digits_jax.data.files import read_cache
 from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive
 from digits_jax.errors import DigitsError
@@ -193,26 +191,6 @@ def test_a_bomb_in_gzip():
         bomb = gzip_bomb(head)
         refused(lambda bomb=bomb: read_idx(bomb, COUNT, "images.gz"), r"images\.gz")
     log_faults("gzip bombs", 4, 4)
-
-
-def test_a_cache_that_claims_much(tmp_path):
-    make_cache(tmp_path)
-    path = tmp_path / "train_images.npy"
-    data = path.read_bytes()
-    path.write_bytes(npy_header("(1099511627776,)", "|u1") + data[128:])
-    assert peak_of(lambda: read_cache(tmp_path)) < PEAK_BYTES
-    assert read_cache(tmp_path) is None
-
-
-def test_a_manifest_of_another_place_is_not_followed(tmp_path):
-    """Its own sum is wrong where a hand has changed it."""
-    make_cache(tmp_path)
-    np.save(tmp_path.parent / "elsewhere.npy", np.zeros(3))
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    status = (tmp_path.parent / "elsewhere.npy").stat()
-    manifest["files"]["../elsewhere"] = [status.st_size, status.st_mtime_ns]
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert read_cache(tmp_path) is None
 
 
 def test_json_of_any_size(tmp_path, monkeypatch):

@@ -6,10 +6,10 @@ import signal
 import jax
 import numpy as np
 import pytest
-from prepared_sets import write_prepared
+from prepared_sets import png, write_prepared
 
 from digits_jax import DigitsError, TrainConfig, fit, load_dataset, load_trained, resume
-from digits_jax.data.stream import PrefetchedStream
+from digits_jax.data.pipeline import PrefetchedStream
 from digits_jax.training.interrupts import Interrupted
 
 # 138 images in batches of 16: 8.6 steps in an epoch.
@@ -84,14 +84,12 @@ def test_other_images_are_refused(root, tmp_path):
 
 
 def _dark(image):
-    from digits_jax.data.originals import encode_png
-
-    return encode_png(image[..., 0] // 2)
+    return png(image // 2)
 
 
 def test_the_embedded_digits_are_not_streamed(tmp_path):
-    with pytest.raises(DigitsError, match="--input=memory, or another --dataset"):
+    with pytest.raises(DigitsError, match="input=memory, or another dataset"):
         load_dataset("digits", input="stream")
-    with pytest.raises(DigitsError, match="--input=disk: allowed are memory, stream"):
+    with pytest.raises(DigitsError, match="input=disk: must be one of memory, stream"):
         fit(TrainConfig(dataset="digits", input="disk", workdir=str(tmp_path / "run")))
     assert list(tmp_path.iterdir()) == []

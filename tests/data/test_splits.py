@@ -1,0 +1,94 @@
+"""The splits, and the embedded digits."""
+
+import sys
+import warnings
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from PIL import Image
+
+from digits_jax.data import digits as embedded
+from digits_jax.data.datasets import load_dataset
+from digits_jax.data.splits import stratified_indices, validation_indices
+
+# Written down once: results on another split, or other pixels, don't compare.
+VALIDATION_BEGINS = [1, 5, 35, 37, 69, 84, 97, 107]
+DIGITS_SHA256 = "585f91282314e8f2a35371c7fbfe0c905d3b5b566de8b2b88ec1d77b096788fa"
+
+
+def test_validation_split_never_changes():
+    train, validation = validation_indices(60_000)
+    assert (len(train), len(validation)) == (55_000, 5_000)
+    assert validation[:8].tolist() == VALIDATION_BEGINS
+
+
+@settings(deadline=None)
+@given(count=st.integers(0, 400), most=st.none() | st.integers(0, 40))
+def test_validation_takes_the_lowest_random_words(count, most):
+    train, validation = validation_indices(count, most)
+    size = min(count // 12, count if most is None else most)
+    words = np.random.Philox(key=1998).random_raw(count)
+    assert validation.tolist() == sorted(sorted(range(count), key=lambda i: words[i])[:size])
+    assert sorted([*train, *validation]) == list(range(count))
+
+
+def test_stratified_split_is_even_in_every_class():
+    labels = np.repeat(np.arange(3, dtype=np.int32), [100, 50, 37])[::-1]
+    parts = stratified_indices(labels)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    for part, fraction in zip(parts, (0.7, 0.1, 0.2), strict=True):
+        for label, count in enumerate((100, 50, 37)):
+            assert abs(np.sum(labels[part] == label) - fraction * count) <= 1
+
+
+@pytest.fixture(scope="module")
+def sklearn_digits():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sklearn.datasets import load_digits
+
+        return load_digits()
+
+
+def test_digits(sklearn_digits):
+    digits = load_dataset("digits")
+    splits = digits.train, digits.validation, digits.test
+    assert (digits.name, digits.num_classes, digits.notice) == ("digits", 10, "")
+    assert digits.sha256 == DIGITS_SHA256
+    rows = stratified_indices(sklearn_digits.target)
+    images = embedded.enlarge_digits(sklearn_digits.images.astype(np.uint8))
+    assert [len(split) for split in splits] == [1257, 180, 360]
+    for split, index in zip(splits, rows, strict=True):
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_array_equal(split.images, images[index])
+        np.testing.assert_array_equal(split.labels, sklearn_digits.target[index])
+        assert not split.images.flags.writeable
+
+
+def test_digits_look_like_mnist(sklearn_digits):
+    small = sklearn_digits.images[:50].astype(np.uint8)
+    large = embedded.enlarge_digits(small)[..., 0]
+    rows, columns = np.mgrid[:28, :28] + 0.5
+    for image, digit in zip(small, large, strict=True):
+        mass = digit.sum()
+        centre = (digit * rows).sum() / mass, (digit * columns).sum() / mass
+        assert np.abs(np.subtract(centre, 14)).max() <= 0.5 + 1e-9
+        # Pillow's bicubic has the same weights, except at the edges.
+        stretched = Image.fromarray(image * np.float32(255 / 16))
+        expected = np.asarray(stretched.resize((20, 20), Image.Resampling.BICUBIC))
+        inner = np.clip(expected[4:16, 4:16], 0, 255)
+        differences = [
+            np.abs(digit[top + 4 : top + 16, left + 4 : left + 16] - inner).max()
+            for top in range(9)
+            for left in range(9)
+        ]
+        assert min(differences) < 0.51
+    assert not embedded.enlarge_digits(np.zeros((1, 8, 8), np.uint8)).any()
+
+
+def test_digits_need_numpy_alone(monkeypatch):
+    for name in ("sklearn", "tensorflow_datasets", "PIL", "scipy"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert len(load_dataset("digits").test) == 360

@@ -1,19 +1,16 @@
-"""Scores a run on its whole test set, or validation split: python -m digits_jax.evaluate RUN"""
+"""Scores a run on its complete test set or validation split: python -m digits_jax.evaluate RUN"""
 
-import json as json_module
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
-from digits_jax.errors import ConfigError
+from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.runs import folder
-
-# Training images aren't offered: a streamed run holds none in memory.
-SPLITS = ("test", "validation")
 
 
 @dataclass(frozen=True)
@@ -22,120 +19,92 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    split: Annotated[str, tyro.conf.arg(metavar="NAME")] = "test"
-    """What to score: test, or validation, the images to choose by."""
+    # The training images aren't offered: a streamed run holds none in memory.
+    split: Literal["test", "validation"] = "test"
+    """What to score: test, or validation, the images for choices."""
     views: int = 1
-    """Views of each image whose answers are averaged: itself, and others slightly turned, scaled, slanted and shifted."""  # noqa: E501
+    """Views of each image whose probabilities are averaged: itself, and others slightly rotated, scaled, sheared and shifted."""  # noqa: E501
     json: bool = False
     """Print JSON."""
-    data_dir: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: where the run had it)")
-    ] = None
-    """Folder with the original files, or where tensorflow-datasets keeps prepared data sets."""
-    devices: str = "auto"
+    data_dir: str | None = None
+    """Folder with the original files, or of tensorflow-datasets (default: as in training)."""
+    devices: int | Literal["auto"] = "auto"
     """Number of devices, or auto."""
-    platform: str = "auto"
-    """Kind of device: auto, cpu, gpu or tpu."""
+    platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Kind of device."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses, scores, prints."""
-    arguments = parse(Arguments, argv, doc=__doc__)
-    return evaluate(
-        arguments.run,
-        arguments.data_dir,
-        arguments.devices,
-        arguments.platform,
-        json=arguments.json,
-        views=arguments.views,
-        split=arguments.split,
-    )
-
-
-def evaluate(
-    workdir: Path,
-    data_dir: str | None,
-    devices: str,
-    platform: str,
-    *,
-    json: bool = False,
-    views: int = 1,
-    split: str = "test",
-) -> int:
-    """Restores a run's newest checkpoint, scores a split and prints the numbers.
-
-    An ensemble's members are scored each, and answer together.
-    """
+    """Loads the newest checkpoint of a run, or of each member of an ensemble; scores; prints."""
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
+    if not 1 <= arguments.views <= 1000:
+        raise ConfigError(f"--views={arguments.views}: must be from 1 to 1000")
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
-    from digits_jax.runs.ensemble import mean_log_probabilities, members_of
+    from digits_jax.formatting import interval, percent
     from digits_jax.hardware import use_compilation_cache
+    from digits_jax.runs.ensemble import mean_log_probabilities, members_of
     from digits_jax.training.scoring import score_logits
 
-    if not 1 <= views <= 1000:
-        raise ConfigError(f"--views={views}: give a number that is at least 1 and at most 1000")
-    if split not in SPLITS:
-        raise ConfigError(f"--split={split}: give {' or '.join(SPLITS)}")
     use_compilation_cache()
-    members = members_of(workdir)
-    here = {"data_dir": data_dir, "devices": devices, "platform": platform}
-    scored = [_score(member, here, views, split) for member in members or [workdir]]
-    plan, state, score = scored[0]
+    members = members_of(arguments.run)
+    scored = [_score(path, arguments) for path in members or [arguments.run]]
+    setup, state, score = scored[0]
     if members:
-        score = score_logits(
-            score.labels, mean_log_probabilities([each.logits for *_, each in scored])
-        )
-    classes = class_accuracy(score.labels, score.logits.argmax(-1), plan.dataset.num_classes)
-    low, high = wilson_interval(score.correct, score.count)
-    if json:
+        logits = mean_log_probabilities([each.logits for *_, each in scored])
+        score = score_logits(score.labels, logits)
+    data, split, step = setup.dataset, arguments.split, int(state.step)
+    bounds = wilson_interval(score.correct, score.count)
+    by_class = class_accuracy(score.labels, score.logits.argmax(-1), data.num_classes)
+    if arguments.json:
         numbers = {
-            "run": str(workdir),
-            "dataset": plan.dataset.name,
-            "step": int(state.step),
-            "views": views,
+            "run": str(arguments.run),
+            "dataset": data.name,
+            "step": step,
+            "views": arguments.views,
             "members": max(1, len(members)),
             f"{split}_accuracy": score.accuracy,
-            f"{split}_accuracy_ci95": [low, high],
+            f"{split}_accuracy_ci95": bounds,
             f"{split}_errors": score.errors,
             f"{split}_count": score.count,
             f"{split}_loss": score.loss,
-            "class_accuracy": dict(zip(plan.dataset.class_names, classes.accuracy, strict=True)),
+            "class_accuracy": dict(zip(data.class_names, by_class.accuracy, strict=True)),
         }
-        print(json_module.dumps(numbers, indent=2))
+        print(json.dumps(numbers, indent=2))
         return 0
-    said = f"; {len(members)} members" if members else ""
-    said += f"; {views} views of each image" if views > 1 else ""
     print(
-        f"{plan.dataset.name} {split} accuracy {score.accuracy:.2%} "
-        f"(95% interval {low:.2%} to {high:.2%}): {score.errors} errors of {score.count:,} "
-        f"images, loss {score.loss:.4f}, at step {int(state.step)}{said}"
+        f"{data.name} {split} accuracy {percent(score.accuracy)} (95% interval "
+        f"{interval(bounds)}): {score.errors} errors of {score.count:,} images, "
+        f"loss {score.loss:.4f}, at step {step}"
+        + (f"; {len(members)} members" if members else "")
+        + (f"; {arguments.views} views of each image" if arguments.views > 1 else "")
     )
     for name, count, share in zip(
-        plan.dataset.class_names, classes.counts, classes.accuracy, strict=True
+        data.class_names, by_class.counts, by_class.accuracy, strict=True
     ):
-        text = f"{share:8.2%}  {round(count * (1 - share)):4d} errors of" if count else "none of"
-        print(f"  {name:>12}  {text} {count:,}")
+        errors = "none" if share is None else f"{round(count * (1 - share)):4d} errors"
+        print(f"  {name:>12}  {percent(share):>8}  {errors} of {count:,}")
     return 0
 
 
-def _score(workdir, here, views, split):
-    """A run's plan, state and the score of a split."""
+def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
+    """Returns a run's setup, its state and the score of the split."""
     from digits_jax.runs.checkpoint import tree_sha256
     from digits_jax.training.resuming import load_trained
     from digits_jax.training.scoring import make_scorer, score_views
 
-    plan, state = load_trained(workdir, **here)
-    results = workdir / folder.RESULTS
-    if results.exists():
-        found = folder.read_json(results)
-        expected = found.get("params_sha256") if isinstance(found, dict) else None
+    here = {name: getattr(arguments, name) for name in ("data_dir", "devices", "platform")}
+    setup, state = load_trained(workdir, **here)
+    if (workdir / folder.RESULTS).exists():
+        results = folder.read_json(workdir / folder.RESULTS)
+        expected = results.get("params_sha256") if isinstance(results, dict) else None
         if expected != tree_sha256(state.variables["params"]):
-            raise ConfigError(
-                f"{workdir}: the checkpoint's parameters aren't those that {folder.RESULTS} names "
-                "(params_sha256 differs): go on with --resume from the newest whole one, "
+            raise CheckpointError(
+                f"{workdir}: the checkpoint's parameters aren't those of {folder.RESULTS} "
+                "(params_sha256 differs): continue with --resume from the newest intact one, "
                 "or train again"
             )
-    score = make_scorer([plan])
-    return plan, state, score_views(score, state, getattr(plan.dataset, split), views)
+    images = getattr(setup.dataset, arguments.split)
+    return setup, state, score_views(make_scorer([setup]), state, images, arguments.views)
 
 
 if __name__ == "__main__":

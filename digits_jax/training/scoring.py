@@ -210,6 +210,7 @@ def _recalibrate(state: TrainState, setup: TrainSetup, statistics: Callable) -> 
         start = number * size + setup.share[0] * own
         images, _ = train.rows(np.arange(start, start + own))
         batch = statistics(variables, parallel.shard({"image": images}, setup.mesh))
+        jax.block_until_ready(batch)  # many collectives ahead hang on CPU devices
         total = batch if total is None else jax.tree.map(jnp.add, total, batch)
     mean = jax.tree.map(lambda sums: sums / count, total)
     if state.average:

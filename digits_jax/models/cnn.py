@@ -3,7 +3,7 @@
 images: float [batch, height, width, channels] in [0, 1]; logits: float32 [batch, classes].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,13 @@ from digits_jax.models.matmul_conv import (
     space_to_depth,
     to_batch_last,
 )
-from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
+from digits_jax.models.mlp import normalize
+
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "max": max_pool,
+    "average": lambda x: nn.avg_pool(x, (2, 2), (2, 2)),
+    "stride": lambda x: x[:, :-1:2, :-1:2],
+}
 
 
 class CNN(nn.Module):
@@ -43,6 +49,11 @@ class CNN(nn.Module):
       convolution: "lax" (XLA's own) or "matmul" (products of matrices: on a CPU half as long).
         Parameters and results are the same.
       shards: with "matmul" under `jax.jit`, the number of devices that a batch is spread over.
+      activation: after each convolution and the dense layer.
+      norm: as of `MLP`.
+      pool: "max", "average" or "stride" (the first of each 2x2 values).
+      kernel_size: side of the filters, odd. What "matmul" doesn't have (3x3 filters, max-pooling,
+        BatchNorm or none) is computed as "lax".
 
     Example:
       >>> variables = CNN(channels=(8, 16)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -60,19 +71,21 @@ class CNN(nn.Module):
     dtype: Any = jnp.float32
     convolution: str = "lax"
     shards: int = 1
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: str | None = None
+    pool: str = "max"
+    kernel_size: int = 3
 
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
     ) -> jax.Array:
         chex.assert_rank(images, 4)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=BATCH_NORM_MOMENTUM,
-            axis_name=axis_name,
-        )
-        matmul = self.convolution == "matmul"
+        kind = self.norm or ("batch" if self.batch_norm else "none")
+        norm = partial(normalize, kind, train=train, axis_name=axis_name)
+        use_bias = kind != "batch"
+        common = self.kernel_size == 3 and self.pool == "max" and kind in ("batch", "none")
+        matmul = self.convolution == "matmul" and common
         x = images.astype(jnp.float32 if matmul else self.dtype)
         if self.space_to_depth:
             x = space_to_depth(x)
@@ -81,33 +94,35 @@ class CNN(nn.Module):
             conv, pool = MatmulConv, max_pool_batch_last
             conv_norm = partial(norm, axis=1)
         else:
-            conv = partial(nn.Conv, kernel_size=(3, 3), precision=precision_of(self.dtype))
-            pool, conv_norm = max_pool, partial(norm, dtype=self.dtype)
+            side = self.kernel_size
+            conv = partial(
+                nn.Conv,
+                kernel_size=(side, side),
+                padding=side // 2,
+                precision=precision_of(self.dtype),
+            )
+            pool, conv_norm = POOLS[self.pool], partial(norm, dtype=self.dtype)
         for i, features in enumerate(self.channels):
             for j in range(self.convs_per_block):
                 pooled = j == self.convs_per_block - 1
                 crop: dict[str, Any] = {"crop": pooled} if matmul else {}
                 x = conv(
                     features,
-                    use_bias=not self.batch_norm,
+                    use_bias=use_bias,
                     dtype=self.dtype,
                     name=f"conv_{i}_{j}",
                     **crop,
                 )(x)
                 if pooled:
                     x = pool(x)
-                if self.batch_norm:
-                    x = conv_norm(name=f"norm_{i}_{j}")(x)
-                x = nn.relu(x)
+                x = conv_norm(x, name=f"norm_{i}_{j}")
+                x = self.activation(x)
         x = from_batch_last(x) if matmul else x.astype(jnp.float32)
         x = x.reshape(x.shape[0], -1)
         product = dense_product(self.dtype)
         if self.dense_size:
-            x = nn.Dense(
-                self.dense_size, use_bias=not self.batch_norm, dot_general=product, name="dense"
-            )(x)
-            if self.batch_norm:
-                x = norm(name="norm_dense")(x)
-            x = nn.relu(x)
+            x = nn.Dense(self.dense_size, use_bias=use_bias, dot_general=product, name="dense")(x)
+            x = norm(x, name="norm_dense")
+            x = self.activation(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dot_general=product, name="logits")(x)

@@ -3,7 +3,7 @@
 images: float [batch, height, width, channels] in [0, 1]; logits: float32 [batch, classes].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -26,6 +26,8 @@ class MLP(nn.Module):
       dropout: fraction of each hidden layer's activations dropped in training.
       batch_norm: normalize each hidden layer over the batch, before its ReLU.
       dtype: of the products' factors; their sums, parameters and statistics are float32.
+      activation: after each hidden layer.
+      norm: "batch", "layer", "group" or "none", instead of what ``batch_norm`` says.
 
     Example:
       >>> variables = MLP(hidden_sizes=(64,)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -38,6 +40,8 @@ class MLP(nn.Module):
     dropout: float = 0.0
     batch_norm: bool = False
     dtype: Any = jnp.float32
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: str | None = None
 
     @nn.compact
     def __call__(
@@ -46,18 +50,40 @@ class MLP(nn.Module):
         chex.assert_rank(images, 4)
         x = images.reshape(images.shape[0], -1).astype(jnp.float32)
         product = dense_product(self.dtype)
+        norm = self.norm or ("batch" if self.batch_norm else "none")
         for i, size in enumerate(self.hidden_sizes):
             # A bias before BatchNorm is subtracted again with the mean.
-            x = nn.Dense(
-                size, use_bias=not self.batch_norm, dot_general=product, name=f"hidden_{i}"
-            )(x)
-            if self.batch_norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=BATCH_NORM_MOMENTUM,
-                    axis_name=axis_name,
-                    name=f"norm_{i}",
-                )(x)
-            x = nn.relu(x)
+            x = nn.Dense(size, use_bias=norm != "batch", dot_general=product, name=f"hidden_{i}")(x)
+            x = normalize(norm, x, train=train, axis_name=axis_name, name=f"norm_{i}")
+            x = self.activation(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, dot_general=product, name="logits")(x)
+
+
+def normalize(
+    kind: str, x: jax.Array, *, train: bool, axis_name: str | None, name: str, **batch_norm: Any
+) -> jax.Array:
+    """Applies a normalization layer, as a part of the module that calls it.
+
+    Args:
+      kind: "batch", "layer" (over all values of an image), "group" (four groups of channels) or
+        "none".
+      x: float [batch, ..., channels].
+      train: see ``use_running_average`` of ``flax.linen.BatchNorm``.
+      axis_name: of ``flax.linen.BatchNorm``.
+      name: the layer's.
+      batch_norm: further arguments of ``flax.linen.BatchNorm``.
+    """
+    if kind == "batch":
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=BATCH_NORM_MOMENTUM,
+            axis_name=axis_name,
+            name=name,
+            **batch_norm,
+        )(x)
+    if kind == "layer":
+        return nn.LayerNorm(reduction_axes=tuple(range(1, x.ndim)), name=name)(x)
+    if kind == "group":
+        return nn.GroupNorm(num_groups=4, name=name)(x)
+    return x

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from digits_jax.errors import ConfigError
 from digits_jax.models.build import build_model
-from digits_jax.models.cnn import CNN
+from digits_jax.models.cnn import CNN, POOLS
 from digits_jax.models.mlp import MLP
+from digits_jax.models.mlp import normalize as normalize_layer
 
 
 def shapes(module, image_shape=(28, 28, 1)):
@@ -182,3 +184,52 @@ def test_build_model(module):
 def test_build_model_refuses_another_arch():
     with pytest.raises(ConfigError, match="arch='rnn'"):
         build_model({"arch": "rnn", "batch_norm": True}, 10)
+
+
+# --- what the studies vary -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [MLP, CNN])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_norm_is_another_word_for_batch_norm(make, batch_norm):
+    module = make(batch_norm=batch_norm)
+    same = make(norm="batch" if batch_norm else "none")
+    assert shapes(module) == shapes(same)
+
+
+@pytest.mark.parametrize("convolution", ["lax", "matmul"])
+@pytest.mark.parametrize(
+    "change", [{"kernel_size": 5}, {"pool": "average"}, {"pool": "stride"}, {"norm": "layer"}]
+)
+def test_variants_keep_the_size_of_the_feature_maps(change, convolution):
+    module = CNN(channels=(4, 4), dense_size=8, convolution=convolution, **change)
+    assert shapes(module)["params"]["dense"]["kernel"].shape == (3 * 3 * 4, 8)
+
+
+def test_layer_and_group_norm_by_numpy():
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 8)).astype(np.float32)
+
+    class Norm(nn.Module):
+        kind: str
+
+        @nn.compact
+        def __call__(self, x):
+            return normalize_layer(self.kind, x, train=True, axis_name=None, name="norm")
+
+    for kind, groups in (("layer", 1), ("group", 4)):
+        own = x.reshape(3, 4, groups, 8 // groups)
+        mean, var = (f(own, (1, 3), keepdims=True) for f in (np.mean, np.var))
+        expected = ((own - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+        found, _ = Norm(kind).init_with_output(jax.random.key(0), x)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("pool", "reduce"), [("average", np.mean), ("stride", lambda x, _: x)])
+def test_other_pools_by_numpy(pool, reduce):
+    x = np.random.default_rng(0).random((2, 5, 4, 3), np.float32)
+    side = 2 if pool == "average" else 1
+    expected = [
+        [reduce(x[:, i : i + side, j : j + side], (1, 2)).reshape(2, 3) for j in (0, 2)]
+        for i in (0, 2)
+    ]
+    np.testing.assert_allclose(POOLS[pool](x), np.transpose(expected, (2, 0, 1, 3)), rtol=1e-6)

@@ -1,98 +1,106 @@
 """Reads digits in anybody's pictures: python -m digits_jax.predict RUN IMAGE..."""
 
-import argparse
+import contextlib
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from digits_jax.cli import Parser, leave, run_program
-from digits_jax.errors import ConfigError, DigitsError
+import tyro
 
-SHEET = "seen.png"
+from digits_jax.cli import leave, parse, run_program
+from digits_jax.errors import ConfigError, DataError
+
 COLUMNS = (
     *("file", "model", "digit", "probability", "runner_up", "runner_up_probability"),
-    *("sure", "found"),
+    *("sure", "found", "error"),
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = Parser(prog="python -m digits_jax.predict", description=__doc__.split(":")[0] + ".")
-    add = made.add_argument
-    add("run", metavar="RUN", help="folder of a finished run, or a .npz file of digits_jax.export")
-    add("paths", nargs="*", metavar="IMAGE", help="PNG, JPEG, WebP, BMP or TIFF files, folders of "
-        "them, or - for standard input; with --image: more runs")  # fmt: skip
-    add("--image", nargs="+", metavar="IMAGE", help="the pictures; all else are runs to compare")
-    add("--ensemble", action="store_true", help="several runs answer as one")
-    modes = made.add_mutually_exclusive_group()
-    modes.add_argument("--line", action="store_true", help="read a row of digits")
-    modes.add_argument("--page", action="store_true", help="read several rows of digits")
-    forms = made.add_mutually_exclusive_group()
-    forms.add_argument("--json", action="store_true", help="print a list of objects")
-    forms.add_argument("--csv", action="store_true", help="print a table (one digit an image)")
-    add("--show", action="store_true", help=f"write a picture of what was read to {SHEET}")
-    add("-o", "--output", metavar="FILE", help=f"write that picture here instead of {SHEET}")
-    return made
+@dataclass(frozen=True)
+class Arguments:
+    """What to read."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a finished run, or a .npz file of digits_jax.export."""
+    paths: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = field(
+        default_factory=list
+    )
+    """Picture files, folders of them, or - for standard input; with --image: more runs."""
+    image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...")] = field(default_factory=list)
+    """The pictures; all else are runs to compare."""
+    ensemble: bool = False
+    """Several runs answer as one."""
+    line: bool = False
+    """Read a row of digits."""
+    page: bool = False
+    """Read several rows of digits."""
+    json: bool = False
+    """Print a list of objects."""
+    csv: bool = False
+    """Print a table (one digit an image)."""
+    show: bool = False
+    """Write a picture of what was read to seen.png."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = ""
+    """Write that picture here instead of seen.png."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
-    args = parser().parse_intermixed_args(argv)
-    runs = [args.run, *args.paths] if args.image else [args.run]
-    names = args.image or args.paths
-    if not names:
-        raise ConfigError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
-    if args.csv and (args.line or args.page):
-        raise ConfigError("--csv is for one digit an image; give --json for lines and pages")
-    from digits_jax.deploy.pictures import Reading, find_files, read_bytes, read_picture
-    from digits_jax.deploy.predictor import Predictor
-    from digits_jax.deploy.show import MOST
-    from digits_jax.hardware import use_compilation_cache
+    args = parse(Arguments, argv, doc=__doc__)
+    runs, names = ([args.run, *args.paths], args.image) if args.image else ([args.run], args.paths)
+    _check(args, names)
+    from tqdm import tqdm
 
-    files = list(find_files(names))
-    sheet = _sheet(args, files)
-    _check_no_run(args)
+    from digits_jax.deploy.predictor import Predictor
+    from digits_jax.deploy.reading import read_picture
+    from digits_jax.deploy.sheet import MOST, write_sheet
+    from digits_jax.hardware import use_compilation_cache
+    from digits_jax.vision.decode import decode_image
+
+    files = list(_find_files(names))
+    sheet = _check_sheet(args.output or "seen.png", files) if args.show or args.output else None
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
     models = [predictor.network.name for predictor in predictors]
     mode = "page" if args.page else "line" if args.line else "digit"
-    readings, rows, failed = [], [], 0
-    for name in _progress(files, args):
+    as_text = not (args.json or args.csv)
+    entries, seen = [], []
+    # A bar, where the answers themselves don't run past.
+    hidden = as_text or not sys.stderr.isatty()
+    for name in tqdm(files, unit="picture", delay=2, leave=False, disable=hidden):
         try:
-            data = read_bytes(name, sys.stdin.buffer)
-        except DigitsError as error:
-            reading = Reading(None, [], [{"error": str(error)} for _ in models], str(error))
-        else:
-            reading = read_picture(data, name, predictors, mode)
-        rows.append(reading.rows)
-        if sheet and len(readings) < MOST:
-            readings.append((name, reading))
-        failed += "error" in rows[-1][0]
-        if not (args.json or args.csv):
-            _print_text(name, rows[-1], models)
+            read = read_picture(decode_image(_read_bytes(name), name), predictors, mode)
+            entries.append(_entry(name, read.rows, models))
+        except DataError as error:
+            read = error
+            entries.append({"file": name, "error": str(error)})
+        if len(seen) < MOST:
+            seen.append((name, read))
+        if as_text:
+            _print_text(entries[-1])
     if args.json:
-        print(json.dumps(_objects(files, rows, models), indent=1))
+        print(json.dumps(entries, indent=1))
     if args.csv:
-        _print_csv(files, rows, models)
+        _print_csv(entries, models)
     if sheet:
-        _write(sheet, readings, models, len(files))
-    return 1 if failed else 0
+        write_sheet(sheet, seen)
+        more = f" (the first {len(seen)} of {len(files)})" if len(seen) < len(files) else ""
+        print(f"what was read: {sheet}{more}", file=sys.stderr)
+    return int(any("error" in entry for entry in entries))
 
 
-def _progress(files, args):
-    """A bar, where the answers themselves don't run past."""
-    if not (args.json or args.csv) or not sys.stderr.isatty():
-        return files
-    from tqdm import tqdm
-
-    return tqdm(files, unit="picture", delay=2, leave=False)
-
-
-def _check_no_run(args):
-    """RUN_A RUN_B IMAGE, without --image, would read the second run as a folder of pictures."""
+def _check(args: Arguments, names: list[str]) -> None:
+    if not names:
+        raise ConfigError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
+    if (args.line and args.page) or (args.json and args.csv):
+        raise ConfigError("--line and --page, --json and --csv exclude each other; give one")
+    if args.csv and (args.line or args.page):
+        raise ConfigError("--csv is for one digit an image; give --json for lines and pages")
+    # RUN_A RUN_B IMAGE, without --image, would read the second run as a folder of pictures.
     for name in args.paths if not args.image else ():
         if (Path(name) / "config.json").is_file():
             raise ConfigError(
@@ -100,101 +108,92 @@ def _check_no_run(args):
             )
 
 
-def _sheet(args, files) -> Path | None:
-    if not (args.show or args.output):
-        return None
-    from digits_jax.deploy.show import is_sheet
+def _check_sheet(name: str, files: list[str]) -> Path:
+    from digits_jax.deploy.sheet import is_sheet
 
-    path = Path(args.output or SHEET)
+    path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"{path}: can't be written; give a file in a folder that is there")
     if path.suffix.lower() != ".png":
         raise ConfigError(f"{path}: the picture is a PNG; give a file that ends in .png")
-    if path.exists() and (not is_sheet(path) or any(map(path.samefile, filter(_exists, files)))):
+    given = [file for file in files if Path(file).exists()]
+    if path.exists() and (not is_sheet(path) or any(map(path.samefile, given))):
         raise ConfigError(f"{path}: is there already, and not made by this program; give another")
     return path
 
 
-def _exists(name):
-    return Path(name).exists()
+def _find_files(names: list[str]) -> Iterator[str]:
+    """Folders are opened, one level deep; hidden files in them are left out."""
+    for name in names:
+        inside = []
+        with contextlib.suppress(OSError, ValueError):  # see `_read_bytes`
+            inside = [p for p in Path(name).iterdir() if p.is_file() and p.name[0] != "."]
+        yield from map(str, sorted(inside) or [name])
 
 
-def _write(path, readings, models, count):
-    from digits_jax.deploy.show import write_sheet
+def _read_bytes(name: str) -> bytes:
+    """A file's bytes, or those of standard input for "-"; no more than are decoded."""
+    from digits_jax.vision.decode import MAX_BYTES
 
-    names, read = zip(*readings, strict=True) if readings else ((), ())
-    shown = write_sheet(path, names, read, models)
-    more = f" (the first {shown} of {count})" if shown < count else ""
-    print(f"what was read: {path}{more}", file=sys.stderr)
+    if name == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    if Path(name).is_dir():
+        raise DataError(f"{name}: the folder holds no file that can be listed")
+    try:
+        with open(name, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        raise DataError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
 
 
-def _printable(name):
-    """A name may hold a line break, or what a terminal takes for a command."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+# --- answers as JSON, text and CSV ---------------------------------------------------------
 
 
-def _print_text(name, rows, models):
-    if "error" in rows[0]:
-        print(f"error: {_printable(rows[0]['error'])}", file=sys.stderr)
-        return
-    name = _printable(name)
+def _entry(name: str, rows: list[dict[str, Any]], models: list[str]) -> dict[str, Any]:
     if len(models) == 1:
-        print(f"{name}: {_said(rows[0])}", flush=True)
-        return
-    differ = len({_answer(row) for row in rows}) > 1
-    print(f"{name}:{' (they disagree)' if differ else ''}")
-    for model, row in zip(models, rows, strict=True):
-        print(f"  {model}: {_said(row)}", flush=True)
+        return {"file": name, **rows[0]}
+    agree = len({row["text"] if "text" in row else row["digit"] for row in rows}) == 1
+    each = [{"model": model, **row} for model, row in zip(models, rows, strict=True)]
+    return {"file": name, "agree": agree, "models": each}
 
 
-def _answer(row):
-    return row["text"] if "text" in row else row["digit"]
+def _print_text(entry: dict[str, Any]) -> None:
+    # A name may hold a line break, or what a terminal takes for a command.
+    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in entry["file"])
+    if "error" in entry:
+        print(f"error: {entry['error']}", file=sys.stderr)
+    elif "models" not in entry:
+        print(f"{name}: {_said(entry)}", flush=True)
+    else:
+        print(f"{name}:{'' if entry['agree'] else ' (they disagree)'}")
+        for row in entry["models"]:
+            print(f"  {row['model']}: {_said(row)}", flush=True)
 
 
-def _said(row):
-    from digits_jax.deploy.pictures import percent
+def _said(row: dict[str, Any]) -> str:
+    from digits_jax.deploy.reading import show_probability as show
 
-    if "lines" in row:
-        return "no digit" if not row["lines"] else "\n  " + "\n  ".join(map(_said, row["lines"]))
-    if "text" in row:
-        if not row["digits"]:
-            return "no digit"
-        unsure = [str(i + 1) for i, digit in enumerate(row["digits"]) if not digit["sure"]]
+    if row.get("lines"):
+        return "\n  " + "\n  ".join(map(_said, row["lines"]))
+    if row.get("digits"):
+        unsure = [str(i) for i, digit in enumerate(row["digits"], 1) if not digit["sure"]]
         note = f"; not sure of number {', '.join(unsure)}" if unsure else ""
-        each = " ".join(percent(digit["probability"]) for digit in row["digits"])
-        return f"{row['text']}  ({each}{note})"
-    if row["digit"] is None:
+        return f"{row['text']}  ({' '.join(show(d['probability']) for d in row['digits'])}{note})"
+    if row.get("digit") is None:
         return "no digit"
-    text = f"{row['digit']}  {percent(row['probability'])}, then {row['runner_up']} "
-    text += percent(row["runner_up_probability"])
-    text += "" if row["sure"] else "; not sure"
+    text = f"{row['digit']}  {show(row['probability'])}, then {row['runner_up']} "
+    text += show(row["runner_up_probability"]) + ("" if row["sure"] else "; not sure")
     more = f"; {row['found']} digits seem to be there: give --line or --page"
     return text + (more if row["found"] > 1 else "")
 
 
-def _objects(files, rows, models) -> list[dict[str, Any]]:
-    if len(models) == 1:
-        return [{"file": name, **row[0]} for name, row in zip(files, rows, strict=True)]
-    return [
-        {"file": name, "error": row[0]["error"]}
-        if "error" in row[0]
-        else {
-            "file": name,
-            "agree": len({_answer(each) for each in row}) == 1,
-            "models": [{"model": m, **each} for m, each in zip(models, row, strict=True)],
-        }
-        for name, row in zip(files, rows, strict=True)
-    ]
-
-
-def _print_csv(files, rows, models):
-    columns = [c for c in COLUMNS if c != "model" or len(models) > 1]
-    table = csv.DictWriter(sys.stdout, [*columns, "error"], restval="", lineterminator="\n")
+def _print_csv(entries: list[dict[str, Any]], models: list[str]) -> None:
+    columns = [column for column in COLUMNS if column != "model" or len(models) > 1]
+    table = csv.DictWriter(sys.stdout, columns, "", "ignore", lineterminator="\n")
     table.writeheader()
-    for name, row in zip(files, rows, strict=True):
-        for model, each in zip(models, row, strict=True):
-            extra = {"model": model} if len(models) > 1 else {}
-            table.writerow({"file": name, **extra, **each})
+    for entry in entries:
+        for row in entry.get("models", [{"model": model} for model in models]):
+            table.writerow({**entry, **row})
 
 
 if __name__ == "__main__":

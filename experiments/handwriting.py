@@ -26,8 +26,7 @@ from digits_jax.cli import parse, run_program
 from digits_jax.errors import ConfigError
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.vision.decode import decode_image
-from digits_jax.vision.digit import read_digit
-from digits_jax.vision.segment import read_line
+from digits_jax.vision.segment import read_digit, read_line, segment
 from experiments.drawing import CONDITIONS, Drawing, compose, draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +125,7 @@ def read_lines(images, labels, length, touching, count, first):
         chosen = rng.integers(0, len(images), length)
         line = compose(images[chosen], touching, rng)
         how = Drawing("", scale=(2, 5), margin=(0.1, 1))
-        glyphs = read_line(decode_image(draw(line, how, rng), f"line {index}"), _SCORE)
+        glyphs = read_line(segment(decode_image(draw(line, how, rng), f"line {index}")), _SCORE)
         counted += len(glyphs) == length
         if len(glyphs) == length:
             answers = _SCORE(np.stack([glyph.image for glyph in glyphs])).argmax(-1)

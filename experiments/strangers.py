@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
     from digits_jax.data.datasets import load_dataset
     from digits_jax.deploy.predictor import Predictor
-    from digits_jax.vision.digit import read_digit
+    from digits_jax.vision.segment import read_digit
 
     drawn = {
         "printed digits": list(printed("0123456789")),

@@ -1,16 +1,18 @@
 """The bytes of anybody's picture -> grey levels, in bounded memory and time.
 
-Whatever the bytes are, the answer is an array or an :class:`DigitsError` of one line. Pillow
-decodes; it is told which formats to try, so that a file's name plays no part.
+Whatever the bytes are, the answer is an array or a `DataError` of one line. Pillow decodes; it is
+told which formats to try, so that a file's name plays no part.
 """
 
 import io
 import struct
 import warnings
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from digits_jax.errors import DataError, DigitsError
+from digits_jax.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 50_000_000
@@ -21,11 +23,21 @@ MAX_PIXELS_WEBP = 12_000_000
 # A baseline JPEG is scaled while it is decoded and never lies whole in memory: only time counts.
 MAX_PIXELS_JPEG = 450_000_000
 _STRIP_PIXELS = 1_000_000
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # the EXIF tag
+# How a picture is shown, by its orientation; 1 is as it is stored.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda a: a[::-1, ::-1],
+    4: np.flipud,
+    5: np.transpose,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: np.rot90,
+}
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """Grey levels of a picture file: PNG, JPEG, WebP, BMP or TIFF.
+    """Decodes a picture file to grey levels: PNG, JPEG, WebP, BMP or TIFF.
 
     The picture is turned as its EXIF data says, what is transparent lies on white paper (or,
     where nothing would be seen on white, on black), and 16 bits, 32 bits and floats are scaled
@@ -49,7 +61,6 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       >>> decode_image(stream.getvalue(), "clear.png").shape
       (2, 3)
     """
-    name = "".join(c if c.isprintable() else "?" for c in name)
     if not data:
         raise DataError(f"{name}: is empty (0 bytes); give a picture file")
     if len(data) > MAX_BYTES:
@@ -61,7 +72,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, name)
-    except DigitsError:
+    except DataError:
         raise
     except Exception as error:
         # On damaged files Pillow raises OSError, SyntaxError, struct.error, ValueError,
@@ -72,12 +83,10 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         ) from None
 
 
-def _decode(data, name):
-    from PIL import Image, JpegImagePlugin, UnidentifiedImageError
-
+def _decode(data: bytes, name: str) -> np.ndarray:
     size = _webp_size(data)
     if size:  # Before Pillow opens it: that alone takes the memory.
-        _check_pixels(name, *size, MAX_PIXELS_WEBP)
+        _check_pixels(name, size, MAX_PIXELS_WEBP)
     try:
         if data[:2] == b"\xff\xd8":
             # Past Pillow's own limit of pixels, which doesn't know of `_draft_jpeg`.
@@ -94,22 +103,20 @@ def _decode(data, name):
         ) from None
     with image:
         # A phone's MPO, a JPEG with more pictures of the same behind it, is read as a JPEG.
-        is_jpeg = image.format == "JPEG"
-        if not is_jpeg and getattr(image, "n_frames", 1) > 1:
-            raise DataError(
-                f"{name}: has {image.n_frames} frames or pages; give a picture that has one"
-            )
-        if is_jpeg:
+        if image.format == "JPEG":
             _draft_jpeg(image, data, name)
+        elif (frames := getattr(image, "n_frames", 1)) > 1:
+            raise DataError(f"{name}: has {frames} frames or pages; give a picture that has one")
         else:
-            _check_pixels(name, *image.size, MAX_PIXELS)
+            _check_pixels(name, image.size, MAX_PIXELS)
         image.load()
         # Read now: Pillow turns a TIFF as it loads it, and takes the tag away.
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        return np.ascontiguousarray(_turn(_to_grey(image), orientation))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1), lambda a: a)
+        return np.ascontiguousarray(turn(_to_grey(image)))
 
 
-def _check_pixels(name, width, height, allowed):
+def _check_pixels(name: str, size: tuple[int, int], allowed: int) -> None:
+    width, height = size
     if width * height > allowed:
         raise DataError(
             f"{name}: is {width:,}x{height:,} pixels, {width * height:,} in all; "
@@ -117,14 +124,13 @@ def _check_pixels(name, width, height, allowed):
         )
 
 
-def _webp_size(data):
+def _webp_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) from a WebP file's first chunk; None where it is no WebP."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
         return None
-    chunk = data[12:16]
-    if chunk == b"VP8X":
+    if data[12:16] == b"VP8X":
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
-    elif chunk == b"VP8L":
+    elif data[12:16] == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     else:
@@ -132,26 +138,21 @@ def _webp_size(data):
     return width, height
 
 
-def _draft_jpeg(image, data, name):
+def _draft_jpeg(image: Image.Image, data: bytes, name: str) -> None:
     """Has a JPEG decoded as grey, and a large one at a fraction of its size."""
     width, height = image.size
     baseline = image.info.get("progressive") is None and _one_scan(data)
-    _check_pixels(name, width, height, MAX_PIXELS_JPEG if baseline else MAX_PIXELS)
-    size = None
-    if width * height > MAX_PIXELS:
-        shrink = 2
-        while width * height > MAX_PIXELS * shrink**2:
-            shrink *= 2
-        size = (max(width // shrink, 1), max(height // shrink, 1))
-    image.draft("L", size)
+    _check_pixels(name, image.size, MAX_PIXELS_JPEG if baseline else MAX_PIXELS)
+    shrink = 1
+    while width * height > MAX_PIXELS * shrink**2:
+        shrink *= 2
+    image.draft("L", (max(width // shrink, 1), max(height // shrink, 1)) if shrink > 1 else None)
 
 
-def _one_scan(data):
+def _one_scan(data: bytes) -> bool:
     """Whether a JPEG's first scan holds all components: others are kept whole by the decoder."""
     position, components = 2, None
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            return False
+    while position + 4 <= len(data) and data[position] == 0xFF:
         marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
         if marker == 0xFF:
             position += 1
@@ -164,49 +165,47 @@ def _one_scan(data):
     return False
 
 
-def _to_grey(image):
+def _to_grey(image: Image.Image) -> np.ndarray:
     """uint8 [height, width] of a loaded image, a strip at a time: copies in colour stay small."""
     width, height = image.size
+    rows = max(_STRIP_PIXELS // width, 1)
+
+    def strips() -> Iterator[Image.Image]:
+        for top in range(0, height, rows):
+            yield image.crop((0, top, width, min(top + rows, height)))
+
     if image.mode == "LAB":
         return np.asarray(image.getchannel(0))
-    rows = max(_STRIP_PIXELS // width, 1)
-    strips = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
     if image.mode == "F" or image.mode.startswith("I"):
-        return _scale_levels(lambda: (np.asarray(image.crop(s)) for s in strips))
+        return _scale_levels(lambda: map(np.asarray, strips()))
     if not image.has_transparency_data:
-        return np.concatenate([np.asarray(image.crop(s).convert("L")) for s in strips])
-    grey = np.concatenate([_on_paper(image.crop(s), "white") for s in strips])
+        return np.concatenate([np.asarray(strip.convert("L")) for strip in strips()])
+    grey = np.concatenate([_on_paper(strip, "white") for strip in strips()])
     if grey.min() == 255:  # White ink on nothing: on white paper it can't be seen.
-        grey = np.concatenate([_on_paper(image.crop(s), "black") for s in strips])
+        grey = np.concatenate([_on_paper(strip, "black") for strip in strips()])
         grey = grey if grey.max() > grey.min() else np.full_like(grey, 255)
     return grey
 
 
-def _on_paper(image, colour):
-    from PIL import Image
-
+def _on_paper(image: Image.Image, colour: str) -> np.ndarray:
     paper = Image.new("RGBA", image.size, colour)
     return np.asarray(Image.alpha_composite(paper, image.convert("RGBA")).convert("L"))
 
 
-def _scale_levels(strips):
-    """Integers or floats of more than 8 bits -> uint8; which range they mean, they show.
+def _scale_levels(strips: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+    """Integers or floats of more than 8 bits -> uint8; their range is taken from their values.
 
     16 bits are 0 to 65,535. Others are taken for 0 to 1, 255 or 65,535, the first that holds
     all of them; what fits none is stretched from its least to its greatest.
-
-    Args:
-      strips: a function; each call gives the picture's strips anew.
     """
     first = next(strips())
     if first.dtype.itemsize == 2:
         # Rounded division by 257.
-        halves = (((s.astype(np.uint32) + 128) // 257).astype(np.uint8) for s in strips())
-        return np.concatenate(list(halves))
+        scaled = (((s.astype(np.uint32) + 128) // 257).astype(np.uint8) for s in strips())
+        return np.concatenate(list(scaled))
 
-    def finite():
-        for strip in strips():
-            yield np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0)
+    def finite() -> Iterator[np.ndarray]:
+        return (np.nan_to_num(strip, nan=0.0, posinf=0.0, neginf=0.0) for strip in strips())
 
     ranges = (1.0, 255.0, 65535.0) if first.dtype.kind == "f" else (255.0, 65535.0)
     ends = [(float(s.min()), float(s.max())) for s in finite()]
@@ -216,19 +215,5 @@ def _scale_levels(strips):
     if top <= bottom:
         top = bottom + 1.0
     scale = 255.0 / (top - bottom)
-    scaled = ((s.astype(np.float32) - bottom) * scale + 0.5 for s in finite())
-    return np.concatenate([s.clip(0, 255).astype(np.uint8) for s in scaled])
-
-
-def _turn(grey, orientation):
-    """The picture as EXIF's orientation, 1 to 8, would have it shown."""
-    turns = {
-        2: lambda a: a[:, ::-1],
-        3: lambda a: a[::-1, ::-1],
-        4: lambda a: a[::-1],
-        5: lambda a: a.T,
-        6: lambda a: np.rot90(a, -1),
-        7: lambda a: a[::-1, ::-1].T,
-        8: lambda a: np.rot90(a),
-    }
-    return turns.get(orientation, lambda a: a)(grey)
+    levels = ((s.astype(np.float32) - bottom) * scale + 0.5 for s in finite())
+    return np.concatenate([s.clip(0, 255).astype(np.uint8) for s in levels])

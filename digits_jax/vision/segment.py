@@ -1,342 +1,286 @@
-"""Rows of digits in one picture: where each digit is, and which of them touch.
+"""What is written in one picture: its pieces of ink, the digits they make, rows of digits.
 
-grey: uint8 [height, width]; ink: float32 [h, w] in [0, 1], see `digits_jax.vision.ink`.
-score: a model as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
-smoothed labels serve best: sharper ones make a pair that touches look as sure as a digit.
+Ink is found once, by `segment`; what it returns is read as one digit or as rows of them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
-from digits_jax.vision.digit import Piece, find_pieces, gap, place_digit, unite
-from digits_jax.vision.ink import find_ink
+from digits_jax.vision.digit import THRESHOLD
+from digits_jax.vision.ink import connected, find_ink
+from digits_jax.vision.touching import Box, Part, split_touching
 
+# A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
+# smoothed labels serve best: sharper ones make a pair that touches look as certain as a digit.
 Score = Callable[[np.ndarray], np.ndarray]
 
-MOST_PARTS = 12  # of one connected piece
-_CUTS_PER_HEIGHT = 5  # candidates, in as much of a connected piece as it is high
-# How much surer, in mean log probability, a model must be of the parts than of the whole: for
-# a piece as wide as one digit may be (in heights of the line), and for a wider one.
-_WIDE = 1.05
-_DOUBT_NARROW, _DOUBT_WIDE = 1.0, 0.3
-# Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
-# than the line is high (a digit seldom is), both in heights of the line.
-_CROSSING, _WIDENESS = 1.0, 1.0
-ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
+_ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A connected piece of ink.
+
+    Attributes:
+      label: in `Segmentation.labels`.
+      box: in pixels of the ink.
+      weight: the sum of its ink.
+    """
+
+    label: int
+    box: Box
+    weight: float
+
+    @property
+    def height(self) -> int:
+        """Of its box."""
+        return self.box[3] - self.box[1]
+
+    @property
+    def longest(self) -> int:
+        """The longer side of its box."""
+        return max(self.box[2] - self.box[0], self.height)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The ink of a picture and its connected pieces.
+
+    Attributes:
+      shape: (height, width) of the picture.
+      ink: float32 [h, w] in [0, 1], see `find_ink`.
+      labels: int32 [h, w], 0 for paper.
+      pieces: those that can be writing, heaviest first: no specks, no frame of the picture.
+    """
+
+    shape: tuple[int, int]
+    ink: np.ndarray
+    labels: np.ndarray
+    pieces: list[Piece]
 
 
 @dataclass(frozen=True, eq=False)
 class Glyph:
-    """One digit of a line.
+    """A digit that was found.
 
     Attributes:
-      image: uint8 [28, 28], what a model sees.
-      box: (left, top, right, bottom) in pixels of the picture, right and bottom not in it.
+      image: uint8 [28, 28], 0 the paper and 255 the ink: what a network sees.
+      box: in pixels of the picture.
     """
 
     image: np.ndarray
-    box: tuple[int, int, int, int]
+    box: Box
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Ink that may be one digit: ``ink`` fills ``box``, in pixels of the ink.
-
-    ``crossed`` is the ink under the cut at its right, in heights of the line.
-    """
-
-    ink: np.ndarray
-    box: tuple[int, int, int, int]
-    crossed: float = 0.0
-
-
-def find_lines(grey: np.ndarray) -> list[list[Glyph]]:
-    """Lines of digits, top to bottom, each from left to right; touching digits stay together.
+def segment(grey: np.ndarray) -> Segmentation:
+    """Finds the ink of a picture, and its connected pieces that can be writing.
 
     Args:
       grey: uint8 [height, width].
-
-    Returns:
-      A list of lines, empty for a blank page.
 
     Raises:
       DataError: an array of another type or shape.
 
     Example:
       >>> page = np.full((60, 100), 255, np.uint8)
+      >>> page[20:40, 10:14] = page[28:38, 50:54] = 0
+      >>> [piece.box for piece in segment(page).pieces]
+      [(10, 20, 14, 40), (50, 28, 54, 38)]
+    """
+    ink = find_ink(grey)
+    labels = connected(ink > THRESHOLD)
+    weights = ndimage.sum_labels(ink, labels, np.arange(1, labels.max() + 1))
+    pieces = [
+        Piece(label, (box[1].start, box[0].start, box[1].stop, box[0].stop), float(weight))
+        for label, (box, weight) in enumerate(
+            zip(ndimage.find_objects(labels), weights, strict=True), 1
+        )
+    ]
+    # Where everything is a frame, it is a digit cut out closely.
+    pieces = [p for p in pieces if not _is_frame(p.box, *ink.shape)] or pieces
+    least = max(3, 0.008 * max(ink.shape))
+    pieces = sorted((p for p in pieces if p.longest >= least), key=lambda p: -p.weight)
+    return Segmentation(grey.shape, ink, labels, pieces)
+
+
+def find_digit(found: Segmentation) -> Glyph | None:
+    """Finds the one digit of a picture; None where there is no ink.
+
+    The heaviest connected piece is the digit; other pieces are of it where they are near and
+    not tiny (the bar of a 5). What runs along the picture's border is not.
+    """
+    if not found.pieces:
+        return None
+    main, *rest = found.pieces
+    rest = [p for p in rest if p.weight > 0.012 * main.weight]
+    digit = [main]
+
+    def is_near(piece: Piece) -> bool:
+        reach = 0.25 if piece.weight > 0.1 * main.weight else 0.12
+        return _gap(piece.box, _bounds(digit)) <= reach * main.longest
+
+    while near := [p for p in rest if is_near(p)]:
+        digit += near
+        rest = [p for p in rest if p not in near]
+    return _place(found, [_cut_out(found, digit)])[0]
+
+
+def read_digit(grey: np.ndarray) -> np.ndarray | None:
+    """Places the one digit of a picture as MNIST's makers did.
+
+    Args:
+      grey: uint8 [height, width].
+
+    Returns:
+      uint8 [28, 28], or None where there is no ink.
+
+    Raises:
+      DataError: an array of another type or shape.
+
+    Example:
+      >>> page = np.full((60, 80), 255, np.uint8)
+      >>> page[20:50, 40:44] = 0
+      >>> image = read_digit(page)
+      >>> image.shape, int(image.max()), read_digit(np.full((9, 9), 200, np.uint8))
+      ((28, 28), 255, None)
+    """
+    digit = find_digit(segment(grey))
+    return None if digit is None else digit.image
+
+
+def find_lines(found: Segmentation) -> list[list[Glyph]]:
+    """Finds rows of digits, top to bottom, each from left to right; touching digits stay together.
+
+    Example:
+      >>> page = np.full((60, 100), 255, np.uint8)
       >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
-      >>> [[glyph.box for glyph in line] for line in find_lines(page)]
+      >>> [[glyph.box for glyph in line] for line in find_lines(segment(page))]
       [[(10, 20, 14, 40), (50, 20, 54, 40)]]
     """
-    ink, rows = _find_rows(grey)
-    return [_glyphs([_join(ink, *group) for group in row], ink, grey) for row in rows]
+    return [_place(found, row) for row in find_rows(found)]
 
 
-def read_line(grey: np.ndarray, score: Score) -> list[Glyph]:
-    """The digits of a picture with one line, from left to right.
-
-    Every piece is taken whole or cut into up to ``MOST_PARTS``, as the model is surest. Cuts
-    run from top to bottom where they cross the least ink. For each number of parts, dynamic
-    programming finds the cuts with the greatest sum of log probabilities (of each part's most
-    probable class); the number is that with the greatest mean, where parts must be better
-    than the whole by more than a margin, so that a 0 doesn't become two 1s.
-
-    Args:
-      grey: uint8 [height, width].
-      score: the model.
-
-    Returns:
-      The digits; empty for a blank page.
-
-    Raises:
-      DataError: an array of another type or shape.
-
-    Example:
-      >>> page = np.full((60, 100), 255, np.uint8)
-      >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
-      >>> len(read_line(page, lambda images: np.full((len(images), 10), 0.1, np.float32)))
-      2
-    """
-    ink, rows = _find_rows(grey, one=True)
-    return _read_row(ink, rows[0], grey, score) if rows else []
+def read_line(found: Segmentation, score: Score) -> list[Glyph]:
+    """Reads the digits of a picture with one row, from left to right; see `split_touching`."""
+    rows = find_rows(found, single=True)
+    return _place(found, split_touching(rows[0], score)) if rows else []
 
 
-def read_page(grey: np.ndarray, score: Score) -> list[list[Glyph]]:
-    """The digits of a picture with several lines; see :func:`read_line`.
+def read_page(found: Segmentation, score: Score) -> list[list[Glyph]]:
+    """Reads rows of digits, top to bottom, each from left to right; see `split_touching`."""
+    return [_place(found, split_touching(row, score)) for row in find_rows(found)]
+
+
+def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
+    """Groups pieces into digits, and digits into rows; touching digits are one part.
 
     Args:
-      grey: uint8 [height, width].
-      score: the model.
+      found: the picture.
+      single: whether all is one row.
 
     Returns:
-      Lines from top to bottom, each from left to right; empty for a blank page.
-
-    Raises:
-      DataError: an array of another type or shape.
+      Rows from top to bottom, each from left to right; none for a blank picture.
     """
-    ink, rows = _find_rows(grey)
-    return [_read_row(ink, row, grey, score) for row in rows]
-
-
-# --- pieces, digits, rows ------------------------------------------------------------------
-
-
-def _find_rows(grey, one=False):
-    """The ink and, for each row, its digits as (numbers of pieces, labels, box)."""
-    ink = find_ink(grey)
-    labels, pieces = find_pieces(ink)
-    if not pieces:
-        return ink, []
-    # Of what height digits are here: half of the ink is in pieces at least as high.
-    heights = [p.box[3] - p.box[1] for p in pieces]
-    height = _weighted_median(heights, [p.weight for p in pieces])
-    large = [p for p in pieces if p.box[3] - p.box[1] >= 0.45 * height]
-    small = [p for p in pieces if p.box[3] - p.box[1] < 0.45 * height]
+    if not found.pieces:
+        return []
+    # How high digits are here: half of the ink is in pieces at least as high.
+    by_height = sorted(found.pieces, key=lambda p: p.height)
+    weights = np.cumsum([p.weight for p in by_height])
+    height = by_height[np.searchsorted(weights, weights[-1] / 2)].height
+    large = [p for p in found.pieces if p.height >= 0.45 * height]
     least = 0.02 * float(np.median([p.weight for p in large]))
-    rows = [large] if one else _split_rows(large)
-    groups = [_group(row) for row in rows]
-    for piece in small:
-        if piece.weight >= least:
-            _attach(piece, groups, height)
-    ordered = [sorted(row, key=lambda group: group[1][0] + group[1][2]) for row in groups]
-    ordered.sort(key=lambda row: np.mean([box[1] + box[3] for _, box in row]))
-    return ink, [[(labels, pieces, box) for pieces, box in row] for row in ordered]
+    rows = [_stack(row) for row in ([large] if single else _split_rows(large))]
+    for piece in found.pieces:
+        if piece.height < 0.45 * height and piece.weight >= least:
+            _attach(piece, rows, height)
+    for row in rows:
+        row.sort(key=lambda digit: _middle(digit)[0])
+    rows.sort(key=lambda row: np.mean([_middle(digit)[1] for digit in row]))
+    return [[_cut_out(found, digit) for digit in row] for row in rows]
 
 
-def _weighted_median(values, weights):
-    order = np.argsort(values)
-    total = np.cumsum(np.asarray(weights)[order])
-    return float(np.asarray(values)[order][np.searchsorted(total, total[-1] / 2)])
-
-
-def _split_rows(pieces: list[Piece]):
+def _split_rows(pieces: list[Piece]) -> list[list[Piece]]:
     """Rows of pieces: each is in the row of the piece to its left that it overlaps most."""
     rows: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda p: p.box[0]):
-        best, most = None, 0.35
+        best, most = [], 0.35
         for row in rows:
-            last = row[-1].box
-            low, high = max(last[1], piece.box[1]), min(last[3], piece.box[3])
-            share = (high - low) / min(last[3] - last[1], piece.box[3] - piece.box[1])
+            last = row[-1]
+            low, high = max(last.box[1], piece.box[1]), min(last.box[3], piece.box[3])
+            share = (high - low) / min(last.height, piece.height)
             if share > most:
                 best, most = row, share
-        if best is None:
-            rows.append([piece])
-        else:
-            best.append(piece)
+        if not best:
+            rows.append(best)
+        best.append(piece)
     return rows
 
 
-def _group(pieces: list[Piece]):
-    """Pieces one above the other are one digit: [(pieces, box)]."""
-    groups = []
+def _stack(pieces: list[Piece]) -> list[list[Piece]]:
+    """Pieces one above the other are one digit."""
+    digits: list[list[Piece]] = []
     for piece in sorted(pieces, key=lambda p: p.box[0]):
-        if groups:
-            others, box = groups[-1]
-            shared = min(box[2], piece.box[2]) - max(box[0], piece.box[0])
-            if shared > 0.6 * min(box[2] - box[0], piece.box[2] - piece.box[0]):
-                groups[-1] = ([*others, piece], unite(box, piece.box))
+        if digits:
+            left, _, right, _ = _bounds(digits[-1])
+            shared = min(right, piece.box[2]) - max(left, piece.box[0])
+            if shared > 0.6 * min(right - left, piece.box[2] - piece.box[0]):
+                digits[-1].append(piece)
                 continue
-        groups.append(([piece], piece.box))
-    return groups
+        digits.append([piece])
+    return digits
 
 
-def _attach(piece, rows, height):
+def _attach(piece: Piece, rows: list[list[list[Piece]]], height: float) -> None:
     """Gives a small piece to the digit over, under or close by; else it is a speck, or a separator.
 
     The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
     """
-    near = [(gap(piece.box, row[i][1]), row, i) for row in rows for i in range(len(row))]
-    distance, row, i = min(near, key=lambda item: item[0])
-    aside = max(piece.box[0] - row[i][1][2], row[i][1][0] - piece.box[2])
-    if distance <= 0.3 * height and aside <= ASIDE * height:
-        pieces, box = row[i]
-        row[i] = ([*pieces, piece], unite(box, piece.box))
+    digits = [digit for row in rows for digit in row]
+    near = min(digits, key=lambda digit: _gap(piece.box, _bounds(digit)))
+    box = _bounds(near)
+    aside = max(piece.box[0] - box[2], box[0] - piece.box[2])
+    if _gap(piece.box, box) <= 0.3 * height and aside <= _ASIDE * height:
+        near.append(piece)
 
 
-def _join(ink, labels, pieces, box):
+def _cut_out(found: Segmentation, pieces: list[Piece]) -> Part:
+    left, top, right, bottom = box = _bounds(pieces)
+    inside = np.isin(found.labels[top:bottom, left:right], [p.label for p in pieces])
+    return Part(np.where(inside, found.ink[top:bottom, left:right], 0), box)
+
+
+def _place(found: Segmentation, parts: list[Part]) -> list[Glyph]:
+    """The parts as a network takes them, and their boxes in pixels of the picture."""
+    scale = np.divide(found.shape, found.ink.shape)[[1, 0, 1, 0]]
+    boxes = [np.rint(part.box * scale).astype(int).tolist() for part in parts]
+    return [Glyph(part.image, tuple(box)) for part, box in zip(parts, boxes, strict=True)]
+
+
+# --- boxes ---------------------------------------------------------------------------------
+
+
+def _is_frame(box: Box, height: int, width: int) -> bool:
     left, top, right, bottom = box
-    inside = np.isin(labels[top:bottom, left:right], [p.number for p in pieces])
-    return _Part(np.where(inside, ink[top:bottom, left:right], 0), box)
+    sides = (left == 0) + (top == 0) + (right == width) + (bottom == height)
+    return sides >= 2 and (right - left > 0.9 * width or bottom - top > 0.9 * height)
 
 
-def _glyphs(parts, ink, grey):
-    scale = np.array([grey.shape[1] / ink.shape[1], grey.shape[0] / ink.shape[0]] * 2)
-    found = [(place_digit(part.ink), part.box) for part in parts]
-    return [
-        Glyph(image, tuple(int(v) for v in np.rint(np.array(box) * scale)))
-        for image, box in found
-        if image is not None
-    ]
+def _bounds(pieces: list[Piece]) -> Box:
+    left, top, right, bottom = zip(*(p.box for p in pieces), strict=True)
+    return min(left), min(top), max(right), max(bottom)
 
 
-# --- cutting -------------------------------------------------------------------------------
+def _middle(pieces: list[Piece]) -> tuple[int, int]:
+    """Twice the middle of a digit's box, (x, y)."""
+    left, top, right, bottom = _bounds(pieces)
+    return left + right, top + bottom
 
 
-def _read_row(ink, row, grey, score):
-    parts = [_join(ink, *group) for group in row]
-    height = float(np.median([part.ink.shape[0] for part in parts]))
-    options = [_cut(part, height) for part in parts]
-    images, index = [], {}
-    for number, pieces in enumerate(options):
-        for span, part in pieces.items():
-            image = place_digit(part.ink)
-            if image is not None:
-                index[number, span] = len(images)
-                images.append(image)
-    if not images:
-        return []
-    logs = np.log(np.clip(score(np.stack(images)).max(axis=1), 1e-4, 1))
-    chosen = []
-    for number, pieces in enumerate(options):
-        known = {
-            span: logs[index[number, span]]
-            - _CROSSING * part.crossed
-            - _WIDENESS * max(part.ink.shape[1] / height - 1, 0)
-            for span, part in pieces.items()
-            if (number, span) in index
-        }
-        spans = _choose(known, parts[number].ink.shape[1] / height)
-        chosen += [pieces[span] for span in spans]
-    return _glyphs(chosen, ink, grey)
-
-
-def _choose(logs: dict[tuple[int, int], float], width: float) -> list[tuple[int, int]]:
-    """Which spans between cuts are digits.
-
-    Args:
-      logs: log probability of each span (i, j) of candidate cuts; the whole is (0, last).
-      width: of the whole, in heights of the line.
-
-    Returns:
-      Spans that follow each other from 0 to the last cut.
-
-    Example:
-      >>> _choose({(0, 1): -0.1, (1, 2): -0.1, (0, 2): -3.0}, 1.2)
-      [(0, 1), (1, 2)]
-      >>> _choose({(0, 1): -0.1, (1, 2): -0.1, (0, 2): -0.1}, 0.8)
-      [(0, 2)]
-    """
-    last = max((stop for _, stop in logs), default=0)
-    doubt = _DOUBT_WIDE if width > _WIDE else _DOUBT_NARROW
-    # best[j]: the greatest sum over spans from 0 to cut j, by the number of spans so far.
-    best = {0: (0.0, [])}
-    choice, most = [(0, last)] if (0, last) in logs else [], logs.get((0, last), -np.inf)
-    for count in range(1, MOST_PARTS + 1):
-        fresh = {}
-        for (start, stop), value in logs.items():
-            if start in best:
-                total = best[start][0] + value
-                if stop not in fresh or total > fresh[stop][0]:
-                    fresh[stop] = total, [*best[start][1], (start, stop)]
-        best = fresh
-        if count > 1 and last in best:
-            mean = best[last][0] / count - doubt
-            if mean > most:
-                choice, most = best[last][1], mean
-    return choice
-
-
-def _cut(part, height):
-    """All that may be one digit in a part: {(i, j): part between cuts i and j}."""
-    tall, wide = part.ink.shape
-    seams = _find_seams(part.ink, height) if wide > 0.45 * height else []
-    # A seam is the first column to its right in each row; the first and last are the borders.
-    crossed = [0.0, *(cost / height for cost, _ in seams), 0.0]
-    seams = [np.zeros(tall, int), *(seam for _, seam in seams), np.full(tall, wide)]
-    column = np.arange(wide)[None, :]
-    spans = {}
-    for i in range(len(seams) - 1):
-        for j in range(i + 1, len(seams)):
-            inside = (column >= seams[i][:, None]) & (column < seams[j][:, None])
-            ink = np.where(inside, part.ink, 0)
-            rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-            if (i, j) != (0, len(seams) - 1) and (
-                not rows.size or rows[-1] - rows[0] < 0.5 * height or np.ptp(columns) > 1.3 * height
-            ):
-                continue
-            left, top = part.box[0] + int(columns[0]), part.box[1] + int(rows[0])
-            box = left, top, part.box[0] + int(columns[-1]) + 1, part.box[1] + int(rows[-1]) + 1
-            cut = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            spans[i, j] = _Part(cut, box, crossed[j])
-    return spans
-
-
-def _find_seams(ink, height):
-    """Paths from top to bottom, left to right: the ink that each crosses, and its columns."""
-    wide = ink.shape[1]
-    reach, margin = max(round(0.15 * height), 1), max(round(0.1 * height), 1)
-    found = []
-    for middle in range(margin, wide - margin + 1, max(round(0.06 * height), 1)):
-        low, high = max(middle - reach, 1), min(middle + reach + 1, wide)
-        if high - low < 1:
-            continue
-        cost, seam = _cheapest_path(ink[:, low:high])
-        if cost <= 0.45 * height:
-            found.append((cost, seam + low))
-    kept, most = [], 2 + round(_CUTS_PER_HEIGHT * wide / height)
-    for cost, seam in sorted(found, key=lambda item: item[0]):
-        if all(np.abs(seam - other).mean() >= 0.1 * height for _, other in kept):
-            kept.append((cost, seam))
-    return sorted(kept[:most], key=lambda item: item[1].mean())
-
-
-def _cheapest_path(ink):
-    """The ink under the path from the first to the last row that crosses least, and the path."""
-    tall, wide = ink.shape
-    cost = ink[0].astype(np.float64)
-    steps = np.zeros((tall, wide), np.int8)
-    side = 0.05  # a step aside costs as much ink: paths are straight where nothing is gained
-    for row in range(1, tall):
-        padded = np.pad(cost, 1, constant_values=np.inf)
-        options = np.stack([padded[:-2] + side, padded[1:-1], padded[2:] + side])
-        best = options.argmin(axis=0)
-        steps[row] = best - 1
-        cost = options[best, np.arange(wide)] + ink[row]
-    path = np.empty(tall, int)
-    path[-1] = cost.argmin()
-    for row in range(tall - 1, 0, -1):
-        path[row - 1] = path[row] + steps[row, path[row]]
-    return float(cost.min()), path
+def _gap(a: Box, b: Box) -> float:
+    """Pixels between two boxes, 0 where they meet."""
+    across = max(b[0] - a[2], a[0] - b[2], 0)
+    down = max(b[1] - a[3], a[1] - b[3], 0)
+    return float(np.hypot(across, down))

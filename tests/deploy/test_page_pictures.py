@@ -7,6 +7,8 @@ import pytest
 from paged import STROKES, draw, says, settle, verdict
 from PIL import Image, ImageDraw
 
+from digits_jax.vision.segment import read_digit
+
 pytestmark = pytest.mark.browser
 
 
@@ -148,7 +150,6 @@ def test_a_dropped_picture_can_be_drawn_on_and_undone(open_page):
 
 
 def test_a_picture_is_found_as_python_finds_it(open_page):
-    images = pytest.importorskip("digits_jax.vision.digit")
     page = open_page(says(1, "one"))
     grey = np.array(Image.open(io.BytesIO(picture(STROKES["3"], paper="#ccc"))).convert("L"))
     height, width = grey.shape
@@ -156,5 +157,5 @@ def test_a_picture_is_found_as_python_finds_it(open_page):
         "([grey, w, h]) => [...digits.findDigit(grey, w, h)]",
         [grey.ravel().tolist(), width, height],
     )
-    expected = images.read_digit(grey).astype(int)
+    expected = read_digit(grey).astype(int)
     np.testing.assert_allclose(np.reshape(found, (28, 28)), expected, atol=2)

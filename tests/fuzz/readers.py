@@ -28,7 +28,7 @@ from digits_jax.deploy import network as network_module
 from digits_jax.deploy.archive import describe, read_archive, write_archive
 from digits_jax.deploy.card import model_card
 from digits_jax.deploy.network import Layer, Network, combine, numpy_logits
-from digits_jax.deploy.show import is_sheet, write_sheet
+from digits_jax.deploy.sheet import is_sheet, write_sheet
 from digits_jax.errors import DigitsError
 from digits_jax.evaluation import compare
 from digits_jax.runs import manifest
@@ -409,7 +409,7 @@ def right_picture(grey, expected, case):
 
 def make_sheet(folder):
     """What `digits_jax.predict` draws."""
-    write_sheet(folder / "sheet.png", [], [], [])
+    write_sheet(folder / "sheet.png", [])
 
 
 def right_answer(result, expected, case):

@@ -1,4 +1,4 @@
-// Ink of a picture -> its one digit, as `read_digit` of digits_jax/data/images.py finds it:
+// Ink of a picture -> its one digit, as `read_digit` of digits_jax/vision/segment.py finds it:
 // ruled lines, noise and other pieces are taken away.
 
 // Ruled rows as {start, stop, levels}: thin, and inked from border to border.

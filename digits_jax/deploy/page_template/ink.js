@@ -1,4 +1,4 @@
-// Grey levels -> ink: what `find_ink` of digits_jax/data/ink.py does, for lines that lie level.
+// Grey levels -> ink: what `find_ink` of digits_jax/vision/ink.py does, for lines that lie level.
 // Pictures are {data: Float32Array, width, height}.
 
 const FAINTEST = 0.06; // less contrast than this is no ink

@@ -1,4 +1,4 @@
-// Ink -> the 28x28 that MNIST uses: what `place_digit` of digits_jax/data/images.py does.
+// Ink -> the 28x28 that MNIST uses: what `place_digit` of digits_jax/vision/digit.py does.
 // Ink is {data: Float32Array in [0, 1], width, height}; 0 is paper.
 
 const BOX = 20;

@@ -101,11 +101,10 @@ def test_predictions_of_another_framework(runs, tmp_path, capsys):
     found = compared(["--predictions", *files], capsys)
     assert (found["name_a"], found["runs_b"]) == ("torch", ["keras"])
     assert "temperature scaling left out" in found["calibration"]["a"][0]["reason"]
-    out = tmp_path / "out"
-    given = ["--predictions", *files, "--dataset=digits", "-o", out]
-    compared(given, capsys)
-    assert (out / "errors_a.png").exists()
-    assert "overwrite" in refused([*given, "--json"])
+    np.savez(tmp_path / "other.npz", labels=np.roll(LABELS, 1), logits=logits)
+    given = [tmp_path / "other.npz"] * 2
+    said = refused(["--predictions", *given, "--dataset=digits", "-o", tmp_path / "out"])
+    assert "is not of this digits" in said
     # Files of one name are told apart by their folders.
     names = compared(["--predictions", *(Path(r[0], "predictions.npz") for r in runs)], capsys)
     assert (names["name_a"], names["name_b"]) == ("mlp-0", "cnn-0")
@@ -147,6 +146,8 @@ def test_bad_arguments_are_refused(runs, tmp_path):
     (a, a2), (b, b2) = runs
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note").write_text("")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "overlap.json").write_text("{}")
     good, text = Path(a, "predictions.npz"), tmp_path / "a.txt"
     np.savez(tmp_path / "unlabelled.npz", logits=NAN)
     text.write_text("labels")
@@ -162,6 +163,7 @@ def test_bad_arguments_are_refused(runs, tmp_path):
         ([a, b, "--dataset=mnist"], "--dataset goes with"),
         ([a, b, "--resamples=5"], "at least 100"),
         ([a, b, "-o", tmp_path / "full"], "other files"),
+        ([a, b, "-o", tmp_path / "old"], "already holds a comparison"),
         (["--predictions", a, b], "can't be read"),
         (["--predictions", good], "1 given; give two"),
         (["--predictions", text, good], f"{text}: isn't an intact .npz file"),

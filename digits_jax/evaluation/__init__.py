@@ -1,15 +1,7 @@
 """Statistics and figures of predictions: pure functions of arrays, from any framework."""
 
-from digits_jax.evaluation.bootstrap import (
-    Bootstrap,
-    PermutationTest,
-    bootstrap,
-    permutation_test,
-)
+from digits_jax.evaluation.bootstrap import bootstrap, permutation_test
 from digits_jax.evaluation.calibration import (
-    Calibration,
-    Reliability,
-    Temperature,
     brier_score,
     calibration,
     fit_temperature,
@@ -18,39 +10,16 @@ from digits_jax.evaluation.calibration import (
 )
 from digits_jax.evaluation.comparison import Comparison, Predictions, compare
 from digits_jax.evaluation.error_analysis import (
-    ErrorChange,
-    HardImage,
     errors_by_class,
     errors_by_confusion,
     hardest_images,
 )
-from digits_jax.evaluation.metrics import (
-    ClassAccuracy,
-    class_accuracy,
-    confusion_matrix,
-    wilson_interval,
-)
-from digits_jax.evaluation.overlap import (
-    CochransQ,
-    ErrorOverlap,
-    cochrans_q,
-    error_overlap,
-    mcnemar_p_value,
-)
+from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
+from digits_jax.evaluation.overlap import cochrans_q, error_overlap, mcnemar_p_value
 
 __all__ = [
-    "Bootstrap",
-    "Calibration",
-    "ClassAccuracy",
-    "CochransQ",
     "Comparison",
-    "ErrorChange",
-    "ErrorOverlap",
-    "HardImage",
-    "PermutationTest",
     "Predictions",
-    "Reliability",
-    "Temperature",
     "bootstrap",
     "brier_score",
     "calibration",

@@ -132,12 +132,6 @@ def test_the_page_asks_for_nothing(report):
     assert "url(" not in html
 
 
-def test_without_images_the_sheets_are_left_out_with_a_reason(tmp_path, comparison):
-    folder = write_report(comparison(seeds=1), tmp_path / "r")
-    assert not (folder / "errors_a.png").exists()
-    assert "Left out: the misclassified images" in (folder / "report.md").read_text()
-
-
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch, comparison, no_figures):
     def fail(*_):
         raise OSError("disk full")

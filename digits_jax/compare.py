@@ -14,6 +14,7 @@ from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
+    from digits_jax.data.datasets import Dataset
     from digits_jax.evaluation import Predictions
 
 
@@ -108,63 +109,67 @@ def read_groups(arguments: Arguments) -> tuple[list["Predictions"], list["Predic
     return found[:split], found[split:]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Reads, compares, writes, prints."""
-    arguments = parse(Arguments, argv, doc=__doc__ or "")
+def load_test_set(run: "Predictions", arguments: Arguments) -> "Dataset | None":
+    """Loads the data set whose test images the report shows, if it is known."""
     from digits_jax.data.datasets import load_dataset
-    from digits_jax.evaluation import compare
-    from digits_jax.evaluation.report import (
-        check_output,
-        overlap_json,
-        summary_lines,
-        write_report,
-    )
 
-    output = arguments.output or (None if arguments.json else Path("comparison"))
-    if output:
-        check_output(output, arguments.overwrite)
-    a, b = read_groups(arguments)
+    name = arguments.dataset or run.results.get("dataset")
+    if not name:
+        return None
+    # Of a data set of one's own, which may be larger than memory, the test set is enough.
+    way = "stream" if name.startswith("tfds/") else "memory"
+    data = load_dataset(name, arguments.data_dir, input=way)
+    same = list(data.test.labels) == list(run.labels)
+    if run.results.get("dataset_sha256") not in (None, data.sha256) or not same:
+        hint = "--dataset, or leave it out" if arguments.dataset else "--data-dir"
+        raise ConfigError(f"{run.source} is not of this {data.name}; give another {hint}")
+    return data
+
+
+def preset_notes(groups: Sequence[Sequence["Predictions"]]) -> list[str]:
+    """Returns a sentence for each group whose runs differ in their preset."""
     notes = []
-    for group, flag in ((a, "--a"), (b, "--b")):
+    for flag, group in zip(("--a", "--b"), groups, strict=True):
         presets = sorted({str(run.results["preset"]) for run in group if "preset" in run.results})
         if len(presets) > 1:
             notes.append(
                 f"The runs of {flag} were trained with several presets ({', '.join(presets)}): "
                 "their spread is not that of seeds alone."
             )
-            print(f"note: {notes[-1]}", file=sys.stderr)
-    found = compare(
-        a,
-        b,
-        names=(arguments.name_a, arguments.name_b),
-        dataset=arguments.dataset,
-        resamples=arguments.resamples,
-    )
-    classes, images = [str(i) for i in range(found.num_classes)], None
-    if output and found.dataset:
-        # Of a data set of one's own, which may be larger than memory, the test set is enough.
-        way = "stream" if found.dataset.startswith("tfds/") else "memory"
-        data = load_dataset(found.dataset, arguments.data_dir, input=way)
-        same = len(data.test.labels) == len(found.labels) and all(data.test.labels == found.labels)
-        if found.dataset_sha256 not in (None, data.sha256) or not same:
-            hint = "--dataset, or leave it out" if arguments.dataset else "--data-dir"
-            raise ConfigError(f"{a[0].source} is not of this {data.name}; give another {hint}")
-        classes, images = list(data.class_names), data.test.images
+    return notes
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads, compares, writes, prints."""
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
+    from digits_jax.evaluation import compare, report
+
+    output = arguments.output or (None if arguments.json else Path("comparison"))
+    if output:
+        report.check_output(output, arguments.overwrite)
+    a, b = read_groups(arguments)
+    notes = preset_notes((a, b))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    data = load_test_set(a[0], arguments) if output else None
+    names, dataset = (arguments.name_a, arguments.name_b), data.name if data else arguments.dataset
+    found = compare(a, b, names=names, dataset=dataset, resamples=arguments.resamples)
+    classes = data.class_names if data else [str(i) for i in range(found.num_classes)]
     if output:
         command = shlex.join(["python", "-m", "digits_jax.compare", *argv])
-        write_report(
+        report.write_report(
             found,
             output,
             class_names=classes,
-            images=images,
+            images=data.test.images if data else None,
             notes=[*notes, f"Made with: {command}"],
             overwrite=arguments.overwrite,
         )
     if arguments.json:
-        print(overlap_json(found), end="")
-        return 0
-    print("\n".join(summary_lines(found, classes)))
-    print(f"report: {Path(output or '') / 'report.html'}")
+        print(report.overlap_json(found), end="")
+    else:
+        print("\n".join(report.summary_lines(found, classes)))
+        print(f"report: {output and output / 'report.html'}")
     return 0
 
 

@@ -39,6 +39,7 @@ from digits_jax.evaluation.overlap import (
     pair_cells,
 )
 
+ALPHA = 0.05  # the level of significance of titles and sentences
 _LONGEST_NAME = 24  # letters; what the figures have room for
 
 
@@ -129,6 +130,11 @@ class Comparison:
     def grouped(self) -> bool:
         """Whether there is more than one run on a side."""
         return len(self.runs[0]) + len(self.runs[1]) > 2
+
+    @property
+    def significant(self) -> bool:
+        """Whether A and B differ in accuracy by McNemar's test."""
+        return self.overlap.mcnemar_p <= ALPHA
 
     @property
     def accuracies(self) -> tuple[np.ndarray, np.ndarray]:

@@ -12,22 +12,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 from scipy.optimize import brentq
 
 from digits_jax.evaluation.calibration import Reliability, reliability
-from digits_jax.evaluation.comparison import Comparison
+from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import plurality_vote
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
 from digits_jax.formatting import count, fixed, interval, mean_sd, p_value, percent, plural
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
 NARROW, WIDE = 5.2, 10.0  # inches
 ORANGE, BLUE, GREEN, PINK = "#E69F00", "#0072B2", "#009E73", "#CC4C8F"
 TEXT, MUTED, GRID, DARK_GREY = "#1c1c1c", "#6b6b6b", "#dddddd", "#4d4d4d"
 COLORS = (ORANGE, BLUE)  # of A and of B
-ALPHA = 0.05  # the level of significance of titles and sentences
 _MARKERS = "os"
 _FEWEST = 10  # answers that a bin of the reliability curve needs to be drawn
 _MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still looks at
@@ -53,11 +56,11 @@ _STYLE = {
 }
 
 
-def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
     """Runs a drawing function in the style of this file, without touching the global settings."""
 
     @wraps(draw)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> "Figure":
         # Matplotlib warns at length where there is no home folder to keep its font list in.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib as mpl
@@ -74,7 +77,7 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def new_figure(title: str, width: float, height: float) -> Any:
+def new_figure(title: str, width: float, height: float) -> "Figure":
     """Makes a Figure whose title, wrapped to its width, stands above `height` inches of plot.
 
     Example:
@@ -95,7 +98,7 @@ class Drawn:
     """A figure of the report; `name` is that of its file."""
 
     name: str
-    figure: Any
+    figure: "Figure"
     caption: str
     wide: bool = False
 
@@ -156,7 +159,7 @@ def comparison_figures(
 
 
 @styled
-def overlap_circles(found: Comparison) -> Any:
+def overlap_circles(found: Comparison) -> "Figure":
     """Draws both sets of errors as circles; areas, the common one too, are numbers of images."""
     from matplotlib.patches import Circle, Patch
 
@@ -228,7 +231,7 @@ def circle_distance(r_a: float, r_b: float, area: float) -> float:
 
 
 @styled
-def run_accuracies(found: Comparison) -> Any:
+def run_accuracies(found: Comparison) -> "Figure":
     """Draws each run's accuracy, with mean and standard deviation; Wilson's interval for one."""
     names, groups = found.names, [100 * values for values in found.accuracies]
     low, high = sorted(range(2), key=lambda i: groups[i].mean())
@@ -264,7 +267,7 @@ def run_accuracies(found: Comparison) -> Any:
 
 
 @styled
-def class_accuracies(found: Comparison, classes: Sequence[str]) -> Any:
+def class_accuracies(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws the accuracy of each class with its 95% interval, the largest gain on top."""
     names = found.names
     scores = [class_accuracy(found.labels, p, found.num_classes) for p in found.predictions]
@@ -279,7 +282,7 @@ def class_accuracies(found: Comparison, classes: Sequence[str]) -> Any:
         title = f"{', '.join(sides)} of {len(shown)} classes (95% intervals apart)"
     figure = new_figure(title, NARROW, 0.33 * len(shown) + 1.1)
     axes = figure.add_subplot()
-    order = np.lexsort((-np.array(shown), values[1] - values[0]))
+    order: list[int] = np.lexsort((-np.array(shown), values[1] - values[0])).tolist()
     rows = np.arange(len(shown))
     for i, shift in enumerate((0.14, -0.14)):
         middle, bars = values[i][order], np.abs(ends[i][order].T - values[i][order])
@@ -297,7 +300,7 @@ def class_accuracies(found: Comparison, classes: Sequence[str]) -> Any:
 
 
 @styled
-def confusion_matrices(found: Comparison, classes: Sequence[str]) -> Any:
+def confusion_matrices(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws both confusion matrices, their diagonals muted, and their difference."""
     a, b = found.names
     size = found.num_classes
@@ -309,7 +312,7 @@ def confusion_matrices(found: Comparison, classes: Sequence[str]) -> Any:
     label, answer = divmod(int(np.abs(difference).round(9).argmax()), size)
     change = difference[label, answer]
     title = f"{a} and {b} confuse the same classes equally often"
-    if change and (abs(change) < 1 or not significant(found)):
+    if change and (abs(change) < 1 or not found.significant):
         title = f"No confusion stands out between {a} and {b}"
     elif change:
         title = f"The largest change from {a} to {b}: {classes[label]} classified as "
@@ -333,14 +336,14 @@ def confusion_matrices(found: Comparison, classes: Sequence[str]) -> Any:
 
 
 @styled
-def error_changes(found: Comparison, classes: Sequence[str]) -> Any:
+def error_changes(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws the confusions with the largest gains and losses: repaired errors against new ones."""
     a, b = found.names
     changes = [change for change in found.by_confusion if count(change.gain, "+") != "0"]
     shown = changes if len(changes) <= 16 else [*changes[:12], *changes[-4:]]
     most = max((abs(change.gain) for change in shown), default=0)
     title = f"{b} gains on no confusion"
-    if shown and (most < 1 or not significant(found)):
+    if shown and (most < 1 or not found.significant):
         title = f"No confusion stands out between {a} and {b}"
     elif shown:
         # Among equals the first by label and answer, as in the title of the confusion matrices.
@@ -373,7 +376,7 @@ def error_changes(found: Comparison, classes: Sequence[str]) -> Any:
 
 
 @styled
-def run_overlaps(found: Comparison) -> Any:
+def run_overlaps(found: Comparison) -> "Figure":
     """Draws the error consistency of any two runs: a square per pair, A's runs first."""
     test, names = found.between_or_within["error_consistency"], found.names
     more = "Runs of one kind agree more"
@@ -438,16 +441,11 @@ def _color_map(*stops: str) -> Any:
     return LinearSegmentedColormap.from_list("", stops)
 
 
-def significant(found: Comparison) -> bool:
-    """Whether A and B differ in accuracy by McNemar's test."""
-    return found.overlap.mcnemar_p <= ALPHA
-
-
 # --- confidence ---------------------------------------------------------------------------
 
 
 @styled
-def reliability_diagrams(found: Comparison) -> Any:
+def reliability_diagrams(found: Comparison) -> "Figure":
     """Draws accuracy against confidence, before and after temperature scaling."""
     from matplotlib.lines import Line2D
 
@@ -661,7 +659,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
 
 
 @styled
-def _curves(rows: Sequence[dict[str, Any]], title: str) -> Any:
+def _curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     from matplotlib.ticker import MaxNLocator
 
     accuracy = percent(rows[-1]["validation_accuracy"])

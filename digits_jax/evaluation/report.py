@@ -24,16 +24,10 @@ from scipy.special import softmax
 
 from digits_jax.errors import DataError
 from digits_jax.evaluation.calibration import negative_log_likelihood
-from digits_jax.evaluation.comparison import Comparison
+from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
-from digits_jax.evaluation.plots import (
-    ALPHA,
-    Drawn,
-    comparison_figures,
-    headline,
-    significant,
-)
+from digits_jax.evaluation.plots import Drawn, comparison_figures, headline
 from digits_jax.formatting import (
     count,
     fixed,
@@ -134,7 +128,7 @@ def _mcnemar_line(found: Comparison) -> str:
     if gain < 0:  # the difference is positive: that of the better one from the other
         gain, bounds = -gain, bounds and (-bounds[1], -bounds[0])
     text = f"{better} is more accurate than {worse}"
-    if not significant(found):
+    if not found.significant:
         text = f"{found.names[0]} and {found.names[1]} don't differ significantly in accuracy"
         text += f", {better} minus {worse}" if gain else ""
     shown = interval(bounds, lambda end: fixed(100 * end, 2, "+"), empty="")
@@ -143,7 +137,7 @@ def _mcnemar_line(found: Comparison) -> str:
     if found.grouped:
         pairs = found.mcnemar_p_pairs
         text += f", twice the mean over {pairs.size} pairs, the largest {p_value(pairs.max())}"
-    if bounds and not significant(found) and not bounds[0] <= 0 <= bounds[1]:
+    if bounds and not found.significant and not bounds[0] <= 0 <= bounds[1]:
         text += "; resampling makes the interval of few errors too narrow: the test decides"
     return text
 

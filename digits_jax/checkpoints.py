@@ -1,8 +1,7 @@
-"""Lists a run's checkpoints, and which of them are whole: python -m digits_jax.checkpoints RUN"""
+"""Lists a run's checkpoints and verifies their files: python -m digits_jax.checkpoints RUN"""
 
 import contextlib
 import json as json_module
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config import read_config
-from digits_jax.errors import CheckpointError, DigitsError
+from digits_jax.errors import CheckpointError
 from digits_jax.runs import folder
-from digits_jax.runs.ensemble import member_path
+from digits_jax.runs.ensembles import member_path
 
 
 @dataclass(frozen=True)
@@ -30,85 +29,63 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses, checks every file of every checkpoint, prints; 1 where one is damaged."""
+    """Parses, verifies every file of every checkpoint, prints; 1 where one is damaged."""
     arguments = parse(Arguments, argv, doc=__doc__)
-    folder.check_run(arguments.run)
-    path = arguments.run / folder.CHECKPOINTS
-    if not path.exists() and member_path(arguments.run, 0).is_dir():
-        member = member_path(arguments.run, 0)
-        raise CheckpointError(
-            f"{arguments.run}: is an ensemble; give one of its members, like {member}"
-        )
+    run, path = arguments.run, arguments.run / folder.CHECKPOINTS
+    folder.check_run(run)
+    if not path.exists() and (member := member_path(run, 0)).is_dir():
+        raise CheckpointError(f"{run}: is an ensemble; give the folder of a member, like {member}")
     rows = describe(path)
+    good = [row["step"] for row in rows if row["damage"] is None]
     if arguments.json:
-        print(json_module.dumps({"run": str(arguments.run), "checkpoints": rows}, indent=2))
-    elif not rows:
-        print(f"{path}: no checkpoint yet")
+        print(json_module.dumps({"run": str(run), "checkpoints": rows}, indent=2))
     else:
-        width = max(len(str(row["step"])) for row in rows)
         for row in rows:
-            said = row["damage"] or "good"
-            saved = row["saved"].replace("T", " ")
-            print(f"step {row['step']:>{width}}  {_size(row['bytes']):>8}  {saved}  {said}")
-        _say_where_it_goes_on(arguments.run, rows)
-    for name in sorted(entry.name for entry in path.glob("damaged-*")):
-        print(f"set aside: {path / name}", file=sys.stderr)
-    return 1 if any(row["damage"] for row in rows) else 0
-
-
-def _say_where_it_goes_on(run, rows):
-    good = [row["step"] for row in rows if not row["damage"]]
-    if not good:
-        path = run / folder.CHECKPOINTS
+            saved, size = row["saved"].replace("T", " "), f"{row['bytes'] / 1e6:.3f} MB"
+            print(f"step {row['step']:>7}  {size:>12}  {saved}  {row['damage'] or 'good'}")
+        if good:
+            steps = None
+            with contextlib.suppress(CheckpointError):
+                steps = folder.read_results(run).get("steps")
+            finished = "the run is finished, at" if steps == good[-1] else "training resumes at"
+            print(f"{finished} step {good[-1]}")
+        elif not rows:
+            print(f"{path}: no checkpoint yet")
+    if rows and not good:
         print(f"error: none of {path} can be restored; put back a copy of one", file=sys.stderr)
-        return
-    steps = None
-    with contextlib.suppress(DigitsError, KeyError):
-        steps = folder.read_results(run)["steps"]
-    finished = "the run is finished, at" if steps == good[-1] else "training would go on at"
-    print(f"{finished} step {good[-1]}")
+    for entry in sorted(path.glob("damaged-*")):
+        print(f"set aside: {ascii(str(entry))[1:-1]}", file=sys.stderr)
+    return 1 if len(good) < len(rows) else 0
 
 
 def describe(path: Path) -> list[dict[str, Any]]:
-    """What a folder of checkpoints holds, oldest first.
+    """Describes what a folder of checkpoints holds, oldest first.
 
     Returns:
       For each: "step", "bytes", "saved" (ISO time), "damage" (None, or what is wrong).
     """
-    from digits_jax.runs.checkpoint import inspect_step, list_steps
-    from digits_jax.runs.manifest import DamagedError
+    from digits_jax.runs.checkpoint import find_damage, list_steps, read_values
 
-    config = read_config(path.parent)[0].to_dict()
-    del config["teacher"]  # which may have moved
-    rows, own = [], json_module.loads(json_module.dumps(config))
+    saved_config = read_config(path.parent)[0].to_dict()
+    del saved_config["teacher"]  # it may have moved
+    config = json_module.loads(json_module.dumps(saved_config))  # tuples are lists
+    rows = []
     for step in list_steps(path):
-        entry, damage, size, saved = path / str(step), None, 0, "-"
-        try:
-            found = inspect_step(path, step)
-            other = _other_run(found.values, own)
-            damage = f"is of another run ({other})" if other else None
-        except DamagedError as error:
-            damage = str(error)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):  # removed by a training meanwhile
+            entry = path / str(step)
             saved = datetime.fromtimestamp(entry.lstat().st_mtime).isoformat(timespec="seconds")
             size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
-        if damage and not os.path.lexists(entry):
-            continue  # dropped by a training that goes on meanwhile
-        rows.append({"step": step, "bytes": size, "saved": saved, "damage": damage})
+            try:
+                damage = find_damage(path, step)
+                run = {} if damage else read_values(path, step).get("run")
+            except CheckpointError as error:
+                damage, run = str(error), {}
+            for name, value in run.items() if isinstance(run, dict) else ():
+                if name in config and config[name] != value:
+                    damage = damage or f"is of another run ({name}={value})"
+            entry.lstat()
+            rows.append({"step": step, "bytes": size, "saved": saved, "damage": damage})
     return rows
-
-
-def _other_run(values, own):
-    """The first setting in which a checkpoint's run isn't this one, as NAME=VALUE."""
-    run = values.get("run")
-    for name, value in run.items() if isinstance(run, dict) else ():
-        if name in own and own[name] != value:
-            return f"{name}={value}"
-    return None
-
-
-def _size(count):
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def read_run(path: Path, name: str) -> "Predictions":
 def read_predictions(path: Path, name: str) -> "Predictions":
     """Reads an .npz file of any framework; tables call it `name`."""
     from digits_jax.evaluation import Predictions
-    from digits_jax.runs.arrays import read_npz
+    from digits_jax.runs.folder import read_npz
 
     hint = "write it with numpy.savez(FILE, labels=..., logits=...)"
     try:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.formatting import interval, percent
     from digits_jax.hardware import use_compilation_cache
-    from digits_jax.runs.ensemble import mean_log_probabilities, members_of
+    from digits_jax.runs.ensembles import mean_log_probabilities, members_of
     from digits_jax.training.scoring import score_logits
 
     use_compilation_cache()

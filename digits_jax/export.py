@@ -73,7 +73,7 @@ def _file_name(name):
 
 def _answers(runs, split=""):
     """The logits of all runs as one, and the labels: None where a run isn't a folder."""
-    from digits_jax.runs.ensemble import mean_log_probabilities
+    from digits_jax.runs.ensembles import mean_log_probabilities
     from digits_jax.runs.folder import read_run
 
     if not all(Path(run).is_dir() for run in runs):

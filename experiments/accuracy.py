@@ -23,7 +23,7 @@ from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.hardware import cpu_count
 from digits_jax.runs import folder
-from digits_jax.runs.ensemble import members_of
+from digits_jax.runs.ensembles import members_of
 from digits_jax.runs.folder import read_json, read_run, replace_files
 from experiments.cores import shares
 from experiments.members import train_members

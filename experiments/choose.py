@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.seeds is None:
         arguments = dataclasses.replace(arguments, seeds=arguments.folds or 3)
     check(arguments, candidates)
-    with hold_folder(results_folder(arguments.output), "--output"):
+    with hold_folder(results_folder(arguments.output)):
         compare(arguments, candidates, shlex.join(["python", "-m", "experiments.choose", *argv]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from digits_jax.runs import folder
-from digits_jax.runs.ensemble import member_path
+from digits_jax.runs.ensembles import member_path
 from digits_jax.train import parse_config
 from digits_jax.training.ensemble import put_together
 from digits_jax.training.plan import prepare

@@ -24,7 +24,7 @@ from digits_jax.config import TrainConfig
 from digits_jax.config_checks import PRESET_NAMES
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
-from digits_jax.runs.ensemble import members_of
+from digits_jax.runs.ensembles import members_of
 from experiments.training_table import RESULTS
 
 SINGLE_CALLS, MANY = 300, 4096

@@ -187,7 +187,7 @@ def test_seeds_of_another_day_are_not_mixed_with_those_of_a_recipe_that_nobody_n
 
 
 def test_two_at_once_would_lose_each_others_rows(tmp_path):
-    with hold_folder(tmp_path, "--output"), pytest.raises(DigitsError, match="in use by another"):
+    with hold_folder(tmp_path), pytest.raises(DigitsError, match="in use by another"):
         choose.main([f"-o={tmp_path}", "--name=x", "--", "--arch=cnn", "--", "--arch=mlp"])
 
 

@@ -19,7 +19,7 @@ from digits_jax.errors import DigitsError
 from digits_jax.evaluate import main as evaluate
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps
-from digits_jax.runs.ensemble import mean_log_probabilities, members_of
+from digits_jax.runs.ensembles import mean_log_probabilities, members_of
 from digits_jax.runs.folder import read_metrics, read_run
 from digits_jax.train import main as train
 from digits_jax.training import together as side_by_side

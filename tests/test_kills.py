@@ -11,7 +11,7 @@ import pytest
 from faults_log import log_faults
 from programs import TIMEOUT_SECONDS, call, start
 
-from digits_jax.runs.checkpoint import inspect_step, list_steps
+from digits_jax.runs.checkpoint import find_damage, list_steps
 
 # 60 epochs of 19.6 steps, a save at every third: most of the time it is saving.
 LONG = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=60", "--hidden-sizes=16")
@@ -65,10 +65,10 @@ def live_and_end(home, name, number, seconds):
 
 
 def newest(workdir):
-    """The newest step; each of those that are there is whole, whenever one looks."""
+    """The newest step; all that are there are intact, whenever one looks."""
     steps = list_steps(workdir / "checkpoints")
     for step in steps:
-        assert inspect_step(workdir / "checkpoints", step).step == step
+        assert find_damage(workdir / "checkpoints", step) is None
     return steps[-1] if steps else 0
 
 
@@ -87,7 +87,7 @@ def test_killed_again_and_again(home, undisturbed, chain):
         assert status == -signal.SIGKILL
         killed += 1
         before = newest(workdir)
-        saving += any((workdir / "checkpoints").glob(".*.saving"))
+        saving += any((workdir / "checkpoints").glob(".*.incomplete"))
     log_faults("SIGKILL in training and saving", killed, killed)
     assert killed >= 10
     assert saving

@@ -17,8 +17,7 @@ import numpy as np
 from digits_jax.deploy.network import KINDS, Layer, Network
 from digits_jax.deploy.soundness import check_network, list_of_names
 from digits_jax.errors import DataError, DigitsError, quoted, shown
-from digits_jax.runs.arrays import read_npz
-from digits_jax.runs.folder import replace_file
+from digits_jax.runs.folder import read_npz, replace_file
 
 FORMAT = 1
 PREPROCESSING = (

@@ -33,7 +33,7 @@ from digits_jax.deploy.soundness import IMAGE_SHAPE, check_network, list_of_name
 from digits_jax.errors import DataError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
-from digits_jax.runs.ensemble import mean_log_probabilities, members_of
+from digits_jax.runs.ensembles import mean_log_probabilities, members_of
 
 KINDS = {
     "space_to_depth": (),

@@ -9,25 +9,36 @@
     skipped.json       where training stopped on NaN or infinity: the step and its images
     curves.png         loss and accuracy by epoch
 
-Whole files are written aside and renamed, so that a reader sees the old one or the new one.
+Files are written under another name and renamed, so that a reader sees the old or the new one.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import math
 import os
+import secrets
+import stat
 import sys
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from digits_jax.errors import CheckpointError, DigitsError, shown
+from digits_jax.errors import CheckpointError, shown
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # Windows: two processes aren't kept apart there
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -36,8 +47,6 @@ PREDICTIONS = "predictions.npz"
 SKIPPED = "skipped.json"
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
-_LOCK = ".lock"
-_MAX_JSON_BYTES = 50_000_000
 METRICS_FIELDS = (
     "step",
     "epoch",
@@ -49,6 +58,9 @@ METRICS_FIELDS = (
     "skipped_steps",
     "train_seconds",
 )
+MAX_ARRAY_BYTES = 1_000_000_000  # of all arrays of an npz file together, unpacked
+_LOCK = ".lock"
+_MAX_JSON_BYTES = 50_000_000
 
 
 def new_workdir(name: str, root: Path = Path("runs")) -> Path:
@@ -58,7 +70,6 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
       CheckpointError: it can't be written.
 
     Example:
-      >>> import tempfile
       >>> root = Path(tempfile.mkdtemp())
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
       ['cnn-mnist', 'cnn-mnist-2']
@@ -75,58 +86,63 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     raise AssertionError("count() doesn't end")
 
 
-def _not_writable(path, error, flag="--workdir"):
-    return CheckpointError(
-        f"{flag}={path} can't be written ({error.strerror}); give a folder that can"
-    )
+def _not_writable(path: Path, error: OSError) -> CheckpointError:
+    why = error.strerror
+    return CheckpointError(f"{path}: can't be written ({why}); give a folder that can")
 
 
 @contextlib.contextmanager
-def hold_folder(path: Path, flag: str) -> Iterator[None]:
-    """Makes a folder where there is none, and keeps it to this process while it writes there.
+def hold_folder(path: Path) -> Iterator[None]:
+    """Makes a folder where there is none, and locks it against other processes.
 
     The lock is the operating system's: it goes with the process, however that ends.
 
-    Args:
-      path: the folder.
-      flag: that gave it, for the errors.
-
     Raises:
-      CheckpointError: it can't be written, or another process has it.
+      CheckpointError: it can't be written, or another process holds it.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(path / _LOCK, "w"))
-        except OSError as error:
-            raise _not_writable(path, error, flag) from None
-        _lock(lock, path, flag)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # A link is refused, or the file that it names would be opened for writing.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        lock = os.open(path / _LOCK, flags, 0o666)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    try:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise CheckpointError(
+            f"{path}: is in use by another process; wait for it, or give another folder"
+        ) from None
+    try:
         yield
+    finally:
+        os.close(lock)
 
 
 @contextlib.contextmanager
 def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
-    """Keeps a run's folder to this process while it writes there.
+    """Locks a run's folder against other processes.
 
     Args:
       path: the folder.
       new: make it, for a run that is about to start; else it holds one already.
 
     Raises:
-      CheckpointError: it can't be written, another process has it, or (``new``) it holds a run.
+      CheckpointError: as `hold_folder`; or it holds a run (``new``), or none.
     """
     if not new:
         check_run(path)
-    with hold_folder(path, "--workdir"):
-        if new and _holds_a_run(path):
-            raise _taken(path)
+    with hold_folder(path):
+        if new:
+            _check_empty(path)
         yield
 
 
 def check_free(path: Path) -> None:
-    """Raises an DigitsError where `hold_workdir` would, for a new run; makes nothing."""
-    if _holds_a_run(path):
-        raise _taken(path)
+    """Raises the CheckpointError that `hold_workdir` would for a new run; makes nothing."""
+    _check_empty(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
         # By trying: permissions don't tell all (nor do they bind root).
@@ -136,112 +152,49 @@ def check_free(path: Path) -> None:
         raise _not_writable(path, error) from None
 
 
-def _holds_a_run(path):
-    # What is left of a run whose config.json is gone counts: orbax would keep its checkpoints.
-    return any((path / name).exists() for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS))
+def _check_empty(path: Path) -> None:
+    # Also what is left of a run whose config.json is gone: its checkpoints would be resumed.
+    if any((path / name).exists() for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS)):
+        raise CheckpointError(f"{path}: already holds a run; give another folder, or resume it")
 
 
-def _taken(path):
-    return CheckpointError(
-        f"--workdir={path} already holds a run; give another folder, or --resume to go on with it"
-    )
+def replace_files(files: dict[Path, bytes | Callable[[BinaryIO], object]]) -> None:
+    """Writes files that belong together: none takes its place before all are on the disk.
 
-
-def _lock(file, path, flag):
-    try:
-        import fcntl
-    except ImportError:
-        return  # Windows has no flock: two processes aren't kept apart there.
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CheckpointError(
-            f"{flag}={path} is in use by another process; wait for it, or give another folder"
-        ) from None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, whole or not at all; NaN and infinity, which JSON hasn't, are an error."""
-    replace_files({path: as_json(value)})
-
-
-def as_json(value: Any) -> bytes:
-    """What `write_json` writes."""
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-      CheckpointError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
+    Args:
+      files: path -> what is in it, or a function that writes it.
     """
+    asides = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(size) if size <= _MAX_JSON_BYTES else None
-        if data is None:
-            raise CheckpointError(f"{path}: has more than {_MAX_JSON_BYTES:,} bytes; is it ours?")
-        return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
-    except DigitsError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: isn't JSON; was it changed by hand?") from None
-
-
-def _finite(text):
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} isn't a finite number")
-    return value
-
-
-def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
-    """Writes ``predictions.npz`` into a run's folder, whole or not at all."""
-    import numpy as np
-
-    replace_file(path / PREDICTIONS, lambda file: np.savez_compressed(file, **arrays))
-
-
-def replace_file(path: Path, write: Callable[[Any], object]) -> None:
-    """Calls ``write`` with a file aside, and renames it into place when it is whole."""
-    with _aside(path) as aside:
-        with naming(path), open(aside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-
-
-def replace_files(files: dict[Path, bytes]) -> None:
-    """Writes files that belong together: none is renamed into place before all are whole."""
-    with contextlib.ExitStack() as stack:
-        asides = {path: stack.enter_context(_aside(path)) for path in files}
-        for path, data in files.items():
-            with naming(path), open(asides[path], "wb") as file:
-                file.write(data)
+        for path, content in files.items():
+            # "x": it isn't there, not even as a link.
+            with naming(path), open(asides[path], "xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, aside in asides.items():
             os.replace(aside, path)
-
-
-@contextlib.contextmanager
-def _aside(path):
-    """The name of a file beside another, which is gone in the end."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
     finally:
-        aside.unlink(missing_ok=True)
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
 
 
-def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    """Adds one epoch's line to ``metrics.jsonl``; in one write, so that it is there or it isn't."""
-    with naming(path / METRICS), open(path / METRICS, "ab", buffering=0) as file:
-        file.write((json.dumps(row) + "\n").encode())
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Calls ``write`` with a new file, and gives it its name when it is complete."""
+    replace_files({path: write})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, all or nothing; NaN and infinity, which JSON doesn't have, are an error."""
+    replace_files({path: as_json(value)})
+
+
+def as_json(value: Any) -> bytes:
+    """Returns what `write_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 @contextlib.contextmanager
@@ -255,57 +208,141 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The epochs' numbers, oldest first; lines that are none are left out.
+def open_regular(path: Path) -> BufferedReader:
+    """Opens a file for reading; a pipe or a device, which could block for ever, is an OSError."""
+    nonblock = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
 
-    The last line may be cut short by a crash, and a hand may have been in the file. Of two lines
-    of one step the later one counts.
+
+def read_bytes(path: Path) -> bytes:
+    """Reads one of a run's text files, of at most 50 MB; a larger one is an OSError."""
+    with naming(path), open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_JSON_BYTES:
+            raise OSError(errno.EFBIG, f"has more than {_MAX_JSON_BYTES:,} bytes", str(path))
+        return file.read(size)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      CheckpointError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
+    """
+    try:
+        return _from_json(read_bytes(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: isn't JSON; was it changed by hand?") from None
+
+
+def _from_json(data: bytes) -> Any:
+    return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} isn't a finite number")
+    return value
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    """Adds one epoch's line to ``metrics.jsonl``, in one write."""
+    with naming(path / METRICS), open(path / METRICS, "ab", buffering=0) as file:
+        file.write((json.dumps(row) + "\n").encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Reads the epochs' numbers, oldest first; lines that aren't an epoch's are left out.
+
+    A crash may cut the last line short. Of two lines of one step the later one counts.
 
     Raises:
       CheckpointError: the file is there and can't be read.
     """
     try:
-        with open(path / METRICS, "rb") as file:
-            rows = {row["step"]: row for row in _metrics_rows(file)}
-            return [rows[step] for step in sorted(rows)]
+        lines = read_bytes(path / METRICS).splitlines()
     except FileNotFoundError:
         return []
     except OSError as error:
         raise CheckpointError(f"{path / METRICS}: can't be read ({error.strerror})") from None
+    rows = {}
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = _from_json(line)
+            if isinstance(row, dict) and all(_is_number(row.get(key)) for key in METRICS_FIELDS):
+                rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]
 
 
-def _metrics_rows(file):
-    # No line is longer than this, not even in a disk's gigabytes of zeros.
-    for line in iter(lambda: file.readline(_MAX_JSON_BYTES), b""):
-        try:
-            row = json.loads(line.decode(errors="replace"))
-        except (ValueError, RecursionError):
-            continue
-        if _is_metrics_row(row):
-            yield row
-
-
-def _is_metrics_row(row):
-    # Exactly these: whoever reads on counts on them.
-    return (
-        isinstance(row, dict)
-        and all(type(row.get(name)) in (int, float) for name in METRICS_FIELDS)
-        # Not `isfinite`: it raises for an integer beyond all floats.
-        and all(abs(row[name]) <= sys.float_info.max for name in METRICS_FIELDS)
-    )
+def _is_number(value: Any) -> bool:
+    # Not `isfinite`: it raises for an integer beyond all floats.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def keep_metrics(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """Drops the epochs after a step, which a resumed run will do again; returns the rest."""
+    """Drops the epochs after a step, which a resumed run trains again; returns the rest."""
     rows = [row for row in read_metrics(path) if row["step"] <= last_step]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    replace_file(path / METRICS, lambda file: file.write(text.encode()))
+    replace_files({path / METRICS: "".join(json.dumps(row) + "\n" for row in rows).encode()})
     return rows
+
+
+def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
+    """Writes ``predictions.npz`` into a run's folder, all or nothing."""
+    import numpy as np
+
+    named: dict[str, Any] = arrays  # or pyright takes one for `allow_pickle`
+    replace_file(path / PREDICTIONS, lambda file: np.savez_compressed(file, **named))
+
+
+def read_npz(path: Path) -> dict[str, "np.ndarray"]:
+    """Reads an ``.npz`` file of arrays of numbers and text, whoever wrote it.
+
+    `numpy.load` allocates what an array's header claims, and returns bytes for what isn't an array.
+
+    Raises:
+      OSError: it can't be opened.
+      ValueError: one line, without the file's name: it is damaged, isn't an ``.npz`` file, or holds
+        anything else or more than `MAX_ARRAY_BYTES`.
+    """
+    import numpy as np
+    from numpy.lib import format as npy
+
+    arrays = {}
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    with open_regular(path) as file:
+        try:
+            with warnings.catch_warnings(), zipfile.ZipFile(file) as archive:
+                warnings.simplefilter("error")  # of a header that NumPy doesn't write
+                size = sum(info.file_size for info in archive.infolist())
+                if size > MAX_ARRAY_BYTES:
+                    raise ValueError(f"{size:,} bytes unpacked; {MAX_ARRAY_BYTES:,} are allowed")
+                for info in archive.infolist():
+                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise ValueError("it is packed in a way that NumPy doesn't use")
+                    with archive.open(info) as member:
+                        shape, fortran, dtype = headers[npy.read_magic(member)](member)
+                        size = math.prod(shape) * dtype.itemsize
+                        # A byte more than there should be: at the end the checksum is verified.
+                        data = bytearray(member.read(max(0, min(size, info.file_size)) + 1))
+                    if dtype.kind not in "biufU" or len(data) != size:
+                        raise ValueError("it holds something else than arrays of numbers or text")
+                    array = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
+                    arrays[info.filename.removesuffix(".npy")] = array
+        except Exception as error:  # zipfile, zlib and NumPy each have their own
+            raise ValueError(shown(str(error)) or type(error).__name__) from None
+    return arrays
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, as others read it.
+    """A finished run.
 
     Attributes:
       path: its folder.
@@ -323,75 +360,60 @@ class Run:
     validation_logits: "np.ndarray"
 
 
+def check_run(path: Path) -> None:
+    """Raises a CheckpointError where a folder holds no run."""
+    if not (path / CONFIG).is_file():
+        what = f"holds no run (no {CONFIG})" if path.is_dir() else "no such folder"
+        raise CheckpointError(f"{path}: {what}; give the folder of a run")
+
+
 def read_results(path: Path) -> dict[str, Any]:
-    """``results.json`` of a run's folder.
+    """Reads ``results.json`` of a run's folder.
 
     Raises:
-      CheckpointError: no such folder, no run in it, one that isn't finished, or no object in it.
+      CheckpointError: no run is there, it isn't finished, or the file isn't a JSON object.
     """
     check_run(path)
     if not (path / RESULTS).exists():
-        raise CheckpointError(
-            f"{path}: the run isn't finished (no {RESULTS}); "
-            f"finish it with python -m digits_jax.train --resume --workdir={path}"
-        )
+        raise CheckpointError(f"{path}: the run isn't finished (no {RESULTS}); {resume_line(path)}")
     results = read_json(path / RESULTS)
     if not isinstance(results, dict):
-        raise CheckpointError(
-            f"{path / RESULTS}: isn't an object with a run's numbers; train it again"
-        )
+        raise CheckpointError(f"{path / RESULTS}: isn't a JSON object; {resume_line(path)}")
     return results
 
 
+def resume_line(path: Path) -> str:
+    """Says how a run is finished, and what is missing in its folder is written."""
+    return f"finish it with python -m digits_jax.train --resume --workdir={path}"
+
+
 def read_run(path: Path) -> Run:
-    """A finished run's numbers and predictions.
+    """Reads a finished run's numbers and predictions.
 
     Raises:
-      CheckpointError: as `read_results`, or predictions that are missing or damaged.
+      CheckpointError: as `read_results`, or the predictions are missing or damaged.
     """
-    from digits_jax.runs.arrays import read_npz
-
-    results = read_results(path)
-    names = ("labels", "logits", "validation_labels", "validation_logits")
-    try:
-        found = read_npz(path / PREDICTIONS)
-        arrays = {name: found[name] for name in names}
-        for part in ("", "validation_"):
-            _check_predictions(arrays[f"{part}labels"], arrays[f"{part}logits"])
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: has no {PREDICTIONS}; "
-            f"write it with python -m digits_jax.train --resume --workdir={path}"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{path / PREDICTIONS}: can't be read ({error.strerror})") from None
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path / PREDICTIONS}: can't be read (no {error}); is it whole?"
-        ) from None
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path / PREDICTIONS}: can't be read ({shown(str(error))}); is it whole?"
-        ) from None
-    return Run(path, results, **arrays)
-
-
-def _check_predictions(labels, logits):
-    """Raises a ValueError where they aren't as `Run` has them."""
     import numpy as np
 
-    if (labels.dtype, logits.dtype, labels.ndim, logits.ndim) != (np.int32, np.float32, 1, 2):
-        raise ValueError("labels aren't int32 [n], or logits not float32 [n, classes]")
-    if len(labels) != len(logits) or not np.isfinite(logits).all():
-        raise ValueError("logits aren't finite numbers, a row for each label")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        raise ValueError(f"labels are from {labels.min()} to {labels.max()}")
-
-
-def check_run(path: Path) -> None:
-    """Raises an DigitsError where a folder holds no run."""
-    if not path.is_dir():
-        what = "is not a folder" if path.exists() else "no such folder"
-        raise CheckpointError(f"{path}: {what}; give the folder of a run")
-    if not (path / CONFIG).is_file():
-        raise CheckpointError(f"{path}: holds no run (no {CONFIG}); give the folder of a run")
+    results = read_results(path)
+    try:
+        found = read_npz(path / PREDICTIONS)
+        names = ("labels", "logits", "validation_labels", "validation_logits")
+        if missing := [name for name in names if name not in found]:
+            raise ValueError(f"it holds no {missing[0]}")
+        run = Run(path, results, *(found[name] for name in names))
+        splits = ((run.labels, run.logits), (run.validation_labels, run.validation_logits))
+        for labels, logits in splits:
+            shaped = labels.ndim == 1 and logits.ndim == 2 and len(labels) == len(logits)
+            if not shaped or labels.dtype != np.int32 or logits.dtype != np.float32:
+                raise ValueError("labels aren't int32 [n], or logits not float32 [n, classes]")
+            if not np.isfinite(logits).all():
+                raise ValueError("logits aren't finite")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+                raise ValueError(f"labels are from {labels.min()} to {labels.max()}")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else shown(str(error))
+        raise CheckpointError(
+            f"{path / PREDICTIONS}: can't be read ({why}); {resume_line(path)}"
+        ) from None
+    return run

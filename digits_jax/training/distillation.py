@@ -13,7 +13,7 @@ from digits_jax.errors import ConfigError, DigitsError, shown
 from digits_jax.models.build import build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
-from digits_jax.runs.ensemble import members_of
+from digits_jax.runs.ensembles import members_of
 
 
 @dataclass(frozen=True)

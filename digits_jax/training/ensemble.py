@@ -11,7 +11,7 @@ from digits_jax.config import RunOptions, TrainConfig
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
-from digits_jax.runs.ensemble import ensemble_results, mean_log_probabilities, member_path
+from digits_jax.runs.ensembles import ensemble_results, mean_log_probabilities, member_path
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import FitResult, default_name, resume_command, run, train_members
 from digits_jax.training.resuming import check_same_run

@@ -16,7 +16,7 @@ from digits_jax.data.pipeline import eval_batches, share_size
 from digits_jax.data.splits import Split
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
-from digits_jax.runs.ensemble import mean_log_probabilities
+from digits_jax.runs.ensembles import mean_log_probabilities
 from digits_jax.training import parallel
 from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, split_members
 from digits_jax.training.setup import TrainSetup

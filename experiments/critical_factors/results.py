@@ -142,7 +142,7 @@ def hold_output(output: Path, settings: dict[str, Any]) -> Iterator[None]:
     Raises:
       ConfigError: it can't be written, another process has it, or it has other settings.
     """
-    with hold_folder(output, "--output"):
+    with hold_folder(output):
         check_settings(output, settings)
         yield
 

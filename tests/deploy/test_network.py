@@ -139,7 +139,7 @@ def damage(path, name, text):
         (lambda p: (p / "results.json").unlink(), "isn't finished"),
         (
             lambda p: (p / "predictions.npz").unlink(),
-            r"has no predictions.npz; write it with .*res",
+            r"predictions.npz: can't be read \(No such file.*--res",
         ),
         (lambda p: shutil.rmtree(p / "checkpoints"), "holds no checkpoint"),
         (lambda p: damage(p, "config.json", '{"config": {"arch": "mlp"}}'), "isn't a whole run"),

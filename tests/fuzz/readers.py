@@ -31,8 +31,7 @@ from digits_jax.deploy.network import Layer, Network, combine, numpy_logits
 from digits_jax.deploy.sheet import is_sheet, write_sheet
 from digits_jax.errors import DigitsError
 from digits_jax.evaluation import compare
-from digits_jax.runs import manifest
-from digits_jax.runs.checkpoint import inspect_step
+from digits_jax.runs import checkpoint as checkpoint_module
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
     append_metrics,
@@ -43,7 +42,6 @@ from digits_jax.runs.folder import (
     write_json,
     write_predictions,
 )
-from digits_jax.runs.manifest import DamagedError, write_manifest
 from digits_jax.vision.decode import decode_image
 
 CLASSES = tuple("0123456789")
@@ -456,38 +454,15 @@ def make_checkpoint(folder):
     state.mkdir(parents=True)
     (state / "_METADATA").write_text("{}")
     (state / "array").write_bytes(bytes(range(200)))
-    write_manifest(folder / "5", 5, {"loss": 0.25, "run": {"seed": 0, "name": "é"}})
+    write_json(folder / "5" / "values.json", {"loss": 0.25, "run": {"seed": 0, "name": "é"}})
+    (folder / "5" / "SHA256SUMS").write_bytes(checkpoint_module._sums(folder / "5", 5))
 
 
 def read_step(folder):
-    try:
-        found = inspect_step(folder, 5)
-    except DamagedError as error:
-        raise DigitsError(f"{folder / '5' / error.args[0]}") from None
-    return {"step": found.step, "values": found.values, "num_bytes": found.num_bytes}
-
-
-def unsigned(text):
-    """The part of a manifest that its own checksum is of."""
-    content = json.loads(text)
-    del content["sha256"]
-    return json.dumps(content).encode()
-
-
-def signed(_, damaged):
-    """A manifest with a checksum that fits, as another version might write it."""
-    try:
-        content = json.loads(damaged)
-        own = manifest._own_sha256(content)
-        return manifest._text({**content, "sha256": own})
-    except (ValueError, TypeError, RecursionError):
-        return damaged
-
-
-def right_step(result, expected, case):
-    """A step by the manifest's own contract: its values may be any."""
-    assert (result["step"], type(result["values"])) == (5, dict)
-    assert type(result["num_bytes"]) is int
+    damage = checkpoint_module.find_damage(folder, 5)
+    if damage is not None:
+        raise DigitsError(f"{folder / '5'}: {damage}")
+    return checkpoint_module.read_values(folder, 5)
 
 
 READERS = {
@@ -495,16 +470,10 @@ READERS = {
         make_checkpoint,
         read_step,
         assert_same,
-        Target("5/manifest.json", "json"),
-        Target("5/manifest.json"),
+        Target("5/values.json", "json"),
+        Target("5/SHA256SUMS"),
         Target("5/state/array"),
         Target("5/state/_METADATA"),
-    ),
-    "manifest.json, signed": _reader(
-        make_checkpoint,
-        read_step,
-        right_step,
-        Target("5/manifest.json", "json", unsigned, signed),
     ),
     "config.json": _reader(
         make_config,

@@ -18,8 +18,7 @@ from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive
 from digits_jax.errors import DigitsError
 from digits_jax.runs import folder as folder_module
-from digits_jax.runs.arrays import MAX_BYTES, read_npz
-from digits_jax.runs.folder import read_json, read_metrics, read_run
+from digits_jax.runs.folder import MAX_ARRAY_BYTES, read_json, read_metrics, read_npz, read_run
 from digits_jax.vision.decode import decode_image
 
 PEAK_BYTES = 30_000_000
@@ -99,14 +98,14 @@ def test_headers_of_arrays_that_claim_much(tmp_path, shape, descr):
     with zipfile.ZipFile(tmp_path / "predictions.npz", "w") as file:
         for name in ("labels", "logits", "validation_labels", "validation_logits"):
             file.writestr(f"{name}.npy", npy_header(shape, descr) + bytes(64))
-    refused(lambda: read_run(tmp_path), r"predictions\.npz: can't be read \(it holds an array")
+    refused(lambda: read_run(tmp_path), r"predictions\.npz: can't be read \(")
 
 
 def test_bombs_in_archives(tmp_path):
     make_run(tmp_path)
     (tmp_path / "predictions.npz").write_bytes(npz_bomb())
     (tmp_path / "model.npz").write_bytes(npz_bomb("network"))
-    said = rf"{GIGABYTES},000,000,128 bytes unpacked; {MAX_BYTES:,} are allowed"
+    said = rf"{GIGABYTES},000,000,128 bytes unpacked; {MAX_ARRAY_BYTES:,} are allowed"
     refused(lambda: read_run(tmp_path), said)
     refused(lambda: read_archive(tmp_path / "model.npz"), said)
     from digits_jax.compare import read_arrays
@@ -127,47 +126,6 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
             read_npz(path)
 
     assert peak_of(read) < PEAK_BYTES
-
-
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_other_packings(tmp_path, method):
-    """Their unpackers take the memory that the file asks for."""
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as file:
-        file.writestr("labels.npy", npy_header("(1,)") + bytes(4))
-    with pytest.raises(ValueError, match="packed in a way"):
-        read_npz(tmp_path / "a.npz")
-
-
-def test_two_arrays_of_one_name(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
-        file.writestr("labels.npy", npy_header("(1,)") + bytes(4))
-        file.writestr("Labels.npy", npy_header("(1,)") + bytes(4))
-    data = (tmp_path / "a.npz").read_bytes()
-    (tmp_path / "a.npz").write_bytes(data.replace(b"Labels.npy", b"labels.npy"))
-    with pytest.raises(ValueError, match="two arrays of one name"):
-        read_npz(tmp_path / "a.npz")
-
-
-def test_every_kind_of_array_comes_back(tmp_path):
-    """As `numpy.load` reads them: orders of bytes and of axes, texts, none, and no axes."""
-    arrays = {
-        "big": np.arange(6, dtype=">i8").reshape(2, 3),
-        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-        "half": np.float16([0.5, np.nan]),
-        "bool": np.array([True, False]),
-        "text": np.array("é and more"),
-        "none": np.zeros((0, 3), np.float32),
-        "one": np.float32(5),
-    }
-    for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "a.npz", **arrays)
-        found = read_npz(tmp_path / "a.npz")
-        with np.load(tmp_path / "a.npz") as wanted:
-            assert list(found) == wanted.files
-            for name in found:
-                assert found[name].dtype == wanted[name].dtype
-                assert found[name].flags.writeable
-                np.testing.assert_array_equal(found[name], wanted[name])
 
 
 def idx(shape):
@@ -196,14 +154,12 @@ def test_a_bomb_in_gzip():
 def test_json_of_any_size(tmp_path, monkeypatch):
     """A sparse file has the size of a disk and takes none of it."""
     monkeypatch.setattr(folder_module, "_MAX_JSON_BYTES", 5_000_000)
-    # The one is refused for its size; the other is read, ten times what may be held of it.
-    for name, size in {"config.json": 20 * 10**9, "metrics.jsonl": 10 * PEAK_BYTES}.items():
+    for name in ("config.json", "metrics.jsonl"):
         with open(tmp_path / name, "wb") as file:
-            file.truncate(size)
-    refused(lambda: read_json(tmp_path / "config.json"), r"config\.json: has more than 5,000,000")
-    rows = []
-    assert peak_of(lambda: rows.append(read_metrics(tmp_path))) < PEAK_BYTES
-    assert rows == [[]]
+            file.truncate(20 * 10**9)
+    said = "has more than 5,000,000 bytes"
+    refused(lambda: read_json(tmp_path / "config.json"), said)
+    refused(lambda: read_metrics(tmp_path), said)
 
 
 def test_layers_that_would_make_a_huge_image(tmp_path):

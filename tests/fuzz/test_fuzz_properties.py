@@ -6,12 +6,6 @@ import string
 
 import numpy as np
 import pytest
-from harness import assert_clear, time_limit
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
-from digits_jax.config import TrainConfig, from_dict, read_config
 from digits_jax.config_checks import (
     AUGMENTS,
     DTYPES,
@@ -20,16 +14,22 @@ from digits_jax.config_checks import (
     SCHEDULES,
     check,
 )
+from harness import assert_clear, time_limit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from digits_jax.config import TrainConfig, from_dict, read_config
 from digits_jax.data.originals import read_idx
 from digits_jax.deploy.archive import read_archive
 from digits_jax.errors import DigitsError, quoted, shown
-from digits_jax.runs.arrays import read_npz
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
     append_metrics,
     keep_metrics,
     read_json,
     read_metrics,
+    read_npz,
     write_json,
 )
 

@@ -1,9 +1,10 @@
-"""Checkpoints: all comes back, the last three stay, and damage is noticed, named, gone behind."""
+"""Checkpoints: everything is restored, the last three stay, damage is found and passed over."""
 
-import json
+import errno
 import os
 import random
 import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +12,19 @@ import numpy as np
 import pytest
 from faults_log import log_faults
 
-from digits_jax.errors import DigitsError
-from digits_jax.runs import checkpoint as module
+from digits_jax.errors import CheckpointError
 from digits_jax.runs.checkpoint import (
     abstract,
     clear_up,
+    find_damage,
+    last_saved,
     list_steps,
     newest_good,
+    read_values,
     read_weights,
     restore_newest,
     save_checkpoint,
 )
-from digits_jax.runs.manifest import DamagedError, read_manifest, write_manifest
 
 
 def tree(step=0):
@@ -35,7 +37,7 @@ def tree(step=0):
 
 @pytest.fixture(scope="session")
 def five_saved(tmp_path_factory):
-    """A folder with the checkpoints of steps 1 to 5 made; it is read only."""
+    """A folder in which the steps 1 to 5 were saved; it is only read."""
     path = tmp_path_factory.mktemp("run") / "checkpoints"
     for step in range(1, 6):
         save_checkpoint(path, step, tree(step), {"loss": step / 3})
@@ -56,242 +58,33 @@ def files_of(step):
     return sorted(path for path in step.rglob("*") if path.is_file())
 
 
-def assert_is(found, step):
+def assert_restores(path, step, damaged=()):
+    found = restore(path)
     assert (found.step, found.values) == (step, {"loss": step / 3})  # to the last bit
+    assert found.damaged.keys() == set(damaged)
     assert jax.tree.structure(found.tree) == jax.tree.structure(tree())
     for a, b in zip(jax.tree.leaves(found.tree), jax.tree.leaves(tree(step)), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
+    return found.damaged
 
 
-def test_all_comes_back(saved):
-    found = restore(saved)
-    assert_is(found, 5)
-    assert found.damaged == {}
-
-
-def test_the_last_three_are_kept(saved):
-    assert sorted(path.name for path in saved.iterdir()) == ["3", "4", "5"]
-    assert list_steps(saved) == [3, 4, 5]
+def test_the_newest_is_restored_and_the_last_three_are_kept(five_saved):
+    assert sorted(path.name for path in five_saved.iterdir()) == ["3", "4", "5"]
+    assert (list_steps(five_saved), newest_good(five_saved)) == ([3, 4, 5], 5)
+    assert last_saved(five_saved) == 5
+    assert read_values(five_saved, 4) == {"loss": 4 / 3}
+    assert_restores(five_saved, 5)
 
 
 def test_no_checkpoint_yet(tmp_path):
     """And reading makes no folder."""
     path = tmp_path / "checkpoints"
-    assert list_steps(path) == []
-    assert restore(path) is None
-    assert newest_good(path) is None
-    with pytest.raises(DigitsError, match="holds no checkpoint; train the run first"):
+    assert (list_steps(path), restore(path), newest_good(path)) == ([], None, None)
+    assert last_saved(path) is None
+    with pytest.raises(CheckpointError, match="holds no checkpoint; train the run first"):
         read_weights(path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("step", [4, 5])
-def test_a_step_that_is_not_new_is_refused(saved, step):
-    with pytest.raises(DigitsError, match=rf"step {step} can't be saved, as step 5 is there"):
-        save_checkpoint(saved, step, tree(99), {"loss": 99.0})
-    assert_is(restore(saved), 5)
-
-
-def test_abstract_has_the_sharding():
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[1])
-    kernel = abstract(tree(), sharding)["params"]["kernel"]
-    assert (kernel.shape, kernel.dtype, kernel.sharding) == ((2, 3), jnp.float32, sharding)
-
-
-def test_the_manifest_names_every_file(saved):
-    files = json.loads((saved / "5" / "manifest.json").read_text())["files"]
-    there = {path.relative_to(saved / "5").as_posix(): path for path in files_of(saved / "5")}
-    assert files.keys() == there.keys() - {"manifest.json"}
-    assert all(files[name]["bytes"] == there[name].stat().st_size for name in files)
-
-
-# --- damage --------------------------------------------------------------------------------
-
-
-def test_every_flipped_bit_is_noticed(saved):
-    """200 random places over all the bytes of a checkpoint; orbax restores most without a word."""
-    rng = random.Random(0)
-    contents = {path: path.read_bytes() for path in files_of(saved / "5")}
-    places = [(path, place) for path, content in contents.items() for place in range(len(content))]
-    for path, place in rng.sample(places, 200):
-        content = contents[path]
-        flipped = content[place] ^ 1 << rng.randrange(8)
-        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
-        with pytest.raises(DamagedError, match=r"SHA-256|isn't what was written"):
-            module.inspect_step(saved, 5)
-        path.write_bytes(content)
-    log_faults("a flipped bit", 200, 200)
-    assert_is(restore(saved), 5)
-
-
-@pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "gone", "a folder", "longer"])
-def test_each_file_matters(saved, damage):
-    """Whichever file is damaged, the step before is taken, and the damage is named."""
-    for path in files_of(saved / "5"):
-        content = path.read_bytes()
-        if damage in ("gone", "a folder"):
-            path.unlink()
-        if damage == "a folder":
-            path.mkdir()
-        if damage == "flipped":
-            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        elif damage in ("cut", "emptied", "longer"):
-            ends = {"cut": content[: len(content) // 2], "emptied": b"", "longer": content + b"\n"}
-            path.write_bytes(ends[damage])
-        found = restore(saved)
-        assert_is(found, 4)
-        assert found.damaged.keys() == {5}
-        assert path.relative_to(saved / "5").as_posix() in found.damaged[5]
-        if damage == "a folder":
-            path.rmdir()
-        path.write_bytes(content)
-    log_faults(f"a file {damage}", len(files_of(saved / "5")), len(files_of(saved / "5")))
-    assert_is(restore(saved), 5)
-
-
-@pytest.mark.parametrize("what", ["empty", "half-written", "renamed", "a file"])
-def test_a_newer_step_that_is_none(saved, what):
-    newer = saved / "99"
-    if what == "empty":
-        newer.mkdir()
-    elif what == "a file":
-        newer.write_text("")
-    else:
-        shutil.copytree(saved / "4", newer)
-        if what == "half-written":
-            (newer / "manifest.json").unlink()
-    said = "is step 4 under another name" if what == "renamed" else "manifest.json"
-    found = restore(saved)
-    assert_is(found, 5)
-    assert said in found.damaged[99]
-    assert newest_good(saved) == 5
-    assert read_weights(saved)[0] == 5
-
-
-def test_two_damaged_steps(saved):
-    for step in (4, 5):
-        (saved / str(step) / "manifest.json").write_bytes(b"\xff")
-    found = restore(saved)
-    assert_is(found, 3)
-    assert found.damaged.keys() == {4, 5}
-    clear_up(saved, found.damaged)
-    assert sorted(path.name for path in saved.iterdir()) == ["3", "damaged-4", "damaged-5"]
-    save_checkpoint(saved, 4, tree(4), {"loss": 4 / 3})
-    assert_is(restore(saved), 4)
-    (saved / "4" / "manifest.json").unlink()
-    clear_up(saved, {4: "why"})
-    assert {"damaged-4", "damaged-4-2"} <= {path.name for path in saved.iterdir()}
-
-
-def test_none_that_is_whole(saved):
-    for step in (3, 4, 5):
-        (saved / str(step) / "manifest.json").unlink()
-    for read in (restore, read_weights):
-        with pytest.raises(DigitsError, match=r"no checkpoint can be restored \(step 5: .*step 3"):
-            read(saved)
-    assert newest_good(saved) is None
-
-
-def test_numbers_that_are_none(saved):
-    """A checkpoint of NaN is none to go on from, however whole."""
-    bad = tree(6)
-    bad["params"]["bias"] = jnp.array([0.0, jnp.nan, 0.0])
-    save_checkpoint(saved, 6, bad, {"loss": 2.0})
-    found = restore(saved)
-    assert_is(found, 5)
-    assert found.damaged == {6: "params/bias holds NaN or infinity"}
-
-
-def test_a_checkpoint_of_another_tree(saved):
-    other = abstract({**tree(), "params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}})
-    with pytest.raises(DigitsError, match="can't be restored"):
-        restore(saved, other)
-
-
-def test_another_format(tmp_path):
-    (tmp_path / "5").mkdir()
-    write_manifest(tmp_path / "5", 5, {})
-    content = json.loads((tmp_path / "5" / "manifest.json").read_text())
-    assert content.pop("sha256")
-    # As a later version would write it.
-    from digits_jax.runs import manifest
-
-    content["format"] = 99
-    text = manifest._text({**content, "sha256": manifest._own_sha256(content)})
-    (tmp_path / "5" / "manifest.json").write_bytes(text)
-    with pytest.raises(DamagedError, match="another version of digits_jax"):
-        read_manifest(tmp_path / "5")
-
-
-def test_the_average_is_what_recognises(tmp_path):
-    weights = {"params": {"w": jnp.ones(2)}, "batch_stats": {"m": jnp.full(1, 3.0)}}
-    averaged = {"params": {"w": jnp.zeros(2)}, "batch_stats": {"m": jnp.full(1, 5.0)}}
-    save_checkpoint(tmp_path, 1, {**weights, "average": {}}, {})
-    save_checkpoint(tmp_path, 2, {**weights, "average": averaged}, {})
-    step, found, damaged = read_weights(tmp_path)
-    assert (step, damaged) == (2, {})
-    np.testing.assert_array_equal(found["params"]["w"], [0, 0])
-    np.testing.assert_array_equal(found["batch_stats"]["m"], [5])
-    shutil.rmtree(tmp_path / "2")
-    _, found, _ = read_weights(tmp_path)
-    np.testing.assert_array_equal(found["params"]["w"], [1, 1])
-
-
-# --- saving that fails -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("disk")])
-@pytest.mark.parametrize("where", ["orbax", "manifest", "rename"])
-def test_a_full_disk(saved, monkeypatch, error, where):
-    import orbax.checkpoint as ocp
-
-    def fail(*args, **kwargs):
-        raise error
-
-    with monkeypatch.context() as patch:
-        if where == "orbax":
-            patch.setattr(ocp.Checkpointer, "save", fail)
-        elif where == "manifest":
-            patch.setattr(module, "write_manifest", fail)
-        else:
-            patch.setattr(module, "sync_folder", fail)
-        with pytest.raises(
-            DigitsError, match=r"step 6 could not be saved .*step 5 is kept.*--resume"
-        ):
-            save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
-    assert newest_good(saved) >= 5
-    assert {"3", "4", "5"} <= {path.name for path in saved.iterdir()}
-    if where != "rename":
-        save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
-    assert_is(restore(saved), 6)
-
-
-def test_what_a_killed_save_leaves(saved):
-    """Half a save, and a removal that wasn't finished: neither is read, both go."""
-    shutil.copytree(saved / "5", saved / ".6.saving")
-    (saved / ".2.removing" / "state").mkdir(parents=True)
-    assert_is(restore(saved), 5)
-    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})  # over the half of it
-    assert_is(restore(saved), 6)
-    (saved / ".7.saving").mkdir()
-    clear_up(saved, {})
-    assert sorted(path.name for path in saved.iterdir()) == ["4", "5", "6"]
-
-
-def test_the_last_good_one_is_never_dropped(saved, monkeypatch):
-    """Older steps go when the new one is whole on disk, no sooner."""
-    seen = []
-
-    def remove(path):
-        if path.name.isdecimal():
-            seen.append((path.name, newest_good(saved)))
-        real(path)
-
-    real = module._remove
-    monkeypatch.setattr(module, "_remove", remove)
-    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
-    assert seen == [("3", 6)]
 
 
 def test_other_names_are_left_alone(saved):
@@ -301,7 +94,199 @@ def test_other_names_are_left_alone(saved):
     assert list_steps(saved) == [3, 4, 5]
 
 
+def test_the_tree_is_restored_with_the_wanted_sharding(saved):
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    kernel = restore(saved, abstract(tree(), sharding)).tree["params"]["kernel"]
+    assert (kernel.shape, kernel.dtype, kernel.sharding) == ((2, 3), jnp.float32, sharding)
+
+
+def test_the_weights_are_the_average_where_there_is_one(tmp_path):
+    weights = {"params": {"w": jnp.ones(2)}, "batch_stats": {"m": jnp.full(1, 3.0)}}
+    averaged = {"params": {"w": jnp.zeros(2)}, "batch_stats": {"m": jnp.full(1, 5.0)}}
+    save_checkpoint(tmp_path, 1, {**weights, "average": {}}, {})
+    save_checkpoint(tmp_path, 2, {**weights, "average": averaged}, {})
+    for step, w, m in ((2, [0, 0], [5]), (1, [1, 1], [3])):
+        found_step, found, damaged = read_weights(tmp_path)
+        assert (found_step, damaged) == (step, {})
+        np.testing.assert_array_equal(found["params"]["w"], w)
+        np.testing.assert_array_equal(found["batch_stats"]["m"], m)
+        shutil.rmtree(tmp_path / str(step))
+
+
+# --- damage --------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_is_noticed(saved):
+    """200 random places over all the bytes of a checkpoint; Orbax restores most silently."""
+    rng = random.Random(0)
+    contents = {path: path.read_bytes() for path in files_of(saved / "5")}
+    places = [(path, place) for path, content in contents.items() for place in range(len(content))]
+    for path, place in rng.sample(places, 200):
+        content = contents[path]
+        flipped = content[place] ^ 1 << rng.randrange(8)
+        path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
+        assert "doesn't match SHA256SUMS" in find_damage(saved, 5)
+        path.write_bytes(content)
+    log_faults("a flipped bit", 200, 200)
+    assert_restores(saved, 5)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "gone", "a folder", "longer", "a pipe"])
+def test_each_file_matters(saved, damage):
+    """Whichever file is damaged, it is named, and the step before is restored."""
+    files = files_of(saved / "5")
+    for path in files:
+        content = path.read_bytes()
+        path.unlink()
+        if damage == "a folder":
+            path.mkdir()
+        elif damage == "a pipe":
+            os.mkfifo(path)
+        elif damage != "gone":
+            half = content[: len(content) // 2]
+            path.write_bytes({"cut": half, "emptied": b"", "longer": content + b"\n"}[damage])
+        assert path.relative_to(saved / "5").as_posix() in find_damage(saved, 5)
+        assert newest_good(saved) == 4
+        if path == files[0]:
+            assert_restores(saved, 4, damaged=[5])
+            assert read_weights(saved)[0] == 4
+        if damage == "a folder":
+            path.rmdir()
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+    log_faults(f"a file {damage}", len(files), len(files))
+    assert find_damage(saved, 5) is None
+
+
+@pytest.mark.parametrize("what", ["empty", "half-written", "renamed", "a file"])
+def test_a_newer_step_that_is_incomplete(saved, what):
+    newer = saved / "99"
+    if what == "empty":
+        newer.mkdir()
+    elif what == "a file":
+        newer.write_text("")
+    else:
+        shutil.copytree(saved / "4", newer)
+        if what == "half-written":
+            (newer / "SHA256SUMS").unlink()
+    assert "SHA256SUMS" in assert_restores(saved, 5, damaged=[99])[99]
+
+
+def test_the_sums_are_what_sha256sum_reads(five_saved):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("there is no sha256sum here")
+    argv = ["sha256sum", "--strict", "--quiet", "-c", "5/SHA256SUMS"]
+    subprocess.run(argv, cwd=five_saved, check=True)
+    names = {line.split("  ")[1] for line in (five_saved / "5/SHA256SUMS").read_text().splitlines()}
+    there = {path.relative_to(five_saved).as_posix() for path in files_of(five_saved / "5")}
+    assert names == there - {"5/SHA256SUMS"}
+
+
+def test_damaged_steps_are_set_aside_and_trained_again(saved):
+    for step in (4, 5):
+        (saved / str(step) / "SHA256SUMS").write_bytes(b"\xff")
+    damaged = assert_restores(saved, 3, damaged=[4, 5])
+    clear_up(saved, damaged)
+    save_checkpoint(saved, 4, tree(4), {"loss": 4 / 3})
+    assert_restores(saved, 4)
+    (saved / "4" / "SHA256SUMS").unlink()
+    clear_up(saved, {4: "why"})
+    names = sorted(path.name.rpartition("-")[0] or path.name for path in saved.iterdir())
+    assert names == ["3", "damaged-4", "damaged-4", "damaged-5"]
+
+
+def test_all_are_damaged(saved):
+    for step in (3, 4, 5):
+        (saved / str(step) / "SHA256SUMS").unlink()
+    for read in (restore, read_weights):
+        with pytest.raises(CheckpointError, match=r"no checkpoint .* \(step 5: .*step 3"):
+            read(saved)
+    assert newest_good(saved) is None
+
+
+def test_a_step_with_nan_is_passed_over(saved):
+    bad = tree(6)
+    bad["params"]["bias"] = jnp.array([0.0, jnp.nan, 0.0])
+    save_checkpoint(saved, 6, bad, {"loss": 2.0})
+    assert assert_restores(saved, 5, damaged=[6]) == {6: "params/bias holds NaN or infinity"}
+
+
+def test_an_intact_step_that_cannot_be_restored_is_no_damage(saved, monkeypatch):
+    """Another network, too many open files: an error, and no older step in its place."""
+    other = abstract({**tree(), "params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}})
+    with pytest.raises(CheckpointError, match="5: can't be restored though its files are intact"):
+        restore(saved, other)
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, "Too many open files", "x")
+
+    monkeypatch.setattr(os, "open", fail)
+    for read in (restore, newest_good):
+        with pytest.raises(CheckpointError, match=r"\(Too many open files\); nothing was changed"):
+            read(saved)
+
+
+# --- saving that fails -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_step_that_is_not_new_is_refused(saved, step):
+    with pytest.raises(CheckpointError, match=rf"step {step} can't be saved: step 5 is there"):
+        save_checkpoint(saved, step, tree(99), {"loss": 99.0})
+    assert_restores(saved, 5)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("where", ["write_bytes", "rename"])
+def test_a_disk_that_fails(saved, monkeypatch, number, where):
+    """In the first file that is written, and when the step is complete."""
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(saved), where, fail)
+        with pytest.raises(CheckpointError, match="step 6 could not be saved") as caught:
+            save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert f"({os.strerror(number)}); step 5 is kept" in str(caught.value)
+    assert ("free some space" in str(caught.value)) == (number == errno.ENOSPC)
+    assert sorted(path.name for path in saved.iterdir()) == ["3", "4", "5"]
+    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert_restores(saved, 6)
+
+
+def test_no_run_folder_is_made_again(tmp_path):
+    """A run's folder that was renamed or removed meanwhile."""
+    with pytest.raises(CheckpointError, match="step 1 could not be saved"):
+        save_checkpoint(tmp_path / "gone" / "checkpoints", 1, tree(), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_save_and_a_killed_removal_leave(saved):
+    """Neither is read, both are removed."""
+    shutil.copytree(saved / "5", saved / ".6.incomplete")
+    (saved / ".2.incomplete" / "state").mkdir(parents=True)
+    assert_restores(saved, 5)
+    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert_restores(saved, 6)
+    clear_up(saved, {})
+    assert sorted(path.name for path in saved.iterdir()) == ["4", "5", "6"]
+
+
+def test_older_steps_are_removed_when_the_new_one_is_complete(saved, monkeypatch):
+    seen, rmtree = [], shutil.rmtree
+
+    def remove(path, **options):
+        if path.name == ".3.incomplete" and path.exists():
+            seen.append(newest_good(saved))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
+    assert seen == [6]
+
+
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "checkpoints").touch()
-    with pytest.raises(DigitsError, match="is not a folder; move that file away"):
+    with pytest.raises(CheckpointError, match="is not a folder; move that file away"):
         restore(tmp_path / "checkpoints")

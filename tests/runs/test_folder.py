@@ -1,15 +1,16 @@
-"""A run's folder: what is written is read again, whole or not at all, by one process alone."""
+"""A run's folder: what is written is read back, all or nothing, by one process at a time."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
-from digits_jax.errors import DigitsError
-from digits_jax.runs import folder
+from digits_jax.errors import CheckpointError
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
     append_metrics,
@@ -20,20 +21,14 @@ from digits_jax.runs.folder import (
     new_workdir,
     read_json,
     read_metrics,
+    read_npz,
     read_results,
     read_run,
+    replace_file,
+    replace_files,
     write_json,
     write_predictions,
 )
-
-HOLD = """
-import sys
-from pathlib import Path
-from digits_jax.runs.folder import hold_workdir
-with hold_workdir(Path(sys.argv[1]), new=True):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 def arrays():
@@ -44,6 +39,10 @@ def arrays():
         "validation_labels": np.arange(5, dtype=np.int32) % 3,
         "validation_logits": random.normal(size=(5, 3)).astype(np.float32),
     }
+
+
+def files(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 @pytest.fixture
@@ -58,126 +57,195 @@ def run(tmp_path):
 # --- reading what was written --------------------------------------------------------------
 
 
-def test_a_run_comes_back(run):
+def test_a_run_is_read_back(run):
     found = read_run(run)
-    assert found.path == run
-    assert found.results == {"test_accuracy": 0.5}
+    assert (found.path, found.results) == (run, {"test_accuracy": 0.5})
     for name, array in arrays().items():
         np.testing.assert_array_equal(getattr(found, name), array)
         assert getattr(found, name).dtype == array.dtype
 
 
-def test_an_unfinished_run(run):
-    (run / "results.json").unlink()
-    for read in (read_results, read_run):
-        with pytest.raises(DigitsError, match=r"isn't finished .*--resume --workdir="):
-            read(run)
-
-
 @pytest.mark.parametrize("read", [check_run, read_results, read_run])
 def test_no_run(tmp_path, read):
-    with pytest.raises(DigitsError, match=r"nowhere: no such folder; give the folder of a run"):
+    with pytest.raises(CheckpointError, match="nowhere: no such folder"):
         read(tmp_path / "nowhere")
-    with pytest.raises(DigitsError, match=r"holds no run \(no config.json\)"):
+    with pytest.raises(CheckpointError, match=r"holds no run \(no config.json\)"):
         read(tmp_path)
 
 
-def test_missing_predictions(run):
+def test_an_unfinished_run(run):
+    (run / "results.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"isn't a JSON object; .*--resume --workdir="):
+        read_run(run)
+    (run / "results.json").unlink()
+    with pytest.raises(CheckpointError, match=r"isn't finished .*--resume --workdir="):
+        read_run(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": np.zeros(7)},
+        {"labels": np.full(7, 3, np.int32)},
+        {"labels": np.zeros(6, np.int32)},
+        {"validation_logits": np.zeros((5, 3))},
+        {"validation_logits": np.full((5, 3), np.nan, np.float32)},
+    ],
+)
+def test_predictions_that_are_wrong(run, change):
+    write_predictions(run, **{**arrays(), **change})
+    with pytest.raises(CheckpointError, match=r"predictions.npz: can't be read \(.*(labels|logit)"):
+        read_run(run)
+
+
+def test_predictions_that_are_missing_or_incomplete(run):
+    write_predictions(run, labels=arrays()["labels"])
+    with pytest.raises(CheckpointError, match=r"can't be read \(it holds no logits\); .*--resume"):
+        read_run(run)
     (run / "predictions.npz").unlink()
-    with pytest.raises(DigitsError, match=r"has no predictions.npz; write it with"):
+    with pytest.raises(CheckpointError, match=r"can't be read \(No such file .*--resume"):
         read_run(run)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other", "incomplete"])
-def test_damaged_predictions(run, damage):
-    path = run / "predictions.npz"
-    whole = path.read_bytes()
-    if damage == "incomplete":
-        np.savez(path, labels=np.zeros(3))
-    else:
-        middle = len(whole) // 3
-        path.write_bytes(
-            {
-                "cut": whole[: len(whole) // 2],
-                "changed": whole[:middle] + bytes(64) + whole[middle + 64 :],
-                "empty": b"",
-                "other": b"labels, logits\n",
-            }[damage]
-        )
-    with pytest.raises(DigitsError, match=r"predictions.npz: can't be read .*is it whole"):
-        read_run(run)
-
-
-@pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\udcff"])
-def test_json_that_is_none(tmp_path, text):
-    path = tmp_path / "config.json"
-    path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(DigitsError, match=r"config.json: isn't JSON"):
-        read_json(path)
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"NaN", b"1e999", b"[" * 10**5])
+def test_what_is_not_json(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"config.json: isn't JSON"):
+        read_json(tmp_path / "config.json")
 
 
 def test_json_that_cannot_be_read(tmp_path):
-    with pytest.raises(DigitsError, match=r"gone.json: can't be read \(No such file"):
+    with pytest.raises(CheckpointError, match=r"gone.json: can't be read \(No such file"):
         read_json(tmp_path / "gone.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(CheckpointError, match=r"pipe.json: can't be read \(not a regular file"):
+        read_json(tmp_path / "pipe.json")
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(CheckpointError, match=r"has more than 50,000,000 bytes"):
+        read_json(tmp_path / "large.json")
+
+
+# --- arrays --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_are_read_as_numpy_reads_them(tmp_path, save):
+    """Orders of bytes and of axes, text, no elements, no axes."""
+    saved = {
+        "big": np.arange(6, dtype=">i8").reshape(2, 3),
+        "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "half": np.float16([0.5, np.nan]),
+        "bool": np.array([True, False]),
+        "text": np.array("é and more"),
+        "none": np.zeros((0, 3), np.float32),
+        "one": np.float32(5),
+    }
+    save(tmp_path / "a.npz", **saved)
+    found = read_npz(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as wanted:
+        assert list(found) == wanted.files
+        for name, array in found.items():
+            assert (array.dtype, array.flags.writeable) == (wanted[name].dtype, True)
+            np.testing.assert_array_equal(array, wanted[name])
+
+
+def zip_of(path, *, shape="(3,)", descr="<f4", data=bytes(12), method=zipfile.ZIP_STORED):
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    header = header.ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("a.npy", b"\x93NUMPY\x01\0" + bytes([len(header), 0]) + header + data)
+    return path
+
+
+def test_an_array_by_hand(tmp_path):
+    assert read_npz(zip_of(tmp_path / "a.npz"))["a"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"shape": "(1099511627776,)"},
+        {"shape": "(0, 9999999999999999999999)"},
+        {"shape": "(-3,)"},
+        {"descr": "<U100000000"},
+        {"descr": "|O"},
+        {"descr": [("x", "<f4")]},
+        {"data": bytes(8)},
+        {"data": bytes(16)},
+        {"method": zipfile.ZIP_LZMA},  # it takes the memory that the file asks for
+    ],
+)
+def test_arrays_that_are_refused(tmp_path, other):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        read_npz(zip_of(tmp_path / "a.npz", **other))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other", "no array"])
+def test_damaged_archives(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=np.random.default_rng(0).normal(size=1000))
+    intact = path.read_bytes()
+    third = len(intact) // 3
+    changed = intact[:third] + bytes(64) + intact[third + 64 :]
+    contents = {"cut": intact[:third], "changed": changed, "empty": b"", "other": b"a, b\n"}
+    if damage == "no array":
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("a.txt", "abc")
+    else:
+        path.write_bytes(contents[damage])
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        read_npz(path)
 
 
 # --- metrics -------------------------------------------------------------------------------
 
 
 def row(step):
-    """An epoch's line, with a field that later versions may add."""
     return {**dict.fromkeys(METRICS_FIELDS, 0.25), "step": step, "more": "x"}
 
 
-def test_metrics_are_added_line_by_line(tmp_path):
+def test_metrics_are_lines(tmp_path):
     assert read_metrics(tmp_path) == []
-    rows = [row(10), row(20)]
+    rows = [row(10), row(20), row(30)]
     for each in rows:
         append_metrics(tmp_path, each)
     assert read_metrics(tmp_path) == rows
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows
+    assert keep_metrics(tmp_path, 20) == rows[:2] == read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize(
     "bad",
-    [b'{"step": 20, "train_lo', b"5\n", b"{}\n", b"\xff\xfe\n", b'{"step": "x"}\n', b"[" * 10**5],
+    [
+        b'{"step": 20, "train_lo',
+        b"5\n",
+        b"{}\n",
+        b"\xff\xfe\n",
+        b"[" * 10**5,
+        json.dumps({**row(20), "step": 10**400}).encode(),
+    ],
 )
-def test_lines_that_are_none_are_left_out(tmp_path, bad):
+def test_other_lines_are_left_out(tmp_path, bad):
     append_metrics(tmp_path, row(10))
     with open(tmp_path / "metrics.jsonl", "ab") as file:
-        file.write(bad)
-    assert read_metrics(tmp_path) == [row(10)]
-    # A resumed run goes on from a whole file.
-    assert keep_metrics(tmp_path, 10) == [row(10)]
-    append_metrics(tmp_path, row(20))
-    with open(tmp_path / "metrics.jsonl", "ab") as file:
         file.write(bad.rstrip(b"\n") + b"\n")
-    append_metrics(tmp_path, row(30))
+    append_metrics(tmp_path, row(20))
     append_metrics(tmp_path, {**row(20), "train_loss": 0.5})  # the later one counts
-    rows = [row(10), {**row(20), "train_loss": 0.5}, row(30)]
-    assert read_metrics(tmp_path) == rows
-    assert keep_metrics(tmp_path, 20) == rows[:2]
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(bad)
+    rows = [row(10), {**row(20), "train_loss": 0.5}]
+    assert read_metrics(tmp_path) == rows == keep_metrics(tmp_path, 20)
 
 
 def test_metrics_that_are_a_folder(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(DigitsError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
         read_metrics(tmp_path)
 
 
-def test_later_metrics_are_dropped(tmp_path):
-    for step in (10, 20, 30):
-        append_metrics(tmp_path, row(step))
-    assert keep_metrics(tmp_path, 20) == [row(10), row(20)]
-    assert read_metrics(tmp_path) == [row(10), row(20)]
-
-
-# --- whole or not at all -------------------------------------------------------------------
-
-
-def files(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+# --- all or nothing ------------------------------------------------------------------------
 
 
 def test_json_has_no_nan(run):
@@ -187,7 +255,7 @@ def test_json_has_no_nan(run):
     assert files(run) == before
 
 
-@pytest.mark.parametrize("stage", ["write", "rename"])
+@pytest.mark.parametrize("stage", ["fsync", "replace"])
 @pytest.mark.parametrize(
     "write",
     [
@@ -197,34 +265,45 @@ def test_json_has_no_nan(run):
     ],
     ids=["predictions", "json", "metrics"],
 )
-def test_a_failed_write_leaves_the_old_file_alone(run, monkeypatch, write, stage):
-    append_metrics(run, {"step": 10})
+def test_a_failed_write_leaves_the_old_file(run, monkeypatch, write, stage):
+    append_metrics(run, row(10))
     before = files(run)
 
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    if stage == "rename":
-        monkeypatch.setattr(os, "replace", fail)
-    else:
-        monkeypatch.setattr(os, "fsync", fail)  # after the bytes were written
+    monkeypatch.setattr(os, stage, fail)
     with pytest.raises(OSError, match="No space"):
         write(run)
-    monkeypatch.undo()
     assert files(run) == before
 
 
-def test_a_writer_that_fails_midway_leaves_nothing(tmp_path):
+def test_a_writer_that_is_interrupted_leaves_nothing(tmp_path):
     def write(file):
         file.write(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        folder.replace_file(tmp_path / "file", write)
+        replace_file(tmp_path / "file", write)
     assert files(tmp_path) == {}
 
 
+def test_files_that_belong_together_are_all_there_or_none(tmp_path):
+    wanted = {tmp_path / "a.json": b"1", tmp_path / "gone" / "b.md": b"2"}
+    with pytest.raises(FileNotFoundError, match="gone"):
+        replace_files(wanted)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "gone").mkdir()
+    replace_files(wanted)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == wanted
+
+
 # --- whose folder it is --------------------------------------------------------------------
+
+
+def hold(path, *, new=True):
+    with hold_workdir(path, new=new):
+        pass
 
 
 def test_new_folders_get_numbers(tmp_path):
@@ -232,31 +311,16 @@ def test_new_folders_get_numbers(tmp_path):
     assert names == ["cnn-mnist", "cnn-mnist-2", "cnn-mnist-3"]
 
 
-def test_a_folder_that_holds_a_run_is_taken(run):
-    for check in (check_free, lambda path: hold_workdir(path, new=True).__enter__()):
-        with pytest.raises(DigitsError, match=r"already holds a run; .*--resume"):
+def test_a_new_run_needs_a_free_folder_and_a_resumed_one_a_run(run):
+    for check in (check_free, hold):
+        with pytest.raises(CheckpointError, match="already holds a run"):
             check(run)
-    with hold_workdir(run, new=False):
-        pass
-
-
-def test_resuming_needs_a_run(tmp_path):
-    for path, said in ((tmp_path, "holds no run"), (tmp_path / "nowhere", "no such folder")):
-        with pytest.raises(DigitsError, match=said), hold_workdir(path, new=False):
-            pass
-    assert files(tmp_path) == {}
-
-
-def test_a_workdir_that_cannot_be_written(tmp_path):
-    """A file where a folder should be: permissions don't stop root."""
-    (tmp_path / "file").touch()
-    path = tmp_path / "file" / "run"
-    with pytest.raises(DigitsError, match=r"--workdir=.*can't be written"):
-        check_free(path)
-    with pytest.raises(DigitsError, match=r"--workdir=.*can't be written \(Not a directory\)"):
-        hold_workdir(path, new=True).__enter__()
-    with pytest.raises(DigitsError, match=r"can't be written"):
-        new_workdir("run", tmp_path / "file")
+    hold(run, new=False)
+    (run / "other").mkdir()
+    for path in (run / "other", run / "nowhere"):
+        with pytest.raises(CheckpointError, match=r"holds no run|no such folder"):
+            hold(path, new=False)
+        assert not path.exists() or not files(path)
 
 
 def test_checking_makes_nothing(tmp_path):
@@ -264,31 +328,42 @@ def test_checking_makes_nothing(tmp_path):
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("check", [check_free, hold, lambda path: new_workdir("x", path)])
+def test_a_folder_that_cannot_be_written(tmp_path, check):
+    """A file where a folder should be: permissions don't stop root."""
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"file/run.*: can't be written \(Not a directory\)"):
+        check(tmp_path / "file" / "run")
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(CheckpointError, match="can't be written"):
+        hold(tmp_path / "run")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from digits_jax.runs.folder import hold_workdir
+with hold_workdir(Path(sys.argv[1]), new=True):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_second_process_is_refused(tmp_path):
     """The lock is the operating system's: it goes with a process that is killed."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        try:
-            assert other.stdout.readline() == "held\n"
-            with pytest.raises(DigitsError, match="in use by another process"):
-                hold_workdir(tmp_path, new=True).__enter__()
-        finally:
-            other.kill()
-            other.wait(timeout=60)
-    with hold_workdir(tmp_path, new=True):
-        pass
-
-
-def test_files_that_belong_together_are_all_there_or_none(tmp_path):
-    files = {tmp_path / "a.json": b"1", tmp_path / "gone" / "b.md": b"2"}
-    with pytest.raises(FileNotFoundError, match="gone"):
-        folder.replace_files(files)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "gone").mkdir()
-    folder.replace_files(files)
-    assert {path: path.read_bytes() for path in files} == files
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.json", "b.md", "gone"]
+    argv = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(
+            subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(other.kill)
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="in use by another process"):
+            hold(tmp_path)
+    hold(tmp_path)

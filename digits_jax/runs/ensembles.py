@@ -1,0 +1,109 @@
+"""An ensemble's folder: a run's folder for each member, and the answers of all together.
+
+config.json        as a run's, with the number of members
+member-0, ...      runs, see folder.py
+results.json       as a run's, of the members together; "members" names their folders
+predictions.npz    as a run's; logits are the logarithm of the mean probability
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from digits_jax.errors import CheckpointError, quoted
+from digits_jax.runs.folder import RESULTS, Run, read_json, resume_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def member_path(path: Path, index: int) -> Path:
+    """Returns the folder of a member, from 0."""
+    return path / f"member-{index}"
+
+
+def members_of(path: Path) -> list[Path]:
+    """Lists the folders of a finished ensemble's members; none for a run that is no ensemble.
+
+    Raises:
+      CheckpointError: an ensemble that isn't finished, or a member that its ``results.json`` names
+        isn't in the folder.
+    """
+    # Without it, nothing says which members are finished, nor that there are no more to come.
+    if not (path / RESULTS).exists() and member_path(path, 0).is_dir():
+        raise CheckpointError(
+            f"{path}: the ensemble isn't finished (no {RESULTS}); "
+            f"{resume_line(path)}, or give a member's folder"
+        )
+    try:
+        names = read_json(path / RESULTS)["members"]
+    except (CheckpointError, KeyError, TypeError):
+        return []  # no ensemble, or whoever reads the run says what is wrong
+    if not isinstance(names, list):
+        return []
+    for index, name in enumerate(names):
+        if name != member_path(path, index).name or not (path / name).is_dir():
+            raise CheckpointError(
+                f"{path}: {RESULTS} names a member {quoted(name)}, which isn't there; "
+                "train the ensemble again"
+            )
+    return [path / name for name in names]
+
+
+def mean_log_probabilities(logits: Sequence["np.ndarray"]) -> "np.ndarray":
+    """Computes the logarithm of several networks' mean probability.
+
+    Args:
+      logits: of each network, float [n, classes].
+
+    Returns:
+      float32 [n, classes].
+
+    Example:
+      >>> import numpy as np
+      >>> confident, undecided = np.array([[100.0, 0.0]]), np.array([[0.0, 0.0]])
+      >>> np.exp(mean_log_probabilities([confident, undecided])).round(3).tolist()
+      [[0.75, 0.25]]
+    """
+    import numpy as np
+    from scipy.special import log_softmax, logsumexp
+
+    log_probabilities = log_softmax(np.asarray(logits, np.float64), -1)
+    return (logsumexp(log_probabilities, 0) - np.log(len(logits))).astype(np.float32)
+
+
+def ensemble_results(runs: Sequence[Run], arrays: dict[str, "np.ndarray"]) -> dict[str, Any]:
+    """Computes what an ensemble's ``results.json`` holds.
+
+    Args:
+      runs: of its members, finished, on the same data.
+      arrays: what its ``predictions.npz`` holds.
+    """
+    each = [run.results for run in runs]
+    hashes = "\n".join(results["params_sha256"] for results in each)
+    sums = ("num_params", "train_seconds", "compile_seconds", "total_seconds")
+    return {
+        **each[0],
+        "arch": f"{each[0]['arch']}-ensemble",
+        "members": [run.path.name for run in runs],
+        **_scores("validation", arrays["validation_labels"], arrays["validation_logits"]),
+        **_scores("test", arrays["labels"], arrays["logits"]),
+        "member_test_accuracies": [results["test_accuracy"] for results in each],
+        "member_validation_accuracies": [results["validation_accuracy"] for results in each],
+        **{name: sum(results[name] for results in each) for name in sums},
+        "params_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+    }
+
+
+def _scores(split: str, labels: "np.ndarray", log_probabilities: "np.ndarray") -> dict[str, Any]:
+    import numpy as np
+
+    errors = int((log_probabilities.argmax(-1) != labels).sum())
+    of_labels = log_probabilities[np.arange(len(labels)), labels]
+    return {
+        f"{split}_accuracy": 1 - errors / len(labels),
+        f"{split}_errors": errors,
+        f"{split}_count": len(labels),
+        f"{split}_loss": float(-np.mean(of_labels, dtype=np.float64)),
+    }

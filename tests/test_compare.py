@@ -129,7 +129,7 @@ BAD_RUNS = {
     "other data set": ({"dataset_sha256": "0" * 64}, "different data sets"),
     "other order": ({"labels": np.roll(LABELS, 1).astype(np.int32)}, "another order"),
     "NaN": ({"logits": NAN}, "finite"),
-    "no logits": ({"logits": None}, "no 'logits'"),
+    "no logits": ({"logits": None}, "no logits"),
     "no data set": ({"dataset": None}, "doesn't hold arch, dataset"),
 }
 

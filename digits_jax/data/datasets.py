@@ -22,7 +22,12 @@ from typing import Any, Literal
 import numpy as np
 
 from digits_jax.data.digits import load_digits
-from digits_jax.data.files import first_writable, require_folder, scratch_folder
+from digits_jax.data.files import (
+    first_writable,
+    is_prepared,
+    require_folder,
+    scratch_folder,
+)
 from digits_jax.data.originals import (
     DATA_DIR_VARIABLE,
     REGISTERED,
@@ -157,7 +162,7 @@ def _load_registered(data: Registered, roots: list[Path]) -> Dataset:
             return _finish(data, read_originals(data, folder), f"the files in {folder}", roots)
     for root in roots:
         folder = root / data.name / data.version
-        if os.path.isfile(folder / "dataset_info.json"):
+        if is_prepared(folder):
             from digits_jax.data import tfds
 
             arrays = tfds.read_registered(data, folder)

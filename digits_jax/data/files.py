@@ -57,6 +57,12 @@ def first_writable(folders: list[Path]) -> Path | None:
     return None
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether tfds has prepared a data set in ``folder``."""
+    # os.path says no where pathlib raises: in folders that may not be entered.
+    return os.path.isfile(folder / "dataset_info.json")
+
+
 def require_folder(folder: str | os.PathLike, what: str) -> Path:
     """Returns the absolute path of a folder that the user named as ``what``.
 

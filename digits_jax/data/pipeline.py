@@ -192,9 +192,7 @@ class PrefetchedStream:
 
     Args:
       split: where the images are.
-      seed: the run's seed.
-      batch_size: images in each batch, over all devices and processes.
-      share: (index, count): the part of every batch that this process takes.
+      seed, batch_size, share: as for `TrainStream`.
       threads: how many read at once.
       at_once: images that a thread reads at once, about; at least one batch.
     """
@@ -290,9 +288,7 @@ def open_stream(
 
     Args:
       split: of a `Dataset`.
-      seed: the run's seed.
-      batch_size: images in each batch, over all devices and processes.
-      share: (index, count): the part of every batch that this process takes.
+      seed, batch_size, share: as for `TrainStream`.
 
     Example:
       >>> split = Split(np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32))
@@ -313,11 +309,9 @@ def eval_batches(
     """Yields every image once, in order; the last batch is padded with images whose mask is 0.
 
     Args:
-      images: uint8 [n, height, width, channels].
-      labels: int32 [n].
-      batch_size: images in each batch, over all devices and processes.
-      share: (index, count): the part of every batch that this process takes. All processes get
-        equally many batches, the last of which may hold masked images alone.
+      images, labels, batch_size: as for `TrainStream`.
+      share: likewise; all processes get equally many batches, the last of which may hold masked
+        images alone.
 
     Yields:
       {"image", "label", "mask"}, each of length ``batch_size / count``.

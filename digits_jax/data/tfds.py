@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.data.files import first_writable, scratch_folder
+from digits_jax.data.files import first_writable, is_prepared, scratch_folder
 from digits_jax.data.originals import REGISTERED, Registered
 from digits_jax.data.splits import (
     Dataset,
@@ -44,6 +44,12 @@ _SIZE = (28, 28)
 _SAMPLE = 1_000
 _CHUNK = 10_000
 _NAME = re.compile(r"tfds/(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
+STOCK_BUILDERS = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "emnist": "EMNIST",
+}
 _FEATURES = {
     f"tensorflow_datasets.core.features.{name}"
     for name in (
@@ -175,15 +181,7 @@ def _read_all(split: RecordSplit, name: str) -> Split:
 
 
 def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Dataset:
-    """Loads ``tfds/NAME[:VERSION]``; see the top of this module.
-
-    Args:
-      name: of the data set.
-      roots: folders to search.
-      in_memory: whether the training images are read into memory too.
-
-    Returns:
-      The data set, with its version in its name.
+    """Loads ``tfds/NAME[:VERSION]`` from one of ``roots``; see the top of this module.
 
     Raises:
       DataError: it isn't there, or can't be used.
@@ -332,11 +330,7 @@ def _import_tfds() -> Any:
 
 
 def read_registered(data: Registered, folder: Path) -> dict[str, np.ndarray]:
-    """Reads what tfds, ours or anybody's, prepared of a registered data set in ``folder``.
-
-    Returns:
-      As `digits_jax.data.originals.read_originals`, in the order of the original files.
-    """
+    """Reads what tfds, ours or anybody's, prepared in ``folder``: as `read_originals` does."""
     arrays = {}
     for split, count in (("train", data.train_count), ("test", data.test_count)):
         stored = _read_all(_open_registered(data, folder, split), split)
@@ -346,18 +340,9 @@ def read_registered(data: Registered, folder: Path) -> dict[str, np.ndarray]:
 
 
 def stream_registered(data: Registered, roots: list[Path], dataset: Dataset) -> RecordSplit:
-    """Opens the training split of a registered data set, and prepares the data set if necessary.
-
-    Args:
-      data: the data set.
-      roots: folders to search; the first that can be written takes what is prepared.
-      dataset: the same in memory.
-
-    Returns:
-      The same examples in the same order, in files.
-    """
+    """Opens the files of ``dataset.train``, in its order, and prepares them if necessary."""
     folders = [root / data.name / data.version for root in roots]
-    folder = next((f for f in folders if os.path.isfile(f / "dataset_info.json")), None)
+    folder = next(filter(is_prepared, folders), None)
     if folder is None:
         root = first_writable(roots)
         if root is None:
@@ -392,12 +377,9 @@ def stored_order(split: str, count: int) -> np.ndarray:
     is the index in the original file. It promises a new major version of every data set should it
     ever change that.
     """
-    salted = hashlib.md5(split.encode(), usedforsecurity=False)
 
     def digest(index: int) -> bytes:
-        copy = salted.copy()
-        copy.update(b"%d" % index)
-        return copy.digest()
+        return hashlib.md5(f"{split}{index}".encode(), usedforsecurity=False).digest()
 
     return np.array(sorted(range(count), key=digest), np.int64)
 
@@ -410,14 +392,6 @@ def prepare(data: Registered, root: Path, dataset: Dataset) -> Path:
     ``tfds.load`` or ``tfds.data_source`` read it. It is written aside and renamed, so that a
     process that dies leaves nothing half done, and of two that prepare at once the second takes
     the result of the first.
-
-    Args:
-      data: the data set.
-      root: a folder that can be written.
-      dataset: the same in memory.
-
-    Returns:
-      The folder.
 
     Raises:
       DataError: it can't be written.
@@ -434,7 +408,7 @@ def prepare(data: Registered, root: Path, dataset: Dataset) -> Path:
             try:
                 (scratch / data.name / data.version).rename(target)
             except OSError:
-                if not os.path.isfile(target / "dataset_info.json"):
+                if not is_prepared(target):
                     raise
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError for a full disk
         line = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
@@ -445,29 +419,31 @@ def prepare(data: Registered, root: Path, dataset: Dataset) -> Path:
     return target
 
 
-def _builder_class(data: Registered, dataset: Dataset) -> type:
+def _builder_class(data: Registered, dataset: Any) -> type:
     """The stock builder, fed from arrays."""
     from PIL import Image
     from tqdm import tqdm
 
     tfds = _import_tfds()
-    kinds = tfds.image_classification
-    stock = {
-        "mnist": kinds.MNIST,
-        "fashion_mnist": kinds.FashionMNIST,
-        "kmnist": kinds.KMNIST,
-        "emnist": kinds.EMNIST,
-    }[data.base_name]
-    order = np.argsort(np.concatenate(validation_indices(data.train_count)))
-    images, labels = dataset.train.rows(np.arange(len(dataset.train)))
-    train = Split(
-        np.concatenate([images, dataset.validation.images])[order],
-        np.concatenate([labels, dataset.validation.labels])[order],
-    )
+    train, validation = validation_indices(data.train_count)
+    # Keys of the examples: the indices in the original files. Their order is tfds's.
+    parts = {
+        "train": ((train, dataset.train), (validation, dataset.validation)),
+        "test": ((np.arange(data.test_count), dataset.test),),
+    }
+
+    def examples(split: str) -> Iterator[tuple[int, dict]]:
+        for keys, part in parts[split]:
+            bar = tqdm(keys.tolist(), f"{data.name} {split}", leave=False, disable=None)
+            for key, image, label in zip(bar, part.images[..., 0], part.labels, strict=True):
+                file = io.BytesIO()
+                Image.fromarray(image.T if data.transposed else image).save(file, "PNG")
+                file.seek(0)
+                yield key, {"image": file, "label": int(label) + data.first_label}
 
     with tfds.core.registered.skip_registration():
 
-        class Builder(stock):
+        class Builder(getattr(tfds.image_classification, STOCK_BUILDERS[data.base_name])):
             name = data.base_name
 
             def _info(self) -> Any:
@@ -477,21 +453,6 @@ def _builder_class(data: Registered, dataset: Dataset) -> type:
                 return info
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-                return {
-                    "train": self._examples("train", train),
-                    "test": self._examples("test", dataset.test),
-                }
-
-            def _examples(self, name: str, split: Split) -> Iterator[tuple[int, dict]]:
-                images = tqdm(
-                    split.images[..., 0], f"{data.name} {name}", leave=False, disable=None
-                )
-                for index, (image, label) in enumerate(
-                    zip(images, split.labels.tolist(), strict=True)
-                ):
-                    file = io.BytesIO()
-                    Image.fromarray(image.T if data.transposed else image).save(file, "PNG")
-                    file.seek(0)
-                    yield index, {"image": file, "label": label + data.first_label}
+                return {split: examples(split) for split in parts}
 
     return Builder

@@ -33,6 +33,7 @@ from digits_jax.data import datasets, download, files
 from digits_jax.data.datasets import DATASETS, cache_path, load_dataset
 from digits_jax.data.originals import REGISTERED, UnavailableError, read_idx
 from digits_jax.data.splits import validation_indices
+from digits_jax.data.tfds import STOCK_BUILDERS
 from digits_jax.errors import DataError
 
 MNIST_SHA256 = "d8c5b5ec8410847a161c24e0ebd79c1e6d540f520fb32462aa8535cb4f348184"
@@ -79,13 +80,7 @@ def test_table_agrees_with_tfds(name, tmp_path):
     from tensorflow_datasets.core.download import checksums
 
     data = REGISTERED[name]
-    kinds = tfds.image_classification
-    stock = {
-        "mnist": kinds.MNIST,
-        "fashion_mnist": kinds.FashionMNIST,
-        "kmnist": kinds.KMNIST,
-        "emnist": kinds.EMNIST,
-    }[data.base_name]
+    stock = getattr(tfds.image_classification, STOCK_BUILDERS[data.base_name])
     assert (stock.name, str(stock.VERSION)) == (data.base_name, data.version)
     known = checksums.get_all_url_infos()
     for file, digest in data.sha256.items():
@@ -228,7 +223,7 @@ def test_idx_with_too_few_entries():
 # --- the cache -----------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_damaged_cache_is_never_used(tmp_path_factory, place, bit, cut):
     root = tmp_path_factory.mktemp("data")

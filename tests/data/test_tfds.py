@@ -76,9 +76,9 @@ def test_splits_and_rows(own, both):
     seed=st.integers(0, 2**31 - 1),
     batch_size=st.sampled_from([2, 6, 50, 138, 200]),
     share=st.sampled_from([(0, 1), (0, 2), (1, 2)]),
-    steps=st.lists(st.integers(0, 60), min_size=1, max_size=6),
+    steps=st.lists(st.integers(0, 60), min_size=1, max_size=4),
     threads=st.integers(1, 3),
-    at_once=st.sampled_from([1, 50, 400]),
+    at_once=st.sampled_from([1, 50, 300]),
 )
 def test_batches_are_those_from_memory(both, seed, batch_size, share, steps, threads, at_once):
     """At any step, after any other: so a run can be resumed in the middle of an epoch."""
@@ -86,7 +86,7 @@ def test_batches_are_those_from_memory(both, seed, batch_size, share, steps, thr
     order = {"seed": seed, "batch_size": batch_size, "share": share}
     expected = TrainStream(memory.images, memory.labels, **order)
     with PrefetchedStream(stream, threads=threads, at_once=at_once, **order) as batches:
-        for step in [*steps, *range(steps[-1] + 1, steps[-1] + 5)]:
+        for step in [*steps, steps[-1] + 1, steps[-1] + 2]:
             assert_same(batches.batch(step), expected.batch(step))
             np.testing.assert_array_equal(batches.indices(step), expected.indices(step))
 
@@ -317,7 +317,7 @@ def test_an_error_leaves_the_order_as_it_was(both):
 
 
 def test_threads_end_when_it_is_closed(both):
-    with open_stream(both[1].train, seed=0, batch_size=8) as stream:
+    with PrefetchedStream(both[1].train, seed=0, batch_size=8, at_once=64) as stream:
         stream.batch(0)
         threads = [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
         assert threads

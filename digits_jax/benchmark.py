@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from digits_jax.benchmarks.settings import BENCHMARKS, OPTIONS, output_paths, settings_of
-from digits_jax.cli import Parser, run_program
+from digits_jax.cli import Parser, leave, run_program
 from digits_jax.errors import ConfigError, DigitsError
 
 # JAX, NumPy and what needs them are imported by the functions: Ctrl-C is then one line from the
@@ -125,4 +125,4 @@ def show(result: dict[str, Any], path: Path | None, *, headed: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from digits_jax.cli import parse, run_program
+from digits_jax.cli import leave, parse, run_program
 from digits_jax.config import read_config
 from digits_jax.errors import CheckpointError
 from digits_jax.runs import folder
@@ -89,4 +89,4 @@ def describe(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -1,32 +1,52 @@
-"""What the programs share: parsing, and errors as one line."""
+"""What the programs share: the command line as a dataclass, and errors as one line.
+
+`python -m digits_jax.train --arch=cnn` and `digits-jax train --arch=cnn` are the same.
+"""
 
 import argparse
-import atexit
+import ast
 import contextlib
-import dataclasses
 import difflib
 import errno
+import importlib
+import importlib.metadata
 import io
 import os
 import re
-import select
 import signal
 import sys
 import threading
-import time
-import types
+import traceback
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
 
 from digits_jax.errors import ConfigError, DigitsError
 
-T = typing.TypeVar("T")
+T = TypeVar("T")
 
+PROGRAMS = ("train", "evaluate", "compare", "predict", "export", "benchmark")
+PROGRAMS = (*PROGRAMS, "checkpoints", "launch")
 # What a disk, its permissions or what lies on it do to a program that did nothing wrong.
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EFBIG, errno.ELOOP),
 )
+# What tyro says, on one line and without quotes, and what we say; the first match is taken.
+_MESSAGES = (
+    (r"Unrecognized options: (--?[^ ,=]+)", r"unknown flag \1"),
+    (r"Unrecognized options: (.*?)(, | For full)", r"\1: not understood; flags begin with --"),
+    (r"Missing value for argument (\S+)\.", r"\1 needs a value"),
+    (r"invalid choice (.*) for argument (\S+)\. Expected one of \((.*?),?\)", r"\2=\1: give \3"),
+    (r"Error parsing (\S+): no type matching (.*?) could be .*? from \[(.*?)\]", r"\1=\3: give \2"),
+    (r"Error parsing (\S+): (.*?)( Argument helptext| For full)", r"\1: \2"),
+    (r"Missing from .*?: (\S+) (.*?) \(required\)", r"\1 is missing: \2"),
+    (r"(.*?)( For full|$)", r"\1"),
+)
+# The dataclass of the program that runs, whose fields a library's error may name.
+_parsed: list[Any] = []
 
 
 def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = None) -> T:
@@ -35,164 +55,134 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     Lists may be written with commas: ``--channels=32,64``, as well as ``--channels 32 64``.
 
     Args:
-      kind: a dataclass.
+      kind: a dataclass; nested ones are flat with ``tyro.conf.OmitArgPrefixes``.
       argv: the arguments, without the program's name.
       doc: of the program: what it does, a colon, and how it is called.
       default: instead of the dataclass's own defaults.
 
     Raises:
-      ConfigError: an unknown flag, or a value of the wrong type.
-      SystemExit: status 0, after ``--help``.
+      ConfigError: an unknown flag, or a value that isn't allowed.
+      SystemExit: status 0, after ``--help`` or ``--version``.
     """
+    if "--version" in argv:
+        _print_version()
+        raise SystemExit(0)
+    prog = " ".join(doc.split(": ")[1].split()[:3])
+    extra = {} if default is None else {"default": default}
+    return _tyro(kind, argv, prog=prog, description=doc, **extra)
+
+
+def parse_known(kind: type[T], argv: Sequence[str]) -> T:
+    """Parses the flags of a dataclass and ignores all others, and ``--help``."""
+    given = [argument for argument in argv if argument not in ("-h", "--help")]
+    return _tyro(kind, given, return_unknown_args=True, add_help=False)[0]
+
+
+def _tyro(kind: Any, argv: Sequence[str], **options: Any) -> Any:
     import tyro  # here, so that Ctrl-C is one line from a program's start
 
-    given = argv
-    argv = [
-        x
-        for a in argv
-        for x in (
-            [a.partition("=")[0], *a.partition("=")[2].split(",")]
-            if a.startswith(("--channels=", "--hidden-sizes="))
-            else [a]
-        )
-    ]
+    _parsed[:] = [kind]
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_comma_list)
     said = io.StringIO()
-    extra = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
-                kind,
-                args=argv,
-                prog=" ".join(doc.split(": ")[1].split()[:3]),
-                description=doc,
-                config=(tyro.conf.DisallowNone,),
-                **extra,
+                kind, args=argv, config=(tyro.conf.DisallowNone,), registry=registry, **options
             )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(_explain(said.getvalue(), kind, given)) from None
+        cause: BaseException | None = stop
+        while cause and not isinstance(cause, DigitsError):  # a dataclass may check its fields
+            cause = cause.__context__
+        raise cause or ConfigError(_explain(said.getvalue(), argv)) from None
 
 
-def parse_known(kind: type[T], argv: Sequence[str]) -> T:
-    """Parses the flags of a dataclass and ignores all others."""
-    import tyro
+def _comma_list(info: Any) -> Any:
+    """tyro's rule for a flag that takes several values: commas or spaces between them."""
+    from tyro.conf import Positional
+    from tyro.constructors import PrimitiveConstructorSpec
 
-    given = [argument for argument in argv if argument not in ("-h", "--help")]
-    return tyro.cli(kind, args=given, return_unknown_args=True, add_help=False)[0]
+    item, *rest = typing.get_args(info.type) or (None,)
+    if rest != [...] or item not in (int, float, str) or Positional in info.markers:
+        return None
 
+    def read(words: list[str]) -> tuple:
+        if not words:
+            raise ValueError("no value")
+        return tuple(item(value) for word in words for value in word.split(","))
 
-def _flags(kind):
-    """The flags of a dataclass, and the type of each, None left out: int for ``int | None``."""
-    return {
-        f"--{field.name.replace('_', '-')}": _plain_type(field.type)
-        for field in dataclasses.fields(kind)
-    }
-
-
-def _plain_type(annotation):
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        annotation = typing.get_args(annotation)[0]
-    return annotation
-
-
-def _check_flags(kind, argv):
-    flags = _flags(kind)
-    off = {f"--no-{flag[2:]}": flag for flag, type_ in flags.items() if type_ is bool}
-    allowed = [*flags, *off]
-    for place, argument in enumerate(argv):
-        following = argv[place + 1] if place + 1 < len(argv) else "--"
-        written, equals, value = argument.partition("=")
-        flag = written.replace("_", "-")
-        if not flag.startswith("--"):
-            continue
-        if flag not in allowed:
-            close = [name for name in sorted(allowed) if name.startswith(flag)]
-            close = close or difflib.get_close_matches(flag, allowed, 1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise ConfigError(f"unknown flag {written}; {hint}--help lists them all")
-        flag = off.get(flag, flag)
-        if flags[flag] is bool:
-            if equals:
-                raise ConfigError(
-                    f"{argument}: it is a switch; give {flag}, or --no-{flag[2:]}, with no value"
-                )
-        elif (equals and not value and flags[flag] in _WANTED) or (
-            not equals and following.startswith("--")
-        ):
-            raise ConfigError(f"{written} needs a value: give {_WANTED.get(flags[flag], 'a word')}")
+    name = {int: "INT", float: "FLOAT", str: "STR"}[item]
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{name},{name},...",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
 
 
-_WANTED = {tuple[int, ...]: "whole numbers, like 32,64", int: "a whole number", float: "a number"}
-
-
-def _split_lists(kind, argv):
-    lists = {f for f, type_ in _flags(kind).items() if typing.get_origin(type_) is tuple}
-    out, in_list = [], False
-    for argument in argv:
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("-"):
-            in_list = flag.replace("_", "-") in lists
-        if in_list and equals:
-            out += [flag, *value.split(",")]
-        elif in_list and not flag.startswith("-"):
-            out += argument.split(",")
-        else:
-            out.append(argument)
-    return out
-
-
-def _explain(text, kind, argv):
-    """One line for what tyro says, which speaks of types, for programmers."""
-    text = _one_line(text)
-    flag = re.match(r"Error parsing (--[\w-]+)", text)
-    wanted = _WANTED.get(_flags(kind).get(flag[1])) if flag else None
-    if wanted:
-        given = " ".join(argv).replace("_", "-").partition(flag[1])[2].lstrip("= ").split(" --")[0]
-        return f"{flag[1]}={given}: give {wanted}"
-    if text.startswith("Missing value for argument"):
-        return re.sub(r"Missing value for argument '(.*?)'.*", r"\1 needs a value", text)
-    missing = re.match(r"Missing from .*?: (\w+) (.*?)\. \(required\)", text)
-    if missing:
-        return f"{missing[1]} is missing: {missing[2].lower()} (--help shows how)"
-    if text.startswith("Unrecognized options: "):
-        word = text.removeprefix("Unrecognized options: ").split(" (--help")[0]
-        return f"{word}: not understood; flags begin with --, and --help lists them"
+def _explain(text: str, argv: Sequence[str]) -> str:
+    """One line for what tyro says in a box of several."""
+    text = re.sub(r"\x1b\[[0-9;]*m|[\u2500-\u257f]", " ", text).replace("'", "")
+    text = " ".join(text.split())
+    pattern, words = next(each for each in _MESSAGES if re.search(each[0], text))
+    text = re.search(pattern, text).expand(words)  # pyright: ignore[reportOptionalMemberAccess]
+    if text.startswith("unknown flag"):
+        word, flags = text.split()[-1].replace("_", "-"), _flags()
+        close = [flag for flag in flags if flag.startswith(word)]
+        close = close or difflib.get_close_matches(word, flags, 1)
+        return f"{text}; " + (f"did you mean {close[0]}?" if close else "--help lists them all")
+    for argument in argv:  # a switch takes no value, and tyro names the value alone
+        flag, _, value = argument.partition("=")
+        if flag.startswith("--") and value and text.startswith(f"{value}: not understood"):
+            return f"{argument}: is a switch; give {flag} without a value"
     return text
 
 
-def _one_line(text):
-    """tyro explains errors in a box of several lines; ours are one line."""
-    text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", text)
-    text = re.sub(r"(Argument helptext|For full helptext|Got errors).*", " ", text, flags=re.S)
-    headings = (
-        r"^\s*(Parsing error|Value error|Missing argument|Unrecognized options|Required options)"
-    )
-    text = " ".join(re.sub(headings, "", text).split())
-    return f"{text or 'the arguments cannot be used'} (--help lists what is allowed)"
+def _flags() -> list[str]:
+    """The flags of the program that runs, as its help has them."""
+    import tyro
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(_parsed[0], args=["--help"])
+    return re.findall(r"--[a-z][a-z-]*", text.getvalue())
+
+
+def _with_flags(message: str) -> str:
+    """A library's error, which speaks of arguments, with the flags of the program that runs."""
+    if not _parsed:
+        return message
+    names = {flag[2:].replace("-", "_") for flag in _flags()}
+    first = re.match(r"(\w+)[=:, ]", message)
+    if not first or first[1] not in names:
+        return message
+
+    def flag(match: re.Match) -> str:
+        sure = match.start() == 0 or "_" in match[1] or match[2] == "="
+        known = match[1] in names and sure
+        return f"--{match[1].replace('_', '-')}{match[2]}" if known else match[0]
+
+    return re.sub(r"(?<![\w/.-])([a-z_]+)(=|\b)", flag, message)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, for programs whose arguments aren't the fields of a configuration.
+    """To be deleted with the last program that uses argparse."""
 
-    Raises:
-      ConfigError: where argparse would print its usage and exit.
-    """
-
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """One line, as everywhere."""
         raise ConfigError(f"{message} (--help shows how)")
 
 
-# How long the main thread has to come to a signal's handler, once that is to end the process.
-_PATIENCE_SECONDS = 1.0
-# And how long whoever has something to save has for it: clusters kill after that time.
-_AT_MOST_SECONDS = 30.0
+def _end_on_signal(number: int, _frame: FrameType | None = None) -> None:
+    """Ends the process there and then.
 
-
-def _leave(number, _frame=None):
+    KeyboardInterrupt is swallowed, or becomes an ImportError or a crash, where it strikes the
+    imports of an extension module, a call back from XLA or the clearing up at exit. Whoever has
+    something to save (training, the preparation of data) puts a handler of its own in front.
+    """
     with contextlib.suppress(Exception):  # the output may be just being written
         sys.stdout.flush()
     with contextlib.suppress(OSError):
@@ -200,141 +190,103 @@ def _leave(number, _frame=None):
     os._exit(128 + number)
 
 
-@contextlib.contextmanager
-def _leaving_on_signals():
-    """SIGINT and SIGTERM end the process there and then, with status 128 + the signal.
+def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
+    """Runs a program, and turns what its user did into one line and an exit status.
 
-    Python's own KeyboardInterrupt is swallowed, or becomes a crash, where it strikes the imports
-    of an extension module, a call back from XLA or the clearing up at exit. Whoever has something
-    to save or to remove (training, the preparation of data) puts a handler of its own in front of
-    this one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone.
-        return
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    # The interpreter writes the numbers of signals there as they come, from C.
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    thread = threading.Thread(target=_watch, args=(reading,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(previous)
-        os.close(writing)  # which ends the thread
-        thread.join()
-        os.close(reading)
+    SIGINT and SIGTERM end it as soon as Python runs again: not within a compilation of XLA.
 
+    Args:
+      main: takes the arguments; returns a status, or None for 0.
 
-def _watch(reading):
-    """Ends the process where the main thread is where no handler of Python's is called.
-
-    That is in XLA: compiling may take many seconds, and a collective waits for ever when another
-    process has gone. The first signal is left to whoever saves something on it; a second isn't.
-    """
-    seen = number = 0
-    while True:
-        # What hasn't ended so long after it was asked never will, or will be killed anyway.
-        if seen and not select.select([reading], [], [], _AT_MOST_SECONDS)[0] and _may_end(number):
-            _leave(number)
-        byte = os.read(reading, 1)
-        if not byte:
-            return
-        number = byte[0]
-        if number not in (signal.SIGINT, signal.SIGTERM):
-            continue
-        seen += 1
-        if signal.getsignal(number) is _leave or (seen > 1 and _may_end(number)):
-            time.sleep(_PATIENCE_SECONDS)  # the main thread's words are better
-            _leave(number)
-
-
-def _may_end(number):
-    """Whether a signal is ours to act on: a handler that isn't marked has plans of its own."""
-    handler = signal.getsignal(number)
-    return handler is _leave or getattr(handler, "ends_when_stuck", False)
-
-
-def _make_output_safe():
-    """Output that is closed, or that can't show a letter of a path, is no reason to fail.
-
-    And a line is there when it is said, also for who reads it through a pipe (`| tee log`).
+    Returns:
+      0; 2 for bad input; 1 for a full disk, another process's failure or a bug, with its traceback;
+      141 where nobody reads the output. A signal N ends the process with status 128 + N.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process's life
         elif hasattr(stream, "reconfigure"):
+            # A letter that can't be shown is no reason to fail, and a pipe gets each line at once.
             stream.reconfigure(errors="backslashreplace", line_buffering=True)
-
-
-def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
-    """Runs a program, and turns what its user did into one line and an exit status.
-
-    Args:
-      main: takes the arguments; returns a status, or None for 0.
-
-    Returns:
-      0; 2 for bad input; 1 where the disk or another process failed; 128 + N where signal N
-      stopped it.
-    """
-    _make_output_safe()
-    with _leaving_on_signals():
-        status = _run(main)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # All is done: a signal now would make a failure of it, while Python clears up.
-        if status == 0 and threading.current_thread() is threading.main_thread():
-            signal.signal(number, signal.SIG_IGN)
-    if status == 141:
-        # Nobody reads our output, and Python would complain when it flushes it at the end.
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end_on_signal)
+    _parsed.clear()
+    try:
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+        return status
+    except DigitsError as error:
+        message, status = _with_flags(str(error)), error.status
+    except KeyboardInterrupt:  # raised by a handler other than ours
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            traceback.print_exc()
+            return 1
+        message, status = str(error.strerror), 1
+        if error.filename is not None:
+            message += f" ({error.filename})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += "; free some space, then start again"
+    except Exception:
+        traceback.print_exc()
+        return 1
+    print(f"error: {message}", file=sys.stderr)
     return status
 
 
-def leave(status: int) -> typing.NoReturn:
+def leave(status: int) -> NoReturn:
     """Ends the process with a status, without taking the interpreter apart.
 
-    To free one by one the objects of JAX, Flax and Orbax took half a second of a training of
-    seven. What is registered for the end is done as ever, and output is flushed.
+    To free the objects of JAX, Flax and Orbax one by one took 1 to 1.8 s after a quick training
+    (two busy cores), and a process that fails among several would wait there for the others.
 
     Args:
-      status: of `run_program`.
+      status: of `run_program`, which has flushed the output.
     """
-    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if not all(thread.daemon for thread in others):
-        sys.exit(status)  # which waits for them
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        status = 141
-    except OSError as error:
-        print(f"error: {error.strerror} (output)", file=sys.stderr)
-        status = status or 1
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(status)
 
 
-def _run(main):
-    try:
-        return main(sys.argv[1:]) or 0
-    except DigitsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 141  # The reader of our output has gone, as `| head` does.
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "; free some space, then start again" if full else ""
-        print(f"error: {error.strerror}{where}{advice}", file=sys.stderr)
-        return 1
+def _print_version() -> None:
+    print(f"digits_jax {importlib.metadata.version('digits_jax')}")
+
+
+def _describe(program: str) -> str:
+    """The first words of a program's docstring, without importing it."""
+    source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").split(": ")[0]
+
+
+def _dispatch(argv: Sequence[str]) -> int | None:
+    program = argv[0] if argv else "--help"
+    if program == "--version":
+        _print_version()
+        return 0
+    if program in ("-h", "--help"):
+        lines = (f"  {name:12}{_describe(name)}" for name in PROGRAMS)
+        print("usage: digits-jax PROGRAM [FLAGS]", "", *lines, sep="\n")
+        print("", "digits-jax PROGRAM --help lists the flags of one.", sep="\n")
+        return 0 if argv else 2
+    if program not in PROGRAMS:
+        close = difflib.get_close_matches(program, PROGRAMS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"{program}: unknown program; {hint}give one of {', '.join(PROGRAMS)}")
+    return importlib.import_module(f"digits_jax.{program}").main(argv[1:])
+
+
+def main() -> NoReturn:
+    """Runs ``digits-jax PROGRAM ...``."""
+    leave(run_program(_dispatch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,65 +1,66 @@
-"""Trains in several processes on this machine, for trial: python -m digits_jax.launch \
---num-processes=2 -- --arch=cnn --preset=quick"""
+"""Trains in several processes on this machine: python -m digits_jax.launch --num-processes=2 -- \
+--arch=cnn --preset=quick"""
 
 import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
 
-from digits_jax.cli import Parser, run_program
+from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
-from digits_jax.launched import Launched, end_all, start
 from digits_jax.train import parse_arguments
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
+# A process may be stopped (SIGSTOP) for so long.
 STOPPED_SECONDS = 5.0
-# When one has failed, the others find out and say so by themselves.
-OTHERS_SECONDS = 5.0
-# What was asked to end saves its state first.
+# When one has failed, the others may print what they know of it.
+OTHERS_SECONDS = 2.0
+# A process that is asked to end saves first; see `digits_jax.training.interrupts`.
 SAVE_SECONDS = 30.0
-MOST_PROCESSES = 64
+TERM_SECONDS = 5.0
+MAX_PROCESSES = 64
 TRAIN = (sys.executable, "-m", "digits_jax.train")
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The launcher's own flags, before ``--``."""
+
+    num_processes: int
+    """Processes to start."""
+    devices_per_process: int | None = None
+    """Given to each as --devices; left out, each gets its share of the cores."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses, starts, watches."""
-    ours, dashes, theirs = list(argv), "--" in argv, []
-    if dashes:
-        place = ours.index("--")
-        ours, theirs = ours[:place], ours[place + 1 :]
-    if not dashes and not {"-h", "--help"} & set(ours):
+    place = list(argv).index("--") if "--" in argv else len(argv)
+    ours, theirs = argv[:place], argv[place + 1 :]
+    args = parse(Arguments, ours, doc=__doc__ or "")
+    if place == len(argv):
         raise ConfigError(
-            "what to train is missing: give it after --, as to digits_jax.train: "
+            "the flags of train are missing: give them after --, as in "
             "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
         )
-    args = _parser().parse_args(ours)
-    if not 1 <= args.num_processes <= MOST_PROCESSES:
-        raise ConfigError(f"--num-processes={args.num_processes}: give 1 to {MOST_PROCESSES}")
+    if not 1 <= args.num_processes <= MAX_PROCESSES:
+        raise ConfigError(
+            f"num_processes={args.num_processes}: must be at least 1 and at most {MAX_PROCESSES}"
+        )
     if args.devices_per_process is not None and args.devices_per_process < 1:
-        raise ConfigError(f"--devices-per-process={args.devices_per_process}: give 1 or more")
+        raise ConfigError(f"devices_per_process={args.devices_per_process}: must be at least 1")
     for flag in theirs:
         if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
             raise ConfigError(f"{flag}: launch gives it to each process; leave it out after --")
-    parse_arguments(theirs)  # Said once, not by each; --help ends here.
+    parse_arguments(theirs)  # one error message, not one from each; --help ends here
     return launch([*TRAIN, *theirs], args.num_processes, args.devices_per_process)
-
-
-def _parser():
-    parser = Parser(prog="python -m digits_jax.launch", description=__doc__.split(":")[0])
-    parser.add_argument(
-        "--num-processes", type=int, required=True, metavar="N", help="how many to start"
-    )
-    parser.add_argument(
-        "--devices-per-process",
-        type=int,
-        metavar="N",
-        help="given to each as --devices; left out, each gets its share of the cores",
-    )
-    parser.usage = "%(prog)s --num-processes=N [--devices-per-process=N] -- FLAGS OF TRAIN"
-    return parser
 
 
 def launch(
@@ -68,90 +69,159 @@ def launch(
     devices_per_process: int | None = None,
     *,
     stopped_seconds: float = STOPPED_SECONDS,
-    others_seconds: float = OTHERS_SECONDS,
     save_seconds: float = SAVE_SECONDS,
 ) -> int:
-    """Runs a command in several processes, until all are done or one fails; none is left over.
+    """Runs a command in several processes until all are done or one fails; then ends the others.
 
     Args:
       command: what each runs, with --coordinator, --num-processes and --process-id behind it.
       num_processes: how many.
       devices_per_process: given to each as --devices.
       stopped_seconds: for which one may be stopped (SIGSTOP).
-      others_seconds: in which the others are to end by themselves when one has failed.
-      save_seconds: in which all are to end after SIGINT or SIGTERM.
+      save_seconds: in which all are to end after SIGINT, SIGTERM or SIGHUP, which is passed on.
 
     Returns:
       0, or the status of the first that failed: 128 + N where signal N ended it.
     """
-    port = _free_port()
-    common = [] if devices_per_process is None else [f"--devices={devices_per_process}"]
-    asked: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {n: signal.signal(n, lambda number, _frame: asked.append(number)) for n in numbers}
-    processes: list[Launched] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = [f"--coordinator=127.0.0.1:{listener.getsockname()[1]}"]
+    place = [*place, f"--num-processes={num_processes}"]
+    devices = [] if devices_per_process is None else [f"--devices={devices_per_process}"]
+    received: list[int] = []
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if previous[number] is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: received.append(number))
+    processes: list[_Process] = []
     try:
-        for i in range(num_processes):
-            place = [f"--coordinator=127.0.0.1:{port}", f"--num-processes={num_processes}"]
-            place = [*place, f"--process-id={i}"] if num_processes > 1 else []
-            cores = None if devices_per_process else _share_of_cores(i, num_processes)
-            processes.append(start([*command, *common, *place], i, cores))
-        for process in processes:  # after the last fork
-            process.show_output(f"[{process.index}] " if num_processes > 1 else "")
-        return _watch(processes, asked, stopped_seconds, others_seconds, save_seconds)
+        for index in range(num_processes):
+            own = [*place, f"--process-id={index}"] if num_processes > 1 else []
+            processes.append(_Process(index, num_processes, [*command, *devices, *own]))
+            if devices_per_process is None:
+                processes[-1].share_cores(num_processes)
+        return _watch(processes, received, stopped_seconds, save_seconds)
     finally:
-        end_all(processes)
-        for number, handler in before.items():
+        _end(processes)
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _share_of_cores(index, count):
-    """Those that one of several processes is to use; None where they can't be told apart."""
-    if count == 1 or not hasattr(os, "sched_getaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    return {cores[i % len(cores)] for i in range(index, max(len(cores), index + 1), count)}
+class _Process:
+    """A started process, and how it failed."""
+
+    def __init__(self, index: int, count: int, command: Sequence[str]):
+        self.index = index
+        self.popen = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A terminal's Ctrl-C reaches the launcher alone, which passes it on once: a second one
+            # would end a process before it has saved.
+            process_group=0,
+        )
+        self.stopped_since: float | None = None
+        prefix = f"[{index}] ".encode() if count > 1 else b""
+        self.readers = []
+        for pipe, target in ((self.popen.stdout, 1), (self.popen.stderr, 2)):
+            reader = threading.Thread(target=_pass_on, args=(pipe, target, prefix), daemon=True)
+            reader.start()
+            self.readers.append(reader)
+
+    def share_cores(self, count: int) -> None:
+        """Lets it use its share of the cores, where they can be told apart."""
+        if count > 1 and hasattr(os, "sched_setaffinity"):
+            cores = sorted(os.sched_getaffinity(0))
+            own = range(self.index, max(len(cores), self.index + 1), count)
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(self.popen.pid, {cores[i % len(cores)] for i in own})
+
+    def failure(self, stopped_seconds: float) -> tuple[int, str] | None:
+        """Its exit status and what happened, once it has failed or is stopped."""
+        who = f"process {self.index} (process id {self.popen.pid})"
+        code = self.popen.poll()
+        if code == 0:
+            return None
+        if code is not None and code > 0:
+            return code, f"{who} ended with status {code}"
+        if code is not None:
+            with contextlib.suppress(ValueError):
+                return 128 - code, f"{who} was ended by {signal.Signals(-code).name}"
+            return 128 - code, f"{who} was ended by signal {-code}"
+        look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        if not hasattr(os, "waitid") or os.waitid(os.P_PID, self.popen.pid, look) is None:
+            self.stopped_since = None
+            return None
+        now = time.monotonic()
+        self.stopped_since = self.stopped_since or now
+        if now - self.stopped_since < stopped_seconds:
+            return None
+        return 128 + signal.SIGSTOP, f"{who} is stopped, for {now - self.stopped_since:.0f} s"
 
 
-def _watch(processes, asked, stopped_seconds, others_seconds, save_seconds):
-    """Until all have ended; returns the status."""
-    failed, deadline = None, None
-    while any(process.running for process in processes):
+def _pass_on(pipe: IO[bytes], target: int, prefix: bytes) -> None:
+    # Where nobody reads any more, closing the pipe tells the process so.
+    with pipe, contextlib.suppress(OSError, ValueError):
+        for line in pipe:
+            if not line.startswith(b"[Gloo] Rank"):  # one for each device, from C++
+                os.write(target, prefix + line.rstrip(b"\n") + b"\n")
+
+
+def _watch(
+    processes: list[_Process], received: list[int], stopped_seconds: float, save_seconds: float
+) -> int:
+    """Waits until all have ended; returns the status."""
+    first: tuple[int, str] | None = None
+    deadline: float | None = None
+    while any(process.popen.poll() is None for process in processes):
         time.sleep(POLL_SECONDS)
         now = time.monotonic()
-        if asked and deadline is None and failed is None:
-            for process in processes:
-                process.send(asked[0])
+        if received and deadline is None:
+            _send(processes, received[0])
             deadline = now + save_seconds
-        if failed is None and not asked:
-            failed = _first_failure(processes, stopped_seconds)
-            if failed:
-                _say(f"{failed.what_happened()}; ending the others")
-                deadline = now + others_seconds
-        if deadline and (now > deadline or len(asked) > 1 or (failed and failed.running)):
-            end_all(processes)
-    failed = failed or _first_failure(processes, stopped_seconds)
-    # 2: what was given can't be used; 141: nobody reads any more.
-    if failed and not asked and failed.status not in (2, 141):
-        _say("all have ended; start again with --resume --workdir=... to go on")
-    return failed.status if failed else 0
+        if first is None and not received and (first := _first_failure(processes, stopped_seconds)):
+            _say(f"{first[1]}; ending the others")
+            deadline = now + (0 if first[0] == 128 + signal.SIGSTOP else OTHERS_SECONDS)
+        if deadline and (now > deadline or len(received) > 1):
+            _end(processes)
+    status, what = first or _first_failure(processes, stopped_seconds) or (0, "")
+    # 2: the arguments can't be used; 141: nobody reads any more.
+    if status and not received:
+        advice = "" if status in (2, 141) else "; start again with --resume --workdir=... to go on"
+        _say(f"{what}; all have ended{advice}")
+    return status
 
 
-def _first_failure(processes, stopped_seconds):
-    """The one that failed; where several did at once, one that a signal ended."""
-    failed = [p for p in processes if p.status or p.stopped_for() > stopped_seconds]
-    return min(failed, key=lambda p: (p.status <= 128, p.index), default=None)
+def _first_failure(processes: list[_Process], stopped_seconds: float) -> tuple[int, str] | None:
+    """The one that failed first. Its death ends others with status 1, or by JAX with SIGABRT."""
+    failures = [failure for p in processes if (failure := p.failure(stopped_seconds))]
+    return min(failures, key=lambda f: (f[0] in (1, 128 + signal.SIGABRT), -f[0]), default=None)
 
 
-def _say(text):
+def _send(processes: list[_Process], number: int) -> None:
+    for process in processes:
+        for each in (number, signal.SIGCONT):  # one that is stopped is woken for it
+            with contextlib.suppress(ProcessLookupError):
+                process.popen.send_signal(each)
+
+
+def _end(processes: list[_Process]) -> None:
+    """Ends processes: by SIGTERM, and by SIGKILL those for which that isn't enough."""
+    _send(processes, signal.SIGTERM)
+    until = time.monotonic() + TERM_SECONDS
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.popen.wait(max(0.0, until - time.monotonic()))
+        process.popen.kill()
+        process.popen.wait()
+        for reader in process.readers:
+            reader.join(1.0)  # not for ever: a child of its own may hold the pipe
+
+
+def _say(text: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"launch: {text}\n".encode())
 
 
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from digits_jax.cli import parse, parse_known, run_program
+from digits_jax.cli import leave, parse, parse_known, run_program
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.errors import ConfigError
 from digits_jax.presets import DISTILLATION
@@ -252,4 +252,4 @@ def last_line(results: dict[str, Any], workdir: Path, seconds: float | None = No
 
 
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    leave(run_program(main))

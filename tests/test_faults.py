@@ -197,35 +197,6 @@ def test_a_second_signal_does_not_wait(home):
     assert "it would go on at step" in out
 
 
-STUCK = """
-import ctypes, signal, sys
-from digits_jax.cli import run_program
-from digits_jax.training.interrupts import stop_on_signals
-def main(argv):
-    lock = ctypes.create_string_buffer(64)  # a mutex in C: waiting for it answers no signal
-    with stop_on_signals("not waiting"):
-        ctypes.CDLL(None).pthread_mutex_lock(lock)
-        print("here", flush=True)
-        ctypes.CDLL(None).pthread_mutex_lock(lock)
-sys.exit(run_program(main))
-"""
-
-
-def test_a_second_signal_ends_what_python_cannot(home):
-    """A compilation, or a collective that waits for a process that has gone."""
-    with start(home, None, script=STUCK) as process:
-        try:
-            assert process.stdout.readline() == "here\n"
-            process.send_signal(signal.SIGTERM)
-            with pytest.raises(subprocess.TimeoutExpired):  # it may have something to save
-                process.wait(timeout=2)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=TIMEOUT_SECONDS)
-        finally:
-            process.kill()
-    assert (process.returncode, err) == (130, "stopped\n")
-
-
 def test_a_reader_that_leaves_stops_a_training(home):
     """As ``| head -3`` does; what was trained until then is saved."""
     argv = [*TINY, "--epochs=500", "--workdir=unread"]

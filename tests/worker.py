@@ -1,93 +1,68 @@
-"""What the tests of many processes start: a training's skeleton, of sums over all devices.
+"""A training's skeleton for the tests of several processes: sums over all devices.
 
-python worker.py '{"coordinator": "127.0.0.1:1234", "num_processes": 2, "process_id": 0}'
+python worker.py --coordinator=127.0.0.1:1234 --num-processes=2 --process-id=0 --steps=5
 """
 
 import json
-import os
-import signal
 import sys
 import time
 
 
 def main(argv):
-    from digits_jax.training.interrupts import Interrupted, stop_on_signals
-    from digits_jax.training.processes import Limits, join, quiet_gloo
-
-    told = json.loads(argv[0]) if argv[0].startswith("{") else from_flags(argv)
-    flags = [told.get(name) for name in ("coordinator", "num_processes", "process_id")]
-    if told.get("dies_joining"):
-        import jax
-
-        jax.distributed.initialize = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-    with join(*flags, limits=Limits(**told.get("limits", {}))) as group:
-        print(f"joined {group.index} of {group.count}", flush=True)
-        group.agree(told.get("config", {}))
-        group.first_says("the workdir", lambda: take_workdir(told))
-        from digits_jax.errors import DigitsError
-
-        with quiet_gloo():
-            step, state, whole = make_step()
-            step(state, whole(0), whole(0))[0].block_until_ready()
-        with stop_on_signals() as stop:
-            for number in range(1, told.get("steps", 20) + 1):
-                group.note("training", number)
-                if told.get("sleeps_at") == number:
-                    time.sleep(3600)
-                if told.get("fails_at") == number:
-                    raise DigitsError("the disk is full")
-                if told.get("crashes_at") == number:
-                    raise RuntimeError("a bug\nof two lines")
-                state, stopping = step(state, whole(number), whole(stop.signal_number or 0))
-                print(f"step {number} {float(state):g}", flush=True)
-                if int(stopping):
-                    raise Interrupted(f"stopped at step {number}", int(stopping))
-                time.sleep(told.get("step_seconds", 0))
-        time.sleep(told.get("late_seconds", 0))
-    print("done", flush=True)
-
-
-def from_flags(argv):
-    """As the launcher starts it."""
-    told = {}
-    for argument in argv:
-        name, _, value = argument.removeprefix("--").replace("-", "_").partition("=")
-        told[name] = value if name == "coordinator" else json.loads(value)
-    return told
-
-
-def take_workdir(told):
-    from digits_jax.errors import DigitsError
-
-    if told.get("taken"):
-        raise DigitsError("run: is taken; give another --workdir")
-    return "run"
-
-
-def make_step():
-    """A state that grows by the sum of a batch: step 1 adds 1 for each device of all."""
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from jax.sharding import Mesh, NamedSharding
-    from jax.sharding import PartitionSpec as P
+    from jax.sharding import NamedSharding, PartitionSpec
 
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    sharding = NamedSharding(mesh, P("data"))
+    from digits_jax.errors import DataError
+    from digits_jax.training import distributed
+    from digits_jax.training.interrupts import Interrupted, stop_on_signals
 
-    def step(state, batch, stop):
-        return state + jax.lax.psum(batch.sum(), "data"), jax.lax.pmax(stop.max(), "data")
+    told = {"coordinator": None, "num_processes": None, "process_id": None}
+    for argument in argv:
+        name, _, value = argument.removeprefix("--").replace("-", "_").partition("=")
+        told[name] = value if name == "coordinator" else json.loads(value)
 
-    step = jax.jit(
-        jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P())
-    )
-    state = jax.device_put(jnp.float32(0), NamedSharding(mesh, P()))
-    local = len(jax.local_devices())
+    def prepare():
+        if told.get("prepare_fails"):
+            raise DataError("data_dir=x: no such folder")
+        return f"prepared {jax.process_index()}"
 
-    def whole(value):
-        return jax.make_array_from_process_local_data(sharding, np.full(local, value, np.int32))
+    coordinator, num_processes, process_id = list(told.values())[:3]
+    distributed.INITIALIZATION_SECONDS = told.get("initialization_seconds", 60)
+    if told.get("only", process_id) != process_id:  # the rest is for another process
+        told = {"steps": told.get("steps", 5000)}
+    if told.get("late"):
+        time.sleep(3600)
+    jax.config.update("jax_num_cpu_devices", told.get("devices", 2))
+    with distributed.initialize(coordinator, num_processes, process_id):
+        distributed.arm_watchdog(told.get("stall_seconds", 300))
+        index, count = jax.process_index(), jax.process_count()
+        print(f"joined {index} of {count}", distributed.broadcast_text(f"run-{index}"), flush=True)
+        distributed.assert_same({"seed": told.get("seed", 0), "path": None})
+        print(distributed.main_process_first(prepare), flush=True)
+        mesh = jax.make_mesh((jax.device_count(),), ("data",))
+        rows = NamedSharding(mesh, PartitionSpec("data"))
 
-    return step, state, whole
+        @jax.jit
+        def step(state, batch):
+            return state + batch.sum()
+
+        state = jnp.float32(0)
+        with stop_on_signals() as request:
+            for number in range(1, told.get("steps", 5000) + 1):
+                distributed.arm_watchdog(told.get("stall_seconds", 300))
+                if told.get("stalls_at") == number:
+                    time.sleep(3600)
+                if told.get("fails_at") == number:
+                    raise RuntimeError("a bug\nof two lines")
+                time.sleep(0.02)
+                own = np.full(jax.local_device_count(), number, np.int32)
+                state = step(state, jax.make_array_from_process_local_data(rows, own))
+                print(f"step {number} {float(state):g}", flush=True)
+                if stopping := distributed.max_over_processes(request.signal_number or 0):
+                    raise Interrupted(f"stopped at step {number}", stopping)
+    print("done", flush=True)
 
 
 def program(argv):
@@ -102,6 +77,6 @@ def program(argv):
 
 
 if __name__ == "__main__":
-    from digits_jax.cli import run_program
+    from digits_jax.cli import leave, run_program
 
-    sys.exit(run_program(program))
+    leave(run_program(program))

@@ -144,7 +144,7 @@ def _mcnemar_line(found: Comparison) -> str:
 
 def _between_line(found: Comparison) -> str:
     if not found.between_or_within:
-        return f"between or within: {found.between_or_within_reason}"
+        return f"permutation test: {found.between_or_within_reason}"
     (a, b), test = found.names, found.between_or_within["error_consistency"]
     numbers = f"κ within {a} {fixed(test.within_a, 2)}, within {b} {fixed(test.within_b, 2)}, "
     numbers += f"between {fixed(test.between, 2)}; excess {fixed(test.excess, 3)} "

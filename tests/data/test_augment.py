@@ -195,7 +195,6 @@ def test_no_images_and_images_of_other_floats():
         partial(cutout, size_pixels=8),
         partial(add_noise, noise_sd=0.1),
     ):
-        change = jax.jit(change)
         out = change(KEY, half)
         assert out.dtype == np.float32
         np.testing.assert_array_equal(out, change(KEY, half.astype(np.float32)))

@@ -365,13 +365,13 @@ def _check_range(name: str, number: float) -> None:
     low, high, low_open, high_open = RANGES[name]
     low_fits = low < number if low_open else low <= number
     high_fits = number < high if high_open else number <= high
-    if low_fits and high_fits and math.isfinite(number):
+    finite = -math.inf < number < math.inf  # math.isfinite raises for a huge integer
+    if low_fits and high_fits and finite:
         return
     words = f"{'more than' if low_open else 'at least'} {low:g}"
     if high < math.inf:
         words += f" and {'less than' if high_open else 'at most'} {high:.10g}"
-    finite = "" if math.isfinite(number) else " and finite"
-    raise ConfigError(f"{name}={shown(number)}: must be {words}{finite}")
+    raise ConfigError(f"{name}={shown(number)}: must be {words}{'' if finite else ' and finite'}")
 
 
 def _can_be_a_path(path: str) -> bool:

@@ -282,7 +282,7 @@ def test_other_data_is_refused(finished, toy):
     with pytest.raises(DigitsError, match="another version of 'toy'"):
         train(changed, finished.workdir, resuming=True)
     renamed = dataclasses.replace(toy, name="other")
-    with pytest.raises(DigitsError, match="dataset=other: the run in .* has dataset=toy"):
+    with pytest.raises(DigitsError, match=r"dataset=other: the run in .* has dataset=toy"):
         train(renamed, finished.workdir, resuming=True)
 
 
@@ -537,8 +537,13 @@ def test_evaluation_batches_fit_data_and_devices(toy, devices, size):
 
 @pytest.mark.parametrize(
     ("count", "wanted", "batch_size", "heavy", "chosen"),
-    [(8, "auto", 256, True, 8), (6, "auto", 256, True, 4), (3, "auto", 7, True, 1)]
-    + [(8, "auto", 256, False, 1), (8, 2, 256, False, 2)],
+    [
+        (8, "auto", 256, True, 8),
+        (6, "auto", 256, True, 4),
+        (3, "auto", 7, True, 1),
+        (8, "auto", 256, False, 1),
+        (8, 2, 256, False, 2),
+    ],
 )
 def test_choice_of_devices(count, wanted, batch_size, heavy, chosen):
     devices = jax.devices()[:count]

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from digits_jax.errors import DigitsError
-from digits_jax.training.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from digits_jax.training.optimizers import make_optimizer, make_schedule
 
 # --- schedules -----------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def test_schedules_at_known_steps(name, expected):
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 7])
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "constant"])
 def test_short_runs_have_a_schedule(name, total_steps):
     schedule = make_schedule(name, 0.1, total_steps)
     rates = np.array([schedule(step) for step in range(total_steps)])
@@ -40,7 +40,7 @@ def test_short_runs_have_a_schedule(name, total_steps):
 
 
 def test_unknown_schedule():
-    with pytest.raises(DigitsError, match=r"'linear'; allowed: one_cycle, cosine, constant"):
+    with pytest.raises(DigitsError, match="schedule='linear': allowed"):
         make_schedule("linear", 0.1, 100)
 
 
@@ -120,12 +120,8 @@ def test_the_learning_rate_follows_the_schedule():
     np.testing.assert_allclose(sizes, [-1 * 1.9, -2 * (1 + 0.9 * 1.9)], rtol=1e-6)
 
 
-def test_all_names_are_tested():
-    assert set(OPTIMIZERS) == {"sgd", "adam", "adamw", "lion"}
-
-
 def test_bad_optimizers():
-    with pytest.raises(DigitsError, match=r"'rmsprop'; allowed: adam, adamw, sgd, lion"):
+    with pytest.raises(DigitsError, match="optimizer='rmsprop': allowed"):
         make_optimizer("rmsprop", 0.1)
-    with pytest.raises(DigitsError, match=r"weight_decay is 0.1 with optimizer 'adam'.*'adamw'"):
+    with pytest.raises(DigitsError, match="adam has none; use adamw"):
         make_optimizer("adam", 0.1, weight_decay=0.1)

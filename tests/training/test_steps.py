@@ -10,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 import scipy.special
-from linear import KEY, SHAPE, linear_state, make_batch, numpy_linear, numpy_step, numpy_sums
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from linear import KEY, RATE, SHAPE, linear_state, make_batch, numpy_linear, numpy_step, numpy_sums
 
 from digits_jax import (
     CNN,
@@ -22,12 +24,8 @@ from digits_jax import (
     predict_step,
     train_step,
 )
-from digits_jax.training.steps import (
-    check_batch,
-    cross_entropy,
-    metric_sums,
-    to_float,
-)
+from digits_jax.training.losses import cross_entropy, distillation_loss, metric_sums
+from digits_jax.training.steps import check_batch, fgsm_perturb, to_float
 
 # --- losses and sums -----------------------------------------------------------------------
 
@@ -49,7 +47,7 @@ def test_cross_entropy_of_huge_logits_is_finite():
     np.testing.assert_allclose(cross_entropy(logits, jnp.array([0, 0])), [0, 2e4])
 
 
-def test_metric_sums_leave_out_what_is_masked():
+def test_metric_sums_leave_out_masked_images():
     random = np.random.default_rng(1)
     batch = make_batch(count=30)
     batch["mask"] = random.integers(0, 2, 30).astype(np.float32)
@@ -65,8 +63,8 @@ def test_metric_sums_leave_out_what_is_masked():
 def test_to_float():
     levels = jnp.arange(256, dtype=jnp.uint8)
     np.testing.assert_allclose(to_float(levels), np.arange(256) / 255, rtol=1e-6)
-    as_they_are = jnp.array([0.25, 1.0])
-    np.testing.assert_array_equal(to_float(as_they_are), as_they_are)
+    floats = jnp.array([0.25, 1.0])
+    np.testing.assert_array_equal(to_float(floats), floats)
     with pytest.raises(AssertionError, match="images are uint8"):
         to_float(jnp.zeros(3, jnp.int32))
 
@@ -106,7 +104,7 @@ def test_smoothed_step_is_numpys():
     chex.assert_trees_all_close(dict(after.params["logits"]), expected, atol=1e-6)
 
 
-def test_masked_images_teach_nothing():
+def test_masked_images_change_nothing():
     state, batch = linear_state(), make_batch()
     other = {**batch, "image": batch["image"].copy(), "label": batch["label"].copy()}
     other["image"][4:] = 255
@@ -191,7 +189,7 @@ def test_golden_numbers_of_a_small_cnn():
     np.testing.assert_allclose(stats, GOLDEN_STATS_SUM, rtol=1e-5)
 
 
-# --- the doors -----------------------------------------------------------------------------
+# --- refused arrays -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_predictions_need_images_with_four_axes():
         predict_step(linear_state(), np.zeros(SHAPE, np.uint8))
 
 
-# --- a module of one's own -----------------------------------------------------------------
+# --- a user's module -----------------------------------------------------------------
 
 
 class Squares(nn.Module):
@@ -234,7 +232,7 @@ class Squares(nn.Module):
         return nn.Dense(3)(x**2)
 
 
-def test_a_module_of_ones_own_learns():
+def test_a_users_module_learns():
     batch = make_batch(count=12)
     state = create_train_state(Squares(), optax.adam(0.02), jax.random.key(0), SHAPE)
     step = jax.jit(train_step)
@@ -247,7 +245,7 @@ def test_a_module_of_ones_own_learns():
     assert last["loss"] < first["loss"] / 5
 
 
-# --- numbers that go wrong, and averages -----------------------------------------------------
+# --- values that aren't finite, and averages -----------------------------------------------------
 
 
 def adam_state():
@@ -311,3 +309,94 @@ def test_a_state_without_an_average():
     state, _ = train_step(linear_state(), make_batch(), KEY, ema_decay=0.9)
     assert state.average == {}
     chex.assert_trees_all_equal(state.variables["params"], state.params)
+
+
+# --- adversarial images and distillation -----------------------------------------------------
+
+
+def numpy_image_grads(state, batch):
+    """The gradient of the cross-entropy by a linear model's images, and the images as rows."""
+    x, _, probabilities = numpy_linear(state, batch)
+    kernel = np.asarray(state.params["logits"]["kernel"], np.float64)
+    return (probabilities - np.eye(3)[batch["label"]]) @ kernel.T, x
+
+
+def test_an_adversarial_step_is_numpys():
+    state, batch = linear_state(), make_batch()
+    after, _ = train_step(state, batch, KEY, adversarial=0.3)
+    # The step's augmentation key, and the key folded from it.
+    key = jax.random.fold_in(jax.random.split(jax.random.fold_in(KEY, 0))[0], 1)
+    epsilons = np.ravel(jax.random.uniform(key, (6, 1, 1, 1), maxval=0.3))
+    grads, x = numpy_image_grads(state, batch)
+    images = np.clip(x + epsilons[:, None] * np.sign(grads), 0, 1)
+    expected = numpy_step(state, {**batch, "image": images.reshape(6, *SHAPE) * 255})
+    chex.assert_trees_all_close(dict(after.params["logits"]), expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1000), st.floats(0.01, 1.0))
+def test_perturbed_images_never_lower_a_linear_models_loss(seed, epsilon):
+    """Its loss is convex: it rises along the gradient's signs, however far, and clipped too."""
+    state, batch = linear_state(), make_batch(seed=seed)
+    grads, x = numpy_image_grads(state, batch)
+    images, grads = (jnp.asarray(a.reshape(6, *SHAPE), jnp.float32) for a in (x, grads))
+    found = fgsm_perturb(jax.random.key(seed), images, grads, epsilon)
+    assert 0 <= float(found.min()) <= float(found.max()) <= 1
+    assert float(jnp.abs(found - images).max()) <= epsilon + 1e-6
+    before, after = (
+        cross_entropy(predict_step(state, each), batch["label"]) for each in (images, found)
+    )
+    assert (after >= before - 1e-5).all()
+
+
+@pytest.mark.parametrize("convolution", ["lax", "matmul"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_teacher_sees_the_adversarial_images(convolution, dtype):
+    """However convolutions are computed, they have gradients by their images."""
+    module = CNN(channels=(4, 8), dense_size=8, convolution=convolution, dtype=jnp.dtype(dtype))
+    state = create_train_state(module, optax.sgd(0.1), jax.random.key(0))
+    batch, seen = make_batch(shape=(28, 28, 1)), []
+
+    def teacher_apply(_, images):
+        seen.append(np.asarray(images))
+        return jnp.zeros((6, 10))
+
+    options = {"adversarial": 0.2, "teacher_apply": teacher_apply, "teacher_weight": 0.5}
+    _, sums = train_step(state, batch, KEY, **options)
+    assert float(sums["skipped"]) == 0
+    moved = np.abs(seen[0] - batch["image"] / 255)[:4]  # the last two are masked: no gradient
+    assert moved.max() <= 0.2 + 1e-6
+    assert (moved > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_distillation_loss_by_hand(temperature):
+    own, teacher = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32) * 5
+    targets = scipy.special.softmax(teacher / temperature, -1)
+    log_probabilities = scipy.special.log_softmax(own / temperature, -1)
+    expected = -(temperature**2) * (targets * log_probabilities).sum(-1)
+    found = distillation_loss(jnp.asarray(own), jnp.asarray(teacher), temperature)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_linear_students_step_is_numpys():
+    """The gradient of softmax regression is x (p - q); at temperature T it is T x (p_T - q_T)."""
+    softmax = scipy.special.softmax
+    state, batch = linear_state(), make_batch()
+    batch["mask"][:] = 1
+    weights = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+    after, _ = train_step(
+        state,
+        batch,
+        KEY,
+        weights,
+        teacher_apply=lambda w, images: images.reshape(len(images), -1) @ w,
+        teacher_weight=0.75,
+        teacher_temperature=2.0,
+    )
+    x, logits, probabilities = numpy_linear(state, batch)
+    hard = probabilities - np.eye(3)[batch["label"]]
+    soft = 2.0 * (softmax(logits / 2, -1) - softmax(x @ weights / 2, -1))
+    grads = x.T @ (0.25 * hard + 0.75 * soft) / 6
+    expected = state.params["logits"]["kernel"] - RATE * grads
+    np.testing.assert_allclose(after.params["logits"]["kernel"], expected, atol=2e-6)

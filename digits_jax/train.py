@@ -63,8 +63,9 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     elif early.config is not None:
         run, saved_options = read_config(Path(early.config).expanduser())
         # Sums round differently on another number of devices.
-        devices = saved_options.devices
-        options = saved_options.for_resuming("x", workdir=None, devices=devices)
+        options = dataclasses.replace(
+            saved_options.for_resuming(early.config), workdir=None, devices=saved_options.devices
+        )
         _check_repeated(early, run)
         if early.teacher == NO_TEACHER:
             run = dataclasses.replace(run, **dict.fromkeys(("teacher", *DISTILLATION)))

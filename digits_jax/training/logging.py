@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar on a terminal, lines elsewhere, TensorBoard on request."""
+"""Progress of a training: a bar on a terminal, lines elsewhere, TensorBoard on request."""
 
 import os
 import sys

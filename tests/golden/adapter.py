@@ -54,7 +54,7 @@ def digits_data() -> tuple[np.ndarray, np.ndarray, str]:
 
 def processor_features() -> list[str]:
     """The processor's instruction sets, sorted."""
-    from digits_jax.processor import processor_features as features
+    from digits_jax.hardware import processor_features as features
 
     return sorted(features())
 

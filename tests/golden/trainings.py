@@ -77,8 +77,8 @@ TRAININGS = {
     "cnn-lax": f"{CNN} --convolution=lax",
     "cnn-matmul": f"{CNN} --convolution=matmul",
     # How it is computed.
-    "mlp-renormalize": f"{MLP} --renormalize",
-    "cnn-renormalize": f"{CNN} --renormalize --ema-decay=0.9",
+    "mlp-renormalize": f"{MLP} --recalibrate-batch-norm",
+    "cnn-renormalize": f"{CNN} --recalibrate-batch-norm --ema-decay=0.9",
     "mlp-several-steps": f"{MLP} --steps-per-call=4",
     "mlp-bfloat16": f"{MLP} --dtype=bfloat16",
 }

@@ -7,8 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from digits_jax.config import TrainConfig as TrainConfig
     from digits_jax.config import RunOptions as RunOptions
+    from digits_jax.config import TrainConfig as TrainConfig
     from digits_jax.config import read_config as read_config
     from digits_jax.data.augment import add_noise as add_noise
     from digits_jax.data.augment import cutout as cutout
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from digits_jax.training.loop import FitResult as FitResult
     from digits_jax.training.loop import fit as fit
     from digits_jax.training.loop import resume as resume
+    from digits_jax.training.loop import train_members as train_members
     from digits_jax.training.optimizers import make_optimizer as make_optimizer
     from digits_jax.training.optimizers import make_schedule as make_schedule
     from digits_jax.training.parallel import make_mesh as make_mesh
     from digits_jax.training.parallel import parallelize as parallelize
-    from digits_jax.training.setup import prepare as prepare
     from digits_jax.training.resuming import load_trained as load_trained
+    from digits_jax.training.setup import prepare as prepare
     from digits_jax.training.state import TrainState as TrainState
     from digits_jax.training.state import create_train_state as create_train_state
     from digits_jax.training.steps import eval_step as eval_step
@@ -73,6 +74,7 @@ _HOME = {
     "fit": "training.loop",
     "load_trained": "training.resuming",
     "resume": "training.loop",
+    "train_members": "training.loop",
     "make_optimizer": "training.optimizers",
     "make_schedule": "training.optimizers",
     "make_mesh": "training.parallel",

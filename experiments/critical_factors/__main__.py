@@ -1,22 +1,34 @@
 """What influences recognition, and how much: python -m experiments.critical_factors
 
 Trains the MLP and the CNN with one factor changed at a time, several seeds each, and scores them on
-the validation split; then the baselines on changed test images. Writes factors.csv, robustness.csv,
-report.md and pictures. Started again, it does what is missing.
+the validation split; then scores the baselines on corrupted test images. Writes factors.csv,
+robustness.csv, report.md and figures. Started again, it trains what is missing.
 """
 
+import dataclasses
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
+from digits_jax import ConfigError, Dataset, load_dataset
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import ConfigError
-
-PROGRAM = "python -m experiments.critical_factors"
+from digits_jax.runs.folder import hold_folder, read_json, write_json
+from experiments.critical_factors.corruptions import all_corruptions, corrupt
+from experiments.critical_factors.factors import (
+    Factor,
+    Settings,
+    baseline,
+    choose_factors,
+    key_of,
+    make_factors,
+)
+from experiments.critical_factors.rows import Row, read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -27,24 +39,18 @@ class Arguments:
         str | None, tyro.conf.arg(help_behavior_hint="(default: mnist; with --quick digits)")
     ] = None
     """Data set, as for training."""
-    data_dir: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: as for training)")
-    ] = None
-    """Folder of the data set."""
+    data_dir: str | None = None
+    """Folder of the data set, as for training."""
     archs: tuple[str, ...] = ("mlp", "cnn")
     """mlp, cnn or both."""
-    factors: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all)")] = ()
+    factors: tuple[str, ...] = ()
     """Only these factors."""
     seeds: int = 3
     """Seeds 0, 1, ... of each training."""
     quick: bool = False
-    """Try it in two minutes: small networks, and one other level of each factor."""
+    """Try it in a few minutes: small networks, and one other level of each factor."""
     robustness: bool = True
-    """Score the baselines on changed test images, too."""
-    lanes: str = "auto"
-    """Trainings at once."""
-    platform: str = "auto"
-    """Kind of device: auto, cpu, gpu or tpu."""
+    """Score the baselines on corrupted test images, too."""
     output: Annotated[
         Path | None,
         tyro.conf.arg(
@@ -65,26 +71,126 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Trains what is missing, then reports."""
-    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
-    _check(arguments)
-    from experiments.critical_factors.running import run
-
-    return run(arguments, f"{PROGRAM} {' '.join(argv)}".rstrip())
-
-
-def _check(arguments):
-    archs = ("mlp", "cnn")
-    if not arguments.archs or not set(arguments.archs) <= set(archs):
-        given = ",".join(arguments.archs)
-        raise ConfigError(f"--archs={given}: give mlp, cnn, or both with a comma between")
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
     if not 1 <= arguments.seeds <= 1000:
         raise ConfigError(f"--seeds={arguments.seeds}: give 1 to 1000; intervals need 2 or more")
-    lanes = arguments.lanes
-    if lanes != "auto" and not (lanes.isdecimal() and 1 <= int(lanes) <= 1000):
-        raise ConfigError(f"--lanes={lanes}: give auto, or 1 to 1000")
+    if not arguments.archs or not set(arguments.archs) <= {"mlp", "cnn"}:
+        raise ConfigError(f"--archs={','.join(arguments.archs)}: give mlp, cnn or mlp,cnn")
+    from digits_jax.hardware import keep_freed_memory, processor_name, use_compilation_cache
+
+    keep_freed_memory()
+    use_compilation_cache()
+    # Not auto: without MNIST it would study another data set for hours.
+    name = arguments.dataset or ("digits" if arguments.quick else "mnist")
+    dataset = load_dataset(name, arguments.data_dir)
+    baselines = {a: baseline(a, dataset.name, quick=arguments.quick) for a in ("mlp", "cnn")}
+    factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
+    chosen = choose_factors(factors, arguments.factors)
+    facts = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
     folder = arguments.folder
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output={folder} is a file; give a folder")
+    with hold_folder(folder):
+        machines = check_settings(folder, facts, baselines)
+        seeds = range(arguments.seeds)
+        wanted = {arch: baselines[arch] for arch in baselines if arch in arguments.archs}
+        trained = train_factors(chosen, wanted, seeds, dataset, folder / "factors.csv")
+        if arguments.robustness:
+            trained |= score_corruptions(wanted, seeds, dataset, folder / "robustness.csv")
+        machine = processor_name()
+        if trained and machine not in machines:
+            settings = read_json(folder / "settings.json")
+            write_json(folder / "settings.json", {**settings, "machines": [*machines, machine]})
+        from experiments.critical_factors.report import write_report
+
+        command = " ".join(["python -m experiments.critical_factors", *argv])
+        print(write_report(folder, dataset, baselines, factors, command))
+    return 0
+
+
+def check_settings(
+    folder: Path, facts: dict[str, Any], baselines: dict[str, Settings]
+) -> list[str]:
+    """Notes what all rows have in common; returns the machines that trained rows there.
+
+    Raises:
+      ConfigError: the folder has the results of another data set or of other baselines.
+    """
+    path = folder / "settings.json"
+    wanted = {**facts, "baselines": {arch: key_of(own) for arch, own in baselines.items()}}
+    if not path.exists():
+        write_json(path, {**wanted, "machines": []})
+    there = read_json(path)
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            raise ConfigError(
+                f"{folder} holds a study with {name}={there.get(name)}, not {value}; delete it, or "
+                "give another --output"
+            )
+    return there["machines"]
+
+
+def train_factors(
+    factors: Sequence[Factor],
+    baselines: dict[str, Settings],
+    seeds: Sequence[int],
+    dataset: Dataset,
+    path: Path,
+) -> bool:
+    """Trains every level that has no row yet; returns whether it trained any."""
+    from tqdm import tqdm
+
+    from experiments.critical_factors.training import train
+
+    rows = read_rows(path)
+    levels = [(a, f, level) for f in factors for a in baselines for level in f.levels[a]]
+    known: dict[tuple[str, int], Row] = {}
+    trained = False
+    for arch, factor, level in tqdm(levels, "levels", disable=None):
+        settings = {**baselines[arch], **level.changes}
+        keys = {seed: (arch, factor.name, level.label, seed) for seed in seeds}
+        for seed, key in keys.items():  # what another factor has trained isn't trained again
+            if key not in rows and (same := known.get((key_of(settings), seed))):
+                rows[key] = dataclasses.replace(same, factor=factor.name, level=level.label)
+        missing = [seed for seed, key in keys.items() if key not in rows]
+        if missing:
+            started = time.perf_counter()
+            results = train(settings, missing, dataset)
+            seconds = round((time.perf_counter() - started) / len(missing), 3)
+            for seed, result in zip(missing, results, strict=True):
+                score = result.validation
+                rows[keys[seed]] = Row(*keys[seed], score.correct, score.count, seconds)
+            write_rows(path, rows.values())
+            trained = True
+        known |= {(key_of(settings), seed): rows[key] for seed, key in keys.items()}
+    write_rows(path, rows.values())
+    return trained
+
+
+def score_corruptions(
+    baselines: dict[str, Settings], seeds: Sequence[int], dataset: Dataset, path: Path
+) -> bool:
+    """Scores the baselines on corrupted test images; returns whether it trained any."""
+    from tqdm import tqdm
+
+    from experiments.critical_factors.training import count_correct, train
+
+    rows = read_rows(path)
+    results = {}
+    for arch, settings in baselines.items():
+        missing = [s for s in seeds if (arch, *map(str, all_corruptions()[-1]), s) not in rows]
+        if missing:
+            found = train(settings, missing, dataset)
+            results |= {(arch, seed): r for seed, r in zip(missing, found, strict=True)}
+    if not results:
+        return False
+    images, labels = np.asarray(dataset.test.images), dataset.test.labels
+    for name, severity in tqdm(all_corruptions(), "corruptions", disable=None):
+        corrupted = corrupt(name, images, severity)
+        for (arch, seed), result in results.items():
+            correct = count_correct(result, corrupted, labels)
+            row = Row(arch, name, str(severity), seed, correct, len(labels), 0.0)
+            rows[row.key] = row
+    write_rows(path, rows.values())
+    return True
 
 
 if __name__ == "__main__":

@@ -1,35 +1,98 @@
-"""The factors, and the levels of each: plain values.
+"""The factors and the levels of each.
 
-A level is a few changes of the baseline recipe. The one that changes nothing is the baseline's, and
-every other is compared to it.
+A training is described by a dictionary of settings: fields of `TrainConfig`, of the network
+(activation, norm, pool, kernel_size) and of the data (preprocessing, warp, train_images,
+label_noise). A level changes a few of the baseline's settings; the level that changes none is the
+baseline's, and every other is compared with it.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from digits_jax.errors import ConfigError
-from experiments.critical_factors.networks import ACTIVATIONS, NORMALIZATIONS, POOLINGS
-from experiments.critical_factors.preprocess import PREPROCESSING
-from experiments.critical_factors.recipe import ARCHS, Recipe
-from experiments.critical_factors.training import AUGMENTATIONS
+from digits_jax import ConfigError, TrainConfig
+from experiments.critical_factors.preprocessing import PREPROCESSING
+
+Settings = dict[str, Any]
+
+CONFIG_FIELDS = {
+    "mlp": ("hidden_sizes",),
+    "cnn": ("channels", "convs_per_block", "dense_size"),
+    "both": (
+        *("optimizer", "learning_rate", "weight_decay", "schedule", "batch_size", "epochs"),
+        *("label_smoothing", "dropout"),
+    ),
+}
+NETWORK = {"activation": "relu", "norm": "batch"}
+CNN_NETWORK = {"pool": "max", "kernel_size": 3}
+# train_images: how many are drawn; 0 for all. Trainings take equally many steps with any number.
+DATA = {"preprocessing": "scaling", "warp": "none", "train_images": 0, "label_noise": 0.0}
+# One change at a time, each as strong as in the library's policies.
+WARPS: dict[str, dict[str, float]] = {
+    "none": {},
+    "shift": {"shift_pixels": 2.0},
+    "rotation": {"rotation_degrees": 10.0},
+    "scaling": {"scale_factor": 1.15},
+    "shear": {"shear_degrees": 10.0},
+    "elastic": {"elastic_pixels": 0.6},
+    "all": {
+        "rotation_degrees": 10.0,
+        "scale_factor": 1.15,
+        "shear_degrees": 10.0,
+        "shift_pixels": 2.0,
+        "elastic_pixels": 0.6,
+    },
+}
+# Factor -> its name in a sentence, what its levels are, and the scale of their axis.
+FACTORS = {
+    "depth": ("Depth", "hidden layers (MLP), convolutions (CNN)", "linear"),
+    "width": ("Width", "units of a hidden dense layer", "log"),
+    "filters": ("The number of filters", "filters of the first block", "log"),
+    "kernel": ("The size of the filters", "side of a filter (pixels)", "linear"),
+    "pooling": ("Pooling", "pooling", "kinds"),
+    "activation": ("The activation", "activation", "kinds"),
+    "dropout": ("Dropout", "share of activations dropped", "linear"),
+    "normalization": ("Normalization", "normalization", "kinds"),
+    "preprocessing": ("Preprocessing of the images", "preprocessing", "kinds"),
+    "augmentation": ("Augmentation", "augmentation, one at a time", "kinds"),
+    "learning_rate": ("The learning rate", "peak learning rate of AdamW", "log"),
+    "optimizer": ("The optimizer", "peak learning rate", "log"),
+    "batch_size": ("The batch size", "images in a batch", "log"),
+    "label_smoothing": ("Label smoothing", "label smoothing", "linear"),
+    "train_size": ("The number of training images", "training images", "log"),
+    "label_noise": ("Wrong training labels", "share of labels that are wrong", "linear"),
+}
+ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh", "sigmoid", "linear")
+RATES = {
+    "adamw": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+    "adam": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "lion": (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01),
+}
+# Adam has no weight decay, and SGD's is added to the gradient, which the others' is not.
+DECAYS = {"adam": 0.0, "sgd": 0.0005, "lion": 0.1}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Level:
-    """One setting of a factor.
+    """One level of a factor.
 
     Attributes:
-      label: as tables and pictures name it.
-      changes: of the baseline recipe: field -> value.
-      value: where the level lies on a factor's axis of numbers.
+      label: its name in tables and figures.
+      changes: of the baseline's settings.
+      value: its place on the factor's axis of numbers.
       curve: the curve that it belongs to, where a factor has several (an optimizer's).
     """
 
     label: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    value: float | None = None
+    changes: Settings = field(default_factory=dict)
+    value: float = 0.0
     curve: str = ""
+
+    def is_baseline(self, baseline: Settings) -> bool:
+        """Whether it changes nothing."""
+        return {**baseline, **self.changes} == baseline
 
 
 @dataclass(frozen=True)
@@ -38,250 +101,161 @@ class Factor:
 
     Attributes:
       name: on the command line.
-      subject: in a sentence, at its start.
+      subject: at the start of a sentence.
       axis: what the levels are, with a unit.
       scale: "linear", "log", or "kinds" where levels are no numbers.
-      levels: by architecture; a factor that an architecture hasn't has none there.
+      levels: by architecture; a factor that an architecture doesn't have has none there.
     """
 
     name: str
     subject: str
     axis: str
     scale: str
-    levels: dict[str, tuple[Level, ...]]
+    levels: dict[str, list[Level]]
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether its levels belong to several curves."""
+        return any(level.curve for levels in self.levels.values() for level in levels)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A row of the table to be: a level of a factor, trained with a seed.
+def baseline(arch: str, dataset: str, *, quick: bool = False) -> Settings:
+    """Returns the settings that every factor starts from: the preset ``quick``.
 
-    Attributes:
-      arch, factor, level: what the row is about.
-      seed: of the training.
-      recipe: what is trained; that of several rows may be the same.
-      is_baseline: whether the level changes nothing.
+    Args:
+      arch: "mlp" or "cnn".
+      dataset: the data set's name; small ones have a longer recipe.
+      quick: smaller networks and fewer epochs, to try the study.
+
+    Example:
+      >>> baseline("cnn", "mnist")["channels"]
+      (24, 48)
     """
+    preset = TrainConfig(arch=arch, preset="quick").resolve(dataset)  # type: ignore[arg-type]
+    names = (*CONFIG_FIELDS[arch], *CONFIG_FIELDS["both"])
+    own = {name: getattr(preset, name) for name in names}
+    if quick:
+        small = {"mlp": {"hidden_sizes": (64, 64)}, "cnn": {"channels": (8, 16), "dense_size": 32}}
+        own |= {**small[arch], "epochs": min(own["epochs"], 3.0)}
+    return {"arch": arch, **own, **NETWORK, **(CNN_NETWORK if arch == "cnn" else {}), **DATA}
 
-    arch: str
-    factor: str
-    level: str
-    seed: int
-    recipe: Recipe
-    is_baseline: bool
+
+def key_of(settings: Settings) -> str:
+    """Returns a text that is equal for equal settings.
+
+    Example:
+      >>> key_of({"b": 1, "a": (2,)})
+      '{"a": [2], "b": 1}'
+    """
+    return json.dumps(settings, sort_keys=True)
 
 
-def make_factors(baselines: dict[str, Recipe], size: int, *, quick: bool = False) -> list[Factor]:
-    """All factors.
+def make_factors(
+    baselines: Mapping[str, Settings], size: int, *, quick: bool = False
+) -> list[Factor]:
+    """Makes all factors, in the order of the report.
 
     Args:
       baselines: by architecture.
-      size: training images that there are.
-      quick: of each factor only the baseline's level and one other, at an end.
-
-    Returns:
-      In the order of the report.
+      size: number of training images.
+      quick: of each factor the baseline's level and one other.
     """
-    common = [
-        *_of_networks(),
-        *_of_inputs(),
-        *_of_optimization(),
-        *_of_data(size),
+    levels = {arch: _levels(arch, base, size) for arch, base in baselines.items()}
+    if quick:
+        for arch, base in baselines.items():
+            levels[arch] = {name: _two(own, base) for name, own in levels[arch].items()}
+    return [
+        Factor(name, *words, {arch: levels[arch].get(name, []) for arch in baselines})
+        for name, words in FACTORS.items()
     ]
-    made = []
-    for name, subject, axis, scale, levels in common:
-        by_arch = {}
-        for arch, recipe in baselines.items():
-            found = tuple(levels(arch, recipe))
-            by_arch[arch] = _fewer(found, recipe) if quick else found
-        made.append(Factor(name, subject, axis, scale, by_arch))
-    return made
 
 
-def _fewer(levels: Sequence[Level], recipe: Recipe) -> tuple[Level, ...]:
-    others = [level for level in levels if recipe.changed(**level.changes) != recipe]
-    if others:
-        # Most factors' last level is the strongest; the amount of data ends with the baseline's.
-        kept = others[0] if levels[-1] is not others[-1] else others[-1]
-        others = [kept]
-    ends = {id(level) for level in others}
-    return tuple(v for v in levels if id(v) in ends or recipe.changed(**v.changes) == recipe)
+def _two(levels: list[Level], base: Settings) -> list[Level]:
+    others = [level for level in levels if not level.is_baseline(base)]
+    kept = others[0] if levels[-1].is_baseline(base) else others[-1]
+    return [level for level in levels if level is kept or level.is_baseline(base)]
 
 
-def _numbers(field_name: str, values: Iterable[float], text: str = "{:g}"):
-    """Levels of one field, in order, the baseline's own value among them."""
+def _levels(arch: str, base: Settings, size: int) -> dict[str, list[Level]]:
+    """The levels of each factor that an architecture has."""
 
-    def levels(_, recipe):
-        own = getattr(recipe, field_name)
-        ordered = sorted({*values, own})
-        return [Level(text.format(v), {field_name: v}, float(v)) for v in ordered]
+    def numbers(name: str, values: Iterable[float]) -> list[Level]:
+        """The baseline's own value is among them."""
+        ordered = sorted({*values, base[name]})
+        return [Level(f"{v:g}", {name: v}, float(v)) for v in ordered]
 
-    return levels
+    def kinds(name: str, values: Iterable[str]) -> list[Level]:
+        return [Level(value.replace("_", " "), {name: value}) for value in values]
 
+    def multiples(name: str, factors: Sequence[float]) -> list[Level]:
+        own = base[name] if isinstance(base[name], tuple) else (base[name],)
+        found = []
+        for factor in factors:
+            scaled = tuple(max(1, round(value * factor)) for value in own)
+            value = scaled if isinstance(base[name], tuple) else scaled[0]
+            found.append(Level(str(scaled[0]), {name: value}, scaled[0]))
+        return found
 
-def _kinds(field_name: str, names: Iterable[str], archs: Sequence[str] = ARCHS):
-    def levels(arch, _):
-        return [Level(n.replace("_", " "), {field_name: n}) for n in names] if arch in archs else []
-
-    return levels
-
-
-def _times(field_name: str, factors: Sequence[float], archs: Sequence[str] = ARCHS):
-    """Levels of a field that is a size, as multiples of the baseline's."""
-
-    def levels(arch, recipe):
-        if arch not in archs:
-            return []
-        own = getattr(recipe, field_name)
-        values = [max(1, round(own * times)) for times in factors]
-        return [Level(str(value), {field_name: value}, value) for value in values]
-
-    return levels
-
-
-def _of_networks():
-    def depth(arch, recipe):
-        if arch == "mlp":
-            width = recipe.hidden_sizes[0]
-            return [Level(str(n), {"hidden_sizes": (width,) * n}, n) for n in range(5)]
-        first, last = recipe.channels[0], recipe.channels[-1]
-        return [
+    found = {
+        "activation": kinds("activation", ACTIVATIONS),
+        "dropout": numbers("dropout", (0.0, 0.1, 0.25, 0.5, 0.75)),
+        "normalization": kinds("norm", ("batch", "layer", "group", "none")),
+        "preprocessing": kinds("preprocessing", PREPROCESSING),
+        "augmentation": kinds("warp", WARPS),
+        "learning_rate": numbers("learning_rate", RATES["adamw"]),
+        "optimizer": _optimizers(base),
+        "batch_size": multiples("batch_size", (1 / 4, 1 / 2, 1, 2, 4, 8)),
+        "label_smoothing": numbers("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.4)),
+        "train_size": [
+            *(
+                Level(f"{n:,}", {"train_images": n}, n)
+                for n in (100, 300, 1000, 3000, 10_000, 30_000)
+                if n < size
+            ),
+            Level(f"{size:,}", {"train_images": 0}, size),
+        ],
+        "label_noise": numbers("label_noise", (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)),
+    }
+    if arch == "mlp":
+        width = base["hidden_sizes"][0]
+        return found | {
+            "depth": [Level(str(n), {"hidden_sizes": (width,) * n}, n) for n in range(5)],
+            "width": multiples("hidden_sizes", (1 / 16, 1 / 4, 1 / 2, 1, 2)),
+        }
+    first, last = base["channels"][0], base["channels"][-1]
+    return found | {
+        "depth": [
             Level("1", {"channels": (first,)}, 1),
             Level("2", {"channels": (first, last)}, 2),
             Level("3", {"channels": (first, last, 2 * last)}, 3),
             Level("4", {"channels": (first, last), "convs_per_block": 2}, 4),
-        ]
-
-    def width(arch, recipe):
-        if arch == "cnn":
-            return _times("dense_size", (1 / 8, 1 / 4, 1 / 2, 1, 2))(arch, recipe)
-        own = recipe.hidden_sizes
-        sizes = [
-            tuple(max(1, round(size * t)) for size in own) for t in (1 / 16, 1 / 4, 1 / 2, 1, 2)
-        ]
-        return [Level(str(size[0]), {"hidden_sizes": size}, size[0]) for size in sizes]
-
-    def filters(arch, recipe):
-        if arch == "mlp":
-            return []
-        sizes = [tuple(max(1, round(n * t)) for n in recipe.channels) for t in (1 / 4, 1 / 2, 1, 2)]
-        return [Level(str(size[0]), {"channels": size}, size[0]) for size in sizes]
-
-    def kernel(arch, _):
-        if arch == "mlp":
-            return []
-        return [Level(f"{side}x{side}", {"kernel": side}, side) for side in (1, 3, 5, 7)]
-
-    return [
-        ("depth", "Depth", "hidden layers (MLP), convolutions (CNN)", "linear", depth),
-        ("width", "Width", "units of a hidden dense layer", "log", width),
-        ("filters", "The number of filters", "filters of the first block", "log", filters),
-        ("kernel", "The size of the filters", "side of a filter (pixels)", "linear", kernel),
-        ("pooling", "Pooling", "pooling", "kinds", _kinds("pooling", POOLINGS, ("cnn",))),
-        ("activation", "The activation", "activation", "kinds", _kinds("activation", ACTIVATIONS)),
-        (
-            *("dropout", "Dropout", "share of activations dropped", "linear"),
-            _numbers("dropout", (0.0, 0.1, 0.25, 0.5, 0.75)),
-        ),
-        (
-            *("normalization", "Normalization", "normalization", "kinds"),
-            _kinds("normalization", NORMALIZATIONS),
-        ),
-    ]
+        ],
+        "width": multiples("dense_size", (1 / 8, 1 / 4, 1 / 2, 1, 2)),
+        "filters": multiples("channels", (1 / 4, 1 / 2, 1, 2)),
+        "kernel": [Level(f"{side}x{side}", {"kernel_size": side}, side) for side in (1, 3, 5, 7)],
+        "pooling": kinds("pool", ("max", "average", "stride")),
+    }
 
 
-def _of_inputs():
-    return [
-        (
-            *("preprocessing", "Preprocessing of the images", "preprocessing", "kinds"),
-            _kinds("preprocessing", PREPROCESSING),
-        ),
-        (
-            *("augmentation", "Augmentation", "augmentation, one at a time", "kinds"),
-            _kinds("augment", AUGMENTATIONS),
-        ),
-    ]
-
-
-_RATES = {
-    "adamw": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-    "adam": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "lion": (0.00003, 0.0001, 0.0003, 0.001, 0.003, 0.01),
-}
-# Adam has no weight decay, and SGD's is added to the gradient, which the others' is not.
-_DECAYS = {"adam": 0.0, "sgd": 0.0005, "lion": 0.1}
-
-
-def _of_optimization():
-    def optimizer(_, recipe):
-        levels = []
-        for name, rates in _RATES.items():
-            own = name == recipe.optimizer
-            changes = {"optimizer": name}
-            changes |= {} if own else {"weight_decay": _DECAYS.get(name, recipe.weight_decay)}
-            rates = sorted({*rates, *([recipe.learning_rate] if own else [])})
-            levels += [
-                Level(f"{name} {rate:g}", {**changes, "learning_rate": rate}, rate, name)
-                for rate in rates
-            ]
-        return levels
-
-    return [
-        (
-            *("learning_rate", "The learning rate", "peak learning rate of AdamW", "log"),
-            _numbers("learning_rate", _RATES["adamw"]),
-        ),
-        ("optimizer", "The optimizer", "peak learning rate", "log", optimizer),
-        (
-            *("batch_size", "The batch size", "images in a batch", "log"),
-            _times("batch_size", (1 / 4, 1 / 2, 1, 2, 4, 8)),
-        ),
-        (
-            *("label_smoothing", "Label smoothing", "label smoothing", "linear"),
-            _numbers("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.4)),
-        ),
-    ]
-
-
-def _of_data(size: int):
-    def amount(_, recipe):
-        values = [n for n in (100, 300, 1000, 3000, 10_000, 30_000) if n < size]
-        levels = [Level(f"{n:,}", {"train_images": n}, n) for n in values]
-        return [*levels, Level(f"{size:,}", {"train_images": recipe.train_images}, size)]
-
-    return [
-        ("train_size", "The number of training images", "training images", "log", amount),
-        (
-            *("label_noise", "Wrong training labels", "share of labels that are wrong", "linear"),
-            _numbers("label_noise", (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)),
-        ),
-    ]
+def _optimizers(base: Settings) -> list[Level]:
+    levels = []
+    for name, rates in RATES.items():
+        decay = DECAYS.get(name, base["weight_decay"])
+        if name == base["optimizer"]:
+            rates, decay = tuple(sorted({*rates, base["learning_rate"]})), base["weight_decay"]
+        for rate in rates:
+            changes = {"optimizer": name, "weight_decay": decay, "learning_rate": rate}
+            levels.append(Level(f"{name} {rate:g}", changes, rate, name))
+    return levels
 
 
 def choose_factors(factors: Sequence[Factor], names: Sequence[str]) -> list[Factor]:
-    """Those with the given names, in their own order; all where none is given.
+    """Returns the factors with the given names, in their own order; all where none is given.
 
     Raises:
-      ConfigError: a name that no factor has.
+      ConfigError: no factor has a name.
     """
-    known = {factor.name for factor in factors}
-    if "" in names:
-        raise ConfigError("--factors is empty; leave it out for all of them")
-    unknown = [name for name in names if name not in known]
-    if unknown:
+    if unknown := set(names) - {factor.name for factor in factors}:
         allowed = ", ".join(factor.name for factor in factors)
-        raise ConfigError(f"--factors={','.join(names)}: no {', '.join(unknown)}; give {allowed}")
+        raise ConfigError(f"--factors={','.join(names)}: no {min(unknown)}; give {allowed}")
     return [factor for factor in factors if factor.name in names or not names]
-
-
-def make_jobs(factors: Sequence[Factor], baselines: dict[str, Recipe], seeds: int) -> list[Job]:
-    """A row for every level of every factor, architecture and seed."""
-    jobs = []
-    for factor in factors:
-        for arch, recipe in baselines.items():
-            for level in factor.levels[arch]:
-                changed = recipe.changed(**level.changes)
-                facts = (arch, factor.name, level.label)
-                same = changed == recipe
-                jobs += [Job(*facts, seed, changed, same) for seed in range(seeds)]
-    return jobs

@@ -1,28 +1,34 @@
-"""The pictures of the study: factors, learning rates, the ranking, robustness, the corruptions."""
+"""The figures of the study: factors, optimizers, the ranking, robustness, the corruptions."""
 
-import logging
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-from experiments.critical_factors.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS, corrupt
-from experiments.critical_factors.factors import Factor
-from experiments.critical_factors.ranking import Ranked, accuracies, mean_interval, signed
-from experiments.critical_factors.results import FactorRow, RobustnessRow
+from experiments.critical_factors.corruptions import CORRUPTIONS, corrupt
+from experiments.critical_factors.factors import Factor, Level, Settings
+from experiments.critical_factors.ranking import Ranked, Table, by_level, mean_interval, points
+from experiments.critical_factors.rows import Row
 
-# Okabe and Ito's, told apart by every kind of colour vision; the markers say the same again.
-COLOURS = {"mlp": "#E69F00", "cnn": "#0072B2"}
-MARKERS = {"mlp": "s", "cnn": "o"}
-CURVES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
-CURVE_MARKERS = ("o", "s", "^", "D")
-_STYLE = {
-    "backend": "agg",
+# Okabe and Ito's, told apart by every kind of color vision; the markers say the same again.
+STYLES: dict[str, dict[str, Any]] = {
+    "mlp": {"color": "#E69F00", "marker": "s"},
+    "cnn": {"color": "#0072B2", "marker": "o"},
+}
+CURVES = [("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]
+RC = {
     "font.size": 8.5,
     "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
@@ -30,317 +36,234 @@ _STYLE = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "errorbar.capsize": 2,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
 }
 
 
 def draw_all(
     factors: Sequence[Factor],
-    rows: Sequence[FactorRow],
+    baselines: Mapping[str, Settings],
+    rows: Sequence[Row],
     ranked: Sequence[Ranked],
-    robustness: Sequence[RobustnessRow],
+    robustness: Sequence[Row],
     images: np.ndarray,
-    output: Path,
-) -> list[str]:
+    folder: Path,
+) -> set[str]:
     """Draws what there are rows for.
 
     Args:
-      factors: in the order of the report.
-      rows, ranked, robustness: what was found.
+      factors: all.
+      baselines: by architecture.
+      rows, ranked, robustness: what was measured.
       images: uint8 [n, 28, 28, 1], to show corruptions of.
-      output: folder of the PNG files.
+      folder: of the PNG files.
 
     Returns:
-      The names of the files.
+      The names of the figures.
     """
-    # Matplotlib warns at length where there is no home folder to keep its font list in.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib as mpl
-
-    with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}):
-        found = {}
-        # A factor of the CNN alone has no rows where only the MLP was asked for.
-        there = {row.factor for row in rows}
-        factors = [factor for factor in factors if factor.name in there]
-        plain = [factor for factor in factors if not _has_curves(factor)]
-        if plain and rows:
-            found["factors.png"] = _factors(plain, rows)
+    table = by_level(rows)
+    measured = {row.factor for row in rows}
+    plain = [f for f in factors if f.name in measured and not f.has_curves]
+    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **RC, "backend": "agg"}
+    with matplotlib.rc_context(style):
+        figures = {}
+        if plain:
+            figures["factors"] = _draw_factors(plain, baselines, table)
         if ranked:
-            found["ranking.png"] = _ranking(ranked)
-        for factor in factors:
-            if _has_curves(factor) and rows:
-                found[f"{factor.name}.png"] = _curves(factor, rows)
+            figures["ranking"] = _draw_ranking(ranked)
+        if "optimizer" in measured:
+            factor = next(f for f in factors if f.name == "optimizer")
+            figures["optimizer"] = _draw_optimizers(factor, table)
         if robustness:
-            found["robustness.png"] = _robustness(robustness)
-            found["corruptions.png"] = _corruptions(images)
-        for name, figure in found.items():
-            figure.savefig(output / name)
-    return list(found)
+            figures["robustness"] = _draw_robustness(robustness)
+            figures["corruptions"] = _draw_corruptions(images[:1])
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=110)
+    return set(figures)
 
 
-def _has_curves(factor):
-    return any(level.curve for levels in factor.levels.values() for level in levels)
-
-
-def _figure(title, width, height, rows, columns):
-    # Not pyplot, which keeps every figure in a global list and chooses a backend for screens.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+def _subplots(title: str, size: tuple[float, float], rows: int, columns: int) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _spread(own, arch, factor, levels):
-    """Of each level that has rows: the level, its mean, and its interval's half length."""
+def _add_legend(figure: Figure, archs: Iterable[str]) -> None:
+    lines = [Line2D([], [], label=arch.upper(), **STYLES[arch]) for arch in archs]
+    figure.legend(handles=lines, loc="upper right", ncols=2)
+
+
+def _points(table: Table, arch: str, factor: Factor) -> list[tuple[Level, float, float]]:
+    """Each level that has rows, its mean, and half of its interval's length."""
     found = []
-    for level in levels:
-        values = [row.accuracy for row in own.get((arch, factor.name, level.label), {}).values()]
-        if values:
-            mean, low, _ = mean_interval(values)
+    for level in factor.levels[arch]:
+        if runs := table.get((arch, factor.name, level.label)):
+            mean, low, _ = mean_interval([run.accuracy for run in runs.values()])
             found.append((level, mean, mean - low if math.isfinite(low) else 0.0))
     return found
 
 
-def _factors(factors, rows):
-    own = accuracies(rows)
+def _draw_factors(
+    factors: Sequence[Factor], baselines: Mapping[str, Settings], table: Table
+) -> Figure:
     columns = min(4, len(factors))
     lines = -(-len(factors) // columns)
     title = (
         "Accuracy on the validation split, one factor changed at a time\n"
         "(95% intervals over seeds; filled: the baseline)"
     )
-    figure, grid = _figure(title, 3.1 * columns, 2.7 * lines + 0.9, lines, columns)
+    figure, grid = _subplots(title, (3.1 * columns, 2.7 * lines + 0.9), lines, columns)
     for axes, factor in zip(grid.flat, factors, strict=False):
-        _factor(axes, factor, own)
+        labels = list(dict.fromkeys(v.label for own in factor.levels.values() for v in own))
+        kinds = factor.scale == "kinds"
+        shown: list[tuple[float, float]] = []
+        for arch in factor.levels:
+            for level, mean, half in (found := _points(table, arch, factor)):
+                place = _place(arch, level, labels, kinds)
+                filled = level.is_baseline(baselines[arch])
+                face = STYLES[arch]["color"] if filled else "white"
+                axes.errorbar(place, mean, half, mfc=face, zorder=4, **STYLES[arch])
+                shown.append((mean, half))
+            if found and not kinds:
+                places = [level.value for level, *_ in found]
+                axes.plot(places, [mean for _, mean, _ in found], color=STYLES[arch]["color"])
+        axes.set(title=factor.subject, xlabel=factor.axis, ylabel="accuracy (%)")
+        _limit(axes, shown)
+        if kinds:
+            axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+            axes.set_xlim(-0.5, len(labels) - 0.5)
+        elif factor.scale == "log":
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
     for axes in grid.flat[len(factors) :]:
         axes.set_visible(False)
-    _legend(figure, [arch for arch in COLOURS if any(row.arch == arch for row in rows)])
+    _add_legend(figure, baselines)
     return figure
 
 
-def _legend(figure, archs):
-    from matplotlib.lines import Line2D
-
-    marks = [Line2D([], [], color=COLOURS[a], marker=MARKERS[a], label=a.upper()) for a in archs]
-    figure.legend(handles=marks, loc="upper right", ncols=len(marks))
+def _place(arch: str, level: Level, labels: list[str], kinds: bool) -> float:
+    return labels.index(level.label) + {"mlp": -0.12, "cnn": 0.12}[arch] if kinds else level.value
 
 
-def _factor(axes, factor, own):
-    labels = list(dict.fromkeys(v.label for levels in factor.levels.values() for v in levels))
-    is_kind = factor.scale == "kinds"
-    shown = []
-    for arch, levels in factor.levels.items():
-        found = _spread(own, arch, factor, levels)
-        if not found:
-            continue
-        aside = {"mlp": -0.12, "cnn": 0.12}[arch] if is_kind else 0
-        places = [labels.index(v.label) + aside if is_kind else v.value for v, _, _ in found]
-        means, halves = [m for _, m, _ in found], [h for _, _, h in found]
-        style = {"color": COLOURS[arch], "ms": 4.5, "capsize": 2, "lw": 1.2}
-        line = "" if is_kind else "-"
-        axes.errorbar(places, means, halves, marker=MARKERS[arch], mfc="white", ls=line, **style)
-        for place, (level, mean, _) in zip(places, found, strict=True):
-            rows = own[arch, factor.name, level.label].values()
-            if any(row.baseline for row in rows):
-                axes.plot([place], [mean], MARKERS[arch], color=COLOURS[arch], ms=6, zorder=5)
-        shown += zip(means, halves, strict=True)
-    axes.set_title(factor.subject, loc="left")
-    axes.set_xlabel(factor.axis)
-    axes.set_ylabel("accuracy (%)")
-    _limit(axes, shown)
-    if is_kind:
-        axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
-        axes.set_xlim(-0.5, len(labels) - 0.5)
-    elif factor.scale == "log":
-        values = {v.value for levels in factor.levels.values() for v in levels}
-        _log_axis(axes, values)
-
-
-def _limit(axes, shown):
-    """All means and, where they don't flatten what it shows, their intervals.
-
-    Those of a few seeds may be wider than all that is between the means: they leave the picture.
-    """
+def _limit(axes: Axes, shown: Sequence[tuple[float, float]]) -> None:
+    """Shows all means and, where they don't flatten what is between the means, their intervals."""
     if shown:
         low, high = min(m for m, _ in shown), max(m for m, _ in shown)
-        room = max(0.12 * (high - low), 0.15)
+        room = max(0.24 * (high - low), 0.3)
         most = max(high - low, 0.5)
         down = min(low - min(m - h for m, h in shown), most)
         up = min(max(m + h for m, h in shown) - high, most)
-        axes.set_ylim(low - max(2 * room, down + room), min(100, high + max(2 * room, up + room)))
+        axes.set_ylim(low - max(room, down + room / 2), min(100, high + max(room, up + room / 2)))
 
 
-def _log_axis(axes, values):
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    axes.set_xscale("log")
-    values = sorted(values)
-    # Neighbours closer than half an octave would be printed over each other.
-    kept = values[:1]
-    for value in values[1:]:
-        if value > 1.9 * kept[-1]:
-            kept.append(value)
-    if values[-1] / values[0] > 50:
-        kept = [value for value in kept if f"{value:e}"[0] in "135"] or kept
-    axes.xaxis.set_major_locator(FixedLocator(kept))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-
-
-def _short(value):
-    return f"{value / 1000:g}k" if value >= 1000 and not value % 1000 else f"{value:g}"
-
-
-def _curves(factor, rows):
-    own = accuracies(rows)
-    archs = [arch for arch in factor.levels if any(row.arch == arch for row in rows)]
-    title = f"{factor.subject}: a curve each, accuracy on the validation split (95% intervals)"
-    figure, grid = _figure(title, 4.6 * len(archs) + 0.4, 3.6, 1, len(archs))
+def _draw_optimizers(factor: Factor, table: Table) -> Figure:
+    archs = [arch for arch in factor.levels if _points(table, arch, factor)]
+    title = "Learning rates of each optimizer, accuracy on the validation split (95% intervals)"
+    figure, grid = _subplots(title, (4.6 * len(archs) + 0.4, 3.6), 1, len(archs))
     for axes, arch in zip(grid.flat, archs, strict=True):
-        found = _spread(own, arch, factor, factor.levels[arch])
+        found = _points(table, arch, factor)
         curves = defaultdict(list)
         for level, mean, half in found:
             curves[level.curve].append((level.value, mean, half))
-        for place, (name, points) in enumerate(curves.items()):
-            values, means, halves = zip(*points, strict=True)
+        for place, (name, curve) in enumerate(curves.items()):
+            values, means, halves = zip(*curve, strict=True)
+            color, marker = CURVES[place]
             # The first is the widest: adam's curve lies on adamw's.
-            style = {"ms": 7.5, "lw": 3.5} if place == 0 else {"ms": 4.5, "lw": 1.4}
-            style |= {"color": CURVES[place], "marker": CURVE_MARKERS[place], "capsize": 2}
-            axes.errorbar(values, means, halves, label=name, **style)
-        best = max((mean for _, mean, _ in found), default=100.0)
+            size = {"ms": 7.5, "lw": 3.5} if place == 0 else {}
+            axes.errorbar(values, means, halves, color=color, marker=marker, label=name, **size)
         axes.set_xscale("log")
         # What hasn't learned at all would flatten the rest.
-        lowest = min((mean for _, mean, _ in found), default=0.0)
-        floor = max(lowest - 0.5, best - 12)
-        axes.set_ylim(floor, min(100, best + 0.6))
+        means = [mean for _, mean, _ in found]
+        floor = max(min(means) - 0.5, max(means) - 12)
+        axes.set_ylim(floor, min(100, max(means) + 0.6))
         for level, mean, _ in found:
             if mean < floor:
-                place, words = (level.value, floor), f"  {level.curve} {level.value:g}: {mean:.1f}%"
-                axes.annotate("↓" + words, place, (0, 4), textcoords="offset points", fontsize=7.5)
-        axes.set_title(arch.upper(), loc="left")
-        axes.set_xlabel(factor.axis)
-        axes.set_ylabel("accuracy (%)")
+                axes.annotate(f"↓ {level.label}: {mean:.1f}%", (level.value, floor), fontsize=7.5)
+        axes.set(title=arch.upper(), xlabel=factor.axis, ylabel="accuracy (%)")
         axes.legend(loc="lower right")
     return figure
 
 
-def _ranking(ranked):
-    archs = [arch for arch in COLOURS if any(arch in each.largest for each in ranked)]
+def _draw_ranking(ranked: Sequence[Ranked]) -> Figure:
+    archs = [arch for arch in STYLES if any(arch in each.largest for each in ranked)]
     title = (
-        "What changes accuracy most: each factor's largest sure effect against the baseline, or\n"
-        "its largest (points of validation accuracy, 95% intervals; hollow: none is sure)"
+        "Each factor's largest significant effect against the baseline, or its largest\n"
+        "(points of validation accuracy, 95% intervals; hollow: none is significant)"
     )
-    height = 1.5 + 0.42 * len(ranked)
-    figure, grid = _figure(title, 5.0 * len(archs), height, 1, len(archs))
+    size = (5.0 * len(archs), 1.5 + 0.42 * len(ranked))
+    figure, grid = _subplots(title, size, 1, len(archs))
     for axes, arch in zip(grid.flat, archs, strict=True):
         for place, each in enumerate(ranked):
             effect = each.largest.get(arch)
             if effect is None:
-                axes.text(0, place, "  not this network's", va="center", color="#6b6b6b")
+                axes.text(0, place, "  not of this network", va="center", color="#6b6b6b")
                 continue
             half = effect.high - effect.mean if math.isfinite(effect.high) else 0.0
-            fill = COLOURS[arch] if effect.is_sure else "white"
-            axes.errorbar(
-                [effect.mean],
-                [place],
-                xerr=half,
-                marker=MARKERS[arch],
-                ms=6,
-                capsize=3,
-                color=COLOURS[arch],
-                mfc=fill,
-            )
-            # Near zero away from it, for its line; elsewhere to where there is room.
-            to_the_left = (effect.mean > 0) == (abs(effect.mean) >= 1.5)
-            side, align = ((7, "left"), (-7, "right"))[to_the_left]
+            face = STYLES[arch]["color"] if effect.is_significant else "white"
+            axes.errorbar(effect.mean, place, xerr=half, mfc=face, **STYLES[arch])
+            # Near zero away from its line, elsewhere to where there is room.
+            left = (effect.mean > 0) == (abs(effect.mean) >= 1.5)
             axes.annotate(
-                f"{effect.level}: {signed(effect.mean)}",
+                f"{effect.level}: {points(effect.mean)}",
                 (effect.mean, place),
-                (side, 5),
+                (-7 if left else 7, 5),
                 textcoords="offset points",
-                ha=align,
+                ha="right" if left else "left",
                 fontsize=7.5,
             )
         axes.axvline(0, color="#6b6b6b", lw=1)
         axes.set_yticks(range(len(ranked)), [each.factor.name.replace("_", " ") for each in ranked])
         axes.set_ylim(len(ranked) - 0.4, -0.8)
         axes.set_xscale("symlog", linthresh=1)
-        _round_ticks(axes, [e.largest[arch] for e in ranked if arch in e.largest])
-        axes.set_xlabel("points (evenly spaced up to 1, then by powers)")
-        axes.set_title(arch.upper(), loc="left")
+        axes.margins(x=0.3)
+        axes.xaxis.set_major_locator(FixedLocator([-30, -10, -3, -1, 0, 1, 3]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+g}" if v else "0"))
+        axes.set(title=arch.upper(), xlabel="points (evenly spaced up to 1, then by powers)")
     return figure
 
 
-def _round_ticks(axes, shown):
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    most = max(max(abs(e.mean) for e in shown), 1.0)
-    up = [v for v in (0.5, 1, 3, 10, 30, 100) if v < 2 * most]
-    ends = [end for e in shown for end in (e.low, e.high) if math.isfinite(end)]
-    left = max([2.5 * most, *(-1.2 * end for end in ends)])
-    right = max([2.5 * max(e.mean for e in shown), *(1.2 * end for end in ends), 1.5])
-    axes.set_xlim(-left, right)
-    axes.xaxis.set_major_locator(FixedLocator([*(-v for v in reversed(up)), 0, *up]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
-
-
-def _robustness(rows):
-    found = defaultdict(list)
-    for row in rows:
-        found[row.arch, row.corruption, row.severity].append(row.accuracy)
-    archs = [arch for arch in COLOURS if any(row.arch == arch for row in rows)]
+def _draw_robustness(rows: Sequence[Row]) -> Figure:
+    table = by_level(rows)
+    archs = [arch for arch in STYLES if any(row.arch == arch for row in rows)]
     title = (
-        "Accuracy on the test images, changed more and more (0: as they are)\n"
+        "Accuracy on the test images, corrupted more and more (0: unchanged)\n"
         "means and ranges over seeds"
     )
-    figure, grid = _figure(title, 11, 11.5, 5, 4)
-    names = [*CORRUPTIONS, "off_centre", "inversion"]
-    for axes, name in zip(grid.flat, names, strict=False):
-        steps = SHIFTS if name == "off_centre" else (1,) if name == "inversion" else SEVERITIES
+    figure, grid = _subplots(title, (11, 11.5), 5, 4)
+    for axes, (name, (_, strengths)) in zip(grid.flat, CORRUPTIONS.items(), strict=False):
+        steps = range(1, len(strengths) + 1)
         for arch in archs:
-            points = [(0, found[arch, "none", 1]), *((s, found[arch, name, s]) for s in steps)]
-            points = [(s, values) for s, values in points if values]
-            means = [statistics.fmean(values) for _, values in points]
-            ends = [
-                [max(0.0, mean - min(v)) for mean, (_, v) in zip(means, points, strict=True)],
-                [max(0.0, max(v) - mean) for mean, (_, v) in zip(means, points, strict=True)],
-            ]
-            axes.errorbar(
-                [s for s, _ in points],
-                means,
-                ends,
-                color=COLOURS[arch],
-                marker=MARKERS[arch],
-                ms=4,
-                capsize=2,
-                lw=1.2,
-            )
-        axes.set_title(name.replace("_", " "), loc="left")
-        axes.set_xlabel("pixels" if name == "off_centre" else "severity")
-        axes.set_ylim(0, 102)
-        axes.set_xticks([0, *steps])
-    for axes in grid.flat[len(names) :]:
+            runs = {s: table.get((arch, name, str(s)), {}) for s in steps}
+            runs[0] = table.get((arch, "none", "1"), {})
+            curve = {
+                s: [r.accuracy for r in own.values()] for s, own in sorted(runs.items()) if own
+            }
+            means = [statistics.fmean(values) for values in curve.values()]
+            low = [max(0.0, m - min(v)) for m, v in zip(means, curve.values(), strict=True)]
+            high = [max(0.0, max(v) - m) for m, v in zip(means, curve.values(), strict=True)]
+            axes.errorbar(list(curve), means, [low, high], **STYLES[arch])
+        label = "pixels" if name == "off_centre" else "severity"
+        axes.set(title=name.replace("_", " "), xlabel=label, ylim=(0, 102), xticks=[0, *steps])
+    for axes in grid.flat[len(CORRUPTIONS) :]:
         axes.set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy (%)")
-    _legend(figure, archs)
+    _add_legend(figure, archs)
     return figure
 
 
-def _corruptions(images):
-    names = list(CORRUPTIONS)
-    figure, grid = _figure("The corruptions: severities 1 to 5", 9.6, 0.95 * 8 + 0.5, 8, 2)
+def _draw_corruptions(image: np.ndarray) -> Figure:
+    names = [name for name, (_, strengths) in CORRUPTIONS.items() if len(strengths) == 5]
+    figure, grid = _subplots(
+        "The corruptions: severities 0 to 5", (9.6, 8.1), -(-len(names) // 2), 2
+    )
+    for axes in grid.flat:
+        axes.set_axis_off()
     for axes, name in zip(grid.flat, names, strict=False):
-        few = images[:1]
-        strip = [few, *(corrupt(name, few, severity) for severity in SEVERITIES)]
+        strip = [image, *(corrupt(name, image, severity) for severity in range(1, 6))]
         picture = np.concatenate([np.pad(each[0, :, :, 0], 1) for each in strip], 1)
         axes.imshow(picture, cmap="gray_r", vmin=0, vmax=255)
-        axes.set_title(name.replace("_", " "), loc="left")
-        axes.set_axis_off()
-    for axes in grid.flat[len(names) :]:
-        axes.set_visible(False)
+        axes.set_title(name.replace("_", " "))
     return figure

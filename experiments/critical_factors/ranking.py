@@ -1,57 +1,69 @@
-"""What changes accuracy most: effects with intervals over seeds, and a sentence for each factor.
+"""Effects of levels with intervals over seeds, and factors ranked by them.
 
-The effect of a level is the mean over seeds of the accuracy with it minus that of the baseline
-with the same seed (the same initial parameters, where the sizes agree, and the same order of the
-same images), in percentage points.
+The effect of a level is the mean over seeds of its accuracy minus that of the baseline with the
+same seed (the same initial parameters, where the sizes agree, and the same order of the same
+images), in percentage points.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.critical_factors.factors import Factor
-from experiments.critical_factors.results import FactorRow
+from scipy.special import stdtrit
+
+from digits_jax.formatting import fixed, interval
+from experiments.critical_factors.factors import Factor, Settings
+from experiments.critical_factors.rows import Row
 
 CONFIDENCE = 0.95
+# (arch, factor, level) -> seed -> row
+Table = dict[tuple[str, str, str], dict[int, Row]]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a level changes, beside the baseline.
+    """What a level changes against the baseline: percentage points, with the ends of an interval.
 
-    Attributes:
-      arch, factor, level: of which.
-      mean: percentage points.
-      low, high: of its interval.
-      accuracy: with the level, percent, the mean over the seeds.
-      seeds: how many.
+    Example:
+      >>> str(Effect("width 8", -1.0, -1.25, -0.75))
+      '**−1.00** [−1.25, −0.75]'
     """
 
-    arch: str
-    factor: str
     level: str
     mean: float
     low: float
     high: float
-    accuracy: float
-    seeds: int
 
     @property
-    def is_sure(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def bounds(self) -> str:
+        """The interval."""
+        return interval((self.low, self.high), points)
+
+    def __str__(self) -> str:
+        bold = "**" if self.is_significant else ""
+        return f"{bold}{points(self.mean)}{bold} {self.bounds}"
+
+
+def points(value: float) -> str:
+    """Formats percentage points, with a sign."""
+    return fixed(value, 2, "+") if math.isfinite(value) else f"{value:+}"
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A factor and the effect that it is ranked by, for each architecture.
+    """A factor and the effects that it is ranked by.
 
     Attributes:
       factor: the factor.
-      largest: architecture -> its largest sure effect; where none is sure, its largest.
-      best: architecture -> its best level's effect.
+      largest: architecture -> its largest significant effect; its largest, where none is.
+      best: architecture -> the effect of its best level.
     """
 
     factor: Factor
@@ -60,20 +72,37 @@ class Ranked:
 
     @property
     def size(self) -> float:
-        """The largest sure effect, in points; 0 where there is none."""
-        return max((abs(e.mean) for e in self.largest.values() if e.is_sure), default=0.0)
+        """The largest significant effect, in points; 0 where there is none."""
+        return max((abs(e.mean) for e in self.largest.values() if e.is_significant), default=0.0)
+
+    @property
+    def sentence(self) -> str:
+        """What its intervals support."""
+        parts = []
+        for arch, effect in self.largest.items():
+            if effect.is_significant:
+                verb = "gains" if effect.mean > 0 else "loses"
+                size = f"{fixed(abs(effect.mean), 2)} points"
+                parts.append(
+                    f"the {arch.upper()} {verb} {size} with {effect.level} {effect.bounds}"
+                )
+            else:
+                parts.append(
+                    f"for the {arch.upper()} no level differs significantly from the baseline (the "
+                    f"most, {effect.level}: {effect})"
+                )
+        return f"{self.factor.subject}: {'; '.join(parts)}."
 
 
 def mean_interval(
-    values: Sequence[float], least_deviation: float = 0.0, confidence: float = CONFIDENCE
+    values: Sequence[float], least_deviation: float = 0.0
 ) -> tuple[float, float, float]:
-    r"""A mean and Student's interval: :math:`\bar d \pm t_{n-1}\, s / \sqrt n`.
+    r"""Computes a mean and Student's interval: :math:`\bar d \pm t_{n-1}\, s / \sqrt n`.
 
     Args:
       values: one of each seed.
-      least_deviation: what the standard deviation is at least. Counts are whole: three seeds that
-        happen to agree to the image are no proof that all would.
-      confidence: in (0, 1).
+      least_deviation: a lower bound of the standard deviation. Counts are whole numbers: three
+        seeds that happen to agree to the image don't prove that all would.
 
     Returns:
       (mean, low, high); of a single value the interval is infinite.
@@ -85,120 +114,72 @@ def mean_interval(
     Reference:
       Student, The Probable Error of a Mean, 1908.
     """
-    from scipy.special import stdtrit
-
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, -math.inf, math.inf
     deviation = max(statistics.stdev(values), least_deviation)
-    quantile = float(stdtrit(len(values) - 1, 0.5 + confidence / 2))
+    quantile = float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2))
     half = quantile * deviation / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
-def accuracies(rows: Sequence[FactorRow]) -> dict[tuple, dict[int, FactorRow]]:
-    """The rows by (arch, factor, level), and in each by seed."""
-    found: dict[tuple, dict[int, FactorRow]] = defaultdict(dict)
+def by_level(rows: Sequence[Row]) -> Table:
+    """Groups rows by level, and in each by seed."""
+    table: Table = defaultdict(dict)
     for row in rows:
-        found[row.arch, row.factor, row.level][row.seed] = row
-    return dict(found)
+        table[row.arch, row.factor, row.level][row.seed] = row
+    return dict(table)
 
 
-def effects(rows: Sequence[FactorRow]) -> list[Effect]:
-    """The effect of every level but the baseline's, in the rows' order.
+def effects(
+    factors: Sequence[Factor], baselines: Mapping[str, Settings], rows: Sequence[Row]
+) -> dict[tuple[str, str], list[tuple[str, Effect]]]:
+    """Computes the effect of every level that has rows but the baseline's.
 
-    Args:
-      rows: of the table; a level whose seeds the baseline hasn't is left out.
+    Returns:
+      (arch, factor) -> [(curve, effect)].
     """
-    found = accuracies(rows)
-    baselines = {row.key[:2]: found[row.key[:3]] for row in rows if row.baseline}
-    results = []
-    for (arch, factor, level), own in found.items():
-        base = baselines.get((arch, factor), {})
-        seeds = sorted(own.keys() & base.keys())
-        if not seeds or own is base:
-            continue
-        changes = [own[seed].accuracy - base[seed].accuracy for seed in seeds]
-        one_image = 100 / own[seeds[0]].count
-        interval = mean_interval(changes, one_image)
-        accuracy = statistics.fmean(own[seed].accuracy for seed in seeds)
-        results.append(Effect(arch, factor, level, *interval, accuracy, len(seeds)))
-    return results
+    table = by_level(rows)
+    found = {}
+    for factor in factors:
+        for arch, levels in factor.levels.items():
+            own = {level: table.get((arch, factor.name, level.label), {}) for level in levels}
+            base = next((own[v] for v in levels if v.is_baseline(baselines[arch])), {})
+            results = []
+            for level, runs in own.items():
+                seeds = sorted(runs.keys() & base.keys())
+                if not seeds or runs is base:
+                    continue
+                changes = [runs[s].accuracy - base[s].accuracy for s in seeds]
+                one_image = 100 / runs[seeds[0]].count
+                effect = Effect(level.label, *mean_interval(changes, one_image))
+                results.append((level.curve, effect))
+            found[arch, factor.name] = results
+    return found
 
 
-def rank(factors: Sequence[Factor], rows: Sequence[FactorRow]) -> list[Ranked]:
-    """The factors, those that change most first; those without a sure effect last.
+def rank(
+    factors: Sequence[Factor], baselines: Mapping[str, Settings], rows: Sequence[Row]
+) -> list[Ranked]:
+    """Ranks the factors by their largest significant effect.
 
     Of a factor with several curves (the optimizer's) each curve counts with its best level: a
     learning rate that suits another optimizer says nothing about this one.
     """
+    found = effects(factors, baselines, rows)
     ranked = []
-    found = effects(rows)
     for factor in factors:
         largest, best = {}, {}
         for arch in factor.levels:
-            own = [e for e in found if (e.arch, e.factor) == (arch, factor.name)]
-            own = _best_of_curves(factor, arch, own)
+            own = [effect for _, effect in found[arch, factor.name]]
+            if factor.has_curves:
+                curves: dict[str, Effect] = {}
+                for curve, effect in found[arch, factor.name]:
+                    curves[curve] = max(effect, curves.get(curve, effect), key=lambda e: e.mean)
+                own = list(curves.values())
             if own:
-                # Sure ones before others, then by size.
-                largest[arch] = max(own, key=lambda e: (e.is_sure, abs(e.mean)))
+                largest[arch] = max(own, key=lambda e: (e.is_significant, abs(e.mean)))
                 best[arch] = max(own, key=lambda e: e.mean)
         if largest:
             ranked.append(Ranked(factor, largest, best))
     return sorted(ranked, key=lambda each: -each.size)
-
-
-def _best_of_curves(factor, arch, own):
-    curves = {level.label: level.curve for level in factor.levels[arch]}
-    if not any(curves.values()):
-        return own
-    best: dict[str, Effect] = {}
-    for effect in own:
-        curve = curves.get(effect.level, "")
-        if curve not in best or effect.mean > best[curve].mean:
-            best[curve] = effect
-    return list(best.values())
-
-
-NAMES = {"mlp": "the MLP", "cnn": "the CNN"}
-
-
-def sentence(ranked: Ranked) -> str:
-    """What a factor's intervals support, for both architectures in one sentence."""
-    parts = []
-    for arch, effect in ranked.largest.items():
-        level = effect.level
-        if effect.is_sure:
-            word = "gains" if effect.mean > 0 else "loses"
-            parts.append(
-                f"{NAMES[arch]} {word} {abs(effect.mean):.2f} points with {level} "
-                f"{interval_text(effect)}"
-            )
-        else:
-            parts.append(
-                f"for {NAMES[arch]} no level differs surely from the baseline (the most, {level}: "
-                f"{signed(effect.mean)} {interval_text(effect)})"
-            )
-    text = "; ".join(parts)
-    return f"{ranked.factor.subject}: {text}."
-
-
-def interval_text(effect: Effect) -> str:
-    """The ends of an effect's interval, in points.
-
-    Example:
-      >>> interval_text(Effect("mlp", "width", "8", -1.0, -1.25, -0.75, 97.0, 3))
-      '[-1.25, -0.75]'
-    """
-    return f"[{signed(effect.low)}, {signed(effect.high)}]"
-
-
-def signed(points: float) -> str:
-    """Points with two decimals and a sign, which 0 has not.
-
-    Example:
-      >>> signed(1.5), signed(-0.001), signed(-2)
-      ('+1.50', '0.00', '-2.00')
-    """
-    rounded = round(points, 2) if math.isfinite(points) else points
-    return f"{rounded:+.2f}" if rounded else "0.00"

@@ -1,226 +1,213 @@
-"""The report: tables and sentences, as Markdown."""
+"""The report of the study: tables and sentences, as Markdown."""
 
-import statistics
-from collections import defaultdict
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from digits_jax.benchmarks.words import some
-from experiments.critical_factors.corruptions import CORRUPTIONS, SEVERITIES, SHIFTS
-from experiments.critical_factors.factors import Factor
+from digits_jax import Dataset
+from digits_jax.formatting import fixed, interval, markdown_table, mean_sd, plural
+from digits_jax.runs.folder import read_json, replace_files
+from experiments.critical_factors.corruptions import CORRUPTIONS
+from experiments.critical_factors.factors import DATA, Factor, Settings, key_of
+from experiments.critical_factors.figures import draw_all
 from experiments.critical_factors.ranking import (
-    Effect,
     Ranked,
-    accuracies,
+    by_level,
     effects,
-    interval_text,
     mean_interval,
-    sentence,
-    signed,
+    rank,
 )
-from experiments.critical_factors.recipe import Recipe
-from experiments.critical_factors.results import FactorRow, RobustnessRow
+from experiments.critical_factors.rows import Row, read_rows
 
 
-def markdown(
-    facts: dict[str, Any],
-    baselines: dict[str, Recipe],
+def write_report(
+    folder: Path,
+    dataset: Dataset,
+    baselines: Mapping[str, Settings],
     factors: Sequence[Factor],
-    rows: Sequence[FactorRow],
-    ranked: Sequence[Ranked],
-    robustness: Sequence[RobustnessRow],
-    pictures: Sequence[str],
+    command: str,
 ) -> str:
-    """The whole report.
+    """Writes report.md and its figures, of all rows in a folder; returns the ranked table.
 
     Args:
-      facts: "command", "dataset", "train", "validation", "test" (images), "seeds" (in words),
-        "where".
+      folder: of the rows.
+      dataset: that they are of.
       baselines: by architecture.
-      factors: in the order of the tables.
-      rows, ranked, robustness: what was found.
-      pictures: names of PNG files beside the report.
+      factors: all.
+      command: that was called.
     """
-    parts = [_head(facts, baselines, rows)]
+    rows = list(read_rows(folder / "factors.csv").values())
+    robustness = list(read_rows(folder / "robustness.csv").values())
+    ranked = rank(factors, baselines, rows)
+    figures = draw_all(factors, baselines, rows, ranked, robustness, dataset.test.images, folder)
+    machines = "; ".join(read_json(folder / "settings.json")["machines"])
+
+    def figure(name: str) -> list[str]:
+        return [f"![{name}]({name}.png)"] if name in figures else []
+
+    parts = [
+        "# What influences recognition, and how much",
+        f"Written by `{command}`; trained on {machines}.",
+        _head(dataset, baselines, factors, rows),
+    ]
     if ranked:
-        parts += ["## What changes accuracy most", *_picture("ranking.png", pictures)]
-        parts += [ranking_table(ranked), _caution(rows), "## Each factor in a sentence"]
-        parts += ["\n".join(f"- {sentence(each)}" for each in ranked)]
-        parts += ["## Every level", *_picture("factors.png", pictures)]
-        for factor in factors:
-            parts += _picture(f"{factor.name}.png", pictures)
-        parts += [level_table(factor, rows) for factor in factors]
+        parts += ["## What changes accuracy most", *figure("ranking"), ranking_table(ranked)]
+        parts += [_caution(factors, baselines, rows), "## Each factor in a sentence"]
+        parts += ["\n".join(f"- {each.sentence}" for each in ranked)]
+        parts += ["## Every level", *figure("factors"), *figure("optimizer")]
+        parts += [level_table(each.factor, baselines, rows) for each in ranked]
     if robustness:
-        parts += ["## Robustness", *_picture("robustness.png", pictures)]
-        parts += [robustness_text(facts, robustness), robustness_table(robustness)]
-        parts += _picture("corruptions.png", pictures)
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts += ["## Robustness", *figure("robustness")]
+        parts += [_robustness_text(dataset, robustness), robustness_table(robustness)]
+        parts += figure("corruptions")
+    replace_files({folder / "report.md": ("\n\n".join(parts) + "\n").encode()})
+    return f"{ranking_table(ranked)}\n\n{folder / 'report.md'}: the report, with figures beside it"
 
 
-def _picture(name, pictures):
-    return [f"![{Path(name).stem.replace('_', ' ')}]({name})"] if name in pictures else []
-
-
-def _head(facts, baselines, rows):
-    recipes = "\n".join(f"- {arch.upper()}: {_recipe_text(r)}" for arch, r in baselines.items())
-    trained = {(row.recipe, row.seed): row.seconds for row in rows}
+def _head(
+    dataset: Dataset,
+    baselines: Mapping[str, Settings],
+    factors: Sequence[Factor],
+    rows: Sequence[Row],
+) -> str:
+    settings = {
+        (arch, factor.name, level.label): key_of({**baselines[arch], **level.changes})
+        for factor in factors
+        for arch in baselines
+        for level in factor.levels[arch]
+    }
+    trained = {
+        (settings[row.key[:3]], row.seed): row.seconds for row in rows if row.key[:3] in settings
+    }
+    counts = {len(runs) for runs in by_level(rows).values()}
+    low, high = min(counts, default=0), max(counts, default=0)
+    seeds = plural(low, "seed") if low == high else f"{low} to {high} seeds"
+    recipes = "\n".join(
+        f"- {arch.upper()}: "
+        + ", ".join(
+            f"{k.replace('_', ' ')} {_value(v)}" for k, v in own.items() if k not in ("arch", *DATA)
+        )
+        + ", no augmentation"
+        for arch, own in baselines.items()
+    )
     return (
-        "# What influences recognition, and how much\n\n"
-        f"Written by `{facts['command']}`; trained on {facts['where']}.\n\n"
-        f"{facts['dataset']}: trained on up to {facts['train']:,} images; every number about a "
-        f"factor is of the {facts['validation']:,} images of the validation split, with "
-        f"{facts['seeds']} and the last step; the test images have no part in it. "
+        f"{dataset.name}: trained on up to {len(dataset.train):,} images. Every number about a "
+        f"factor is of the {len(dataset.validation):,} images of the validation split, with "
+        f"{seeds} and the last step; the test images have no part in it. "
         f"{len(trained):,} trainings, {sum(trained.values()) / 60:.0f} minutes.\n\n"
         f"The baselines, of which each level changes one factor:\n\n{recipes}\n\n"
-        "They are short trainings: what needs a long one to pay off, as augmentation does, "
-        "shows its price here and not its worth."
+        "They are short trainings: what needs a long one to pay off, as augmentation does, shows "
+        "its price here and not its worth."
     )
 
 
-def seeds_text(rows: Sequence[FactorRow]) -> str:
-    """How many seeds the levels have."""
-    counts = {len(seeds) for seeds in accuracies(rows).values()}
-    low, high = min(counts), max(counts)
-    return some(low, "seed") if low == high else f"{low} to {high} seeds"
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _recipe_text(recipe):
-    if recipe.arch == "mlp":
-        sizes = f"hidden layers of {', '.join(map(str, recipe.hidden_sizes))}"
-    else:
-        sizes = (
-            f"blocks of {', '.join(map(str, recipe.channels))} filters of {recipe.kernel}x"
-            f"{recipe.kernel}, {recipe.pooling} pooling, a dense layer of {recipe.dense_size}"
-        )
+def _caution(
+    factors: Sequence[Factor], baselines: Mapping[str, Settings], rows: Sequence[Row]
+) -> str:
+    found = [e for own in effects(factors, baselines, rows).values() for _, e in own]
+    significant = sum(effect.is_significant for effect in found)
     return (
-        f"{sizes}; {recipe.activation}, {recipe.normalization} normalization; {recipe.optimizer}, "
-        f"learning rate {recipe.learning_rate:g}, weight decay {recipe.weight_decay:g}, batches of "
-        f"{recipe.batch_size}, {some(recipe.epochs, 'epoch')}, label smoothing "
-        f"{recipe.label_smoothing:g}, dropout {recipe.dropout:g}, no augmentation"
-    )
-
-
-def _caution(rows):
-    found = effects(rows)
-    sure = sum(effect.is_sure for effect in found)
-    expected = 0.05 * len(found)
-    return (
-        f"An effect is the mean over seeds of the difference to the baseline with the same seed, "
-        f"its interval Student's (95%). Of {len(found)} levels {sure} have an interval that "
-        f"excludes 0; if no level had any effect, about {expected:.0f} would. The largest of "
-        "several effects is a little too large: it was chosen for it. Of each optimizer the best "
-        "learning rate counts. Factors stand in the order of the larger of both networks' sure "
-        "effects."
+        "An effect is the mean over seeds of the difference to the baseline with the same seed, "
+        f"its interval Student's (95%). Of {len(found)} levels {significant} have an interval that "
+        f"excludes 0; if no level had any effect, about {0.05 * len(found):.0f} would. The largest "
+        "of several effects is a little too large: it was chosen for it. Of each optimizer the "
+        "best learning rate counts. The factors are ordered by the larger of both networks' "
+        "significant effects."
     )
 
 
 def ranking_table(ranked: Sequence[Ranked]) -> str:
-    """A row for each factor, those that change most first."""
-    archs = sorted({arch for each in ranked for arch in each.largest}, reverse=True)
-    heads = [f"{a.upper()}: largest effect, points | {a.upper()}: best level" for a in archs]
-    lines = [f"| # | factor | {' | '.join(heads)} |", "|--:|---" + "|---" * 2 * len(archs) + "|"]
+    """Makes a row for each factor, those with the largest effects first."""
+    archs = [a for a in ("mlp", "cnn") if any(a in each.largest for each in ranked)]
+    columns = ["#", "factor"]
+    for arch in archs:
+        columns += [f"{arch.upper()}: largest effect, points", f"{arch.upper()}: best level"]
+    rows = []
     for place, each in enumerate(ranked, start=1):
-        cells = []
+        cells: list[object] = [place, each.factor.name.replace("_", " ")]
         for arch in archs:
-            cells += _ranked_cells(each, arch)
-        name = each.factor.name.replace("_", " ")
-        lines.append(f"| {place} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _ranked_cells(each, arch):
-    if arch not in each.largest:
-        return ["-", "-"]
-    largest, best = each.largest[arch], each.best[arch]
-    first = f"{largest.level}: {_effect_text(largest)}"
-    gain = f"{best.level}: {_effect_text(best)}" if best.low > 0 else "none surely above baseline"
-    return [first if largest.is_sure else f"none sure ({first})", gain]
-
-
-def _effect_text(effect: Effect) -> str:
-    bold = "**" if effect.is_sure else ""
-    return f"{bold}{signed(effect.mean)}{bold} {interval_text(effect)}"
-
-
-def level_table(factor: Factor, rows: Sequence[FactorRow]) -> str:
-    """Accuracy and effect of every level of a factor; empty where there are no rows."""
-    own = accuracies(rows)
-    found = {(e.arch, e.level): e for e in effects(rows) if e.factor == factor.name}
-    archs = [
-        a for a in factor.levels if any((a, factor.name, v.label) in own for v in factor.levels[a])
-    ]
-    if not archs:
-        return ""
-    heads = " | ".join(f"{a.upper()}: accuracy | effect, points" for a in archs)
-    lines = [f"### {factor.subject}", "", f"| {factor.axis} | {heads} |"]
-    lines.append("|---" + "|--:|---" * len(archs) + "|")
-    labels = dict.fromkeys(v.label for arch in archs for v in factor.levels[arch])
-    for label in labels:
-        cells = []
-        for arch in archs:
-            values = [r.accuracy for r in own.get((arch, factor.name, label), {}).values()]
-            if not values:
-                cells += ["-", "-"]
+            largest, best = each.largest.get(arch), each.best.get(arch)
+            if largest is None or best is None:
+                cells += [None, None]
                 continue
-            cells.append(_accuracy_text(values))
-            effect = found.get((arch, label))
-            cells.append(_effect_text(effect) if effect else "the baseline")
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            first = f"{largest.level}: {largest}"
+            cells.append(first if largest.is_significant else f"none significant ({first})")
+            cells.append(f"{best.level}: {best}" if best.low > 0 else "none above the baseline")
+        rows.append(cells)
+    return markdown_table(rows, columns, "rl")
 
 
-def _accuracy_text(values):
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}%{spread}"
+def level_table(factor: Factor, baselines: Mapping[str, Settings], rows: Sequence[Row]) -> str:
+    """Makes the heading and the table of a factor: accuracy and effect of every level."""
+    table, found = by_level(rows), effects([factor], baselines, rows)
+    archs = [
+        a for a, v in factor.levels.items() if any((a, factor.name, x.label) in table for x in v)
+    ]
+    columns = [factor.axis]
+    for arch in archs:
+        columns += [f"{arch.upper()}: accuracy", "effect, points"]
+    lines = []
+    for label in dict.fromkeys(v.label for arch in archs for v in factor.levels[arch]):
+        cells: list[object] = [label]
+        for arch in archs:
+            runs = table.get((arch, factor.name, label), {}).values()
+            effect = {e.level: str(e) for _, e in found[arch, factor.name]}.get(label)
+            accuracy = f"{mean_sd([run.accuracy for run in runs])}%" if runs else None
+            cells += [accuracy, effect or ("the baseline" if runs else None)]
+        lines.append(cells)
+    return f"### {factor.subject}\n\n{markdown_table(lines, columns, 'l')}"
 
 
-def robustness_text(facts: dict[str, Any], rows: Sequence[RobustnessRow]) -> str:
-    """What the numbers on robustness are of."""
-    seeds = some(len({row.seed for row in rows}), "seed")
+def _robustness_text(dataset: Dataset, rows: Sequence[Row]) -> str:
+    seeds = plural(len({row.seed for row in rows}), "seed")
     return (
-        f"The baseline models of {seeds} on the {facts['test']:,} test images, "
-        "changed in the style of MNIST-C, by code of our own: compare these numbers with each "
-        "other, and not with those on MNIST-C's files. The models have seen no such change in "
-        "training. CNN - MLP: the mean over seeds, and Student's interval (95%)."
+        f"The baseline networks of {seeds} on the {len(dataset.test):,} test images, corrupted in "
+        "the style of MNIST-C, by code of our own: compare these numbers with each other, not with "
+        "those on MNIST-C's files. The networks have seen no such change in training. CNN − MLP: "
+        "the mean over seeds, and Student's interval (95%)."
     )
 
 
-def robustness_table(rows: Sequence[RobustnessRow]) -> str:
-    """Accuracy of each architecture under each change, at severities 1, 3 and 5, and the difference
-    over all severities; those where the CNN is ahead most first."""
-    found: dict[tuple, dict[int, float]] = defaultdict(dict)
-    for row in rows:
-        found[row.arch, row.corruption, row.severity][row.seed] = row.accuracy
+def robustness_table(rows: Sequence[Row]) -> str:
+    """Makes a row for each corruption, those where the CNN leads most first."""
+    table = by_level(rows)
     archs = [a for a in ("mlp", "cnn") if any(row.arch == a for row in rows)]
-    kinds = {name: SEVERITIES for name in CORRUPTIONS}
-    kinds |= {"none": (1,), "inversion": (1,), "off_centre": SHIFTS}
-    lines = []
-    for name, steps in kinds.items():
-        shown = steps if len(steps) == 1 else (steps[0], steps[len(steps) // 2], steps[-1])
-        cells = []
+    severities = {"none": 1, **{name: len(all_) for name, (_, all_) in CORRUPTIONS.items()}}
+    lines: list[tuple[float, list[object]]] = []
+    for name, count in severities.items():
+        shown = sorted({1, count // 2 + 1, count})
+        title = name.replace("_", " ")
+        if name == "off_centre":
+            title += f" by {', '.join(map(str, shown))} pixels"
+        runs = {a: [table.get((a, name, str(k)), {}) for k in range(1, count + 1)] for a in archs}
+        cells: list[object] = [title]
         for arch in archs:
-            means = [statistics.fmean(v.values()) for s in shown if (v := found[arch, name, s])]
-            cells.append(", ".join(f"{mean:.1f}" for mean in means) or "-")
-        change = _difference(found, name, steps) if len(archs) == 2 else None
-        text = f"{change[0]:+.1f} [{change[1]:+.1f}, {change[2]:+.1f}]" if change else "-"
-        order = (name != "none", -change[0] if change else 0)
-        title = name.replace("_", " ") + (
-            f" by {shown[0]}, {shown[1]}, {shown[2]} pixels" if name == "off_centre" else ""
-        )
-        lines.append((order, f"| {title} | {' | '.join(cells)} | {text} |"))
-    heads = " | ".join(f"{arch.upper()}, % at severity 1, 3, 5" for arch in archs)
-    head = [f"| change | {heads} | CNN - MLP over all severities, points |"]
-    head.append("|---" * (len(archs) + 2) + "|")
-    return "\n".join([*head, *(line for _, line in sorted(lines))])
+            means = [fmean(row.accuracy for row in runs[arch][k - 1].values()) for k in shown]
+            cells.append(", ".join(fixed(mean, 1) for mean in means))
+        mean = 0.0
+        seeds = set.intersection(*(set(own) for steps in runs.values() for own in steps))
+        if len(archs) == 2 and seeds:
+            means = {
+                a: [fmean(own[seed].accuracy for own in runs[a]) for seed in sorted(seeds)]
+                for a in archs
+            }
+            changes = [b - a for a, b in zip(means["mlp"], means["cnn"], strict=True)]
+            mean, low, high = mean_interval(changes)
+            cells.append(f"{one_digit(mean)} {interval((low, high), one_digit)}")
+        lines.append((-mean if name != "none" else -math.inf, cells))
+    columns = ["corruption", *(f"{a.upper()}, % at severity 1, 3, 5" for a in archs)]
+    if len(archs) == 2:
+        columns.append("CNN − MLP over all severities, points")
+    return markdown_table([cells for _, cells in sorted(lines, key=lambda x: x[0])], columns, "l")
 
 
-def _difference(found, name, steps):
-    seeds = set.intersection(*(set(found[a, name, s]) for a in ("mlp", "cnn") for s in steps))
-    if not seeds:
-        return None
-    changes = [
-        statistics.fmean(found["cnn", name, s][k] - found["mlp", name, s][k] for s in steps)
-        for k in sorted(seeds)
-    ]
-    return mean_interval(changes)
+def one_digit(value: float) -> str:
+    """Formats points with one decimal and a sign."""
+    return fixed(value, 1, "+") if math.isfinite(value) else f"{value:+}"

@@ -1,146 +1,149 @@
-"""Small trainings, several at once.
+"""Trains what settings describe, with the library's own loop; see `factors` for the settings."""
 
-Trainings that one compiled step can do (see `Recipe.compiled_alike`) and that take equally many
-steps are lanes of one ``jax.vmap``: each has its own seed, learning rate, label smoothing,
-dropout, preprocessing, labels and choice of images, and nothing is compiled for any of them.
-"""
+import dataclasses
+import functools
+from collections.abc import Sequence
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from digits_jax.data.augment import POLICIES, warp
-from digits_jax.data.pipeline import BatchOrder, num_steps
-from digits_jax.data.splits import Dataset
-from digits_jax.models.build import choose_convolution
-from digits_jax.training.optimizers import make_optimizer, make_schedule
-from digits_jax.training.state import TrainState, create_train_state
-from digits_jax.training.steps import eval_step, train_step
-from experiments.critical_factors.networks import build, by_matmul
-from experiments.critical_factors.preprocess import pixel_numbers, prepare
-from experiments.critical_factors.recipe import Recipe
+from digits_jax import (
+    Dataset,
+    FitResult,
+    RunOptions,
+    Split,
+    TrainConfig,
+    TrainState,
+    predict_step,
+    prepare,
+    train_members,
+    warp,
+)
+from experiments.critical_factors.factors import CONFIG_FIELDS, WARPS, Settings
+from experiments.critical_factors.preprocessing import preprocess, scale_and_offset
 
-# One change at a time, each as strong as in the library's policies.
-AUGMENTATIONS: dict[str, dict[str, float]] = {
-    "none": {},
-    "shift": {"shift_pixels": 2.0},
-    "rotation": {"rotation_degrees": 10.0},
-    "scaling": {"scale_factor": 1.15},
-    "shear": {"shear_degrees": 10.0},
-    "elastic": {"elastic_pixels": 0.6},
-    "all": POLICIES["elastic"],
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,
+    "gelu": nn.gelu,
+    "tanh": nn.tanh,
+    "sigmoid": nn.sigmoid,
+    "linear": lambda x: x,
 }
-_SCORED_AT_ONCE = 1000
 _DRAWN, _NOISE = 2**31, 2**31 + 1  # streams of a seed's random numbers, beside those of its epochs
 
 
-@dataclass(frozen=True)
-class Lane:
-    """One training.
+class ChangedInput(nn.Module):
+    """A network that sees other pixels; it has the parameters of the network alone.
 
     Attributes:
-      recipe: what is trained.
-      seed: of the initial parameters, the order of the images, dropout and augmentation; of which
-        images and labels are drawn.
+      network: an `MLP` or a `CNN`.
+      scale, offset: of the pixels.
+      warp: arguments of `digits_jax.warp`, in training.
     """
 
-    recipe: Recipe
-    seed: int
+    network: nn.Module
+    scale: float = 1.0
+    offset: float = 0.0
+    warp: Sequence[tuple[str, float]] = ()
+
+    def setup(self) -> None:
+        """Leaves out a level of names."""
+        nn.share_scope(self, self.network)
+
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, axis_name: str | None = None
+    ) -> jax.Array:
+        """Computes the logits, float32 [batch, classes]."""
+        if train and self.warp:
+            images = warp(self.make_rng("dropout"), images, **dict(self.warp))
+        images = images * self.scale + self.offset
+        return self.network(images, train=train, axis_name=axis_name)
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """Functions of lanes: every argument has a first axis, a lane each.
+def train(settings: Settings, seeds: Sequence[int], dataset: Dataset) -> list[FitResult]:
+    """Trains what some settings describe with several seeds, and scores the validation split.
 
-    Attributes:
-      init: keys -> states.
-      step: states, numbers, images uint8, labels, keys -> states.
-      count_correct: states, numbers, images uint8, labels, mask -> float32 [lanes].
+    A seed decides on the initial parameters, the order of the images, dropout, augmentation, and
+    which images and labels are drawn. The test split is replaced by the validation split.
     """
+    arch = settings["arch"]
+    names = ("arch", *CONFIG_FIELDS[arch], *CONFIG_FIELDS["both"])
+    config = TrainConfig(
+        preset="quick", dtype="float32", **{name: settings[name] for name in names}
+    )
+    datasets = [change_dataset(dataset, settings, seed) for seed in seeds]
+    setup = prepare(config, RunOptions(devices=1), datasets[0])
+    changes = {name: settings[name] for name in ("norm", "pool", "kernel_size") if name in settings}
+    changes["activation"] = ACTIVATIONS[settings["activation"]]
+    scale, offset = scale_and_offset(settings["preprocessing"], _rows(dataset, "train")[0])
+    warped = tuple(WARPS[settings["warp"]].items())
+    modules = {
+        name: ChangedInput(getattr(setup, name).clone(**changes), scale, offset, warped)
+        for name in ("module", "eval_module")
+    }
+    setup = dataclasses.replace(setup, **modules)
+    # On two CPU cores three networks side by side took 0.6 of the processor's time of three
+    # trainings one by one (the MLP), or 0.7 (the CNN). But XLA's own convolutions of several
+    # networks are grouped ones, which its CPU backend computes many times more slowly.
+    matmul = settings.get("kernel_size", 3) == 3 and settings.get("pool", "max") == "max"
+    matmul = matmul and settings["norm"] in ("batch", "none")
+    together = setup.platform != "cpu" or arch == "mlp" or matmul
+    setups = [setup.with_seed(s, own) for s, own in zip(seeds, datasets, strict=True)]
+    if together:
+        return train_members(setups)
+    return [result for each in setups for result in train_members([each])]
 
-    init: Callable
-    step: Callable
-    count_correct: Callable
 
+def change_dataset(dataset: Dataset, settings: Settings, seed: int) -> Dataset:
+    """Returns the data that a training sees: preprocessed, fewer images, wrong labels.
 
-def compile_for(recipe: Recipe, total_steps: int, num_classes: int):
-    """The functions that train and score any recipe that is compiled alike.
-
-    Args:
-      recipe: one of them.
-      total_steps: of the training.
-      num_classes: of the data set.
+    Fewer images are repeated, so that all trainings have equally many steps.
     """
-    convolution = choose_convolution("auto", jax.default_backend())
-    module = build(recipe, num_classes, convolution)
-    shape = make_schedule(recipe.schedule, 1.0, total_steps)
-
-    def optimizer(learning_rate):
-        return make_optimizer(
-            recipe.optimizer, lambda step: learning_rate * shape(step), recipe.weight_decay
-        )
-
-    strengths = AUGMENTATIONS[recipe.augment]
-    augment = partial(warp, **strengths) if strengths else None
-    tx = optimizer(1.0)
-
-    def step(state, numbers, images, labels, key):
-        batch = _batch(numbers, images, labels, jnp.ones(labels.shape))
-        apply_fn = partial(state.apply_fn, dropout_rate=numbers["dropout"])
-        traced = state.replace(tx=optimizer(numbers["learning_rate"]), apply_fn=apply_fn)
-        smoothing = numbers["label_smoothing"]
-        after, _ = train_step(traced, batch, key, label_smoothing=smoothing, augment=augment)
-        return after.replace(tx=state.tx, apply_fn=state.apply_fn)
-
-    def count_correct(state, numbers, images, labels, mask):
-        return eval_step(state, _batch(numbers, images, labels, mask))["correct"]
-
-    return Compiled(
-        init=jax.vmap(partial(create_train_state, module, tx)),
-        step=jax.jit(jax.vmap(step), donate_argnums=0),
-        count_correct=jax.jit(jax.vmap(count_correct)),
+    kind, share = settings["preprocessing"], settings["label_noise"]
+    (images, labels), validation = (_rows(dataset, part, kind) for part in ("train", "validation"))
+    if share:
+        labels = noisy_labels(labels, share, seed, dataset.num_classes)
+    if settings["train_images"]:
+        rows = draw_images(settings["train_images"], seed, len(labels))
+        images, labels = images[rows], labels[rows]
+    held_out = Split(*validation)
+    return dataclasses.replace(
+        dataset, train=Split(images, labels), validation=held_out, test=held_out
     )
 
 
-def _batch(numbers, images, labels, mask):
-    images = images.astype(jnp.float32) * numbers["pixel_scale"] + numbers["pixel_offset"]
-    return {"image": images, "label": labels, "mask": mask}
+@functools.lru_cache(maxsize=4)
+def _rows(dataset: Dataset, split: str, kind: str = "none") -> tuple[np.ndarray, np.ndarray]:
+    """The preprocessed images and the labels of a split."""
+    own = getattr(dataset, split)
+    images, labels = own.rows(np.arange(len(own)))
+    # In parts: coordinates take many times the bytes of the images.
+    parts = np.array_split(images, -(-len(images) // 5000))
+    return np.concatenate([preprocess(kind, part) for part in parts]), labels
 
 
-def steps_of(recipe: Recipe, size: int) -> int:
-    """Steps of a training: its epochs over all the images, however few of them it is given.
-
-    Args:
-      recipe: of the training.
-      size: training images that there are.
-    """
-    return num_steps(recipe.epochs, size, recipe.batch_size)
-
-
-def draw_images(recipe: Recipe, seed: int, size: int) -> np.ndarray:
-    """Which images a training has: int64 [train_images], sorted; fewer are part of more.
+def draw_images(count: int, seed: int, size: int) -> np.ndarray:
+    """Draws images: int64 [size], ``count`` different ones, repeated; fewer are part of more.
 
     Example:
-      >>> draw_images(Recipe("mlp", train_images=3), seed=0, size=5).shape
-      (3,)
+      >>> sorted(set(draw_images(0, seed=0, size=3).tolist()))
+      [0, 1, 2]
     """
-    if not recipe.train_images or recipe.train_images >= size:
+    if not count:
         return np.arange(size)
     words = np.random.Philox(key=[seed, _DRAWN]).random_raw(size)
-    return np.sort(np.argsort(words, kind="stable")[: recipe.train_images])
+    return np.resize(np.argsort(words, kind="stable")[:count], size)
 
 
 def noisy_labels(labels: np.ndarray, share: float, seed: int, num_classes: int) -> np.ndarray:
-    """Labels of which a share is another class, each other class as often.
+    """Replaces a share of the labels by another class, each other class as often.
 
     Args:
       labels: int32 [n].
       share: in [0, 1]; so many are changed, rounded.
-      seed: those changed with a smaller share are changed alike with a larger one.
+      seed: the labels changed with a smaller share are changed alike with a larger one.
       num_classes: at least 2.
 
     Example:
@@ -149,151 +152,19 @@ def noisy_labels(labels: np.ndarray, share: float, seed: int, num_classes: int) 
       4
     """
     words = np.random.Philox(key=[seed, _NOISE]).random_raw(2 * len(labels))
-    order = np.argsort(words[: len(labels)], kind="stable")
-    changed = order[: round(share * len(labels))]
+    changed = np.argsort(words[: len(labels)], kind="stable")[: round(share * len(labels))]
     by = 1 + (words[len(labels) :] % np.uint64(num_classes - 1)).astype(np.int32)
-    noisy = labels.copy()
-    noisy[changed] = (labels[changed] + by[changed]) % num_classes
+    noisy = np.array(labels, np.int32)
+    noisy[changed] = (noisy[changed] + by[changed]) % num_classes
     return noisy
 
 
-class LaneData:
-    """What a lane trains on: its images, its labels, its order.
-
-    Args:
-      lane: the training.
-      dataset: all the data.
-      images: uint8, the training images as the lane's preprocessing leaves them.
-      scale_and_offset: of its pixels.
-    """
-
-    def __init__(self, lane, dataset, images, scale_and_offset):
-        recipe, labels = lane.recipe, np.asarray(dataset.train.labels, np.int32)
-        self._images = images
-        self._rows = draw_images(recipe, lane.seed, len(labels))
-        self._labels = noisy_labels(labels, recipe.label_noise, lane.seed, dataset.num_classes)
-        self._order = BatchOrder(len(self._rows), seed=lane.seed, batch_size=recipe.batch_size)
-        scale, offset = scale_and_offset
-        self.numbers = {
-            "learning_rate": recipe.learning_rate,
-            "label_smoothing": recipe.label_smoothing,
-            "dropout": recipe.dropout,
-            "pixel_scale": scale,
-            "pixel_offset": offset,
-        }
-
-    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of a step."""
-        rows = self._rows[self._order.indices(step)]
-        return self._images[rows], self._labels[rows]
+def count_correct(result: FitResult, images: np.ndarray, labels: np.ndarray) -> int:
+    """Counts the images that a trained network classifies correctly."""
+    parts = [_predict(result.state, images[i : i + 1000]) for i in range(0, len(images), 1000)]
+    return int((np.concatenate(parts) == labels).sum())
 
 
-class Prepared:
-    """The data set under each preprocessing; the last few are kept.
-
-    Args:
-      dataset: to prepare.
-    """
-
-    _MOST = 3
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-        self._kept: dict[tuple[str, str], np.ndarray] = {}
-
-    def images(self, part: str, name: str) -> np.ndarray:
-        """uint8 [n, 28, 28, 1]: a part ("train", "validation") as a preprocessing leaves it."""
-        if (part, name) not in self._kept:
-            images = prepare(name, np.asarray(getattr(self.dataset, part).images))
-            self._kept = dict(list(self._kept.items())[1 - 2 * self._MOST :])
-            self._kept[part, name] = images
-        return self._kept[part, name]
-
-    def lane(self, lane: Lane) -> LaneData:
-        """What a lane trains on."""
-        name = lane.recipe.preprocessing
-        images = self.images("train", name)
-        return LaneData(lane, self.dataset, images, pixel_numbers(name, images))
-
-
-def train(
-    compiled: Compiled,
-    lanes: Sequence[Lane],
-    prepared: Prepared,
-    between: Callable[[], None] = lambda: None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Trains lanes side by side.
-
-    Args:
-      compiled: for all of them.
-      lanes: the trainings.
-      prepared: the data.
-      between: called before each step; it may raise.
-
-    Returns:
-      Their states after the last step, and their numbers, both with a first axis for the lanes.
-    """
-    data = [prepared.lane(lane) for lane in lanes]
-    numbers = {
-        name: jnp.array([each.numbers[name] for each in data], jnp.float32)
-        for name in data[0].numbers
-    }
-    seeds = [jax.random.key(lane.seed) for lane in lanes]
-    init_keys, step_keys = (
-        jnp.stack([jax.random.fold_in(key, use) for key in seeds]) for use in (0, 1)
-    )
-    states = compiled.init(init_keys)
-    for step in range(steps_of(lanes[0].recipe, len(prepared.dataset.train))):
-        between()
-        images, labels = zip(*(each.batch(step) for each in data), strict=True)
-        states = compiled.step(states, numbers, np.stack(images), np.stack(labels), step_keys)
-    return states, numbers
-
-
-def count_correct(
-    compiled: Compiled,
-    states: TrainState,
-    numbers: dict[str, jax.Array],
-    images: Sequence[np.ndarray],
-    labels: np.ndarray,
-) -> list[int]:
-    """How many images of a split each lane recognises.
-
-    Args:
-      compiled, states, numbers: as `train` took and returned them.
-      images: of each lane, uint8 [n, 28, 28, 1].
-      labels: int32 [n].
-    """
-    total = np.zeros(len(images))
-    for rows, mask in _parts(len(labels)):
-        part = np.stack([each[rows] for each in images])
-        given = [
-            np.broadcast_to(array, (len(images), *array.shape)) for array in (labels[rows], mask)
-        ]
-        total += np.asarray(compiled.count_correct(states, numbers, part, *given))
-    return [int(value) for value in total]
-
-
-def _parts(count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of equally many images, and which of them count: the last are filled up."""
-    size = min(count, _SCORED_AT_ONCE)
-    for start in range(0, count, size):
-        places = np.arange(start, start + size)
-        yield np.minimum(places, count - 1), (places < count).astype(np.float32)
-
-
-def lanes_at_once(recipe: Recipe, platform: str, seeds: int) -> int:
-    """How many trainings a device is given at once, where nobody says.
-
-    On two CPU cores three lanes took 0.6 of the processor's time of three trainings one by one
-    (the MLP), or 0.7 (the CNN), and six no less: so a level's seeds together, and no more. XLA's
-    own convolutions of several lanes are grouped ones, though, which its CPU backend computes
-    many times more slowly: there one after another.
-
-    Example:
-      >>> [lanes_at_once(Recipe("cnn", kernel=side), "cpu", seeds=3) for side in (3, 5)]
-      [3, 1]
-    """
-    if platform != "cpu":
-        return 24
-    return min(seeds, 6) if recipe.arch == "mlp" or by_matmul(recipe) else 1
+@jax.jit
+def _predict(state: TrainState, images: jax.Array) -> jax.Array:
+    return predict_step(state, images).argmax(-1)

@@ -50,7 +50,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
-    args = parse(Arguments, argv, doc=__doc__)
+    args = parse(Arguments, argv, doc=__doc__ or "")
     runs, names = ([args.run, *args.paths], args.image) if args.image else ([args.run], args.paths)
     _check(args, names)
     from tqdm import tqdm

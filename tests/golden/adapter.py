@@ -76,21 +76,22 @@ def read_picture(data: bytes, mode: str, score) -> dict:
     """
     from scipy.special import softmax
 
-    from digits_jax.deploy.pictures import read_picture as read
     from digits_jax.deploy.predictor import Predictions
+    from digits_jax.deploy.reading import read_picture as read
+    from digits_jax.vision.decode import decode_image
 
     class Model:
         def predict(self, images):
             logits = np.asarray(score(np.asarray(images)), np.float32)
             return Predictions(DIGITS, logits, softmax(logits, -1), 0.5)
 
-    reading = read(data, "picture", [Model()], mode)
-    if reading.error:
-        raise ValueError(reading.error)
+    reading = read(decode_image(data, "picture"), [Model()], mode)
     (row,) = reading.rows
+    # The box of the one digit was that of the picture when the answers were recorded.
+    whole = [0, 0, *reading.grey.shape[::-1]]
     lines = [
-        [(glyph.image, [int(v) for v in glyph.box]) for glyph in glyphs]
-        for glyphs, _ in reading.lines
+        [(glyph.image, whole if mode == "digit" else list(glyph.box)) for glyph in line]
+        for line in reading.lines
     ]
     text = row.get("text")
     if mode == "digit":

@@ -33,7 +33,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     previous = {}
     if threading.current_thread() is threading.main_thread():  # only it receives signals
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle) or signal.SIG_DFL
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                previous[number] = signal.signal(number, handle)
     try:
         yield folder
     finally:

@@ -129,7 +129,7 @@ class BatchOrder:
             return self._orders[epoch]
 
 
-class TrainStream:
+class TrainStream(BatchOrder):
     """The training batches of a run, by step, from arrays in memory.
 
     Args:
@@ -157,9 +157,9 @@ class TrainStream:
         share: tuple[int, int] = (0, 1),
     ):
         _check_arrays(images, labels)
+        super().__init__(len(labels), seed=seed, batch_size=batch_size, share=share)
         self._images, self._labels = images, labels
-        self._order = BatchOrder(len(labels), seed=seed, batch_size=batch_size, share=share)
-        self._mask = np.ones(self._order.share_size, np.float32)
+        self._mask = np.ones(self.share_size, np.float32)
 
     def __enter__(self) -> Self:
         return self
@@ -167,17 +167,13 @@ class TrainStream:
     def __exit__(self, *_: object) -> None:
         """Nothing to close: for the same use as `PrefetchedStream`."""
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns which images the batch of ``step`` holds: int64 [batch_size / count]."""
-        return self._order.indices(step)
-
     def batch(self, step: int) -> Batch:
         """Returns this process's share of the batch of ``step``: {"image", "label", "mask"}."""
-        rows = self._order.indices(step)
+        rows = self.indices(step)
         return {"image": self._images[rows], "label": self._labels[rows], "mask": self._mask}
 
 
-class PrefetchedStream:
+class PrefetchedStream(BatchOrder):
     """The batches of a `TrainStream`, bit for bit, read from files ahead of time by Grain.
 
     The batch of a step depends on (seed, step) alone, so a run continues at any step without a
@@ -209,12 +205,14 @@ class PrefetchedStream:
     ):
         import grain
 
-        self._order = BatchOrder(len(split), seed=seed, batch_size=batch_size, share=share)
-        self._steps = max(1, at_once // self._order.share_size)  # in a block
+        super().__init__(len(split), seed=seed, batch_size=batch_size, share=share)
+        self._split = split
+        self._mask = np.ones(self.share_size, np.float32)
+        self._steps = max(1, at_once // self.share_size)  # in a block
         options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=max(BLOCKS_AHEAD, threads)
         )
-        blocks = grain.MapDataset.source(_Blocks(split, self._order, self._steps))
+        blocks = grain.MapDataset.range(sys.maxsize // 2).map(self._read_block)
         self._dataset = blocks.to_iter_dataset(options)
         self._iterator: Any = None
         self._block: list[Batch] = []
@@ -232,10 +230,6 @@ class PrefetchedStream:
         self._block, self._here, self._next = [], -1, -1
         if iterator is not None:
             iterator.close()
-
-    def indices(self, step: int) -> np.ndarray:
-        """Returns which images the batch of ``step`` holds: int64 [batch_size / count]."""
-        return self._order.indices(step)
 
     def batch(self, step: int) -> Batch:
         """Returns this process's share of the batch of ``step``: {"image", "label", "mask"}.
@@ -256,20 +250,9 @@ class PrefetchedStream:
             self._here, self._next = number, number + 1
         return self._block[place]
 
-
-class _Blocks:
-    """All batches there will ever be, some steps at a time, as a source for Grain."""
-
-    def __init__(self, split: "RecordSplit", order: BatchOrder, steps: int):
-        self._split, self._order, self._steps = split, order, steps
-        self._mask = np.ones(order.share_size, np.float32)
-
-    def __len__(self) -> int:
-        return sys.maxsize // 2
-
-    def __getitem__(self, index: int) -> list[Batch]:
-        steps = range(index * self._steps, (index + 1) * self._steps)
-        rows = np.concatenate([self._order.indices(step) for step in steps])
+    def _read_block(self, number: int) -> list[Batch]:
+        steps = range(number * self._steps, (number + 1) * self._steps)
+        rows = np.concatenate([self.indices(step) for step in steps])
         images, labels = (np.split(part, self._steps) for part in self._split.rows(rows))
         return [
             {"image": image, "label": label, "mask": self._mask}

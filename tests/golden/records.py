@@ -84,7 +84,7 @@ def comparison(name: str) -> dict:
 def report_numbers(text: str) -> list[str]:
     """The distinct decimal numbers and percentages of a report, in order of appearance."""
     kept = [line for line in text.splitlines() if "Made with:" not in line]
-    found = re.findall(r"(?<![\w.])\d[\d,]*\.\d+%?|(?<![\w.])\d+%", "\n".join(kept))
+    found = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?%?", "\n".join(kept))
     return list(dict.fromkeys(found))
 
 

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
 
 import tyro
 
@@ -17,7 +17,12 @@ from digits_jax.presets import DISTILLATION, preset_values
 from digits_jax.runs.folder import CONFIG, read_json
 
 T = TypeVar("T")
-ByPreset = Annotated[T | None, tyro.conf.arg(help_behavior_hint="(default: by preset)")]
+_hint = tyro.conf.arg(help_behavior_hint="(default: by preset)")
+if TYPE_CHECKING:  # a resolved configuration has a value
+    ByPreset = Annotated[T, _hint]
+else:
+    ByPreset = Annotated[T | None, _hint]
+BY_PRESET: Any = None
 
 
 class _Checked:
@@ -85,45 +90,45 @@ class TrainConfig(_Checked):
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), or tiny (fewer than 5,000 parameters)."""  # noqa: E501
     dataset: str = "auto"
     """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, or tfds/NAME for a prepared set of your own; auto: mnist where it can be had, else digits."""  # noqa: E501
-    epochs: ByPreset[float] = None
+    epochs: ByPreset[float] = BY_PRESET
     """Passes over the training images; fractions are allowed."""
-    batch_size: ByPreset[int] = None
+    batch_size: ByPreset[int] = BY_PRESET
     """Images in a batch, over all devices."""
-    learning_rate: ByPreset[float] = None
+    learning_rate: ByPreset[float] = BY_PRESET
     """Peak learning rate."""
-    schedule: ByPreset[Literal["one_cycle", "cosine", "constant"]] = None
+    schedule: ByPreset[Literal["one_cycle", "cosine", "constant"]] = BY_PRESET
     """Learning rate over time; cosine and constant begin with a warm-up."""
-    optimizer: ByPreset[Literal["adam", "adamw", "sgd", "lion"]] = None
+    optimizer: ByPreset[Literal["adam", "adamw", "sgd", "lion"]] = BY_PRESET
     """Optimizer; sgd has Nesterov momentum."""
-    weight_decay: ByPreset[float] = None
+    weight_decay: ByPreset[float] = BY_PRESET
     """Weight decay of kernels (adam has none)."""
-    label_smoothing: ByPreset[float] = None
+    label_smoothing: ByPreset[float] = BY_PRESET
     """Share of each target spread over all classes, in [0, 1)."""
-    dropout: ByPreset[float] = None
+    dropout: ByPreset[float] = BY_PRESET
     """Share of hidden activations dropped in training, in [0, 1)."""
-    batch_norm: ByPreset[bool] = None
+    batch_norm: ByPreset[bool] = BY_PRESET
     """Normalize activations over the batch."""
-    hidden_sizes: ByPreset[tuple[int, ...]] = None
+    hidden_sizes: ByPreset[tuple[int, ...]] = BY_PRESET
     """mlp: width of each hidden layer, e.g. 512,256."""
-    channels: ByPreset[tuple[int, ...]] = None
+    channels: ByPreset[tuple[int, ...]] = BY_PRESET
     """cnn: filters of each block, e.g. 32,64; each block halves the image."""
-    convs_per_block: ByPreset[int] = None
+    convs_per_block: ByPreset[int] = BY_PRESET
     """cnn: convolutions in each block."""
-    dense_size: ByPreset[int] = None
+    dense_size: ByPreset[int] = BY_PRESET
     """cnn: width of the hidden dense layer; 0 for none."""
-    space_to_depth: ByPreset[bool] = None
+    space_to_depth: ByPreset[bool] = BY_PRESET
     """cnn: fold 2x2 pixels into channels first, for a quarter of the work."""
-    ema_decay: ByPreset[float] = None
+    ema_decay: ByPreset[float] = BY_PRESET
     """Evaluate an exponential moving average of the parameters: its decay, in [0, 1); 0 for none."""
-    recalibrate_batch_norm: ByPreset[bool] = None
+    recalibrate_batch_norm: ByPreset[bool] = BY_PRESET
     """After the last step, estimate BatchNorm's statistics from training images without augmentation."""  # noqa: E501
     augment: ByPreset[
         Literal["none", "shift", "affine", "elastic", "centred", "cutout", "noise"]
-    ] = None
+    ] = BY_PRESET
     """Random changes to training images; centred is elastic without shifts, cutout is affine with a blanked square."""  # noqa: E501
-    augment_strength: ByPreset[float] = None
+    augment_strength: ByPreset[float] = BY_PRESET
     """Factor on the strength of --augment: 2 rotates, shifts and bends twice as far."""
-    adversarial: ByPreset[float] = None
+    adversarial: ByPreset[float] = BY_PRESET
     """FGSM: move the pixels of training images by up to this (white is 1) in the direction that raises the loss; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""

@@ -56,7 +56,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if early.resume and not early.workdir:
         raise ConfigError("resume needs workdir, the folder of the run")
     if early.resume:
-        path = Path(early.workdir).expanduser()
+        path = Path(early.workdir or "").expanduser()
         folder.check_run(path)
         run, saved_options = read_config(path)
         options = saved_options.for_resuming(path)
@@ -72,8 +72,8 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         if early.ensemble == 1:
             options = dataclasses.replace(options, together=None)
     else:
-        return _without_teacher_none(parse(Arguments, argv, doc=__doc__))
-    arguments = parse(Arguments, argv, doc=__doc__, default=Arguments(run, options))
+        return _without_teacher_none(parse(Arguments, argv, doc=__doc__ or ""))
+    arguments = parse(Arguments, argv, doc=__doc__ or "", default=Arguments(run, options))
     return _without_teacher_none(arguments)
 
 
@@ -223,8 +223,11 @@ def print_notice(text: str) -> None:
     print("", "!" * 78, *(f"!! {line}" for line in lines), "!" * 78, "", sep="\n", flush=True)
 
 
-def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str, Any]) -> None:
+def draw_curves(
+    metrics: list[dict[str, Any]], workdir: Path | None, results: dict[str, Any]
+) -> None:
     """Writes ``curves.png``, where there is an epoch to draw."""
+    assert workdir is not None  # as of a training that writes a folder
     if not metrics:
         print(
             f"warning: {workdir / folder.METRICS}: holds no epoch, so there are no curves",
@@ -237,7 +240,7 @@ def draw_curves(metrics: list[dict[str, Any]], workdir: Path, results: dict[str,
     plot_curves(metrics, workdir / folder.CURVES, title=title)
 
 
-def last_line(results: dict[str, Any], workdir: Path, seconds: float | None = None) -> str:
+def last_line(results: dict[str, Any], workdir: Path | None, seconds: float | None = None) -> str:
     """Describes a finished run."""
     parts = [] if seconds is None else [f"in {seconds:.1f} s"]
     if members := results.get("member_test_accuracies"):

@@ -3,10 +3,15 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from digits_jax.errors import ConfigError
+from digits_jax.training.scoring import Score
+from digits_jax.training.setup import TrainSetup
 
 LINE_EVERY_SECONDS = 10.0
 
@@ -97,3 +102,37 @@ def write_scalars(writer: Any, row: dict[str, float]) -> None:
         if name != "step":
             writer.add_scalar(name, value, row["step"])
     writer.flush()
+
+
+def epoch_row(
+    setup: TrainSetup, step: int, totals: dict[str, float], validation: Score
+) -> dict[str, Any]:
+    """Returns what ``metrics.jsonl`` says about an epoch that ends with a step."""
+    # Of the steps that weren't skipped; 0 where all were.
+    count = max(totals["count"], 1)
+    return {
+        "step": step,
+        "epoch": step * setup.config.batch_size / len(setup.dataset.train),
+        "train_loss": totals["loss"] / count,
+        "train_accuracy": totals["correct"] / count,
+        "validation_loss": validation.loss,
+        "validation_accuracy": validation.accuracy,
+        "learning_rate": float(setup.schedule(step - 1)),
+        "skipped_steps": int(totals["skipped"]),
+        "train_seconds": totals["train_seconds"],
+    }
+
+
+def epoch_line(rows: Sequence[dict[str, Any]], epoch: float, epochs: float) -> str:
+    """Describes an epoch for a person; of several networks their means, and the range."""
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    skipped = sum(row["skipped_steps"] for row in rows)
+    accuracies = [row["validation_accuracy"] for row in rows]
+    spread = f" ({min(accuracies):.2%} to {max(accuracies):.2%})" if len(rows) > 1 else ""
+    return (
+        f"epoch {epoch:g}/{epochs:g}: loss {mean['train_loss']:.4f}, "
+        f"accuracy {mean['train_accuracy']:.2%}; "
+        f"validation accuracy {mean['validation_accuracy']:.2%}, {mean['train_seconds']:.1f} s"
+        + (f"; {skipped} steps skipped" if skipped else "")
+        + spread
+    )

@@ -5,10 +5,8 @@ devices it logs, scores, saves and stops; it waits for the devices only then.
 """
 
 import contextlib
-import importlib
 import shlex
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +27,20 @@ from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import distributed
 from digits_jax.training.interrupts import Interrupted, StopRequest, stop_on_signals
-from digits_jax.training.logging import Progress, open_tensorboard, write_scalars
-from digits_jax.training.multi_step import MultiStep, initial_state, split_members
+from digits_jax.training.logging import (
+    Progress,
+    epoch_line,
+    epoch_row,
+    open_tensorboard,
+    write_scalars,
+)
+from digits_jax.training.multi_step import (
+    MultiStep,
+    import_ahead,
+    initial_state,
+    split_members,
+)
+from digits_jax.training.parallel import check_memory
 from digits_jax.training.resuming import (
     ZERO_SECONDS,
     ZERO_SUMS,
@@ -237,11 +247,11 @@ def train_members(
         step = None if resuming else pool.submit(compile_step)
         scorer = pool.submit(make_scorer, setups)
         if resuming and workdirs:
-            state, totals = start(first, workdirs[0], quiet=quiet)
-            training.totals = [totals]
+            state, training.totals[0] = start(first, workdirs[0], quiet=quiet)
         else:
             state = initial_state(setups)
-        finished = resuming and int(state.step) == first.total_steps and not unscored(totals)
+        at_end = resuming and int(state.step) == first.total_steps
+        finished = at_end and not unscored(training.totals[0])
         training.check_stop()
         if step is None and not finished:
             step = pool.submit(compile_step)
@@ -282,8 +292,6 @@ def train_members(
 
 
 def _check_members(setups: Sequence[TrainSetup]) -> None:
-    from digits_jax.training.parallel import check_memory
-
     if jax.process_count() > 1:
         raise ConfigError("ensemble: networks are trained together by one process; start one")
     check_memory([setup.abstract_state for setup in setups], setups[0].mesh)
@@ -493,40 +501,6 @@ def resume_command(workdir: Path) -> str:
     )
 
 
-def epoch_row(
-    setup: TrainSetup, step: int, totals: dict[str, float], validation: Score
-) -> dict[str, Any]:
-    """Returns what ``metrics.jsonl`` says about an epoch that ends with a step."""
-    # Of the steps that weren't skipped; 0 where all were.
-    count = max(totals["count"], 1)
-    return {
-        "step": step,
-        "epoch": step * setup.config.batch_size / len(setup.dataset.train),
-        "train_loss": totals["loss"] / count,
-        "train_accuracy": totals["correct"] / count,
-        "validation_loss": validation.loss,
-        "validation_accuracy": validation.accuracy,
-        "learning_rate": float(setup.schedule(step - 1)),
-        "skipped_steps": int(totals["skipped"]),
-        "train_seconds": totals["train_seconds"],
-    }
-
-
-def epoch_line(rows: Sequence[dict[str, Any]], epoch: float, epochs: float) -> str:
-    """Describes an epoch for a person; of several networks their means, and the range."""
-    mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    skipped = sum(row["skipped_steps"] for row in rows)
-    accuracies = [row["validation_accuracy"] for row in rows]
-    spread = f" ({min(accuracies):.2%} to {max(accuracies):.2%})" if len(rows) > 1 else ""
-    return (
-        f"epoch {epoch:g}/{epochs:g}: loss {mean['train_loss']:.4f}, "
-        f"accuracy {mean['train_accuracy']:.2%}; "
-        f"validation accuracy {mean['validation_accuracy']:.2%}, {mean['train_seconds']:.1f} s"
-        + (f"; {skipped} steps skipped" if skipped else "")
-        + spread
-    )
-
-
 @contextlib.contextmanager
 def _stop_when_unread(stop: StopRequest) -> Iterator[None]:
     """Takes output that nobody reads any more (``| head``) as a request to stop."""
@@ -534,23 +508,3 @@ def _stop_when_unread(stop: StopRequest) -> Iterator[None]:
         yield
     except BrokenPipeError:
         stop.signal_number = signal.SIGPIPE
-
-
-def import_ahead(modules: Sequence[str]) -> threading.Thread:
-    """Imports modules in a thread while the devices are busy.
-
-    Args:
-      modules: their names; one that isn't installed is left to its user.
-
-    Example:
-      >>> import_ahead(["json", "no_such_module"]).join()
-    """
-
-    def load() -> None:
-        for name in modules:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-
-    thread = threading.Thread(target=load, name="imports", daemon=True)
-    thread.start()
-    return thread

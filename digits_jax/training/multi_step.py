@@ -9,6 +9,8 @@ Several networks (an ensemble's members) are one state with a leading member axi
 """
 
 import contextlib
+import importlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
@@ -202,16 +204,17 @@ class MultiStep:
 
     def _lower_many_steps(self) -> jax.stages.Lowered:
         first, members = self._setups[0], len(self._setups)
-        size, shared = first.config.batch_size, True
+        size = first.config.batch_size
         self._orders = [
             BatchOrder(len(setup.dataset.train), seed=setup.config.seed, batch_size=size)
             for setup in self._setups
         ]
         self._indices = np.zeros((members, self.max_steps, size), np.int32)
         shared = all(setup.dataset is first.dataset for setup in self._setups)
+        splits: list[Any] = [setup.dataset.train for setup in self._setups]
         data = [
             {"image": np.asarray(train.images), "label": np.asarray(train.labels)}
-            for train in (s.dataset.train for s in (self._setups[:1] if shared else self._setups))
+            for train in (splits[:1] if shared else splits)
         ]
         if shared:
             self._data = parallel.replicate(data[0], self._mesh)
@@ -274,3 +277,23 @@ def open_batches(setup: TrainSetup) -> Any:
     return open_stream(
         setup.dataset.train, seed=config.seed, batch_size=config.batch_size, share=setup.share
     )
+
+
+def import_ahead(modules: Sequence[str]) -> threading.Thread:
+    """Imports modules in a thread while the devices are busy.
+
+    Args:
+      modules: their names; one that isn't installed is left to its user.
+
+    Example:
+      >>> import_ahead(["json", "no_such_module"]).join()
+    """
+
+    def load() -> None:
+        for name in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+    thread = threading.Thread(target=load, name="imports", daemon=True)
+    thread.start()
+    return thread

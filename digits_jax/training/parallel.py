@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from digits_jax.errors import ConfigError
 from digits_jax.hardware import cpu_count
 
+Device = Any  # jax.Device, which type checkers take for a variable
 AXIS = "data"
 EVERYWHERE = P()
 MODES = ("jit", "shard_map", "pmap")
@@ -26,7 +28,7 @@ MODES = ("jit", "shard_map", "pmap")
 MAX_CPU_DEVICES = 8
 
 
-def start_backend(platform: str, cpu_devices: int) -> list[jax.Device]:
+def start_backend(platform: str, cpu_devices: int) -> list[Device]:
     """Starts JAX on a platform and returns this process's devices.
 
     A JAX that runs already (in a notebook, say) stays as it is.
@@ -78,12 +80,12 @@ def check_memory(state: Any, mesh: Mesh) -> None:
         )
 
 
-def make_mesh(devices: list[jax.Device]) -> Mesh:
+def make_mesh(devices: list[Device]) -> Mesh:
     """Makes a mesh with the one axis "data" over the devices."""
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def of_every_process(devices: list[jax.Device]) -> list[jax.Device]:
+def of_every_process(devices: list[Device]) -> list[Device]:
     """Returns as many devices of every process as are given of this one, process by process.
 
     Example:
@@ -104,7 +106,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
     def put(leaf: Any) -> jax.Array:
         # Keys can't be put on another process's devices: only arrays of numbers can.
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             as_key = jax.jit(jax.random.wrap_key_data, out_shardings=sharding)
             return as_key(np.asarray(jax.random.key_data(leaf)))
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
@@ -132,7 +134,7 @@ def parallelize(
     *,
     outputs: Any = EVERYWHERE,
     donate_state: bool = False,
-) -> Callable:
+) -> Any:
     """Compiles a bare step for the devices of a mesh.
 
     "jit" gives the compiler the whole, sharded arrays: it inserts the communication, random

@@ -188,7 +188,10 @@ def recalibrate_batch_norm(state: TrainState, setups: Sequence[TrainSetup]) -> T
     first = setups[0]
     apply = first.eval_module.clone(dropout=0.0).apply
     statistics = parallel.parallelize(
-        lambda variables, batch: batch_statistics(apply, *variables, batch["image"]), first.mesh
+        lambda variables, batch: batch_statistics(
+            apply, variables[0], variables[1], batch["image"]
+        ),
+        first.mesh,
     )
     states = [
         _recalibrate(each, setup, statistics)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +23,7 @@ from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import distributed, parallel
 from digits_jax.training.distillation import Teacher, load_teacher
 from digits_jax.training.optimizers import make_optimizer, make_schedule
+from digits_jax.training.parallel import Device
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
 
 EVAL_BATCH_SIZE = 500
@@ -37,7 +40,7 @@ class TrainSetup:
       dataset: loaded.
       module: the network as it is trained.
       eval_module: the network as it is evaluated: in float32, whatever type it is trained in.
-      schedule: learning rate by step.
+      schedule: learning rate by step, compiled.
       tx: the optimizer.
       mesh: of the devices of all processes.
       convolution: "lax" or "matmul".
@@ -52,7 +55,7 @@ class TrainSetup:
     dataset: Dataset
     module: nn.Module
     eval_module: nn.Module
-    schedule: optax.Schedule
+    schedule: Callable[[int], Any]
     tx: optax.GradientTransformation
     mesh: Mesh
     convolution: str
@@ -236,8 +239,8 @@ def choose_dtype(wanted: str, platform: str) -> str:
 
 
 def choose_devices(
-    devices: list[jax.Device], wanted: int | str, batch_size: int, *, heavy: bool
-) -> list[jax.Device]:
+    devices: list[Device], wanted: int | str, batch_size: int, *, heavy: bool
+) -> list[Device]:
     """Returns the devices to train on.
 
     Args:

@@ -132,6 +132,7 @@ def train_step(
 
         perturb_key = jax.random.fold_in(augment_key, 1)
         images = fgsm_perturb(perturb_key, images, jax.grad(image_loss)(images), adversarial)
+    teacher_logits = None
     if teacher_apply is not None:
         teacher_logits = jax.lax.stop_gradient(teacher_apply(teacher, images))
     count = jnp.maximum(_sum_over(jnp.sum(mask), axis_name), 1)
@@ -139,7 +140,7 @@ def train_step(
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(params, images)
         loss = cross_entropy(logits, labels, label_smoothing)
-        if teacher_apply is not None:
+        if teacher_logits is not None:
             distilled = distillation_loss(logits, teacher_logits, teacher_temperature)
             loss = (1 - teacher_weight) * loss + teacher_weight * distilled
         # This device's share of the mean: the shares add up, also where masks differ.
@@ -240,9 +241,9 @@ def eval_step(
 def _update_average(state: TrainState, params: Any, batch_stats: Any, decay: float) -> Any:
     if not state.average:
         return state.average
-    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    now = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     new = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, state.average, new)
+    return jax.tree.map(lambda old, value: now * old + (1 - now) * value, state.average, new)
 
 
 def _select(condition: jax.Array, then: Any, otherwise: Any) -> Any:

@@ -123,15 +123,15 @@ def _initial(config, data):
     import jax
     import jax.numpy as jnp
 
-    from digits_jax.deploy.network import Network, take_apart
+    from digits_jax.deploy.network import Member, Network
     from digits_jax.models.build import build_model
 
     own = dataclasses.asdict(config.resolve(data.name))
     settings = {**own, "dtype": "float32", "convolution": "lax"}
     module = build_model(settings, data.num_classes)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    layers = take_apart(settings, variables["params"], variables.get("batch_stats", {}))
-    return Network("untrained", data.class_names, (layers,), 0.5, {})
+    members = (Member(settings, jax.device_get(variables)),)
+    return Network("untrained", data.class_names, members, 0.5, {})
 
 
 def _seconds(call, times):
@@ -148,7 +148,7 @@ def _seconds(call, times):
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table, a line per preset."""
     lines = [
-        "| preset | numbers (BatchNorm folded) | multiply-adds | npz, float32 | ONNX, int8 "
+        "| preset | parameters | multiply-adds | npz, float32 | ONNX, int8 "
         "| one image, one core "
         "| images/s, one core | test accuracy | float32 to int8, seed 0 |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> None:
             {
                 "run": run.name,
                 "threshold": predictor.network.threshold,
-                "right_answers_not_sure": float((~answers.sure)[right].mean()),
-                "wrong_answers_not_sure": float((~answers.sure)[~right].mean()),
+                "right_answers_not_sure": float((~answers.confident)[right].mean()),
+                "wrong_answers_not_sure": float((~answers.confident)[~right].mean()),
                 "not_sure": {
-                    name: float((~predictor.predict(images).sure).mean())
+                    name: float((~predictor.predict(images).confident).mean())
                     for name, images in seen.items()
                 },
             }

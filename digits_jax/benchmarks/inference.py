@@ -18,7 +18,7 @@ from digits_jax.benchmarks.products import limit, measured_products
 from digits_jax.benchmarks.settings import train_config
 from digits_jax.benchmarks.step import flops
 from digits_jax.benchmarks.timing import spread, time_in_turn
-from digits_jax.deploy.network import Network, take_apart
+from digits_jax.deploy.network import Member, Network
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.training import parallel
 from digits_jax.training.plan import Plan, prepare
@@ -168,5 +168,5 @@ def fresh_network(plan: Plan, state: TrainState) -> Network:
     """A network that nobody has trained, as `Predictor` takes it."""
     config = plan.config
     variables = jax.device_get(state.variables)
-    layers = take_apart(config.to_dict(), variables["params"], variables.get("batch_stats", {}))
-    return Network(f"{config.arch}-fresh", plan.dataset.class_names, (layers,), 0.5, {})
+    members = (Member(config.to_dict(), variables),)
+    return Network(f"{config.arch}-fresh", plan.dataset.class_names, members, 0.5, {})

@@ -1,125 +1,150 @@
 """A network as an ONNX file, in float32 or quantized to int8.
 
 Input "images": float32 [n, 28, 28, 1] in [0, 1]; outputs "logits" and "probabilities": float32
-[n, classes]. Any n. ONNX computes with channels first, so images are turned once at the start,
+[n, classes]. Any n. ONNX computes with channels first, so images are transposed once at the start,
 and back before they are flattened.
 """
 
+import importlib
 import json
 import logging
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from digits_jax.deploy.archive import describe
-from digits_jax.deploy.extras import need
+from digits_jax.deploy.fold import Layer
 from digits_jax.deploy.network import Network
+from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
-# Of 2022: what runtimes on phones and in browsers have had time to learn.
+# Of 2022: runtimes on phones and in browsers have had time to learn it.
 OPSET = 17
 CALIBRATION_IMAGES = 1000
-_PROPERTIES = ("class_names", "threshold", "temperature")
+
+
+def import_extra(name: str) -> Any:
+    """Imports a module of the extra "export".
+
+    Raises:
+      DataError: it isn't installed.
+
+    Example:
+      >>> import_extra("no_such_package.module")
+      Traceback (most recent call last):
+      digits_jax.errors.DataError: this format needs no_such_package; install it with pip ...
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise DataError(
+            f"this format needs {name.partition('.')[0]}; install it with "
+            'pip install "digits_jax[export]"'
+        ) from None
 
 
 def to_onnx(network: Network) -> Any:
-    """An ``onnx.ModelProto`` of a network.
+    """Returns a network as an ``onnx.ModelProto``.
 
     Raises:
       DataError: onnx isn't installed.
     """
-    onnx = need("onnx")
+    onnx = import_extra("onnx")
     graph = _Graph(onnx)
-    answers = [graph.member(layers, f"m{i}_") for i, layers in enumerate(network.members)]
-    if len(answers) == 1:
-        graph.add("Identity", answers, "logits")
+    logits = [graph.add_member(m.layers, f"m{i}_") for i, m in enumerate(network.members)]
+    if len(logits) == 1:
+        graph.add("Identity", logits, "logits")
     else:
-        shares = [graph.add("Softmax", [logits], axis=-1) for logits in answers]
-        # int8 rounds a small share to 0, whose logarithm is no number.
-        least = graph.constant("least", np.float32([1e-7]))
+        shares = [graph.add("Softmax", [each], axis=-1) for each in logits]
+        # int8 rounds a small probability to 0, whose logarithm isn't finite.
+        least = graph.constant("least", np.array([1e-7], np.float32))
         graph.add("Log", [graph.add("Max", [graph.add("Mean", shares), least])], "logits")
-    temperature = graph.constant("temperature", np.float32([network.temperature]))
+    temperature = graph.constant("temperature", np.array([network.temperature], np.float32))
     graph.add("Softmax", [graph.add("Div", ["logits", temperature])], "probabilities", axis=-1)
-    kinds = onnx.TensorProto.FLOAT
-    value, classes = onnx.helper.make_tensor_value_info, len(network.class_names)
+    about, classes = describe(network), len(network.class_names)
+
+    def value(name: str, shape: Sequence[str | int]) -> Any:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             "digits_jax",
-            [value("images", kinds, ["n", 28, 28, 1])],
-            [value(name, kinds, ["n", classes]) for name in ("logits", "probabilities")],
+            [value("images", ["n", 28, 28, 1])],
+            [value(name, ["n", classes]) for name in ("logits", "probabilities")],
             graph.arrays,
         ),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        # The version of the file's format that came with the opset.
-        ir_version=8,
+        ir_version=8,  # of the file's format: the one that came with the opset
         producer_name="digits_jax",
-        doc_string=describe(network)["preprocessing"],
+        doc_string=about["preprocessing"],
     )
-    about = {name: json.dumps(describe(network)[name]) for name in _PROPERTIES}
-    onnx.helper.set_model_props(model, about)
+    names = ("class_names", "threshold", "temperature")
+    onnx.helper.set_model_props(model, {name: json.dumps(about[name]) for name in names})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 class _Graph:
-    """The nodes of a graph while it is written."""
+    """The nodes and constants of a graph while it is written."""
 
-    def __init__(self, onnx):
+    def __init__(self, onnx: Any):
         self._onnx, self.nodes, self.arrays = onnx, [], []
 
-    def add(self, kind, inputs, output=None, **attributes):
+    def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
+        """Adds a node; returns the name of its output."""
         output = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def constant(self, name, array):
+    def constant(self, name: str, array: np.ndarray) -> str:
         self.arrays.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def member(self, layers, prefix):
+    def add_member(self, layers: Iterable[Layer], prefix: str) -> str:
         """Adds the layers of a network; returns the name of its logits."""
         x, channels_first = "images", False
         for i, layer in enumerate(layers):
-            arrays, name = layer.arrays, f"{prefix}{i}_"
-            if layer.kind == "flatten":
-                if channels_first:
-                    x = self.add("Transpose", [x], perm=[0, 2, 3, 1])
-                x = self.add("Flatten", [x], axis=1)
-                continue
+            arrays = dict(layer.arrays)
             if not channels_first and layer.kind in ("space_to_depth", "conv", "max_pool"):
                 x, channels_first = self.add("Transpose", [x], perm=[0, 3, 1, 2]), True
-            if layer.kind == "space_to_depth":
-                # With one channel, ONNX's order of the depth is ours.
-                x = self.add("SpaceToDepth", [x], blocksize=2)
-            elif layer.kind == "conv":
-                kernel = self.constant(f"{name}kernel", arrays["kernel"].transpose(3, 2, 0, 1))
-                bias = self.constant(f"{name}bias", arrays["bias"])
-                x = self.add("Conv", [x, kernel, bias], pads=[1, 1, 1, 1], kernel_shape=[3, 3])
-            elif layer.kind == "max_pool":
-                x = self.add("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
-            elif layer.kind == "scale":
-                shape = (-1, 1, 1) if channels_first else (-1,)
-                for kind, part in (("Mul", "factor"), ("Add", "offset")):
-                    x = self.add(kind, [x, self.constant(name + part, arrays[part].reshape(shape))])
-            elif layer.kind == "relu":
-                x = self.add("Relu", [x])
+            if channels_first and layer.kind == "flatten":
+                x, channels_first = self.add("Transpose", [x], perm=[0, 2, 3, 1]), False
+            if layer.kind == "conv":
+                arrays["kernel"] = arrays["kernel"].transpose(3, 2, 0, 1)
+            if layer.kind == "scale" and channels_first:
+                arrays = {name: array[:, None, None] for name, array in arrays.items()}
+            given = [self.constant(f"{prefix}{i}_{name}", array) for name, array in arrays.items()]
+            if layer.kind == "scale":  # factor, offset
+                x = self.add("Add", [self.add("Mul", [x, given[0]]), given[1]])
             else:
-                kernel = self.constant(f"{name}kernel", arrays["kernel"])
-                x = self.add("Gemm", [x, kernel, self.constant(f"{name}bias", arrays["bias"])])
+                kind, attributes = _OPERATORS[layer.kind]
+                x = self.add(kind, [x, *given], **attributes)
         return x
 
 
+# With one channel, ONNX's order of the depth is ours.
+_OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "space_to_depth": ("SpaceToDepth", {"blocksize": 2}),
+    "conv": ("Conv", {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}),
+    "max_pool": ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2]}),
+    "relu": ("Relu", {}),
+    "flatten": ("Flatten", {"axis": 1}),
+    "dense": ("Gemm", {}),
+}
+
+
 def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = None) -> None:
-    """Writes a network, whole or not at all.
+    """Writes a network; the file appears complete or not at all.
 
     Args:
       network: any.
       path: of the file.
-      calibration: float32 [n, 28, 28, 1] in [0, 1], training images: quantize to int8, the
-        ranges of the activations being those that these images have. None: float32.
+      calibration: float32 [n, 28, 28, 1] in [0, 1], training images: quantize to int8, with the
+        ranges of the activations that these images have. None: float32.
 
     Raises:
       DataError: onnx, or for int8 onnxruntime, isn't installed.
@@ -130,24 +155,24 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
     """
     model = to_onnx(network)
     if calibration is not None:
-        model = _quantized(model, calibration[:CALIBRATION_IMAGES])
+        model = _quantize(model, calibration[:CALIBRATION_IMAGES])
     data = model.SerializeToString()
     replace_file(path, lambda file: file.write(data))
 
 
-def _quantized(model, images):
-    quantization = need("onnxruntime.quantization")
-    onnx = need("onnx")
+def _quantize(model: Any, images: np.ndarray) -> Any:
+    quantization = import_extra("onnxruntime.quantization")
+    onnx = import_extra("onnx")
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self):
             self._batches = iter(np.array_split(images, max(1, len(images) // 100)))
 
-        def get_next(self):
+        def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self._batches, None)
             return None if batch is None else {"images": batch}
 
-    logging.getLogger().setLevel(logging.ERROR)  # It warns that it likes models preprocessed.
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing that isn't needed
     with tempfile.TemporaryDirectory(prefix="digits_jax-") as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
         onnx.save(model, plain)
@@ -169,20 +194,18 @@ def _quantized(model, images):
 
 
 def onnx_logits(path: Path, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """What onnxruntime answers with a file.
+    """Returns the logits that onnxruntime computes with a file.
 
     Args:
       path: of the file.
       images: float32 [n, 28, 28, 1] in [0, 1].
       batch_size: images at once.
 
-    Returns:
-      float32 [n, classes].
-
     Raises:
       DataError: onnxruntime isn't installed.
     """
-    session = need("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    runtime = import_extra("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     starts = range(0, len(images), batch_size)
     return np.concatenate(
         [session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts]

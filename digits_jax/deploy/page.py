@@ -1,12 +1,11 @@
-"""One self-contained web page that runs the models: it opens from disk and asks nobody.
+"""One self-contained web page that runs the models: it opens from disk and requests nothing.
 
-The page's parts lie in ``page_template/``: HTML, a style sheet and plain JavaScript, all of which
-are put into the one file, with the networks' layers as JSON and their weights as base64 of
-little-endian float32. Its Content-Security-Policy names the hashes of its style and script and
-allows nothing else: no request, no other script.
+The page's parts are in ``page_template/``: HTML, a style sheet and plain JavaScript, all of which
+go into the one file, with the networks' layers as JSON and their arrays as base64 of little-endian
+float32. Its Content-Security-Policy names the hashes of its style and script and allows nothing
+else: no request, no other script.
 """
 
-import dataclasses
 import hashlib
 import json
 from base64 import b64encode
@@ -15,6 +14,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +22,16 @@ from digits_jax.deploy.network import Network, check_classes
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
-MOST_NETWORKS = 4
+MAX_NETWORKS = 4
 _MARK = b'<meta name="generator" content="digits_jax">'
 _SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
 _RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
 
 
 def write_page(networks: Sequence[Network], path: str | Path) -> int:
-    """Writes a page on which one draws a digit and the networks answer.
+    """Writes a page on which one draws a digit and the networks predict it.
 
-    The same networks give the same bytes. The file is written aside and renamed.
+    The same networks give the same bytes. The file appears complete or not at all.
 
     Args:
       networks: 1 to 4, of the same classes; each may be an ensemble.
@@ -41,52 +41,35 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
       The bytes written.
 
     Raises:
-      DataError: none or too many networks, networks of other classes, or a path that can't
+      DataError: none or too many networks, networks of different classes, or a path that can't
         be written.
-
-    Example:
-      >>> import tempfile
-      >>> from digits_jax.deploy.network import Layer
-      >>> arrays = {"kernel": np.zeros((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
-      >>> layers = (Layer("flatten"), Layer("dense", arrays))
-      >>> network = Network("nothing", ("0", "1"), (layers,), 0.5, {})
-      >>> path = Path(tempfile.mkdtemp(), "digits.html")
-      >>> write_page([network], path) == path.stat().st_size
-      True
     """
-    _check(networks)
-    data = to_html(networks).encode()
-    _write(Path(path), data)
-    return len(data)
-
-
-def _check(networks):
-    if not 1 <= len(networks) <= MOST_NETWORKS:
+    path = Path(path)
+    if not 1 <= len(networks) <= MAX_NETWORKS:
         raise DataError(
-            f"a page shows 1 to {MOST_NETWORKS} networks, not {len(networks)}; give other runs"
+            f"a page shows 1 to {MAX_NETWORKS} networks, not {len(networks)}; give other runs"
         )
     check_classes(networks, "a page")
-
-
-def _write(path, data):
     if path.is_file() and _MARK not in path.read_bytes()[:4000]:
-        raise DataError(f"{path}: is there already, and is no page of this program; give another")
+        raise DataError(f"{path}: exists, and isn't a page of this program; give another file")
+    data = to_html(networks).encode()
     try:
         replace_file(path, lambda file: file.write(data))
     except OSError as error:
-        raise DataError(
-            f"{path}: can't be written ({error.strerror}); give another file with -o"
-        ) from None
+        raise DataError(f"{path}: can't be written ({error.strerror}); give another file") from None
+    return len(data)
 
 
 def to_html(networks: Sequence[Network]) -> str:
-    """The page as text.
+    """Returns the page as text, to be written as UTF-8.
 
-    Args:
-      networks: of the same classes; their names and numbers are escaped.
-
-    Returns:
-      HTML, to be written as UTF-8.
+    Example:
+      >>> from digits_jax.deploy.network import Member
+      >>> dense = {"kernel": np.zeros((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
+      >>> settings = {"arch": "mlp", "batch_norm": False, "hidden_sizes": []}
+      >>> member = Member(settings, {"params": {"logits": dense}})
+      >>> to_html([Network("zeros", ("0", "1"), (member,), 0.5, {})])[:15]
+      '<!DOCTYPE html>'
     """
     style = _part("style.css")
     # A module: its names are its own, and it starts when the page is there.
@@ -99,67 +82,60 @@ def to_html(networks: Sequence[Network]) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
+    names = networks[0].class_names
+    digits = all(len(name) == 1 and name.isdecimal() for name in names)
     return Template(_part("page.html")).substitute(
         policy="; ".join(f"{name} {value}" for name, value in policy.items()),
-        title=escape(_title(networks[0].class_names)),
+        title=escape(f"Draw{' a digit' if digits else ''}: the models classify it"),
         style=style,
         script=script,
-        networks=_to_json([_describe(network) for network in _told_apart(networks)]),
+        networks=_to_json(_describe(networks)),
     )
 
 
-def _part(name):
-    return (resources.files(__package__) / "page_template" / name).read_text(encoding="utf-8")
+def _part(name: str) -> str:
+    folder = resources.files("digits_jax.deploy") / "page_template"
+    return (folder / name).read_text(encoding="utf-8")
 
 
-def _hash(text):
+def _hash(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _title(class_names):
-    digits = all(len(name) == 1 and name.isdecimal() for name in class_names)
-    return "Draw a digit, and the models read it" if digits else "Draw, and the models read it"
-
-
-def _told_apart(networks):
-    """Folders of runs may have equal names."""
+def _describe(networks: Sequence[Network]) -> list[dict[str, Any]]:
     names = [network.name for network in networks]
     return [
-        dataclasses.replace(network, name=f"{network.name} ({i + 1})")
-        if names.count(network.name) > 1
-        else network
-        for i, network in enumerate(networks)
+        {
+            # Folders of runs may have equal names.
+            "name": f"{network.name} ({i})" if names.count(network.name) > 1 else network.name,
+            "class_names": network.class_names,
+            "threshold": float(network.threshold),
+            "temperature": float(network.temperature),
+            "parameters": network.num_params,
+            "runs": [
+                {name: run.get(name) for name in _RUN_FACTS}
+                for run in network.facts.get("runs", ())
+            ],
+            "members": [
+                [
+                    {
+                        "kind": layer.kind,
+                        "arrays": {name: _base64(array) for name, array in layer.arrays.items()},
+                    }
+                    for layer in member.layers
+                ]
+                for member in network.members
+            ],
+        }
+        for i, network in enumerate(networks, 1)
     ]
 
 
-def _describe(network):
-    runs = network.facts.get("runs", ())
-    return {
-        "name": network.name,
-        "class_names": network.class_names,
-        "threshold": float(network.threshold),
-        "temperature": float(network.temperature),
-        # As trained: folding takes some away.
-        "parameters": sum(run.get("num_params", 0) for run in runs) or network.num_params,
-        "runs": [{name: run.get(name) for name in _RUN_FACTS} for run in runs],
-        "members": [
-            [
-                {
-                    "kind": layer.kind,
-                    "arrays": {name: _floats(array) for name, array in layer.arrays.items()},
-                }
-                for layer in member
-            ]
-            for member in network.members
-        ],
-    }
-
-
-def _floats(array):
+def _base64(array: np.ndarray) -> str:
     return b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
 
 
-def _to_json(value):
+def _to_json(value: object) -> str:
     """JSON that ends no script element, whatever its texts hold."""
     text = json.dumps(value, separators=(",", ":"), sort_keys=True)
     for sign in "<>&":

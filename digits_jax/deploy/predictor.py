@@ -1,43 +1,43 @@
-"""A trained network for programs: images in, digits and probabilities out."""
+"""Predictions of a trained network, for programs: images in, digits and probabilities out."""
 
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from scipy.special import softmax
 
 from digits_jax.deploy.archive import read_archive
-from digits_jax.deploy.forward import jax_logits, weights_of
-from digits_jax.deploy.network import Network, combine, load_network
+from digits_jax.deploy.network import Network, combine, load_network, make_logits
 from digits_jax.errors import DataError
 from digits_jax.hardware import cpu_count
 
-# Code is compiled for so many images at once: for a few it takes what a few cost, and of many no
-# more go together than a processor's cache holds.
+# Code is compiled for so many images at once: a few images cost what a few cost, and no more go
+# together than a processor's cache holds.
 SIZES = (1, 8, 64, 500)
 CHUNK = SIZES[-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network answers to some images.
+    """What a network predicts for some images.
 
     Attributes:
       class_names: a name for each label.
       logits: float32 [n, classes].
       probabilities: float32 [n, classes]; rows sum to 1.
-      threshold: the least probability at which an answer is sure.
+      threshold: the least probability of a confident prediction.
 
     Example:
-      >>> answers = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
-      ...                       np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
-      >>> answers.labels.tolist(), answers.confidence.tolist(), answers.names
+      >>> found = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
+      ...                     np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
+      >>> found.labels.tolist(), found.confidence.tolist(), found.names
       ([1], [0.7], ['1'])
-      >>> answers.runners_up.tolist(), answers.sure.tolist()
+      >>> found.runners_up.tolist(), found.confident.tolist()
       ([0], [True])
     """
 
@@ -51,26 +51,26 @@ class Predictions:
 
     @property
     def labels(self) -> np.ndarray:
-        """The likeliest class of each image: int32 [n]."""
+        """The most probable class of each image: int32 [n]."""
         return self._ranked(0)
 
     @property
     def runners_up(self) -> np.ndarray:
-        """The second likeliest class of each image: int32 [n]."""
+        """The second most probable class of each image: int32 [n]."""
         return self._ranked(1)
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of each label: [n]."""
-        return self._of(self.labels)
+        return self._probability_of(self.labels)
 
     @property
     def runner_up_confidence(self) -> np.ndarray:
         """The probability of each runner-up: [n]."""
-        return self._of(self.runners_up)
+        return self._probability_of(self.runners_up)
 
     @property
-    def sure(self) -> np.ndarray:
+    def confident(self) -> np.ndarray:
         """Whether the probability of the label reaches the threshold: bool [n]."""
         return self.confidence >= self.threshold
 
@@ -79,32 +79,32 @@ class Predictions:
         """The name of each label."""
         return [self.class_names[label] for label in self.labels]
 
-    def _ranked(self, place):
-        return np.argsort(-self.probabilities, -1, kind="stable")[:, place].astype(np.int32)
+    def _ranked(self, rank: int) -> np.ndarray:
+        return np.argsort(-self.probabilities, -1, kind="stable")[:, rank].astype(np.int32)
 
-    def _of(self, labels):
+    def _probability_of(self, labels: np.ndarray) -> np.ndarray:
         return np.take_along_axis(self.probabilities, labels[:, None], 1)[:, 0]
 
 
 class Predictor:
-    """Answers with a trained network; may be shared by threads.
+    """Predicts with a trained network; threads may share it.
 
-    Code is compiled for ``SIZES`` images, each when it is first needed; what is given is filled up
-    to the next of them, or answered in chunks of the last.
+    Code is compiled for ``SIZES`` images, each size when it is first needed. Images are padded to
+    the next size, or predicted in chunks of the largest.
 
     Args:
       network: see `load`.
 
     Example:
       >>> import tempfile
-      >>> from digits_jax import TrainConfig, fit, load_dataset
-      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
-      ...                      workdir=tempfile.mkdtemp())
-      >>> predictor = Predictor.load(fit(config, quiet=True).workdir)
-      >>> answers = predictor.predict(load_dataset("digits").test.images)
-      >>> bool((answers.labels == load_dataset("digits").test.labels).mean() > 0.9)
+      >>> from digits_jax import RunOptions, TrainConfig, fit, load_dataset
+      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,))
+      >>> run = fit(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
+      >>> predictor = Predictor.load(run.workdir)
+      >>> found = predictor.predict(load_dataset("digits").test.images)
+      >>> bool((found.labels == load_dataset("digits").test.labels).mean() > 0.9)
       True
-      >>> answers.logits.shape
+      >>> found.logits.shape
       (360, 10)
     """
 
@@ -112,22 +112,24 @@ class Predictor:
         self.network = network
         # One device, whatever the process has: the chunks are spread over threads instead.
         self._device = jax.devices()[0]
-        self._weights = jax.device_put(weights_of(network), self._device)
+        self._variables = jax.device_put([m.variables for m in network.members], self._device)
+        self._logits = make_logits(network)
         self._compiled: dict[int, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
 
     @classmethod
     def load(cls, path: str | Path | Sequence[str | Path]) -> "Predictor":
-        """From a run's folder, an exported ``.npz``, or several of them as one ensemble.
+        """Loads a run's folder, an exported ``.npz``, or several of them as one ensemble.
 
         Raises:
-          DataError: what is there isn't a finished run, nor an archive.
+          CheckpointError: a folder isn't a finished run.
+          DataError: a file isn't an exported network.
         """
-        paths = list(path) if isinstance(path, list | tuple) else [path]
+        paths = path if isinstance(path, list | tuple) else [path]
         return cls(combine([open_network(each) for each in paths]))
 
     def predict(self, images: np.ndarray) -> Predictions:
-        """Answers to images as MNIST has them (see `digits_jax.vision.digit` for others).
+        """Predicts images as MNIST has them (`digits_jax.vision.digit` makes them of others).
 
         Args:
           images: uint8 in [0, 255] or floating point in [0, 1], 0 the paper and the largest value
@@ -139,41 +141,38 @@ class Predictor:
         images = check_images(images)
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         if len(chunks) > 1:
-            self._code(CHUNK)  # Not by all threads at once.
             with ThreadPoolExecutor(cpu_count()) as pool:
-                parts = list(pool.map(self._answer, chunks))
+                parts = list(pool.map(self._predict_chunk, chunks))
         else:
-            parts = [self._answer(chunk) for chunk in chunks]
+            parts = [self._predict_chunk(chunk) for chunk in chunks]
         classes = self.network.class_names
-        logits = np.concatenate(parts) if parts else np.zeros((0, len(classes)), np.float32)
+        logits = np.concatenate([np.zeros((0, len(classes)), np.float32), *parts])
         probabilities = softmax(logits / np.float32(self.network.temperature), -1)
         return Predictions(classes, logits, probabilities, self.network.threshold)
 
-    def _answer(self, images):
+    def _predict_chunk(self, images: np.ndarray) -> np.ndarray:
         count = len(images)
         size = next(size for size in SIZES if size >= count)
         if count < size:
-            images = np.concatenate([images, np.zeros((size - count, 28, 28, 1), images.dtype)])
-        return np.asarray(self._code(size)(self._weights, images))[:count]
+            images = np.concatenate([images, np.zeros((size - count, 28, 28, 1), np.float32)])
+        return np.asarray(self._code(size)(self._variables, images))[:count]
 
-    def _code(self, size):
+    def _code(self, size: int) -> jax.stages.Compiled:
         with self._lock:
             if size not in self._compiled:
-                shape = jax.ShapeDtypeStruct((size, 28, 28, 1), np.float32)
-
-                def logits(weights, images):
-                    return jax_logits(self.network, weights, images)
-
+                images = jax.ShapeDtypeStruct((size, 28, 28, 1), np.float32)
                 with jax.default_device(self._device):
-                    self._compiled[size] = jax.jit(logits).lower(self._weights, shape).compile()
+                    lowered = jax.jit(self._logits).lower(self._variables, images)
+                    self._compiled[size] = lowered.compile()
             return self._compiled[size]
 
 
-def open_network(path: str | Path) -> Network:
-    """The network in a run's folder or in an exported ``.npz``.
+def open_network(path: Any) -> Network:
+    """Opens the network in a run's folder or in an exported ``.npz``.
 
     Raises:
-      DataError: neither is there.
+      CheckpointError: the folder isn't a finished run.
+      DataError: the file isn't an exported network.
     """
     if not isinstance(path, str | Path):
         raise DataError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
@@ -182,7 +181,7 @@ def open_network(path: str | Path) -> Network:
 
 
 def check_images(images: np.ndarray | Sequence) -> np.ndarray:
-    """Images as the networks take them: float32 [n, 28, 28, 1] in [0, 1].
+    """Returns images as the networks take them: float32 [n, 28, 28, 1] in [0, 1].
 
     Args:
       images: see `Predictor.predict`.

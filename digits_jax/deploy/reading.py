@@ -90,7 +90,7 @@ def _line(glyphs: list[Glyph], answers: Predictions) -> dict[str, Any]:
             "probability": round(float(answers.confidence[i]), 6),
             "runner_up": names[answers.runners_up[i]],
             "runner_up_probability": round(float(answers.runner_up_confidence[i]), 6),
-            "sure": bool(answers.sure[i]),
+            "sure": bool(answers.confident[i]),
             "box": list(glyph.box),
         }
         for i, glyph in enumerate(glyphs)

@@ -60,7 +60,7 @@ def _draw(name: str, reading: Reading | DataError, width: int) -> Image.Image:
             said = []
             for answers in (of_one[number] for of_one in reading.answers):
                 text = f"{answers.names[i]}  {show_probability(answers.confidence[i])}"
-                said.append((text, _CONFIDENT if answers.sure[i] else _UNCERTAIN))
+                said.append((text, _CONFIDENT if answers.confident[i] else _UNCERTAIN))
             framed = ImageOps.expand(image, 1, _QUIET)
             tiles.append(_grid([framed, _text(said, _DIGIT + _GAP)], 1, _DIGIT + _GAP, gap=4))
     parts.append(_grid(tiles, max(width // (_DIGIT + _GAP), 1), _DIGIT + _GAP))

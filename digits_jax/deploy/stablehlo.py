@@ -1,19 +1,15 @@
-"""A network as StableHLO: what XLA compiles, on a CPU, a GPU or a TPU, in years to come too.
-
-A folder with ``model.stablehlo`` (bytes of `jax.export`, with the weights in them) and
-``manifest.json``.
-"""
+"""A network as StableHLO, which XLA compiles for a CPU, a GPU or a TPU: bytes of `jax.export`."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 
-from digits_jax.deploy.extras import need
-from digits_jax.deploy.forward import jax_logits, weights_of
-from digits_jax.deploy.network import Network
+from digits_jax.deploy.network import Network, make_logits
+from digits_jax.deploy.onnx import import_extra
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
@@ -21,7 +17,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(network: Network) -> bytearray:
-    """A network, serialized for any batch size and the platforms in ``PLATFORMS``.
+    """Serializes a network, parameters included, for any batch size and all ``PLATFORMS``.
 
     Returns:
       What `jax.export.deserialize` reads: a function of images, float32 [n, 28, 28, 1] in
@@ -34,11 +30,11 @@ def to_stablehlo(network: Network) -> bytearray:
       https://docs.jax.dev/en/latest/export/export.html: read by JAX for at least 6 months after
       it was written, and by what runs StableHLO for 5 years.
     """
-    need("flatbuffers")  # jax.export writes with it, and doesn't declare it
-    weights = weights_of(network)
+    import_extra("flatbuffers")  # jax.export writes with it, and doesn't declare it
+    apply, variables = make_logits(network), [member.variables for member in network.members]
 
-    def logits(images):
-        return jax_logits(network, weights, images)
+    def logits(images: jax.Array) -> jax.Array:
+        return apply(variables, images)
 
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, 28, 28, 1), np.float32)
@@ -46,18 +42,18 @@ def to_stablehlo(network: Network) -> bytearray:
 
 
 def write_stablehlo(network: Network, path: Path) -> None:
-    """Writes a network, whole or not at all."""
+    """Writes a network; the file appears complete or not at all."""
     data = to_stablehlo(network)
     replace_file(path, lambda file: file.write(data))
 
 
-def read_stablehlo(path: Path) -> Callable[[np.ndarray], jax.Array]:
-    """The function in a file: images, float32 [n, 28, 28, 1] in [0, 1], to logits.
+def read_stablehlo(path: Path) -> Callable[[Any], jax.Array]:
+    """Reads the function in a file: images, float32 [n, 28, 28, 1] in [0, 1], to logits.
 
     Raises:
-      DataError: no such file, or not one that `write_stablehlo` wrote.
+      DataError: there is no such file, or `write_stablehlo` didn't write it.
     """
-    need("flatbuffers")
+    import_extra("flatbuffers")
     try:
         return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
     except OSError as error:

@@ -1,28 +1,22 @@
-"""The page as a file: what it holds and what is refused. test_page_browser.py runs it."""
+"""The page as a file; test_page_browser.py runs it."""
 
+import dataclasses
 import json
 import os
 import re
 from base64 import b64decode
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from networks import constant_network, random_network
 
-from digits_jax.deploy.network import Layer, Network, combine
+from digits_jax.deploy.network import combine
 from digits_jax.deploy.page import to_html, write_page
 from digits_jax.errors import DigitsError
 
-DIGITS = tuple("0123456789")
 
-
-def linear(name="linear", class_names=DIGITS, seed=0, facts=None):
-    """A network of one dense layer."""
-    kernel = np.random.default_rng(seed).normal(size=(784, len(class_names)), scale=0.05)
-    arrays = {"kernel": kernel.astype(np.float32), "bias": np.zeros(len(class_names), np.float32)}
-    return Network(
-        name, class_names, ((Layer("flatten"), Layer("dense", arrays)),), 0.5, facts or {}
-    )
+def linear(name="linear", **changes):
+    return dataclasses.replace(random_network("linear"), name=name, **changes)
 
 
 def data_of(html):
@@ -38,7 +32,7 @@ def test_the_page_is_one_file_of_the_stated_size(tmp_path):
 
 
 def test_the_page_loads_nothing():
-    html = to_html([linear()])
+    html = to_html([constant_network(1, "one")])  # base64 of random arrays can hold a //
     assert not re.search(r"https?:|//[a-z]|@import|url\(|\bfetch\(|XMLHttp|\beval\(", html)
     assert re.findall(r'(?:src|href)="([^"]*)"', html) == ["data:,"]
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
@@ -47,15 +41,19 @@ def test_the_page_loads_nothing():
 
 
 def test_the_same_networks_give_the_same_bytes():
-    assert to_html([linear(), linear("b", seed=1)]) == to_html([linear(), linear("b", seed=1)])
+    assert to_html([linear(), random_network("linear", 1)]) == to_html(
+        [linear(), random_network("linear", 1)]
+    )
 
 
-def test_weights_are_whole():
+def test_the_arrays_are_complete():
     network = linear()
     (carried,) = data_of(to_html([network]))
     text = carried["members"][0][1]["arrays"]["kernel"]
     kernel = np.frombuffer(b64decode(text), "<f4").reshape(784, 10)
-    np.testing.assert_array_equal(kernel, network.members[0][1].arrays["kernel"])
+    np.testing.assert_array_equal(
+        kernel, network.members[0].variables["params"]["logits"]["kernel"]
+    )
 
 
 def test_names_end_no_element():
@@ -66,17 +64,17 @@ def test_names_end_no_element():
     assert data_of(html)[0]["name"] == name
 
 
-def test_what_a_run_says_is_carried():
-    run = {"dataset": "mnist", "test_accuracy": 0.99, "test_count": 10_000, "num_params": 7}
+def test_the_runs_results_are_in_the_page():
+    run = {"dataset": "mnist", "test_accuracy": 0.99, "test_count": 10_000}
     (carried,) = data_of(to_html([linear(facts={"runs": [run]})]))
-    assert carried["parameters"] == 7
+    assert carried["parameters"] == 7850
     assert carried["runs"][0]["test_accuracy"] == 0.99
 
 
 def test_other_classes_are_refused(tmp_path):
     path = tmp_path / "digits.html"
     with pytest.raises(DigitsError, match=r"^b has the classes x y, a has 0 1 .* needs networks"):
-        write_page([linear("a"), linear("b", ("x", "y"))], path)
+        write_page([linear("a"), linear("b", class_names=("x", "y"))], path)
     assert not path.exists()
 
 
@@ -87,8 +85,8 @@ def test_too_few_and_too_many_are_refused(tmp_path, count):
 
 
 def test_an_ensemble_is_one_network():
-    both = combine([linear("a"), linear("b", seed=1)])
-    (carried,) = data_of(to_html([replace(both, name="both")]))
+    both = combine([linear("a"), random_network("linear", 1)])
+    (carried,) = data_of(to_html([both]))
     assert len(carried["members"]) == 2
 
 

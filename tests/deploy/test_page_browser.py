@@ -1,32 +1,149 @@
-"""The page in a browser: it answers as Python does, reads what is drawn, and asks nobody."""
+"""The page in a browser: it predicts as Python does, reads what is drawn, and requests nothing."""
 
 import gzip
+import io
+import math
+import shutil
 from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
 import pytest
-from paged import (
-    DESKTOP,
-    DIGITS,
-    PHONE,
-    STROKES,
-    draw,
-    on_canvas,
-    random_network,
-    says,
-    settle,
-    verdict,
-)
+from networks import DIGITS, constant_network, numpy_logits, random_network
+from PIL import Image, ImageDraw
+from programs import call
 
-from digits_jax.deploy.network import combine, numpy_logits
+from digits_jax.deploy.network import combine, load_network
+from digits_jax.deploy.page import write_page
+from digits_jax.vision.digit import place_digit
+from digits_jax.vision.segment import read_digit
 
 pytestmark = pytest.mark.browser
+DESKTOP = {"viewport": {"width": 1440, "height": 900}}
+PHONE = {
+    "viewport": {"width": 360, "height": 740},
+    "has_touch": True,
+    "is_mobile": True,
+    "device_scale_factor": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def cnn(tmp_path_factory, mnist_dir):
+    """A CNN after an epoch of MNIST, trained as users do."""
+    home = tmp_path_factory.mktemp("cnn")
+    flags = ("--arch=cnn", "--dataset=mnist", "--preset=quick", "--epochs=1", "--workdir=cnn")
+    status, _, errors = call(home, "train", *flags, f"--data-dir={mnist_dir}")
+    assert status == 0, errors
+    return load_network(home / "cnn")
+
+
+# --- the browser ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    with playwright.sync_playwright() as started:
+        paths = [shutil.which(name) for name in names] + [started.chromium.executable_path]
+        path = next((p for p in paths if p and Path(p).exists()), None)
+        if path is None:
+            pytest.skip("no Chromium is installed")
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic"]
+        browser = started.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """Opens a page of networks from disk; in the end, none has had an error or made a request."""
+    contexts, complaints, requests = [], [], []
+
+    def open_page(*networks, **options):
+        path = tmp_path / "digits.html"
+        write_page(networks, path)
+        context = browser.new_context(**{**DESKTOP, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-verdict]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert set(requests) <= {(tmp_path / "digits.html").as_uri()}
+
+
+def settle(page):
+    """Waits until the page has answered what was drawn."""
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
+def verdict(page):
+    settle(page)
+    return page.inner_text("#verdict")
+
+
+def on_canvas(page, x, y):
+    box = page.locator("#canvas").bounding_box()
+    return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+
+def draw(page, strokes):
+    """Draws with the mouse; strokes are lists of (x, y) in shares of the canvas."""
+    box = page.locator("#canvas").bounding_box()
+    for stroke in strokes:
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
+        page.mouse.move(*places[0])
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place)
+        page.mouse.up()
+
+
+def arc(x, y, width, height, start, stop, points=14):
+    """Points of an ellipse about (x, y); angles in degrees, clockwise from the right."""
+    angles = np.radians(np.linspace(start, stop, points))
+    return [(x + width * math.cos(a), y + height * math.sin(a)) for a in angles]
+
+
+STROKES = {
+    "0": [arc(0.5, 0.5, 0.2, 0.32, -90, 270, 24)],
+    "1": [[(0.52, 0.18), (0.5, 0.82)]],
+    "2": [[*arc(0.5, 0.35, 0.2, 0.17, -170, 40), (0.3, 0.8), (0.74, 0.8)]],
+    "3": [[*arc(0.48, 0.34, 0.19, 0.16, -150, 90), *arc(0.48, 0.66, 0.22, 0.16, -90, 150)]],
+    "4": [[(0.36, 0.18), (0.3, 0.52), (0.7, 0.52)], [(0.66, 0.2), (0.62, 0.84)]],
+    "5": [
+        [(0.38, 0.2), (0.36, 0.45), *arc(0.46, 0.62, 0.2, 0.19, -90, 140)],
+        [(0.38, 0.2), (0.7, 0.19)],
+    ],
+    "6": [[(0.6, 0.17), (0.42, 0.4), (0.34, 0.62), *arc(0.5, 0.66, 0.16, 0.16, 180, 540, 20)]],
+    "7": [[(0.3, 0.22), (0.7, 0.22), (0.46, 0.82)]],
+    "8": [
+        [
+            *arc(0.5, 0.34, 0.15, 0.15, 90, -90),
+            *arc(0.5, 0.34, 0.15, 0.15, -90, -270),
+            *arc(0.5, 0.66, 0.18, 0.17, -90, 270, 20),
+        ]
+    ],
+    "9": [[*arc(0.48, 0.36, 0.17, 0.17, 0, -360, 20), (0.64, 0.4), (0.58, 0.84)]],
+}
+
 
 # --- answers -------------------------------------------------------------------------------
 
 
 def page_logits(page, index, images):
-    """What the page's own functions answer to uint8 images."""
+    """What the page's own functions compute for uint8 images."""
     answers = page.evaluate(
         """([index, text]) => {
           const pixels = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -41,10 +158,10 @@ def page_logits(page, index, images):
     return np.array(answers)
 
 
-def test_the_page_answers_as_numpy_does(open_page):
-    networks = [random_network("a", 0), combine([random_network("b", 1), random_network("c", 2)])]
-    rng = np.random.default_rng(3)
-    images = rng.integers(0, 256, (50, 28, 28, 1), np.uint8)
+def test_the_page_computes_what_numpy_does(open_page):
+    ensemble = combine([random_network("mlp", 1), random_network("mlp", 2)])
+    networks = [random_network("cnn"), random_network("cnn-deep"), ensemble]
+    images = np.random.default_rng(3).integers(0, 256, (20, 28, 28, 1), np.uint8)
     images[0] = 0
     page = open_page(*networks)
     for index, network in enumerate(networks):
@@ -53,19 +170,20 @@ def test_the_page_answers_as_numpy_does(open_page):
 
 
 @pytest.mark.mnist
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_the_page_answers_mnist_as_numpy_does(open_page, cnn, mnist_dir, count):
+@pytest.mark.slow
+def test_the_page_computes_what_numpy_does_on_mnist(open_page, cnn, mnist_dir):
     data = gzip.decompress((mnist_dir / "t10k-images-idx3-ubyte.gz").read_bytes())
-    images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28, 1)[:count]
-    parts = np.split(images, max(count // 1000, 1))
-    expected = np.concatenate([numpy_logits(cnn, part.astype(np.float32) / 255) for part in parts])
+    images = np.frombuffer(data, np.uint8, offset=16).reshape(-1, 28, 28, 1)
     page = open_page(cnn)
-    found = np.concatenate([page_logits(page, 0, part) for part in parts])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+    for part in np.split(images, 10):
+        expected = numpy_logits(cnn, part.astype(np.float32) / 255)
+        found = page_logits(page, 0, part)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
 
 
 @pytest.mark.mnist
+@pytest.mark.slow
 def test_each_digit_that_is_drawn_is_read(open_page, cnn):
     page = open_page(cnn)
     read = {}
@@ -77,9 +195,8 @@ def test_each_digit_that_is_drawn_is_read(open_page, cnn):
     assert read == {digit: digit for digit in DIGITS}
 
 
-def test_ink_is_placed_as_python_places_it(open_page):
-    images = pytest.importorskip("digits_jax.vision.digit")
-    page = open_page(says(1, "one"))
+def test_place_digit_is_the_same_in_javascript(open_page):
+    page = open_page(constant_network(1, "one"))
     for width, height, left, right in ((90, 60, 40, 42), (60, 90, 10, 50), (100, 100, 45, 55)):
         ink = np.zeros((height, width), np.float32)
         ink[10:50, left:right] = 1
@@ -88,27 +205,27 @@ def test_ink_is_placed_as_python_places_it(open_page):
             "([ink, w, h]) => [...digits.placeDigit(Float32Array.from(ink), w, h)]",
             [ink.ravel().tolist(), width, height],
         )
-        expected = images.place_digit(ink).astype(int)
+        expected = place_digit(ink).astype(int)
         np.testing.assert_allclose(np.reshape(found, (28, 28)), expected, atol=1)
 
 
 # --- drawing -------------------------------------------------------------------------------
 
 
-def test_blank_sure_unsure_and_disagreement_are_said(open_page):
-    page = open_page(says(4, "a"), says(4, "b"))
+def test_each_verdict_is_shown(open_page):
+    page = open_page(constant_network(4, "a"), constant_network(4, "b"))
     assert verdict(page) == "No digit: the drawing area is blank."
     draw(page, STROKES["1"])
-    assert verdict(page) == "It is 4, say both models."
+    assert verdict(page) == "It is 4: both models agree."
     assert page.inner_text(".state >> nth=0").startswith("90.0%; then ")
-    page = open_page(says(4, "a"), says(9, "b", threshold=0.95))
+    page = open_page(constant_network(4, "a"), constant_network(9, "b", threshold=0.95))
     draw(page, STROKES["1"])
-    assert verdict(page) == "The models disagree: a reads 4, b reads 9 (not sure)."
+    assert verdict(page) == "The models disagree: a predicts 4, b predicts 9 (not confident)."
     page.wait_for_selector("#live:has-text('disagree')", state="attached")
 
 
 def test_undo_and_clear(open_page):
-    page = open_page(says(1, "one"))
+    page = open_page(constant_network(1, "one"))
     draw(page, STROKES["4"])
     page.click("#clear")
     assert verdict(page).startswith("No digit")
@@ -121,7 +238,7 @@ def test_undo_and_clear(open_page):
 
 
 def test_drawing_by_keyboard(open_page):
-    page = open_page(says(1, "one"))
+    page = open_page(constant_network(1, "one"))
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "canvas"
     page.keyboard.press("ArrowDown")
@@ -143,7 +260,7 @@ def test_drawing_by_keyboard(open_page):
 
 
 def swipe(page, start, stop):
-    """A finger from one place on the screen to another."""
+    """Moves a finger from one point of the screen to another."""
     session = page.context.new_cdp_session(page)
     for i in range(11):
         x, y = (a + (b - a) * i / 10 for a, b in zip(start, stop, strict=True))
@@ -155,7 +272,7 @@ def swipe(page, start, stop):
 
 
 def test_a_finger_draws_and_does_not_scroll(open_page):
-    page = open_page(says(1, "one"), says(2, "two"), **PHONE)
+    page = open_page(constant_network(1, "one"), constant_network(2, "two"), **PHONE)
     swipe(page, on_canvas(page, 0.5, 0.9), on_canvas(page, 0.5, 0.1))
     assert page.evaluate("scrollY") == 0
     assert verdict(page).startswith("The models disagree")
@@ -165,7 +282,7 @@ def test_a_finger_draws_and_does_not_scroll(open_page):
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_nothing_is_too_wide_or_too_small(open_page, options):
-    networks = [says(i, f"a-long-name-of-a-model-{i}") for i in range(4)]
+    networks = [constant_network(i, f"a-long-name-of-a-model-{i}") for i in range(4)]
     page = open_page(*networks, **options)
     draw(page, STROKES["2"])
     settle(page)
@@ -175,3 +292,156 @@ def test_nothing_is_too_wide_or_too_small(open_page, options):
         ".map(e => parseFloat(getComputedStyle(e).fontSize))"
     )
     assert min(sizes) >= 14
+
+
+# --- picture files --------------------------------------------------------------------------
+
+
+def picture(strokes, *, size=(300, 400), ink="black", paper="white", mode="RGB", form="PNG"):
+    """Strokes as a picture file, small and off the centre of a page."""
+    image = Image.new(mode, size, paper)
+    pen = ImageDraw.Draw(image)
+    for stroke in strokes:
+        points = [(120 + 140 * x, 30 + 140 * y) for x, y in stroke]
+        pen.line(points, fill=ink, width=9, joint="curve")
+        for x, y in points:
+            pen.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ink)
+    return encode(image, form)
+
+
+def encode(image, form="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def choose(page, name, data):
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": data})
+    page.wait_for_selector("main[aria-busy=false]")
+
+
+def drop(page, files):
+    """Drops files, given as bytes by name, on the page."""
+    transfer = page.evaluate_handle(
+        """files => {
+          const transfer = new DataTransfer();
+          for (const [name, bytes] of files) {
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+          }
+          return transfer;
+        }""",
+        [[name, list(data)] for name, data in files.items()],
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("main[aria-busy=false]")
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_pictures_are_read(open_page, cnn):
+    page = open_page(cnn)
+    colours = {
+        "dark.png": {},
+        "light.jpg": {"ink": "white", "paper": "black", "form": "JPEG"},
+        "grey.webp": {"ink": "#335", "paper": "#b0a898", "form": "WEBP"},
+        "clear.png": {"mode": "RGBA", "paper": (0, 0, 0, 0)},
+        "chalk.png": {"mode": "RGBA", "paper": (0, 0, 0, 0), "ink": "white"},
+        "plain.bmp": {"form": "BMP"},
+    }
+    for digit in "257":
+        for name, options in colours.items():
+            choose(page, name, picture(STROKES[digit], **options))
+            settle(page)
+            assert page.inner_text("#problem") == ""
+            assert (name, page.inner_text(".answer")) == (name, digit)
+
+
+def damaged():
+    good = picture(STROKES["5"], form="JPEG")
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 99, 255)]
+    animated = {"save_all": True, "append_images": frames[1:]}
+    bomb = bytearray(picture(STROKES["5"]))
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bent = bytearray(picture(STROKES["5"]))
+    bent[60:80] = bytes(20)
+    return {
+        "empty.png": (b"", "is empty"),
+        "text.png": (b"a letter", "is not a picture"),
+        "cut.jpg": (good[: len(good) // 2], "cut off"),
+        "head.jpg": (good[:3], "cut off"),
+        "cut.png": (picture(STROKES["5"])[:60], "cut off"),
+        "bent.png": (bytes(bent), "damaged"),
+        "bomb.png": (bytes(bomb), "60,000 x 60,000 pixels"),
+        "film.gif": (encode(frames[0], "GIF", **animated), "is not a picture"),
+        "film.png": (encode(frames[0], "PNG", **animated), "is animated"),
+        "film.webp": (encode(frames[0], "WEBP", **animated), "is animated"),
+        "blank.png": (encode(Image.new("L", (90, 90), 200)), "no ink"),
+        "dot.png": (encode(Image.new("L", (1, 1), 0)), "no ink"),
+    }
+
+
+def test_bad_files_are_one_line(open_page):
+    page = open_page(constant_network(1, "one"))
+    draw(page, STROKES["1"])
+    for name, (data, problem) in damaged().items():
+        drop(page, {name: data})
+        said = page.inner_text("#problem")
+        assert problem in said
+        assert "\n" not in said
+        assert verdict(page) == "It is 1."  # the drawing is still there
+
+
+def test_a_drop_without_a_file_is_one_line(open_page):
+    page = open_page(constant_network(1, "one"))
+    page.dispatch_event(
+        "body", "drop", {"dataTransfer": page.evaluate_handle("new DataTransfer()")}
+    )
+    assert "holds no picture" in page.inner_text("#problem")
+
+
+def test_of_several_files_the_first_is_read(open_page):
+    page = open_page(constant_network(1, "one"))
+    drop(page, {f"{digit}.png": picture(STROKES[digit]) for digit in "57"})
+    assert verdict(page) == "It is 1."
+    assert page.inner_text("#problem") == "5.png is read; the other files are ignored."
+
+
+def test_ink_follows_the_colour_scheme(open_page):
+    """Dark on light, and light on dark; what the models see is the same."""
+    page = open_page(constant_network(1, "one"), color_scheme="light")
+    draw(page, STROKES["1"])
+    settle(page)
+    middle = """([x, y]) => {
+      const canvas = document.querySelector("#canvas");
+      const side = canvas.width;
+      return canvas.getContext("2d").getImageData(x * side, y * side, 1, 1).data[0];
+    }"""
+    seen = "document.querySelector('#seen').toDataURL()"
+    light, before = page.evaluate(middle, [0.51, 0.5]), page.evaluate(seen)
+    page.emulate_media(color_scheme="dark")
+    settle(page)
+    assert light < 60 < 200 < page.evaluate(middle, [0.51, 0.5])
+    assert page.evaluate(seen) == before
+
+
+def test_a_dropped_picture_can_be_drawn_on_and_undone(open_page):
+    page = open_page(constant_network(1, "one"))
+    drop(page, {"five.png": picture(STROKES["5"])})
+    page.wait_for_selector("body[data-verdict=confident]")
+    draw(page, STROKES["1"])
+    page.click("#undo")
+    assert verdict(page) == "It is 1."
+    page.click("#undo")
+    assert verdict(page).startswith("No digit")
+
+
+def test_read_digit_is_the_same_in_javascript(open_page):
+    page = open_page(constant_network(1, "one"))
+    grey = np.array(Image.open(io.BytesIO(picture(STROKES["3"], paper="#ccc"))).convert("L"))
+    height, width = grey.shape
+    found = page.evaluate(
+        "([grey, w, h]) => [...digits.findDigit(grey, w, h)]",
+        [grey.ravel().tolist(), width, height],
+    )
+    expected = read_digit(grey).astype(int)
+    np.testing.assert_allclose(np.reshape(found, (28, 28)), expected, atol=2)

@@ -10,6 +10,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
+from numpy_layers import apply_layers
 
 # --- programs ------------------------------------------------------------------------------
 
@@ -74,6 +75,7 @@ def read_picture(data: bytes, mode: str, score) -> dict:
       "lines": for each line its (uint8 [28, 28], box) pairs; "text": the digits, lines apart by
       newlines, empty for a blank picture; "found": digits found in mode "digit", else None.
     """
+    from digits_jax.deploy.pictures import read_picture as read
     from scipy.special import softmax
 
     from digits_jax.deploy.predictor import Predictions
@@ -138,13 +140,12 @@ def module_logits(settings: dict, variables: dict[str, np.ndarray], images: np.n
 
 def make_network(members: list[tuple[dict, dict[str, np.ndarray]]], temperature: float):
     """What is exported: a network, or the ensemble of several (settings, variables)."""
-    from digits_jax.deploy.network import Network, combine, take_apart
+    from digits_jax.deploy.network import Member, Network, combine
 
     made = []
     for settings, variables in members:
-        tree = _nested(variables)
-        layers = take_apart(settings, tree["params"], tree.get("batch_stats", {}))
-        made.append(Network("golden", DIGITS, (layers,), 0.5, {"runs": []}, temperature))
+        member = Member(settings, _nested(variables))
+        made.append(Network("golden", DIGITS, (member,), 0.5, {"runs": []}, temperature))
     return combine(made)
 
 
@@ -158,11 +159,27 @@ def predictor_answers(network, images) -> tuple[np.ndarray, np.ndarray]:
 
 def npz_logits(network, path: Path, images):
     """Logits after ``--format=npz``, computed from the file with NumPy."""
-    from digits_jax.deploy.archive import read_archive, write_archive
-    from digits_jax.deploy.network import numpy_logits
+    from digits_jax.deploy.archive import write_archive
 
     write_archive(network, path)
-    return numpy_logits(read_archive(path), images)
+    with np.load(path) as file:
+        about = json.loads(str(file["network"]))
+        members = [
+            [
+                (layer["kind"], {name: file[entry] for name, entry in layer["arrays"].items()})
+                for layer in member["layers"]
+            ]
+            for member in about["members"]
+        ]
+    return _layers_logits(members, images)
+
+
+def _layers_logits(members, images):
+    """Logits of networks as lists of (kind, arrays)."""
+    from digits_jax.runs.ensembles import mean_log_probabilities
+
+    logits = [apply_layers(layers, images) for layers in members]
+    return logits[0] if len(logits) == 1 else mean_log_probabilities(logits)
 
 
 def onnx_logits(network, path: Path, images, calibration=None):
@@ -184,7 +201,6 @@ def stablehlo_logits(network, path: Path, images):
 
 def page_logits(network, images):
     """Logits of the network whose layers the exported page carries, computed with NumPy."""
-    from digits_jax.deploy.network import Layer, Network, numpy_logits
     from digits_jax.deploy.page import to_html
 
     html = to_html([network])
@@ -198,7 +214,6 @@ def page_logits(network, images):
             outputs = len(arrays["bias"])
             shape = (3, 3, -1, outputs) if found["kind"] == "conv" else (-1, outputs)
             arrays["kernel"] = arrays["kernel"].reshape(shape)
-        return Layer(found["kind"], arrays)
+        return found["kind"], arrays
 
-    members = tuple(tuple(map(layer, member)) for member in carried["members"])
-    return numpy_logits(Network("page", DIGITS, members, 0.5, {}), images)
+    return _layers_logits([list(map(layer, member)) for member in carried["members"]], images)

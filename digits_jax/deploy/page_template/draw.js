@@ -116,7 +116,7 @@ class Drawing {
     this.changed();
   }
 
-  // Everything anew: after undo, and where the canvas's size or colours are others.
+  // Draws everything again: after undo, and when the canvas's size or colours change.
   redraw() {
     const side = Math.round(this.canvas.clientWidth * Math.min(devicePixelRatio, 3));
     this.canvas.width = side;

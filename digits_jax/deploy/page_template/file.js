@@ -97,7 +97,7 @@ function checkPicture(bytes, name) {
     if (!(error instanceof RangeError)) throw error;
   }
   const pixels = facts.width * facts.height;
-  if (facts.animated) fail("is animated; give a picture that stands still.");
+  if (facts.animated) fail("is animated; give a still picture.");
   if (pixels > MOST_PIXELS) {
     const size = `${facts.width.toLocaleString("en")} x ${facts.height.toLocaleString("en")}`;
     fail(`is ${size} pixels; save it smaller, up to ${MOST_PIXELS / 1e6} million are allowed.`);

@@ -1,10 +1,10 @@
-// The page: networks, drawing and pictures on one side, answers on the other.
+// Connects the drawing and the pictures with the networks and their answers.
 
 function byId(id) {
   return document.getElementById(id);
 }
 
-// Shows what the networks say of the drawing as it is now; returns the milliseconds it took.
+// Shows the networks' predictions for the drawing as it is now; returns the milliseconds taken.
 function makeAnswering(networks, cards, announce) {
   return (drawing) => {
     const start = performance.now();
@@ -40,7 +40,7 @@ function oncePerFrame(work) {
   };
 }
 
-// A picture file onto the drawing; what is wrong with it, on the page.
+// Puts a picture file on the drawing, or what is wrong with it on the page.
 async function takePicture(drawing, files) {
   const problem = byId("problem");
   problem.textContent = "";
@@ -54,7 +54,7 @@ async function takePicture(drawing, files) {
   try {
     const ink = await readPicture(files[0]);
     drawing.add({ kind: "picture", ink });
-    if (files.length > 1) problem.textContent = `${files[0].name} is read, the others are not.`;
+    if (files.length > 1) problem.textContent = `${files[0].name} is read; the other files are ignored.`;
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     problem.textContent = error.message;
@@ -99,7 +99,7 @@ function listen(drawing) {
   });
 }
 
-// Answers nobody's image a few times, so that the first stroke meets compiled code.
+// Classifies a made-up image a few times, so that the first stroke meets compiled code.
 function warmUp(networks, rounds) {
   const ink = newInk(INK_SIDE, INK_SIDE);
   for (let i = 0; i < ink.data.length; i += 1) ink.data[i] = Number(i % INK_SIDE > 100 && i % 7 > 2);
@@ -131,7 +131,7 @@ function start() {
   listen(drawing);
   new ResizeObserver(() => drawing.redraw()).observe(byId("canvas"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawing.redraw());
-  // For programs and the curious: pure functions, and how long the last answers took.
+  // For programs: pure functions, and how long the last answers took.
   window.digits = Object.freeze({
     logits: (index, pixels) => [...networkLogits(networks[index], pixels)],
     placeDigit,

@@ -1,9 +1,9 @@
-// Networks as lists of plain layers (see network.py), on float32 arrays, one image at a time.
+// Networks as lists of plain layers (see fold.py), on float32 arrays, one image at a time.
 // A tensor is {data: Float32Array, height, width, channels}, channels last.
 
 const SIDE = 28;
 
-// Numbers of `text`, base64 of little-endian float32.
+// Decodes `text`, base64 of little-endian float32.
 function decodeFloats(text) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
@@ -129,7 +129,7 @@ const LAYERS = {
   dense,
 };
 
-// Probabilities of logits, float64; divided by the temperature they say how often it is right.
+// Probabilities, float64: the softmax of logits divided by the temperature.
 function softmax(logits, temperature = 1) {
   const most = Math.max(...logits);
   const powers = Float64Array.from(logits, (logit) => Math.exp((logit - most) / temperature));
@@ -137,14 +137,14 @@ function softmax(logits, temperature = 1) {
   return powers.map((power) => power / total);
 }
 
-// What one member of a network answers to an image; pixels: Uint8Array of 28 x 28.
+// The logits of one member of a network for an image; pixels: Uint8Array of 28 x 28.
 function memberLogits(layers, pixels) {
   const image = tensor(SIDE, SIDE, 1);
   for (let i = 0; i < pixels.length; i += 1) image.data[i] = pixels[i] / 255;
   return layers.reduce((x, layer) => LAYERS[layer.kind](x, layer.arrays), image).data;
 }
 
-// What a network answers: its logits; of an ensemble, the logarithm of the mean probability.
+// The logits of a network; of an ensemble, the logarithm of the mean probability.
 function networkLogits(network, pixels) {
   const answers = network.members.map((layers) => memberLogits(layers, pixels));
   if (answers.length === 1) return answers[0];
@@ -155,9 +155,10 @@ function networkLogits(network, pixels) {
   });
 }
 
-// {probabilities, order, sure}: the classes from the likeliest on, and whether that one is sure.
+// {probabilities, order, confident}: the classes by descending probability, and whether the first
+// one reaches the threshold.
 function answerOf(network, pixels) {
   const probabilities = softmax(networkLogits(network, pixels), network.temperature);
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
-  return { probabilities, order, sure: probabilities[order[0]] >= network.threshold };
+  return { probabilities, order, confident: probabilities[order[0]] >= network.threshold };
 }

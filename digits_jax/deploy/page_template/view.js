@@ -1,6 +1,6 @@
-// What the page shows: a card for each network, the verdict over them, and what they see.
+// What the page shows: a card for each network, the verdict over them, and their input.
 
-const MOST_ROWS = 10; // With more classes than that, the likeliest are shown.
+const MOST_ROWS = 10; // With more classes than that, the most probable are shown.
 
 function element(name, className, text = "") {
   const made = document.createElement(name);
@@ -9,7 +9,7 @@ function element(name, className, text = "") {
   return made;
 }
 
-// A probability as a person reads it; never 100.0% of what isn't certain.
+// A probability as a person reads it; never 100.0%.
 function percent(probability) {
   if (probability > 0.999) return ">99.9%";
   return probability < 0.001 ? "<0.1%" : `${(100 * probability).toFixed(1)}%`;
@@ -34,7 +34,7 @@ function makeRow() {
   return { row, name, bar, number };
 }
 
-// A network's card: its name, its answer, how sure it is, and a table of bars.
+// A network's card: its name, its prediction, the probability, and a table of bars.
 function makeCard(network, index) {
   const card = element("section", `card model-${index}`);
   const title = element("h2", "", network.name);
@@ -59,7 +59,7 @@ function showAnswer(card, network, answer) {
   const best = answer && names[answer.order[0]];
   card.answer.textContent = best ?? "–";
   card.answer.classList.toggle("long", (best ?? "").length > 2);
-  card.card.classList.toggle("unsure", Boolean(answer) && !answer.sure);
+  card.card.classList.toggle("doubtful", Boolean(answer) && !answer.confident);
   card.card.classList.toggle("blank", !answer);
   card.state.textContent = answer ? stateOf(names, answer) : "No answer yet";
   const ranked = answer && names.length > MOST_ROWS;
@@ -73,9 +73,9 @@ function showAnswer(card, network, answer) {
   });
 }
 
-// "98.2% sure; then 7, 1.1%": the likeliest and the runner-up.
-function stateOf(names, { probabilities, order, sure }) {
-  const first = `${percent(probabilities[order[0]])}${sure ? "" : ", not sure"}`;
+// "98.2%; then 7, 1.1%": the probability of the prediction, and the runner-up.
+function stateOf(names, { probabilities, order, confident }) {
+  const first = `${percent(probabilities[order[0]])}${confident ? "" : ", not confident"}`;
   return `${first}; then ${names[order[1]]}, ${percent(probabilities[order[1]])}`;
 }
 
@@ -85,17 +85,17 @@ function verdictOf(networks, answers) {
   if (!answers) return { kind: "blank", text: `No ${noun}: the drawing area is blank.` };
   const name = ({ class_names: names }, { order }) => names[order[0]];
   const said = networks.map((network, i) => {
-    const doubt = answers[i].sure ? "" : " (not sure)";
-    return `${network.name} reads ${name(network, answers[i])}${doubt}`;
+    const doubt = answers[i].confident ? "" : " (not confident)";
+    return `${network.name} predicts ${name(network, answers[i])}${doubt}`;
   });
-  const read = new Set(networks.map((network, i) => name(network, answers[i])));
-  if (read.size > 1) return { kind: "differ", text: `The models disagree: ${said.join(", ")}.` };
-  const [only] = read;
-  const sure = answers.filter((answer) => answer.sure).length;
-  const all = ["", ", say both models", ", say all models"][Math.min(networks.length, 3) - 1];
-  if (sure === answers.length) return { kind: "sure", text: `It is ${only}${all}.` };
-  if (sure === 0) return { kind: "unsure", text: `Not sure: it may be ${only}.` };
-  return { kind: "unsure", text: `It may be ${only}: ${said.join(", ")}.` };
+  const predicted = new Set(networks.map((network, i) => name(network, answers[i])));
+  if (predicted.size > 1) return { kind: "differ", text: `The models disagree: ${said.join(", ")}.` };
+  const [only] = predicted;
+  const confident = answers.filter((answer) => answer.confident).length;
+  const all = ["", ": both models agree", ": all models agree"][Math.min(networks.length, 3) - 1];
+  if (confident === answers.length) return { kind: "confident", text: `It is ${only}${all}.` };
+  if (confident === 0) return { kind: "doubtful", text: `Not confident: it may be ${only}.` };
+  return { kind: "doubtful", text: `It may be ${only}: ${said.join(", ")}.` };
 }
 
 // The 28x28 that the models see, or paper, onto a canvas of that size.
@@ -109,7 +109,7 @@ function showPixels(canvas, pixels) {
   canvas.setAttribute("aria-label", pixels ? "28 by 28 pixels, as the models see it" : "Blank");
 }
 
-// Says `text` to a screen reader once nothing newer has come for a while.
+// Announces `text` to screen readers after `delay` ms without a newer one.
 function makeAnnouncer(region, delay) {
   let timer = 0;
   return (text, wait = delay) => {
@@ -120,7 +120,7 @@ function makeAnnouncer(region, delay) {
   };
 }
 
-// "cnn: 68,218 parameters, 99.12% of 10,000 mnist test images right"
+// "cnn: 68,218 parameters, 99.12% of 10,000 mnist test images correct"
 function describe(network) {
   const runs = network.runs.filter((run) => run.test_accuracy !== null);
   const parts = [`${network.name}: ${network.parameters.toLocaleString("en")} parameters`];
@@ -128,7 +128,7 @@ function describe(network) {
   if (network.members.length === 1 && runs.length === 1) {
     const { test_accuracy: accuracy, test_count: count, dataset } = runs[0];
     const images = `${(count ?? 0).toLocaleString("en")} ${dataset ?? ""} test images`;
-    parts.push(`${(100 * accuracy).toFixed(2)}% of ${images} right`);
+    parts.push(`${(100 * accuracy).toFixed(2)}% of ${images} correct`);
   }
   return parts.join(", ");
 }

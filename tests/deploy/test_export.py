@@ -1,0 +1,139 @@
+"""python -m digits_jax.export: what it writes, and what it refuses."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from digits_jax import export as export_program
+from digits_jax import load_dataset, read_run
+from digits_jax.deploy.onnx import onnx_logits
+from digits_jax.deploy.predictor import Predictor
+from digits_jax.deploy.stablehlo import read_stablehlo
+
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+
+
+def logits_of(file, images):
+    """The logits of an exported file's own runtime."""
+    if file.suffix == ".onnx":
+        return onnx_logits(file, images)
+    if file.suffix == ".npz":
+        return Predictor.load(file).predict(images).logits
+    return np.asarray(read_stablehlo(file)(images))
+
+
+@pytest.mark.parametrize("format_", ["onnx", "stablehlo", "npz"])
+def test_each_format_predicts_as_the_run_did(run, here, tmp_path, format_):
+    scored = read_run(run)
+    for _ in range(2):  # an export can be made again
+        status, out, err = here(export_program, run, f"--format={format_}")
+        assert (status, err) == (0, "")
+        folder = tmp_path / f"digits-cnn-{format_}"
+        file = folder / f"model.{format_}"
+        assert out == f"{folder.name}: MODEL_CARD.md, manifest.json, {file.name}\n"
+    images = load_dataset("digits").test.images.astype(np.float32) / 255
+    found = logits_of(file, images)
+    np.testing.assert_allclose(found, scored.logits, atol=1e-4)
+    np.testing.assert_array_equal(found.argmax(-1), scored.logits.argmax(-1))
+    about = json.loads((folder / "manifest.json").read_text())
+    assert (about["file"], about["class_names"]) == (file.name, list("0123456789"))
+    assert about["input"]["shape"] == ["n", 28, 28, 1]
+    assert about["facts"]["runs"][0]["params_sha256"] == scored.results["params_sha256"]
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert f"{scored.results['test_accuracy']:.2%}" in card
+    assert f"{file.stat().st_size:,} bytes" in card
+
+
+def test_an_ensemble_is_one_model_with_a_card_of_its_own(run, here, tmp_path):
+    again = shutil.copytree(run, tmp_path / "run2")
+    argv = (run, again, "--ensemble", "--format=npz", "-o", "both")
+    assert here(export_program, *argv)[0] == 0
+    predictor = Predictor.load(tmp_path / "both" / "model.npz")
+    assert len(predictor.network.members) == 2
+    test = load_dataset("digits").test
+    once, both = Predictor.load(run).predict(test.images), predictor.predict(test.images)
+    np.testing.assert_allclose(both.probabilities, once.probabilities, atol=2e-3)
+    # The card states its calibrated probabilities; by hand:
+    card = (tmp_path / "both" / "MODEL_CARD.md").read_text()
+    shares = both.probabilities[np.arange(360), test.labels].astype(np.float64)
+    assert f"({int((both.labels != test.labels).sum())} errors of 360)" in card
+    assert f"| mean probability of the prediction | {both.confidence.mean():.2%} |" in card
+    assert f"| negative log likelihood, nats | {-np.log(shares).mean():.4f} |" in card
+    # An exported file exports again.
+    argv = (tmp_path / "both" / "model.npz", "--format=onnx", "-o", "onnx")
+    assert here(export_program, *argv)[0] == 0
+    logits = onnx_logits(tmp_path / "onnx" / "model.onnx", test.images.astype(np.float32) / 255)
+    np.testing.assert_allclose(logits, both.logits, atol=1e-4)
+
+
+def test_a_page_can_be_made_again(run, here, tmp_path):
+    for _ in range(2):
+        status, _, err = here(export_program, run, run, "--format=html", "-o", "d.html")
+        assert (status, err) == (0, "")
+    text = (tmp_path / "d.html").read_text()
+    assert '"digits-cnn (1)"' in text
+    assert '"digits-cnn (2)"' in text
+
+
+def test_int8_states_its_accuracy(run, here, tmp_path):
+    status, out, _ = here(export_program, run, "--format=onnx", "--int8", "-o", "out")
+    assert status == 0
+    test = load_dataset("digits").test
+    found = onnx_logits(tmp_path / "out/model.onnx", test.images.astype(np.float32) / 255)
+    accuracy = f"{(found.argmax(-1) == test.labels).mean():.2%}"
+    assert f"test accuracy, int8: {accuracy}\n" in out
+    assert f"| test accuracy, int8 | {accuracy} |" in (tmp_path / "out/MODEL_CARD.md").read_text()
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["quantized"] is True
+
+
+def test_seeds_beside_a_run_are_in_its_card(run, here, tmp_path):
+    for seed in (1, 2):
+        copy = shutil.copytree(run, tmp_path / f"run-seed{seed}")
+        config = json.loads((copy / "config.json").read_text())
+        config["config"]["seed"] = seed
+        (copy / "config.json").write_text(json.dumps(config))
+        results = json.loads((copy / "results.json").read_text())
+        results["test_accuracy"] = 0.5 + 0.1 * seed
+        (copy / "results.json").write_text(json.dumps(results))
+    here(export_program, tmp_path / "run-seed1", "--format=npz", "-o", "out")
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "Over 2 runs that differ in their seed alone: test accuracy 65.00 ± 7.07%" in card
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "--format is missing: {html,onnx,"),
+        (["--format=npz"], "no RUN is given"),
+        (["RUN", "--format=pdf"], "--format=pdf: give html, onnx"),
+        (["RUN", "RUN", "--format=onnx"], "holds one model, and 2 runs are given"),
+        (["RUN", "--format=npz", "--int8"], "--int8 goes with --format=onnx"),
+        (["nowhere", "--format=npz"], "nowhere: no such folder"),
+        (["full", "--format=npz"], "full: holds no run"),
+        (["full/file", "--format=npz"], "isn't a network that digits_jax exported"),
+        (["RUN", "--format=npz", "-o", "full"], "full: holds other files"),
+        (["RUN", "--format=html", "-o", "full/file"], "exists, and isn't a page of this program"),
+        (["RUN", "--format=npz", "-o", "full/file"], "full/file: can't be written"),
+    ],
+)
+def test_a_refusal_is_one_line_and_writes_nothing(run, here, tmp_path, argv, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    status, out, err = here(export_program, *[run if word == "RUN" else word for word in argv])
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_missing_package_leaves_no_card(run, here, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    status, _, err = here(export_program, run, "--format=onnx", "-o", "out")
+    assert status == 2
+    assert 'pip install "digits_jax[export]"' in err
+    assert not (tmp_path / "out" / "MODEL_CARD.md").exists()

@@ -1,5 +1,6 @@
 """The programs as users start them: in processes of their own, or in this one."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,20 +19,19 @@ TINY = (*TINY, "--batch-norm", "--batch-size=64")
 
 
 def environment(home):
-    """Nobody's settings, and nothing of what this test session has set."""
-    mine = {"XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "TFDS_DATA_DIR"}
+    """The environment without the settings of the user and of this test session."""
+    removed = {"XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "TFDS_DATA_DIR"}
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in mine and not name.startswith("DIGITS_JAX")
+        if name not in removed and not name.startswith("DIGITS_JAX")
     }
-    # Where packages lie on the path, they are wanted too.
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {**kept, "HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
 
 
 def start(home, program, *argv, script=None, env=None, closed_stderr=False):
-    """A program, or a script, in a process of its own."""
+    """Starts a program, or a script, in a process of its own."""
     what = ["-c", script] if script else ["-m", f"digits_jax.{program}"]
     shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"] if closed_stderr else []
     return subprocess.Popen(
@@ -44,15 +44,37 @@ def start(home, program, *argv, script=None, env=None, closed_stderr=False):
     )
 
 
-def call(home, program, *argv):
-    """A program in a process of its own: its status, output and errors."""
-    with start(home, program, *argv) as process:
+def call(home, program, *argv, **options):
+    """Returns the status, the output and the errors of a program in a process of its own."""
+    with start(home, program, *argv, **options) as process:
         try:
             out, err = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
     return process.returncode, out, err
+
+
+@contextlib.contextmanager
+def training(home, *argv, until, **options):
+    """A training in a process of its own, once it has printed a line that begins with a text."""
+    with start(home, "train", *argv, **options) as process:
+        try:
+            line = ""
+            while not line.startswith(until):
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def stop(process, *signals):
+    """Sends signals, and returns the status and the errors of the process."""
+    for number in signals:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    return process.returncode, err
 
 
 @pytest.fixture
@@ -77,11 +99,11 @@ def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="module")
-def trained(home):
-    """A finished run: its folder, and what its training said. It is read only."""
-    said = call(home, "train", *TINY, "--workdir=run")
-    return home / "run", said
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A finished run, for reading only: its folder, and what `call` returned."""
+    parent = tmp_path_factory.mktemp("trained")
+    return parent / "run", call(parent, "train", *TINY, "--workdir=run")
 
 
 def assert_one_error_line(status, out, err):

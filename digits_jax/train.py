@@ -52,21 +52,23 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     """
     early = parse_known(_Early, argv)
     if early.resume and early.config is not None:
-        raise ConfigError("config starts a new run, resume goes on with one; give one of them")
+        raise ConfigError("--config starts a new run, --resume continues one; give one of them")
     if early.resume and not early.workdir:
-        raise ConfigError("resume needs workdir, the folder of the run")
+        raise ConfigError("--resume needs --workdir, the folder of the run")
     if early.resume:
         path = Path(early.workdir or "").expanduser()
         folder.check_run(path)
         run, saved_options = read_config(path)
         options = saved_options.for_resuming(path)
+        _check_same(early, run, path)
     elif early.config is not None:
         run, saved_options = read_config(Path(early.config).expanduser())
         # Sums round differently on another number of devices.
         options = dataclasses.replace(
             saved_options.for_resuming(early.config), workdir=None, devices=saved_options.devices
         )
-        _check_repeated(early, run)
+        # A data set of another name is a choice.
+        _check_same(dataclasses.replace(early, dataset=None), run, early.config)
         if early.teacher == NO_TEACHER:
             run = dataclasses.replace(run, **dict.fromkeys(("teacher", *DISTILLATION)))
         if early.ensemble == 1:
@@ -86,19 +88,21 @@ class _Early:
     workdir: str | None = None
     arch: str | None = None
     preset: str | None = None
+    dataset: str | None = None
     teacher: str | None = None
     ensemble: int | None = None
 
 
-def _check_repeated(early: _Early, run: TrainConfig) -> None:
-    """A preset and an architecture have filled in fields of the run already, which would stay."""
-    for name, value in (("arch", early.arch), ("preset", early.preset)):
-        value = "mlp" if value == "ann" else value
+def _check_same(early: _Early, run: TrainConfig, path: str | Path) -> None:
+    """Refuses what a run's other fields depend on, before another data set is downloaded."""
+    arch = "mlp" if early.arch == "ann" else early.arch
+    for name, value in (("arch", arch), ("preset", early.preset), ("dataset", early.dataset)):
         own = getattr(run, name)
-        if value not in (None, own):
+        # Without its version, a data set may be the same one.
+        if value not in (None, own, "auto") and value != own.split(":")[0]:
             raise ConfigError(
-                f"{name}={value}: the run given as config has {name}={own}, and all that it fills "
-                f"in; leave {name} out, or give no config"
+                f"{name}={value}: the run in {path} has {name}={own}; leave it out, or start a new "
+                "run"
             )
 
 

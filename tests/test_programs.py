@@ -145,7 +145,7 @@ def test_bad_input_is_one_line(here, tmp_path, argv, said):
     ("argv", "said"),
     [
         (["nowhere"], "nowhere: no such folder"),
-        ([], "RUN is missing: folder of the run"),
+        ([], "RUN is missing"),
         (["run", "--jsn"], "did you mean --json?"),
         (["unfinished"], "has no checkpoint yet"),
     ],
@@ -169,14 +169,12 @@ def test_a_second_run_in_the_same_folder(trained, here):
     assert after == before
 
 
-@pytest.mark.parametrize(
-    "flag",
-    [
-        *("--seed=1", "--arch=cnn", "--batch-size=32", "--hidden-sizes=8", "--augment=affine"),
-        "--dataset=kmnist",  # nothing is downloaded
-    ],
-)
+OTHER = "--seed=1 --arch=cnn --batch-size=32 --hidden-sizes=8 --augment=affine --dataset=kmnist"
+
+
+@pytest.mark.parametrize("flag", OTHER.split())
 def test_resuming_as_another_run_names_the_field(trained, here, flag):
+    """Before another data set is downloaded, and also what the run's other fields depend on."""
     ending = here(train_program, "--resume", f"--workdir={trained[0]}", flag, "--devices=1")
     assert_one_error_line(*ending)
     assert f"error: {flag.partition('=')[0]}" in ending[2]

@@ -17,12 +17,12 @@ import pytest
 from programs import here, home, trained  # noqa: F401 - fixtures
 
 # A script's background job ignores Ctrl-C, and so does every process that it starts: those that a
-# test interrupts would go on for ever. A handler isn't inherited, the default takes its place.
+# test interrupts would never end. A handler isn't inherited: the default takes its place.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Tests compile much and compute little. What is compiled as users have it runs in test_programs.
+# Tests compile much and compute little. Code compiled with optimizations runs in test_programs.
 jax.config.update("jax_disable_most_optimizations", True)
 jax.devices()  # Started here, or the first `fit` would choose the number of devices.
 
@@ -37,37 +37,20 @@ MNIST_FILES = (
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Programs that are the same to XLA are compiled once in a session."""
+    """Equal programs are compiled once in a session."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(autouse=True)
-def _handlers_come_back():
+def _restore_signal_handlers():
     """A program leaves its signal handlers in place, as its process is about to end."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
-
-
-def pytest_collection_modifyitems(config, items):
-    """DIGITS_JAX_SLOW_PART=0/3: of the slow tests every third, from the first. CI takes turns."""
-    part = os.environ.get("DIGITS_JAX_SLOW_PART")
-    if not part:
-        return
-    index, count = map(int, part.split("/"))
-    # Neighbours, which are of one kind and take as long, are in different parts.
-    slow = sorted((item for item in items if item.get_closest_marker("slow")), key=_id)
-    left_out = {item.nodeid for place, item in enumerate(slow) if place % count != index}
-    config.hook.pytest_deselected(items=[i for i in items if i.nodeid in left_out])
-    items[:] = [item for item in items if item.nodeid not in left_out]
-
-
-def _id(item):
-    return item.nodeid
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Prepared tfds data sets and their streams: the same batches as from memory, or one clear line."""
 
+import errno
 import io
 import json
 import os
@@ -156,6 +157,18 @@ def test_mnist_is_the_same_from_files(mnist_dir, tmp_path):
     np.testing.assert_array_equal(labels, memory.train.labels)
     source = tfds.data_source("mnist", data_dir=tmp_path, split="test")
     assert [int(source[i]["label"]) for i in range(4)] == [2, 0, 4, 8]
+
+
+def test_a_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
+    load_dataset("mnist", write_files(tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    refused("mnist can't be prepared in .*No space left", "mnist", tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 # --- what can be wrong ---------------------------------------------------------------------

@@ -1,10 +1,12 @@
-"""Images a second of a whole split, and the time that one image takes.
+"""Images a second of the test set, and the time that one image takes.
 
-The networks are as they are before training: what they answer costs as much as later on.
+The networks are trained for a moment: what they answer costs as much as later on.
 """
 
 import itertools
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,161 +14,138 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from digits_jax.benchmarks.machine import describe_device
-from digits_jax.benchmarks.processes import COLD, in_child
-from digits_jax.benchmarks.products import limit, measured_products
-from digits_jax.benchmarks.settings import train_config
-from digits_jax.benchmarks.step import flops
+from digits_jax.benchmarks.options import InferenceOptions, train_config
+from digits_jax.benchmarks.processes import in_child
+from digits_jax.benchmarks.products import flops, product_flops_per_second
 from digits_jax.benchmarks.timing import spread, time_in_turn
-from digits_jax.deploy.network import Member, Network
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.training import parallel
-from digits_jax.training.plan import Plan, prepare
+from digits_jax.training.loop import run
+from digits_jax.training.run_metadata import device_name
 from digits_jax.training.scoring import make_scorer
+from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import predict_step
 
 
-def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
+def benchmark(options: InferenceOptions) -> dict[str, Any]:
     """Measures each network in a process of its own.
 
-    Args:
-      settings: see `digits_jax.benchmarks.settings`.
-
     Returns:
-      "device", "dataset", "products" (a row for each network), "rows" (a row for each network and
-      batch size) and "latencies" (a row for each network and way to call it).
+      "device", "dataset", "test_set" (a row for each network and way to score the whole test set),
+      "forward_pass" (a row for each network and batch size) and "one_image" (a row for each network
+      and way to call it).
     """
-    for arch in settings["archs"]:
-        train_config(settings, arch=arch)
+    for arch in options.arch:
+        train_config(options, arch=arch)
     answers = [
-        in_child("inference", {**settings, "arch": arch}, COLD)
-        for arch in tqdm(settings["archs"], "inference", unit="network", leave=False, disable=None)
+        in_child(measure, options, arch)
+        for arch in tqdm(options.arch, "inference", unit="network", leave=False, disable=None)
     ]
+    tables = ("test_set", "forward_pass", "one_image")
     return {
-        "device": answers[0]["device"],
-        "dataset": answers[0]["dataset"],
-        "products": [answer["product"] for answer in answers],
-        "rows": [row for answer in answers for row in answer["rows"]],
-        "latencies": [row for answer in answers for row in answer["latencies"]],
+        **answers[0],
+        **{name: [row for answer in answers for row in answer[name]] for name in tables},
     }
 
 
-def measure(settings: dict[str, Any]) -> dict[str, Any]:
-    """Measures one network, settings["arch"], with JAX in this process."""
-    plan = prepare(train_config(settings, arch=settings["arch"]))
-    state, test = plan.for_scoring(plan.initial_state()), plan.dataset.test
-    named = {"name": plan.dataset.name, "sha256": plan.dataset.sha256, "test_count": len(test)}
-    sizes = [fitting(size, len(test), plan.mesh.size) for size in settings["batch_sizes"]]
-    before = measured_products(plan.mesh, ("float32",), settings)["float32"]
-    rows = _measure_split(plan, state, list(dict.fromkeys(sizes)), settings)
-    after = measured_products(plan.mesh, ("float32",), settings)["float32"]
-    most = limit(before["rates"], after["rates"])
-    for row in rows:
-        row["fraction"] = row["flops_per_second"] and row["flops_per_second"] / most
-    product = {"arch": settings["arch"], "dtype": "float32", "devices": plan.mesh.size}
-    product |= {"size": before["size"], "before": before["rates"], "after": after["rates"]}
+def measure(options: InferenceOptions, arch: str) -> dict[str, Any]:
+    """Measures one network with JAX in this process."""
+    with tempfile.TemporaryDirectory(prefix="digits_jax-") as folder:
+        config = train_config(options, arch=arch, epochs=0.001, workdir=f"{folder}/run")
+        setup = prepare(*config)
+        state = run(setup, quiet=True).state
+        predictor = Predictor.load(f"{folder}/run")
     return {
-        "device": describe_device(plan.mesh),
-        "dataset": named,
-        "product": product,
-        "rows": rows,
-        "latencies": list(_latencies(plan, state, settings["calls"])),
+        "device": device_name(setup.mesh),
+        "dataset": setup.dataset.name,
+        "test_set": list(_test_set(setup, state, predictor, options)),
+        "forward_pass": list(_forward_pass(setup, state, options)),
+        "one_image": list(_one_image(setup, state, predictor, options.calls)),
     }
 
 
-def fitting(size: int, images: int, devices: int) -> int:
-    """A batch size that the devices divide, no larger than the images need.
-
-    Example:
-      >>> fitting(10_000, images=360, devices=1), fitting(1000, images=10_000, devices=3)
-      (360, 1002)
-    """
-    return -(-min(size, images) // devices) * devices
-
-
-def _measure_split(plan, state, sizes, settings):
-    """A row for each batch size, all of them measured in turn."""
-    compiled = [_compile(plan, state, size) for size in sizes]
-    runs = [run for each in compiled for run in (each["score"], each["predict"])]
-    times = {"repeats": settings["repeats"], "seconds": settings["seconds"]}
-    found = time_in_turn(runs, **times)
-    rows = []
-    for size, each, whole, alone in zip(sizes, compiled, found[::2], found[1::2], strict=True):
-        forward_rate = spread([size / seconds for seconds in alone])
-        count = each["flops"]
-        rows.append(
-            {
-                "arch": plan.config.arch,
-                "batch_size": size,
-                "devices": plan.mesh.size,
-                "compile_seconds": each["compile_seconds"],
-                "score_images_per_second": spread(
-                    [len(plan.dataset.test) / seconds for seconds in whole]
-                ),
-                "forward_images_per_second": forward_rate,
-                "flops": count,
-                "flops_per_second": count and count / size * forward_rate["median"],
-            }
-        )
-    return rows
+def _test_set(
+    setup: TrainSetup, state: TrainState, predictor: Predictor, options: InferenceOptions
+) -> Iterator[dict[str, Any]]:
+    """Everything included, from uint8 images in memory to what a caller gets."""
+    score, test = make_scorer([setup]), setup.dataset.test
+    ways = {
+        "Predictor.predict": lambda: predictor.predict(test.images),
+        "scoring of training": lambda: score(state, [test]),
+    }
+    found = time_in_turn(
+        [_repeated(call) for call in ways.values()],
+        repeats=options.repeats,
+        seconds=options.seconds,
+    )
+    for way, seconds in zip(ways, found, strict=True):
+        rate = spread([len(test) / each for each in seconds])
+        row = {"arch": setup.config.arch, "way": way, "test_count": len(test)}
+        yield {**row, "images_per_second": rate}
 
 
-def _compile(plan, state, size):
-    """What scores the test set, and the forward pass alone: each ``f(count)``."""
-    test, mesh = plan.dataset.test, plan.mesh
-    started = time.perf_counter()
-    score = make_scorer(state, mesh, size)
-    compile_seconds = time.perf_counter() - started
-
-    def score_split(count):
+def _repeated(call: Callable[[], object]) -> Callable[[int], None]:
+    def run(count: int) -> None:
         for _ in range(count):
-            score(state, test)
+            call()
 
-    placed = parallel.shard(np.resize(test.images, (size, 28, 28, 1)), mesh)
+    return run
+
+
+def _forward_pass(
+    setup: TrainSetup, state: TrainState, options: InferenceOptions
+) -> Iterator[dict[str, Any]]:
+    """The network alone, its images on the devices; all batch sizes are measured in turn."""
+    mesh, test = setup.mesh, setup.dataset.test
+    state = setup.for_scoring(state)
+    # Sizes that the devices divide, no larger than the images need.
+    sizes = [-(-min(size, len(test)) // mesh.size) * mesh.size for size in options.batch_sizes]
+    sizes = list(dict.fromkeys(sizes))
     step = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
-    lowered = step.lower(state, placed)
-    forward = lowered.compile()
+    placed = [parallel.shard(np.resize(test.images, (size, 28, 28, 1)), mesh) for size in sizes]
+    lowered = [step.lower(state, images) for images in placed]
+    compiled = [each.compile() for each in lowered]
+    runs = [
+        _repeated(lambda code=code, x=images: jax.block_until_ready(code(state, x)))
+        for code, images in zip(compiled, placed, strict=True)
+    ]
+    before = product_flops_per_second(mesh, "float32", quick=options.quick)
+    found = time_in_turn(runs, repeats=options.repeats, seconds=options.seconds)
+    limit = max(before, product_flops_per_second(mesh, "float32", quick=options.quick))
+    for size, each, seconds in zip(sizes, lowered, found, strict=True):
+        count, rate = flops(each), spread([size / block for block in seconds])
+        flop_rate = count and count / size * rate["median"]
+        yield {
+            "arch": setup.config.arch,
+            "batch_size": size,
+            "devices": mesh.size,
+            "images_per_second": rate,
+            "flops": count,
+            "flops_per_second": flop_rate,
+            "matrix_product_flops_per_second": limit,
+            "fraction": flop_rate and flop_rate / limit,
+        }
 
-    def predict(count):
-        for _ in range(count):
-            forward(state, placed).block_until_ready()
 
-    return {
-        "score": score_split,
-        "predict": predict,
-        "compile_seconds": compile_seconds,
-        "flops": flops(lowered, forward, mesh.size),
-    }
-
-
-def _latencies(plan: Plan, state: TrainState, calls: int):
-    images = itertools.cycle(plan.dataset.test.images[:100])
-    predictor = Predictor(fresh_network(plan, state))
-    variables = jax.device_put(jax.device_get(state), jax.devices()[0])
+def _one_image(
+    setup: TrainSetup, state: TrainState, predictor: Predictor, calls: int
+) -> Iterator[dict[str, Any]]:
+    """From a uint8 image in memory to logits in memory."""
+    images = itertools.cycle(setup.dataset.test.images[:100])
+    variables = jax.device_put(jax.device_get(setup.for_scoring(state)), jax.devices()[0])
     bare = jax.jit(predict_step)
     ways = {
         "Predictor.predict": predictor.predict,
         "jitted step": lambda image: np.asarray(bare(variables, image[None])),
     }
     for way, call in ways.items():
-        started = time.perf_counter()
-        call(next(images))
-        first = time.perf_counter() - started
         seconds = []
-        for number in range(calls + max(1, calls // 10)):
+        for _ in range(calls + max(1, calls // 10)):
             image = next(images)
             started = time.perf_counter()
             call(image)
-            if number >= max(1, calls // 10):  # those before warm up
-                seconds.append(time.perf_counter() - started)
-        found = {**spread(seconds), "p99": float(np.percentile(seconds, 99))}
-        yield {"arch": plan.config.arch, "way": way, "first_seconds": first, "seconds": found}
-
-
-def fresh_network(plan: Plan, state: TrainState) -> Network:
-    """A network that nobody has trained, as `Predictor` takes it."""
-    config = plan.config
-    variables = jax.device_get(state.variables)
-    members = (Member(config.to_dict(), variables),)
-    return Network(f"{config.arch}-fresh", plan.dataset.class_names, members, 0.5, {})
+            seconds.append(time.perf_counter() - started)
+        first, warm = seconds[0], seconds[-calls:]  # those between warm up
+        row = {"arch": setup.config.arch, "way": way, "first_call_seconds": first}
+        yield {**row, "call_seconds": spread(warm), "p99_seconds": float(np.percentile(warm, 99))}

@@ -1,44 +1,25 @@
-"""How fast the devices multiply matrices: the rate that a training step is compared with.
+"""How fast the devices multiply matrices: the rate that a network's operations are compared with.
 
 A rate that was measured says more than a data sheet's: it has the clock, the library and the
 number of cores that the step has as well.
 """
 
-import statistics
-from collections.abc import Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
-from digits_jax.benchmarks.timing import time_blocks
+from digits_jax.benchmarks.timing import spread, time_in_turn
 from digits_jax.models.matmul_conv import precision_of
 from digits_jax.training import parallel
 
 # Rows and columns of the square matrices: enough to keep a device of that kind busy.
-_SIZES = {"cpu": 2048}
-_ACCELERATOR_SIZE = 8192
-_QUICK_SIZES = {"cpu": 1024}
-_QUICK_ACCELERATOR_SIZE = 4096
+_SIZES = {"cpu": (2048, 1024)}
+_ACCELERATOR_SIZES = (8192, 4096)
 
 
-def matrix_size(platform: str, *, quick: bool) -> int:
-    """Rows, and columns, of the matrices.
-
-    Example:
-      >>> matrix_size("cpu", quick=False), matrix_size("gpu", quick=False)
-      (2048, 8192)
-    """
-    if quick:
-        return _QUICK_SIZES.get(platform, _QUICK_ACCELERATOR_SIZE)
-    return _SIZES.get(platform, _ACCELERATOR_SIZE)
-
-
-def product_rates(
-    mesh: Mesh, dtype: str, size: int, *, repeats: int, seconds: float
-) -> list[float]:
-    """Floating-point operations a second of matrix products, on all devices of a mesh at once.
+def product_flops_per_second(mesh: Mesh, dtype: str, *, quick: bool) -> float:
+    """Measures floating-point operations a second of matrix products, on all devices at once.
 
     Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. Factors
     in float32 stay float32, and sums are, as in training.
@@ -46,18 +27,12 @@ def product_rates(
     Args:
       mesh: of the devices.
       dtype: "float32" or "bfloat16".
-      size: n.
-      repeats: blocks that are measured.
-      seconds: that each takes, about.
+      quick: smaller matrices, for a shorter time.
 
     Returns:
-      The rate of each block, over all devices.
-
-    Example:
-      >>> mesh = parallel.make_mesh(jax.devices()[:1])
-      >>> len(product_rates(mesh, "float32", 16, repeats=2, seconds=0.001))
-      2
+      The median over five blocks.
     """
+    size = _SIZES.get(mesh.devices.flat[0].platform, _ACCELERATOR_SIZES)[quick]
     right = parallel.replicate(jnp.full((size, size), 1 / size, dtype), mesh)
     left = parallel.shard(jnp.ones((mesh.size * size, size), dtype), mesh)
     # Sums are float32, as in training: XLA's CPU backend widens bfloat16 for any other.
@@ -66,45 +41,33 @@ def product_rates(
             a, b, precision=precision_of(dtype), preferred_element_type=jnp.float32
         ),
         mesh,
-        outputs=jax.sharding.PartitionSpec(parallel.AXIS),
+        outputs=P(parallel.AXIS),
     )
 
-    def run(count):
+    def run(count: int) -> None:
         for _ in range(count):  # each awaited: none run side by side
-            product(right, left).block_until_ready()
+            jax.block_until_ready(product(right, left))
 
-    blocks = time_blocks(run, repeats=repeats, seconds=seconds)
-    return [mesh.size * 2 * size**3 / each for each in blocks]
+    [blocks] = time_in_turn([run], repeats=5, seconds=0.05 if quick else 0.3)
+    return mesh.size * 2 * size**3 / spread(blocks)["median"]
 
 
-def measured_products(
-    mesh: Mesh, dtypes: Sequence[str], settings: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """The rates of each type, measured as a benchmark's settings ask for.
+def flops(lowered: jax.stages.Lowered) -> float | None:
+    """Counts floating-point operations of one call, as XLA's cost analysis has it.
 
-    Args:
-      mesh: of the devices.
-      dtypes: of `product_rates`.
-      settings: of the benchmark.
+    What is lowered is of whole arrays, on all devices, and nothing in it has become a call of a
+    library, whose operations nobody would count. The count has every addition and comparison, too.
 
     Returns:
-      For each type its "size" and "rates".
-    """
-    size = settings.get("matrix_size") or matrix_size(
-        mesh.devices.flat[0].platform, quick=settings["quick"]
-    )
-    block = {"repeats": min(settings["repeats"], 5), "seconds": min(settings["seconds"], 0.3)}
-    return {
-        dtype: {"size": size, "rates": product_rates(mesh, dtype, size, **block)}
-        for dtype in dtypes
-    }
-
-
-def limit(before: Sequence[float], after: Sequence[float]) -> float:
-    """What the device can do: of two measurements' medians the one that less else disturbed.
+      None where a backend can't analyse it.
 
     Example:
-      >>> limit([1.0, 5.0, 6.0], [4.0])
-      5.0
+      >>> flops(jax.jit(jnp.dot).lower(jnp.ones((2, 3)), jnp.ones((3, 5))))
+      60.0
     """
-    return max(statistics.median(before), statistics.median(after))
+    try:
+        costs = lowered.cost_analysis()
+    except (NotImplementedError, RuntimeError):  # a plug-in may not have it
+        return None
+    costs = costs[0] if isinstance(costs, list) and costs else costs
+    return float((costs or {}).get("flops", 0)) or None

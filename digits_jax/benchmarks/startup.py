@@ -5,6 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from digits_jax.benchmarks.options import StartupOptions
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.timing import spread
 from digits_jax.data.datasets import load_dataset
@@ -27,17 +28,14 @@ _LOAD_PARTS = (
 )
 
 
-def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
+def benchmark(options: StartupOptions) -> dict[str, Any]:
     """Starts processes, each kind in turn, so that a busy moment strikes all alike.
 
-    Args:
-      settings: see `digits_jax.benchmarks.settings`.
-
     Returns:
-      "dataset" and "rows", one for each kind of process, and for the parts of the one that loads.
+      "dataset" and "processes", a row for each kind of process, and for the parts of the one that
+      loads: seconds from its start to its end, all imports from the system's memory.
     """
-    where = settings["dataset"], settings["data_dir"]
-    dataset = load_dataset(*where)  # which may download and prepare: not what is measured here
+    dataset = load_dataset(options.dataset, options.data_dir)  # may download: isn't measured
     python = sys.executable
     commands = {
         "python -c pass": [python, "-c", "pass"],
@@ -46,26 +44,23 @@ def benchmark(settings: dict[str, Any]) -> dict[str, Any]:
         "import digits_jax": [python, "-c", "import digits_jax"],
         "import flax, optax": [python, "-c", "import flax.linen, optax"],
         "python -m digits_jax.train --help": [python, "-m", "digits_jax.train", "--help"],
-        "load_dataset, twice": [python, "-c", _LOAD, where[0], where[1] or ""],
+        "load_dataset, twice": [python, "-c", _LOAD, options.dataset, options.data_dir or ""],
     }
     # Once more than is asked for: the first time reads the files into the system's memory.
     # --quick hasn't the time, and this very program has read most of them.
-    rounds = settings["repeats"] + (0 if settings["quick"] else 1)
+    rounds = options.repeats + (not options.quick)
     seconds: dict[str, list[float]] = {}
-    bar = tqdm(total=rounds * len(commands), desc="startup", leave=False, disable=None)
-    with bar:
-        for _ in range(rounds):
-            for what, command in commands.items():
-                ended = timed_process(command)
-                seconds.setdefault(what, []).append(ended.seconds)
-                if command[2] == _LOAD:
-                    for part, text in zip(_LOAD_PARTS, ended.said.split(), strict=True):
-                        seconds.setdefault(part, []).append(float(text))
-                bar.update()
-    kept = {what: each[-settings["repeats"] :] for what, each in seconds.items()}
+    for _ in tqdm(range(rounds), "startup", unit="round", leave=False, disable=None):
+        for what, command in commands.items():
+            finished = timed_process(command)
+            seconds.setdefault(what, []).append(finished.seconds)
+            if command[2] == _LOAD:
+                for part, text in zip(_LOAD_PARTS, finished.output.split(), strict=True):
+                    seconds.setdefault(part, []).append(float(text))
     return {
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
-        "rows": [
-            {"what": what, "seconds": spread(each), "repeats": each} for what, each in kept.items()
+        "dataset": dataset.name,
+        "processes": [
+            {"process": what, "seconds": spread(each[-options.repeats :])}
+            for what, each in seconds.items()
         ],
     }

@@ -337,8 +337,7 @@ class _Training:
         """Takes all steps that are left; logs, scores and saves between them."""
         setup, options = self.setup, self.setup.options
         step, last = int(np.ravel(jax.device_get(state.step))[0]), setup.total_steps
-        on_cpu, processes = setup.platform == "cpu", jax.process_count()
-        ahead = 1 if setup.mesh.size > 1 and on_cpu else MAX_STEPS_AHEAD
+        ahead, processes = steps_ahead(setup), jax.process_count()
         pending: list[tuple[int, int, dict[str, jax.Array]]] = []
         last_save = time.monotonic()
         with contextlib.ExitStack() as stack:
@@ -479,6 +478,11 @@ class _Training:
             **{name: totals[name] for name in ZERO_SECONDS},
             "total_seconds": totals["total_seconds"] + since,
         }
+
+
+def steps_ahead(setup: TrainSetup) -> int:
+    """Returns how many steps may be under way before the loop waits for the devices."""
+    return 1 if setup.mesh.size > 1 and setup.platform == "cpu" else MAX_STEPS_AHEAD
 
 
 def _choose_workdir(setup: TrainSetup) -> Path:

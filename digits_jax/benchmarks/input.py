@@ -84,7 +84,7 @@ def _measure(
     dataset: Dataset, threads: int | None, batch_size: int, options: InputOptions
 ) -> dict[str, Any]:
     """Seconds to the first batch, and images a second after it."""
-    order: dict[str, int] = {"seed": 0, "batch_size": batch_size}
+    order: dict[str, Any] = {"seed": options.seed, "batch_size": batch_size}
     train: Any = dataset.train
     if threads and options.evict:
         _evict(train.paths)

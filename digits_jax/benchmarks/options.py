@@ -57,13 +57,27 @@ class DeviceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOptions(DeviceOptions):
-    """Of `benchmarks.step`."""
-
+class _Networks(DeviceOptions):
     arch: tuple[str, ...] = ("cnn", "mlp")
     """Networks."""
     preset: Literal["quick", "standard", "best", "tiny"] = "quick"
     """Recipe of the networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Blocks(Options):
+    seed: int = 0
+    """Seed of the parameters and the order of images."""
+    repeats: int = 7
+    """Blocks of each measurement."""
+    seconds: float = 0.5
+    """Seconds of each block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions(_Networks, _Blocks):
+    """Of `benchmarks.step`."""
+
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
     """Images in a batch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -72,42 +86,22 @@ class StepOptions(DeviceOptions):
     """As in training."""
     steps_per_call: int | Literal["auto"] = "auto"
     """As in training: a number, or auto."""
-    seed: int = 0
-    """Seed of the parameters and the order of images."""
-    repeats: int = 11
-    """Blocks of each measurement."""
-    seconds: float = 0.5
-    """Seconds of each block."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(DeviceOptions):
+class InferenceOptions(_Networks, _Blocks):
     """Of `benchmarks.inference`."""
 
-    arch: tuple[str, ...] = ("cnn", "mlp")
-    """Networks."""
-    preset: Literal["quick", "standard", "best", "tiny"] = "quick"
-    """Recipe of the networks."""
     batch_sizes: tuple[int, ...] = (200, 500, 1000, 10_000)
     """Images in a batch of the forward pass."""
-    seed: int = 0
-    """Seed of the parameters."""
     calls: int = 200
     """Calls with one image each."""
-    repeats: int = 7
-    """Blocks of each measurement."""
-    seconds: float = 0.5
-    """Seconds of each block."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeToAccuracyOptions(DeviceOptions):
+class TimeToAccuracyOptions(_Networks):
     """Of `benchmarks.time_to_accuracy`."""
 
-    arch: tuple[str, ...] = ("cnn", "mlp")
-    """Networks."""
-    preset: Literal["quick", "standard", "best", "tiny"] = "quick"
-    """Recipe of the networks."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """As in training."""
     seeds: int = 3
@@ -124,7 +118,7 @@ class TimeToAccuracyOptions(DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputOptions(Options):
+class InputOptions(_Blocks):
     """Of `benchmarks.input`."""
 
     batch_sizes: tuple[int, ...] = (128, 256, 1024)
@@ -133,10 +127,6 @@ class InputOptions(Options):
     """Threads that read files."""
     at_once: int = 4096
     """Images that a thread reads at once."""
-    repeats: int = 7
-    """Blocks of each measurement."""
-    seconds: float = 1.0
-    """Seconds of each block."""
     evict: bool = False
     """Ask the system to forget the files before each row."""
 
@@ -150,7 +140,7 @@ class StartupOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScalingOptions(DeviceOptions):
+class ScalingOptions(DeviceOptions, _Blocks):
     """Of `benchmarks.scaling`."""
 
     batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
@@ -161,12 +151,6 @@ class ScalingOptions(DeviceOptions):
     """Training images in an epoch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """As in training."""
-    seed: int = 0
-    """Seed of the parameters and the order of images."""
-    repeats: int = 5
-    """Blocks of each measurement."""
-    seconds: float = 0.5
-    """Seconds of each block."""
 
 
 def train_config(options: Options, **fields: Any) -> tuple[TrainConfig, RunOptions]:

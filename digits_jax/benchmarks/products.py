@@ -4,6 +4,8 @@ A rate that was measured says more than a data sheet's: it has the clock, the li
 number of cores that the step has as well.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -66,8 +68,7 @@ def flops(lowered: jax.stages.Lowered) -> float | None:
       60.0
     """
     try:
-        costs = lowered.cost_analysis()
+        costs: Any = lowered.cost_analysis()
     except (NotImplementedError, RuntimeError):  # a plug-in may not have it
         return None
-    costs = costs[0] if isinstance(costs, list) and costs else costs
     return float((costs or {}).get("flops", 0)) or None

@@ -139,9 +139,6 @@ def _setups(
         return prepare(*config, dataset or base.dataset)
 
     config = base.config
-    assert config.batch_size
-    assert config.channels
-    assert config.dense_size
     if factor == "batch":
         for size in options.batch_sizes:
             yield size, changed(batch_size=size)

@@ -1,46 +1,33 @@
-"""How accurate can it get: python -m experiments.accuracy
+"""How accurate each recipe can get: python -m experiments.accuracy
 
-Trains each recipe with several seeds, as an ensemble whose members are also looked at one by one,
-and writes ``experiments/results/accuracy.json`` and ``accuracy.md``. What was chosen was chosen on
-the validation split; the test set is read once per seed, after the last step. A recipe that is
-there already is not trained again, so that an interrupted table goes on where it stopped.
+Trains each recipe as an ensemble of several seeds, and writes accuracy.json and accuracy.md: what
+the networks reach one by one and together. Recipes were chosen on the validation split; the test
+set is read once per seed, after the last step. A recipe that is there already isn't repeated.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import tyro
 
-from digits_jax.benchmarks.words import some
+from digits_jax import ConfigError, Run, read_run
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import ConfigError
 from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
-from digits_jax.hardware import cpu_count
-from digits_jax.runs import folder
-from digits_jax.runs.ensembles import members_of
-from digits_jax.runs.folder import read_json, read_run, replace_files
-from experiments.cores import shares
-from experiments.members import train_members
-from experiments.running import results_folder
-
-RESULTS = Path(__file__).parent / "results"
+from digits_jax.formatting import fixed, markdown_table, mean_sd, percent, plural
+from digits_jax.runs.folder import hold_folder, read_json
+from experiments.study import RESULTS, train_run, write_results
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What is trained, and what its mean accuracy is to reach.
+class Recipe(NamedTuple):
+    """Flags of `digits_jax.train`, and goals: of the mean, the best seed, and all together.
 
-    Attributes:
-      flags: of `digits_jax.train`; "{runs}" is the folder of all recipes.
-      goal: a fraction, or None.
-      best: what the best seed is to reach, or None.
-      together: what all seeds are to reach together, or None.
+    In the flags "{runs}" is the folder of all recipes.
     """
 
     flags: str
@@ -52,7 +39,7 @@ class Recipe:
 LARGE = "--arch=mlp --preset=best --hidden-sizes=2048,2048,2048 --adversarial=0.05"
 RECIPES = {
     "cnn-standard": Recipe("--arch=cnn --dataset=mnist", 0.9962),
-    # What standard was before, of a fifth of the parameters.
+    # The preset standard before, with a fifth of the parameters.
     "cnn-small": Recipe(
         "--arch=cnn --channels=24,48 --dense-size=128 --batch-size=256 --epochs=25 --dataset=mnist"
     ),
@@ -64,9 +51,9 @@ RECIPES = {
     ),
     "mlp-best": Recipe("--arch=mlp --preset=best --dataset=mnist", 0.996, best=0.9966),
     "cnn-best": Recipe("--arch=cnn --preset=best --dataset=mnist", 0.9976, together=0.998),
-    # What `best` isn't as it takes hours on a CPU.
+    # No preset, as it takes hours on a CPU.
     "mlp-large": Recipe(f"{LARGE} --epochs=300 --dataset=mnist"),
-    # Learning from five takes a GPU's minutes, and hours of a CPU.
+    # To learn from five networks takes minutes of a GPU, and hours of a CPU.
     "cnn-distilled": Recipe("--arch=cnn --preset=best --dataset=mnist --teacher={runs}/cnn-best"),
     "mlp-large-distilled": Recipe(
         f"{LARGE} --epochs=60 --dataset=mnist --teacher={{runs}}/cnn-best"
@@ -84,181 +71,152 @@ RECIPES = {
 class Arguments:
     """What to train."""
 
-    recipes: Annotated[
-        tuple[str, ...], tyro.conf.arg(help_behavior_hint=f"(default: {','.join(RECIPES)})")
-    ] = tuple(RECIPES)
+    recipes: tuple[str, ...] = tuple(RECIPES)
     """Recipes, in this order."""
     seeds: int = 5
     """Seeds 0, 1, ... of each."""
-    jobs: int = 1
-    """Members trained at once, each with its share of the cores."""
+    together: bool = False
+    """Train a recipe's seeds in one vmapped step; on an accelerator they always are."""
     runs: Path = Path("runs/accuracy")
     """Folder of the runs."""
-    data_dir: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: as for training)")
-    ] = None
-    """Folder of the data set."""
+    data_dir: str | None = None
+    """Folder of the data set, as for training."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of accuracy.json and accuracy.md."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains what is missing, then writes the table of all that is there."""
-    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
-    if unknown := [name for name in arguments.recipes if name not in RECIPES]:
-        raise ConfigError(f"--recipes={','.join(unknown)}: give some of {', '.join(RECIPES)}")
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
+    if unknown := set(arguments.recipes) - set(RECIPES):
+        raise ConfigError(f"--recipes={min(unknown)}: give some of {', '.join(RECIPES)}")
     if arguments.seeds < 2:
         raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
-    shares(arguments.jobs)  # so many as there are cores: said before a folder is made
-    _check_teachers(arguments)
-    path = results_folder(arguments.output) / "accuracy.json"
-    for row in (read_json(path) if path.exists() else {}).values():
-        if (count := len(row["members"])) != arguments.seeds:
-            raise ConfigError(
-                f"--seeds={arguments.seeds}: {path} is of {count} seeds; give --seeds={count}, or "
-                "another --output"
-            )
-    for name in arguments.recipes:
-        flags = [word.format(runs=arguments.runs) for word in RECIPES[name].flags.split()]
-        flags += [f"--data-dir={arguments.data_dir}"] if arguments.data_dir else []
-        workdir = arguments.runs / name
-        train_members(flags, workdir, arguments.seeds, arguments.jobs)
-        row = {"flags": RECIPES[name].flags, **measure(workdir)}
-        # Read after the hours of training: others may have been added to it.
-        table = {**(read_json(path) if path.exists() else {}), name: row}
-        ordered = {name: table[name] for name in RECIPES if name in table}
-        text = markdown(ordered)
-        files = {path: (json.dumps(ordered, indent=1) + "\n").encode()}
-        replace_files({**files, path.with_suffix(".md"): text.encode()})
-    print(text)
-
-
-def _check_teachers(arguments):
     for place, name in enumerate(arguments.recipes):
         teacher = RECIPES[name].flags.partition("--teacher={runs}/")[2]
-        there = teacher in arguments.recipes[:place]
-        there = there or (arguments.runs / teacher / folder.RESULTS).exists()
-        if teacher and not there:
+        there = (arguments.runs / teacher / "results.json").exists()
+        if teacher and not there and teacher not in arguments.recipes[:place]:
             raise ConfigError(
-                f"--recipes={name}: it learns from {teacher}, which isn't in {arguments.runs}; "
-                f"give --recipes={teacher},{name}"
+                f"--recipes={name}: its teacher {teacher} isn't in {arguments.runs}; give "
+                f"--recipes={teacher},{name}"
             )
+    with hold_folder(arguments.output):
+        path = arguments.output / "accuracy.json"
+        table = read_json(path) if path.exists() else {}
+        for name in arguments.recipes:
+            workdir = arguments.runs / name
+            flags = [word.format(runs=arguments.runs) for word in RECIPES[name].flags.split()]
+            flags += [f"--ensemble={arguments.seeds}"]
+            flags += ["--together"] if arguments.together else []
+            flags += [f"--data-dir={arguments.data_dir}"] if arguments.data_dir else []
+            train_run(flags, workdir)
+            table[name] = {"flags": RECIPES[name].flags, **measure(workdir)}
+            write_results(path, table, markdown(table))
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-    """What the members of an ensemble reach, each and together.
-
-    Args:
-      workdir: of a finished ensemble.
-    """
-    runs = [read_run(member) for member in members_of(workdir)]
-    together = read_run(workdir)
+    """Reads what the networks of an ensemble reach, one by one and together."""
+    ensemble = read_run(workdir)
+    members = [read_run(workdir / name) for name in ensemble.results["members"]]
     return {
-        "dataset": together.results["dataset"],
-        "device": together.results["device"],
-        # Runs of before don't say: they had all.
-        "cores": runs[0].results.get("num_cores", cpu_count()),
-        "num_params": runs[0].results["num_params"],
-        "members": [{"seed": run.results["seed"], **_scores(run)} for run in runs],
-        "ensemble": _scores(together),
+        "dataset": ensemble.results["dataset"],
+        "device": ensemble.results["device"],
+        "cores": members[0].results["num_cores"],
+        "num_params": members[0].results["num_params"],
+        "members": [{"seed": run.results["seed"], **score(run)} for run in members],
+        "ensemble": score(ensemble),
     }
 
 
-def _scores(run):
-    right = run.logits.argmax(-1) == run.labels
-    half = len(right) // 2
+def score(run: Run) -> dict[str, Any]:
+    """Scores a run's test predictions: all of them, each half, and without doubtful labels."""
+    correct = run.logits.argmax(-1) == run.labels
+    half = len(correct) // 2
     found = {
-        "test_accuracy": float(right.mean()),
-        "test_errors": int((~right).sum()),
-        "test_count": len(right),
-        "first_half_accuracy": float(right[:half].mean()),
-        "second_half_accuracy": float(right[half:].mean()),
-        "validation_accuracy": run.results["validation_accuracy"],
-        "total_seconds": run.results["total_seconds"],
-        "params_sha256": run.results["params_sha256"],
+        "test_accuracy": float(correct.mean()),
+        "test_errors": int((~correct).sum()),
+        "test_count": len(correct),
+        "first_half_accuracy": float(correct[:half].mean()),
+        "second_half_accuracy": float(correct[half:].mean()),
+        **{
+            name: run.results[name]
+            for name in ("validation_accuracy", "total_seconds", "params_sha256")
+        },
     }
-    doubtful = PUBLISHED_LABEL_ERRORS.get(run.results["dataset"])
-    if doubtful:
-        sound = [i for i in range(len(right)) if i not in doubtful]
-        found["without_doubtful_accuracy"] = float(right[sound].mean())
+    if doubtful := PUBLISHED_LABEL_ERRORS.get(run.results["dataset"]):
+        found["without_doubtful_accuracy"] = float(np.delete(correct, list(doubtful)).mean())
     return found
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table: for each recipe a line for its seeds, and one for them together."""
-    lines = [
-        "| `python -m digits_jax.train` ... | parameters | test accuracy | 95% interval | best "
-        "| without doubtful labels | first, second half | a run | goal |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name, row in table.items():
-        lines += _lines(RECIPES[name], row)
+    """Makes the table: for each recipe a line for its seeds, and one for them together."""
+    lines = []
+    for name in (name for name in RECIPES if name in table):
+        row, recipe = table[name], RECIPES[name]
+        members, ensemble = row["members"], row["ensemble"]
+        accuracies = [run["test_accuracy"] for run in members]
+        mean, best = statistics.mean(accuracies), max(accuracies)
+        minutes = statistics.median(run["total_seconds"] / 60 for run in members)
+        platform, _, kind = row["device"].partition(": ")
+        # On an accelerator networks train side by side, and a run has a share of it.
+        where = plural(row["cores"], "core") if platform == "cpu" else kind
+        goals = [_goal("", recipe.goal, mean), _goal("best ", recipe.best, best)]
+        accuracy, deviation = mean_sd(accuracies, 3, factor=100).split(" ± ")
+        lines.append(
+            (
+                f"`{row['flags']}`",
+                f"{row['num_params']:,}",
+                f"**{accuracy}%** ± {deviation}",
+                _interval(mean, members[0]["test_count"]),
+                percent(best),
+                *_parts(members),
+                f"{fixed(minutes, 1)} min, {where}",
+                "; ".join(filter(None, goals)),
+            )
+        )
+        lines.append(
+            (
+                f"... `--ensemble={len(members)}`",
+                f"{len(members)} × {row['num_params']:,}",
+                f"**{percent(ensemble['test_accuracy'])}**",
+                _interval(ensemble["test_accuracy"], ensemble["test_count"]),
+                "",
+                *_parts([ensemble]),
+                f"{fixed(ensemble['total_seconds'] / 60, 1)} min",
+                _goal("", recipe.together, ensemble["test_accuracy"]),
+            )
+        )
+    columns = ["`python -m digits_jax.train` ...", "parameters", "test accuracy", "95% interval"]
+    columns += ["best", "without doubtful labels", "first, second half", "a run", "goal"]
     devices = ", ".join(dict.fromkeys(row["device"] for row in table.values()))
-    seeds = len(next(iter(table.values()))["members"])
-    lines.append("")
-    lines.append(
-        f"Mean ± standard deviation of {seeds} seeds after the last step, and below each what they "
-        "answer together (the mean of their probabilities); Wilson's intervals are of one run of "
-        f"that accuracy; a run: its median time ({devices})."
+    seeds = sorted({len(row["members"]) for row in table.values()})
+    note = (
+        f"Mean ± standard deviation of {' or '.join(map(str, seeds))} seeds after the last step, "
+        "and below each the accuracy of the mean of their probabilities; Wilson's intervals are of "
+        f"one run of that accuracy; a run: its median time ({devices})."
     )
-    return "\n".join(lines) + "\n"
+    return f"{markdown_table(lines, columns)}\n\n{note}"
 
 
-def _lines(recipe, row):
-    members, together = row["members"], row["ensemble"]
-    found = [run["test_accuracy"] for run in members]
-    mean, minutes = (
-        statistics.mean(found),
-        statistics.median(run["total_seconds"] / 60 for run in members),
-    )
-    reached = [_reached("", recipe.goal, mean), _reached("best ", recipe.best, max(found))]
-    yield _line(
-        f"`{row['flags']}`",
-        f"{row['num_params']:,}",
-        f"**{mean:.3%}** ± {100 * statistics.stdev(found):.3f}",
-        _interval(mean, members[0]["test_count"]),
-        f"{max(found):.2%}",
-        _mean(members, "without_doubtful_accuracy"),
-        f"{_mean(members, 'first_half_accuracy')}, {_mean(members, 'second_half_accuracy')}",
-        f"{minutes:.1f} min, {_on(row)}",
-        "; ".join(filter(None, reached)),
-    )
-    yield _line(
-        f"... `--ensemble={len(members)}`",
-        f"{len(members)} × {row['num_params']:,}",
-        f"**{together['test_accuracy']:.2%}**",
-        _interval(together["test_accuracy"], together["test_count"]),
-        "",
-        _mean([together], "without_doubtful_accuracy"),
-        f"{together['first_half_accuracy']:.2%}, {together['second_half_accuracy']:.2%}",
-        f"{together['total_seconds'] / 60:.1f} min",
-        _reached("", recipe.together, together["test_accuracy"]),
-    )
+def _goal(what: str, goal: float | None, accuracy: float) -> str:
+    reached = "yes" if goal is not None and accuracy >= goal else "no"
+    return "" if goal is None else f"{what}≥ {percent(goal)}: {reached}"
 
 
-def _reached(what, goal, found):
-    return "" if goal is None else f"{what}≥ {goal:.2%}: {'yes' if found >= goal else 'no'}"
-
-
-def _on(row):
-    """What a run had: on an accelerator, where members train side by side, a share of it."""
-    platform, _, kind = row["device"].partition(": ")
-    return some(row["cores"], "core") if platform == "cpu" else kind
-
-
-def _line(*cells):
-    return f"| {' | '.join(cells)} |"
-
-
-def _interval(accuracy, count):
+def _interval(accuracy: float, count: int) -> str:
     low, high = wilson_interval(accuracy * count, count)
-    return f"{low:.2%} to {high:.2%}"
+    return f"{percent(low)} to {percent(high)}"
 
 
-def _mean(runs, name):
-    if name not in runs[0]:
-        return "-"
-    return f"{statistics.mean(run[name] for run in runs):.2%}"
+def _parts(runs: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Mean accuracies without doubtful labels, and of the halves of the test set."""
+
+    def mean(name: str) -> str:
+        values = [run[name] for run in runs if name in run]
+        return percent(statistics.mean(values)) if values else percent(None)
+
+    halves = f"{mean('first_half_accuracy')}, {mean('second_half_accuracy')}"
+    return mean("without_doubtful_accuracy"), halves
 
 
 if __name__ == "__main__":

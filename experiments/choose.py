@@ -1,53 +1,41 @@
-"""Which recipe is better, by images held out of training: python -m experiments.choose --name=NAME
+"""Compares recipes on images held out of training: python -m experiments.choose --name=NAME
 
-Trains candidates with several seeds and drops the test split before: what isn't there can't be
-chosen by. Candidates are compared with the first one seed by seed, so that what a seed does to
-both cancels out. With ``--folds=12`` each of twelve seeds is scored on another twelfth of the
-training and validation images, which it isn't trained on (seed 0 on MNIST's own validation split):
-a difference of a tenth of a percent needs more images than one split has. After each ``--`` stands
-a candidate, as flags of ``digits_jax.train``:
+Each candidate, the flags of ``digits_jax.train`` after a ``--``, is trained with several seeds and
+compared with the first one seed by seed. The test split isn't there. With ``--folds=12`` each of
+twelve seeds is scored on another twelfth of the training and validation images: a difference of a
+tenth of a percent needs more images than one validation split has.
 
   python -m experiments.choose --name=tiny -- --preset=tiny -- --preset=tiny --dropout=0.1
 
-Writes ``NAME.json`` and ``NAME.md`` into ``experiments/results/choices``. Trainings that are there
-are kept: with more ``--seeds`` or candidates it goes on.
+Writes NAME.json and NAME.md. Trainings that are there are kept: with more seeds or candidates it
+continues.
 """
 
-import dataclasses
-import json
-import os
 import shlex
 import statistics
 import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from digits_jax.benchmarks.processes import stopping_children
-from digits_jax.benchmarks.words import some
-from digits_jax.cli import parse, run_program
-from digits_jax.config import NOT_THE_RUN, TrainConfig
-from digits_jax.data.datasets import load_dataset
-from digits_jax.errors import ConfigError, shown
-from digits_jax.hardware import processor_name
-from digits_jax.runs.folder import hold_folder, read_json, replace_files
-from digits_jax.train import parse_config
-from experiments.cores import pin, shares
-from experiments.running import results_folder
-
-# What all candidates share, or none has, as nothing is written of a training but its row.
-NOT_OF_A_CANDIDATE = (
-    *("dataset", "data_dir", "config", "input", "workdir", "dry_run", "resume", "eval_only"),
-    *("coordinator", "num_processes", "process_id", "checkpoint_every_steps", "together"),
+from digits_jax import (
+    ConfigError,
+    Dataset,
+    RunOptions,
+    TrainConfig,
+    TrainingDivergedError,
+    load_dataset,
+    prepare,
+    train_members,
 )
-RESULTS = Path(__file__).parent / "results" / "choices"
+from digits_jax.cli import parse, run_program
+from digits_jax.formatting import duration, fixed, markdown_table, mean_sd
+from digits_jax.hardware import keep_freed_memory, use_compilation_cache
+from digits_jax.runs.folder import hold_folder, read_json
+from experiments.study import RESULTS, hold_out, mean_se, without_test, write_results
 
 
 @dataclass(frozen=True)
@@ -55,114 +43,59 @@ class Arguments:
     """What to compare."""
 
     name: str
-    """Of the files that are written."""
-    seeds: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: 3, or as many as --folds)")
-    ] = None
-    """Seeds 0, 1, ... of each."""
+    """Name of the files that are written."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of each candidate, at least 2."""
     folds: int = 0
-    """Cross-validation: seed K is scored on part K of so many, and trained on the others; 0: all are scored on the validation split."""  # noqa: E501
+    """Score seed K on part K of so many, and train it on the others; 0: score all on the validation split."""  # noqa: E501
     dataset: str = "mnist"
-    """Name of the data set."""
-    data_dir: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: as for training)")
-    ] = None
-    """Folder of the data set."""
-    jobs: int = 1
-    """Trainings at once, each with its share of the cores."""
-    together: bool = False
-    """Train a candidate's seeds in one step, side by side: on an accelerator as fast as one."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
+    """Data set, as for training."""
+    data_dir: str | None = None
+    """Folder of the data set, as for training."""
+    together: int = 3
+    """Seeds trained side by side in one step: on an accelerator as fast as one, on a CPU in about two thirds of the time."""  # noqa: E501
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS / "choices"
     """Folder of the files."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains what is missing, then writes the table of all that is there."""
-    own, *candidates = split(argv)
-    words = f"{__doc__.splitlines()[0]} -- FLAGS -- FLAGS ..."
-    arguments = parse(Arguments, own, doc=words)
-    if arguments.seeds is None:
-        arguments = dataclasses.replace(arguments, seeds=arguments.folds or 3)
-    check(arguments, candidates)
-    with hold_folder(results_folder(arguments.output)):
-        compare(arguments, candidates, shlex.join(["python", "-m", "experiments.choose", *argv]))
-
-
-def compare(arguments: Arguments, candidates: Sequence[str], command: str) -> None:
-    """Trains what is missing, each written when it ends, and prints the table."""
-    path = arguments.output / f"{arguments.name}.json"
-    own = {"dataset": arguments.dataset, "folds": arguments.folds}
-    there = read_json(path) if path.exists() else {"candidates": {}, **own}
-    for name, before in (("dataset", "mnist"), ("folds", 0)):
-        if (before := there.get(name, before)) != own[name]:
-            raise ConfigError(
-                f"--{name}={own[name]}: {path} is of --{name}={before}; give another --name"
-            )
-    note_recipes(there, candidates, path)
-    table = {**there, **own}
-    table |= {"command": command, "processor": processor_name()}
-    runs = {flags: table["candidates"].setdefault(flags, {}) for flags in candidates}
-    # All candidates of a seed before the next one: what is cut short still compares.
-    wanted = [
-        (flags, seed)
-        for seed in range(arguments.seeds)
-        for flags in candidates
-        if str(seed) not in runs[flags]
-    ]
-    for flags in dict.fromkeys(flags for flags, _ in wanted):
-        if runs[flags] and flags not in table["recipes"]:
-            raise ConfigError(
-                f"{flags}: in {path} it was trained before it was noted what flags stand for, and "
-                "may be another recipe by now; give another --name"
-            )
-    if wanted:  # Prepared once, and what is wrong with it is said here.
-        dataset = load_dataset(arguments.dataset, arguments.data_dir)
-        count = len(dataset.train) + len(dataset.validation)
-        if arguments.folds > count:
-            raise ConfigError(
-                f"--folds={arguments.folds}: {dataset.name} has {count:,} images besides its test "
-                "split; give at most so many"
-            )
-    table["left"] = len(wanted)
-    if wanted:
-        print(
-            f"{some(len(wanted), 'training')}, each kept in {path} when it ends; "
-            "the same command goes on"
-        )
-    groups = [(flags, (seed,)) for flags, seed in wanted]
-    if arguments.together:
-        groups = [
-            (flags, tuple(seed for other, seed in wanted if other == flags))
-            for flags in dict.fromkeys(flags for flags, _ in wanted)
+    own, *candidates = split_candidates(argv)
+    arguments = parse(Arguments, own, doc=__doc__ or "")
+    configs = check(arguments, candidates)
+    keep_freed_memory()
+    use_compilation_cache()
+    with hold_folder(arguments.output):
+        path = arguments.output / f"{arguments.name}.json"
+        table = open_table(path, arguments, configs)
+        table["command"] = shlex.join(["python", "-m", "experiments.choose", *argv])
+        missing = [
+            (flags, [s for s in range(arguments.seeds) if str(s) not in table["runs"][flags]])
+            for flags in configs
         ]
-    if any(runs.values()):
-        write(table, path)  # which says how many are left
-    with stopping_children():
-        data = {**own, "data_dir": arguments.data_dir}
-        for flags, seeds, outcomes in trained(groups, data, arguments.jobs):
-            for seed, found in zip(seeds, outcomes, strict=True):
-                runs[flags][str(seed)] = found
-                print(f"{flags}, seed {seed}: {said(found)}", flush=True)
-            table["left"] -= len(seeds)
-            write(table, path)
-    write(table, path)  # where nothing was missing, too: the page, and by which command
-    print(f"\n{markdown(table)}")
+        if any(seeds for _, seeds in missing):
+            dataset = load_dataset(arguments.dataset, arguments.data_dir)
+            step = arguments.together
+            # All candidates of some seeds before the next: what is interrupted can be compared.
+            for first in range(0, arguments.seeds, step):
+                for flags, seeds in missing:
+                    part = [seed for seed in seeds if first <= seed < first + step]
+                    if part:
+                        found = train(configs[flags], dataset, part, arguments.folds)
+                        table["runs"][flags] |= found
+                        print(flags, found, flush=True)
+                        write_results(path, table, markdown(table))
+        write_results(path, table, markdown(table))
 
 
-def write(table: dict[str, Any], path: Path) -> None:
-    """The table as JSON, and as a page beside it."""
-    files = {path: (json.dumps(table, indent=1) + "\n").encode()}
-    replace_files({**files, path.with_suffix(".md"): markdown(table).encode()})
-
-
-def split(argv: Sequence[str]) -> list[Any]:
-    """The program's own flags, then a line for each candidate.
+def split_candidates(argv: Sequence[str]) -> list[Any]:
+    """Returns the program's own arguments, then a line for each candidate.
 
     Example:
-      >>> split(["--name=x", "--", "--arch=cnn", "--", "--arch=mlp", "--dropout=0.1"])
+      >>> split_candidates(["--name=x", "--", "--arch=cnn", "--", "--arch=mlp", "--dropout=0.1"])
       [['--name=x'], '--arch=cnn', '--arch=mlp --dropout=0.1']
     """
-    parts = [[]]
+    parts: list[list[str]] = [[]]
     for word in argv:
         if word == "--":
             parts.append([])
@@ -171,228 +104,131 @@ def split(argv: Sequence[str]) -> list[Any]:
     return [parts[0], *map(shlex.join, parts[1:])]
 
 
-def check(arguments: Arguments, candidates: Sequence[str]) -> None:
-    """Raises an DigitsError for what can't be compared, before anything is trained."""
-    named = arguments.name and Path(arguments.name).name == arguments.name
-    if not named or arguments.name.startswith("."):
-        raise ConfigError(f"--name={shown(arguments.name)}: give a word that can name a file")
-    if arguments.folds < 0 or arguments.folds == 1:
-        raise ConfigError(
-            f"--folds={arguments.folds}: give 2 or more, or 0 for the validation split"
-        )
-    if arguments.seeds < 2:
-        raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, as one says nothing")
-    if arguments.folds and arguments.seeds > arguments.folds:
-        raise ConfigError(
-            f"--seeds={arguments.seeds}: each seed has a part of its own; give at most "
-            f"{arguments.folds}, as --folds, or less"
-        )
-    shares(arguments.jobs)
-    for flags in candidates:
-        own = parse(TrainConfig, shlex.split(flags), doc=__doc__.splitlines()[0])
-        for name in NOT_OF_A_CANDIDATE:
-            if getattr(own, name) != getattr(TrainConfig(), name):
-                flag = f"--{name.replace('_', '-')}"
-                advice = "give it before the first --" if name == "dataset" else "leave it out"
-                raise ConfigError(f"{flags}: {flag} isn't for one candidate; {advice}")
-        config = parse_config([*shlex.split(flags), f"--dataset={arguments.dataset}"])
-        if config.ensemble > 1 or config.teacher:
-            raise ConfigError(f"{flags}: a candidate is one network that is trained from scratch")
-        if config.seed:
-            raise ConfigError(f"{flags}: all have the seeds 0 to --seeds - 1; leave --seed out")
-    if len(candidates) < 2 or len(set(candidates)) < len(candidates):
-        raise ConfigError(
-            "give two or more candidates that differ, each after a --: "
-            "-- --preset=tiny -- --preset=tiny --dropout=0.1"
-        )
-
-
-def note_recipes(table: dict[str, Any], candidates: Sequence[str], path: Path) -> None:
-    """Notes what each candidate's flags stand for: a preset is another recipe on another day.
-
-    Args:
-      table: that is there; of candidates that were trained before this was noted, nothing is known.
-      candidates: of this call.
-      path: of the table.
+def check(arguments: Arguments, candidates: Sequence[str]) -> dict[str, TrainConfig]:
+    """Returns each candidate's configuration.
 
     Raises:
-      ConfigError: a candidate was trained as something else.
+      ConfigError: what can't be compared fairly.
     """
-    noted = table.setdefault("recipes", {})
+    if Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
+        raise ConfigError(f"--name={arguments.name}: give a word that can name a file")
+    if arguments.seeds < 2:
+        raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more; one shows no spread")
+    if arguments.folds and not max(arguments.seeds, 2) <= arguments.folds:
+        raise ConfigError(
+            f"--folds={arguments.folds}: each of {arguments.seeds} seeds has a part of its own; "
+            f"give 0, or at least {arguments.seeds}"
+        )
+    if arguments.together < 1:
+        raise ConfigError(f"--together={arguments.together}: give 1 or more")
+    if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
+        raise ConfigError("give two or more different candidates, each after a --")
+    configs = {}
     for flags in candidates:
-        resolved = parse_config(shlex.split(flags)).resolve(table.get("dataset", "mnist")).to_dict()
-        apart = {*NOT_THE_RUN, "seed", "dataset"}
-        now = {k: v for k, v in resolved.items() if k not in apart and v is not None}
-        now = json.loads(json.dumps(now))
-        for name, value in noted.get(flags, now).items():
-            if now.get(name) != value:
-                raise ConfigError(
-                    f"{flags}: in {path} it was trained with {name}={value}, and today it has "
-                    f"{now.get(name)}; give another --name"
-                )
-        if flags in noted or not table["candidates"].get(flags):
-            noted[flags] = now
+        config = parse(TrainConfig, shlex.split(flags), doc=__doc__ or "")
+        for name in ("dataset", "seed", "ensemble", "teacher"):
+            if getattr(config, name) != getattr(TrainConfig(), name):
+                raise ConfigError(f"{flags}: --{name} isn't for one candidate; leave it out")
+        configs[flags] = replace(config, dataset=arguments.dataset)
+    return configs
 
 
-def trained(wanted: Sequence[tuple[str, Sequence[int]]], data: dict[str, Any], jobs: int):
-    """Trains each, several at once, and yields (flags, seeds, outcomes) as they end.
+def open_table(path: Path, arguments: Arguments, configs: dict[str, TrainConfig]) -> dict[str, Any]:
+    """Reads the table that is there, or begins one, with a row for each candidate.
 
-    Args:
-      wanted: flags and the seeds to train with them.
-      data: {"dataset": its name, "data_dir" and "folds": as in `Arguments`}.
-      jobs: how many at once.
+    Raises:
+      ConfigError: the table is of another data set or of other folds, or a candidate's flags were
+        another recipe when it was trained: presets change.
     """
-    starting = get_context("spawn")  # JAX's threads don't survive a fork
-    cores = starting.SimpleQueue()
-    for own in shares(jobs):
-        cores.put(own)
-    with ProcessPoolExecutor(jobs, starting, _begin, (cores, data)) as pool:
-        waiting = {pool.submit(_trial, *each): each for each in wanted}
-        try:
-            for done in as_completed(waiting):
-                yield *waiting[done], done.result()
-        except BaseException:  # They would train on, and be waited for.
-            threading.excepthook = lambda _: None  # the pool's thread finds what it waits for gone
-            for process in active_children():
-                process.kill()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+    own = {"dataset": arguments.dataset, "folds": arguments.folds}
+    table = read_json(path) if path.exists() else {**own, "recipes": {}, "runs": {}}
+    for name, value in own.items():
+        if table[name] != value:
+            raise ConfigError(
+                f"--{name}={value}: {path} has --{name}={table[name]}; give another --name"
+            )
+    for flags, config in configs.items():
+        recipe = {**config.resolve(arguments.dataset).to_dict()}
+        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.items()}
+        runs = table["runs"].setdefault(flags, {})
+        noted = table["recipes"].get(flags)
+        if runs and noted != recipe:
+            changed = [k for k in recipe if noted and noted.get(k) != recipe[k]]
+            raise ConfigError(
+                f"{flags}: trained in {path} with other {', '.join(changed) or 'settings'} than "
+                "today; give another --name"
+            )
+        table["recipes"][flags] = recipe
+    return table
 
 
-_OF_THIS_PROCESS: dict[str, Any] = {}
-
-
-def _begin(cores, data):
-    """Once in each process: its cores, and the data."""
-    from digits_jax.training.parallel import keep_freed_memory, use_compilation_cache
-    from experiments.search.trial import without_test
-
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    pin(os.getpid(), cores.get())
-    use_compilation_cache()
-    keep_freed_memory()
-    _OF_THIS_PROCESS["dataset"] = without_test(load_dataset(data["dataset"], data["data_dir"]))
-    _OF_THIS_PROCESS["folds"] = data["folds"]
-
-
-def _leave_with_parent():
-    """A process of the pool would train on to the end of its trial, for nobody."""
-    wait([parent_process().sentinel])
-    os._exit(1)
-
-
-def _trial(flags, seeds):
-    from digits_jax.training import parallel
-    from digits_jax.training.interrupts import StopRequest
-    from digits_jax.training.record import device_name
-    from experiments.search.trial import hold_out, train_seeds, train_trial
-
-    dataset, folds = _OF_THIS_PROCESS["dataset"], _OF_THIS_PROCESS["folds"]
-    datasets = [hold_out(dataset, seed, folds) if folds else dataset for seed in seeds]
-    config = parse_config([*shlex.split(flags), f"--dataset={dataset.name}", f"--seed={seeds[0]}"])
-    if len(seeds) > 1:
-        found = train_seeds(config, datasets, seeds)
-    else:
-        found = [train_trial(config, datasets[0], StopRequest(), lambda: None)]
-    mesh = parallel.make_mesh(parallel.start_backend(config.platform, 1)[:1])
-    return [{**each, "device": device_name(mesh)} for each in found]
-
-
-def said(found: dict[str, Any]) -> str:
-    """An outcome in a few words.
-
-    Example:
-      >>> said({"status": "trained", "correct": 4975, "count": 5000, "loss": 0.02,
-      ...       "train_seconds": 9.87})
-      'validation accuracy 99.50%, loss 0.0200, 9.9 s'
-    """
-    if found["correct"] is None:
-        return f"{found['status']} ({found['note']})"
-    share = found["correct"] / found["count"]
-    seconds = found["train_seconds"]
-    return f"validation accuracy {share:.2%}, loss {found['loss']:.4f}, {seconds:.1f} s"
+def train(
+    config: TrainConfig, dataset: Dataset, seeds: Sequence[int], folds: int
+) -> dict[str, dict[str, Any]]:
+    """Trains some seeds side by side; returns the row of each."""
+    if folds > len(dataset.train) + len(dataset.validation):
+        raise ConfigError(
+            f"--folds={folds}: {dataset.name} has fewer images; give a smaller number"
+        )
+    datasets = [hold_out(dataset, s, folds) if folds else without_test(dataset) for s in seeds]
+    setup = prepare(config, RunOptions(devices=1), datasets[0])
+    setups = [setup.with_seed(s, own) for s, own in zip(seeds, datasets, strict=True)]
+    try:
+        results = train_members(setups)
+    except TrainingDivergedError as error:
+        return {str(seed): {"note": str(error)} for seed in seeds}
+    return {
+        str(seed): {
+            "correct": result.validation.correct,
+            "count": result.validation.count,
+            "loss": round(result.validation.loss, 6),
+            "train_seconds": round(result.results["train_seconds"], 3),
+            "device": result.results["device"],
+        }
+        for seed, result in zip(seeds, results, strict=True)
+    }
 
 
 def markdown(table: dict[str, Any]) -> str:
-    """The table, a line per candidate; differences to the first, over the seeds that both have."""
-    first = next(iter(table["candidates"].values()))
-    own = table.get("dataset", "mnist")
-    lines = [
-        f"| `python -m digits_jax.train --dataset={own}` ... | seeds | validation accuracy | loss "
-        "| points more than the first | a training |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
-    for flags, runs in table["candidates"].items():
-        if not runs:
-            continue  # not trained yet
-        good = {seed: run for seed, run in runs.items() if run["correct"] is not None}
-        if not good:
-            why = "; ".join(dict.fromkeys(run["note"] for run in runs.values() if run.get("note")))
-            lines.append(f"| `{flags}` | {len(runs)} | {why or 'no finite numbers'} | | | |")
+    """Makes the table: a line per candidate, and differences over the seeds of both."""
+    accuracies = {
+        flags: {s: 100 * r["correct"] / r["count"] for s, r in runs.items() if "correct" in r}
+        for flags, runs in table["runs"].items()
+    }
+    first = next(iter(accuracies.values()))
+    lines = []
+    for flags, runs in table["runs"].items():
+        own = accuracies[flags]
+        if not own:
+            note = next((run["note"] for run in runs.values()), "not trained yet")
+            lines.append((f"`{flags}`", len(runs), note, None, None, None))
             continue
-        percent = {seed: 100 * run["correct"] / run["count"] for seed, run in good.items()}
-        mean_loss = statistics.mean(run["loss"] for run in good.values())
-        seconds = statistics.median(run["train_seconds"] for run in good.values())
-        took = f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
-        if "; " in _devices(table):
-            took += f", {_devices({**table, 'candidates': {flags: runs}})}"
-        both = [seed for seed in good if seed in first and first[seed]["correct"] is not None]
-        gains = [percent[s] - 100 * first[s]["correct"] / first[s]["count"] for s in both]
+        gains = [own[seed] - first[seed] for seed in own if seed in first]
+        good = [runs[seed] for seed in own]
         lines.append(
-            f"| `{flags}` | {len(good)} | {spread(percent.values(), 3, '%')} | {mean_loss:.4f} | "
-            f"{'' if runs is first else spread(gains, 3, '', '+')} | {took} |"
+            (
+                f"`{flags}`",
+                len(own),
+                f"{mean_sd(list(own.values()), 3)}%",
+                fixed(statistics.mean(run["loss"] for run in good), 4),
+                mean_se(gains, 3) if gains and own is not first else None,
+                duration(statistics.median(run["train_seconds"] for run in good)),
+            )
         )
-    lines += [
-        "",
-        f"Mean ± standard deviation over the seeds, last step, {_scored_on(table)}; "
-        f"{_devices(table)}. A training: its seconds, or its share of those of several at once, "
-        "which are more where others ran beside it.",
-        "",
-        f"Last written by `{table['command']}`.",
-    ]
-    known = table.get("recipes", {})
-    if any(runs and flags not in known for flags, runs in table["candidates"].items()):
-        lines[-1] += (
-            " What each line's flags stood for wasn't noted then: a preset may be another by now."
-        )
-    if absent := [flags for flags, runs in table["candidates"].items() if not runs]:
-        lines[-1] += f" Not trained yet: {', '.join(f'`{flags}`' for flags in absent)}."
-    if left := table.get("left"):
-        lines[-1] += (
-            f" It was stopped with {some(left, 'training')} left; the same command goes on."
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _scored_on(table):
-    if not (folds := table.get("folds")):
-        return "on the validation split alone"
-    return (
-        f"seed K on part K of {folds} of the training and validation images, trained on the others"
+    columns = [f"`python -m digits_jax.train --dataset={table['dataset']}` ...", "seeds"]
+    columns += ["validation accuracy", "loss", "points more than the first", "a training"]
+    split = "on the validation split"
+    if table["folds"]:
+        split = f"seed K on part K of {table['folds']} of the training and validation images"
+    devices = dict.fromkeys(
+        r["device"] for runs in table["runs"].values() for r in runs.values() if "device" in r
     )
-
-
-def _devices(table):
-    """What trained: those of several days may be several."""
-    runs = [run for runs in table["candidates"].values() for run in runs.values()]
-    # Those of before don't say; a processor it was.
-    found = [run.get("device", table["processor"]).removeprefix("cpu: ") for run in runs]
-    return "; ".join(dict.fromkeys(found)) or table["processor"]
-
-
-def spread(values: Sequence[float], digits: int, unit: str, sign: str = "") -> str:
-    """Mean ± standard deviation, as far as there is one.
-
-    Example:
-      >>> spread([1.0, 2.0], 2, "%"), spread([1.0], 1, "", "+")
-      ('1.50% ± 0.71', '+1.0')
-    """
-    values = list(values)
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):{sign}.{digits}f}{unit}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+    note = (
+        "Accuracy: mean ± standard deviation over the seeds; differences: mean ± standard error; "
+        f"last step, {split}; {'; '.join(devices)}. A training: its seconds, or its share of those "
+        f"of several.\n\nLast written by `{table['command']}`."
+    )
+    return f"{markdown_table(lines, columns)}\n\n{note}"
 
 
 if __name__ == "__main__":

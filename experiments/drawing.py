@@ -1,7 +1,6 @@
-"""Ink drawn as somebody's picture of it: paper, pens, light, lines, a file's bytes."""
+"""Draws ink as somebody's picture of it: paper, pens, light, lines, a file's bytes."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +13,22 @@ class Drawing:
     """How a picture is made; see `draw`. Ranges are (least, greatest).
 
     Attributes:
-      words: what a table calls it.
+      title: its name in tables.
       scale: of the 28x28, log-uniform.
-      margin: room around the 28x28, as a share of its side, for the whole of a page's side.
+      margin: room around the 28x28, as a share of its side.
       pen: pixels of the 28x28 that strokes lose (negative) or gain at either side.
-      turn: degrees, uniform in plus and minus this.
-      paper: the paper's light, 0 to 255.
+      turn: largest rotation, in degrees.
+      paper: the paper's brightness, 0 to 255.
       shade: the share of light lost in the darkest corner.
       noise: standard deviation of each pixel, in grey levels.
       rules: "", "ruled" or "squared".
-      tilt: degrees that ruled lines are turned by, uniform in plus and minus this.
+      tilt: largest rotation of ruled lines, in degrees.
       light_ink: whether ink is light on dark.
       quality: of JPEG; None is PNG.
-      goal: how many points under the plain accuracy are allowed.
+      goal: points that the accuracy may lose.
     """
 
-    words: str
+    title: str
     scale: tuple[float, float] = (1, 10)
     margin: tuple[float, float] = (0.1, 1.5)
     pen: tuple[float, float] = (0, 0)
@@ -74,16 +73,13 @@ CONDITIONS = {
 }
 
 
-# --- drawing -------------------------------------------------------------------------------
-
-
 def draw(ink: np.ndarray, how: Drawing, rng: np.random.Generator) -> bytes:
-    """A picture file of some ink.
+    """Draws ink as a picture file.
 
     Args:
       ink: uint8 [height, width], 255 where there is ink; a digit is 28 pixels high.
-      how: the drawing.
-      rng: for its random amounts.
+      how: it is drawn.
+      rng: of the random amounts.
 
     Returns:
       PNG or JPEG.
@@ -119,7 +115,7 @@ def draw(ink: np.ndarray, how: Drawing, rng: np.random.Generator) -> bytes:
     return stream.getvalue()
 
 
-def _change_pen(strokes, radius):
+def _change_pen(strokes: np.ndarray, radius: float) -> np.ndarray:
     """Strokes wider by ``radius`` pixels at either side, or thinner where it is negative."""
     if abs(radius) < 0.5:
         return strokes
@@ -130,7 +126,9 @@ def _change_pen(strokes, radius):
     return change(np.pad(strokes, reach), footprint=disk)
 
 
-def _rule(shape, how, height, rng):
+def _rule(
+    shape: tuple[int, ...], how: Drawing, height: float, rng: np.random.Generator
+) -> np.ndarray:
     """The depth of ruled lines, float32 of the given shape."""
     depth, thick = rng.uniform(0.15, 0.5), max(rng.uniform(0.015, 0.05) * height, 1)
     apart = rng.uniform(0.35, 0.6) * height if how.rules == "squared" else height
@@ -146,7 +144,7 @@ def _rule(shape, how, height, rng):
     return depth * lines
 
 
-def _shade(shape, lost, rng):
+def _shade(shape: tuple[int, ...], lost: float, rng: np.random.Generator) -> np.ndarray:
     """Light that falls to ``1 - lost``: towards a side, and about a lamp."""
     y, x = (np.linspace(-1, 1, n) for n in shape)
     angle, lamp = rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1, 2)
@@ -155,13 +153,13 @@ def _shade(shape, lost, rng):
     return (1 - lost * np.clip((side + far) / 2 + 0.15, 0, 1)).astype(np.float32)
 
 
-def compose(images: Sequence[np.ndarray], touching: bool, rng: np.random.Generator) -> np.ndarray:
-    """Digits side by side, uint8 [28 * 2, width]: sizes, spacing and baseline vary.
+def compose(images: np.ndarray, touching: bool, rng: np.random.Generator) -> np.ndarray:
+    """Puts digits side by side, uint8 [56, width]; sizes, spacing and baseline vary.
 
     Args:
-      images: uint8 [28, 28] each.
-      touching: whether ink meets ink, by one pixel or two; else at least two pixels are between.
-      rng: for the amounts.
+      images: uint8 [n, 28, 28].
+      touching: let them meet by one pixel or two; else at least two pixels are between.
+      rng: of the random amounts.
     """
     line = np.zeros((56, 28 * 2 * len(images) + 20), np.uint8)
     end = 0
@@ -180,11 +178,11 @@ def compose(images: Sequence[np.ndarray], touching: bool, rng: np.random.Generat
     return line[:, : end + 4]
 
 
-def _meet(line, digit, end):
+def _meet(line: np.ndarray, digit: np.ndarray, end: int) -> int:
     """The rightmost left edge at which a digit's ink meets that of a line."""
     for left in range(end, 0, -1):
         under = line[:, left : left + digit.shape[1]] > 100
         # Dilated by one: neighbours meet too.
-        if (ndimage.binary_dilation(under, np.ones((3, 3))) & (digit > 100)).any():
+        if ndimage.binary_dilation(under, np.ones((3, 3))).astype(bool)[digit > 100].any():
             return left
     return end

@@ -1,287 +1,245 @@
-"""Test images as users' pictures, read back: python -m experiments.handwriting RUN...
+"""Reads test images drawn as users' pictures: python -m experiments.handwriting RUN...
 
-Each of MNIST's test images is drawn as somebody might send it, encoded to a file's bytes, and
-read by `decode_image` and `read_digit`; lines of digits by `read_line`. Writes
-``experiments/results/handwriting.json``, ``.md`` and ``.png``: each condition's accuracy beside
-that on the images as they are, and some of the pictures beside what the model saw.
+Each of MNIST's test images is drawn as somebody might send it, encoded to a file's bytes, and read
+with what `digits_jax.predict` uses; so are rows of digits. Writes handwriting.json, .md and .png:
+each condition's accuracy beside that on the images as they are, and some of the pictures beside
+what the model sees.
 """
 
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from PIL import Image
-from scipy.special import softmax
 from tqdm import tqdm
 
+from digits_jax import ConfigError, load_dataset, read_run
 from digits_jax.cli import parse, run_program
-from digits_jax.errors import ConfigError
+from digits_jax.deploy.predictor import Predictor
 from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.formatting import fixed, interval, markdown_table, percent
+from digits_jax.hardware import cpu_count, use_compilation_cache
+from digits_jax.runs.folder import hold_folder
 from digits_jax.vision.decode import decode_image
 from digits_jax.vision.segment import read_digit, read_line, segment
 from experiments.drawing import CONDITIONS, Drawing, compose, draw
+from experiments.study import RESULTS, write_results
 
-RESULTS = Path(__file__).parent / "results"
 SEED = 7
-_PART, _LINES = 250, 25  # pictures and lines of one job
-_SHOWN = 6
-_SCORE: Callable | None = None
+PART, ROWS, SHOWN = 250, 25, 6  # pictures and rows of one job; pictures of the sheet
+_score: Callable[[np.ndarray], np.ndarray]  # of a process of the pool
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to read back."""
+    """What to read."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Folders of trained runs; lines are cut by the first."""
-    quick: bool = False
-    """The first 500 images only."""
-    count: int = 0
-    """So many images; 0 is all."""
-    data_dir: str | None = None
-    """Folder of the data set, if not where it is found by itself."""
+    """Folders of trained runs; rows are read by the first."""
+    count: int = 10_000
+    """Number of images."""
     split: str = "test"
     """The images: test, or validation to develop on."""
-    conditions: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = (*CONDITIONS, "rows")
     """Only these conditions."""
+    data_dir: str | None = None
+    """Folder of the data set, as for training."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
     """Folder of handwriting.json, .md and .png."""
 
 
-# --- reading -------------------------------------------------------------------------------
-
-
-def make_score(predictor) -> Callable[[np.ndarray], np.ndarray]:
-    """A model as `read_line` takes it: see digits_jax.vision.segment."""
-    return lambda images: softmax(predictor.predict(images).logits, -1)
-
-
-def start_worker(run: Path) -> None:
-    """What a process of the pool needs to read lines."""
-    global _SCORE
-    from digits_jax.deploy.predictor import Predictor
-    from digits_jax.training.parallel import use_compilation_cache
-
+def main(argv: Sequence[str]) -> None:
+    """Draws, reads, prints and writes."""
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
+    allowed = (*CONDITIONS, "rows")
+    if unknown := set(arguments.conditions) - set(allowed):
+        raise ConfigError(f"--conditions={min(unknown)}: give some of {', '.join(allowed)}")
+    if arguments.split not in ("test", "validation"):
+        raise ConfigError(f"--split={arguments.split}: give test or validation")
+    if not arguments.runs:
+        raise ConfigError("RUN is missing: give folders of trained runs")
     use_compilation_cache()
-    _SCORE = make_score(Predictor.load(run))
+    predictors = [Predictor.load(run) for run in arguments.runs]
+    name = read_run(arguments.runs[0]).results["dataset"]
+    split = getattr(load_dataset(name, arguments.data_dir), arguments.split)
+    images, labels = split.rows(np.arange(min(arguments.count, len(split))))
+    images = images[..., 0]
+    plain = [predictor.predict(images).labels == labels for predictor in predictors]
+    table: dict[str, Any] = {
+        "split": arguments.split,
+        "count": len(labels),
+        "runs": [run.name for run in arguments.runs],
+        "plain_accuracy": [float(correct.mean()) for correct in plain],
+        "conditions": {},
+        "rows": [],
+    }
+    names = [name for name in CONDITIONS if name in arguments.conditions]
+    # A process of the pool uses one core; NumPy reads this when it is imported there.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    pool = ProcessPoolExecutor(
+        cpu_count(), get_context("spawn"), _start_worker, (arguments.runs[0],)
+    )
+    with hold_folder(arguments.output), pool:
+        for name in names:
+            glyphs, found = read_condition(pool, name, images)
+            row: dict[str, Any] = {"drawing": CONDITIONS[name].title, "goal": CONDITIONS[name].goal}
+            row |= {"not_found": int((~found).sum()), "runs": []}
+            for predictor, before in zip(predictors, plain, strict=True):
+                correct = found & (predictor.predict(glyphs).labels == labels)
+                change = difference(correct, before)
+                row["runs"].append({"accuracy": float(correct.mean()), "difference": change})
+            table["conditions"][name] = row
+        if "rows" in arguments.conditions:
+            table["rows"] = [
+                study_rows(pool, images, labels, length, touching)
+                for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5)))
+                for length in lengths
+            ]
+        if names:
+            sheet = contact_sheet(names, images[:SHOWN])
+            sheet.quantize(32).save(arguments.output / "handwriting.png", optimize=True)
+        write_results(arguments.output / "handwriting.json", table, markdown(table))
 
 
-def read_part(name, images, first):
-    """What `read_digit` makes of each image under a condition; None where it found nothing."""
-    how, number = CONDITIONS[name], list(CONDITIONS).index(name)
-    glyphs, pictures = [], []
-    for index, image in enumerate(images, start=first):
-        rng = np.random.Generator(np.random.Philox(key=[SEED, number], counter=[0, 0, 0, index]))
-        grey = decode_image(draw(image, how, rng), f"{name} {index}")
-        glyphs.append(read_digit(grey))
-        if index < _SHOWN:
-            pictures.append(grey)
-    return glyphs, pictures
+def _start_worker(run: Path) -> None:
+    global _score
+    use_compilation_cache()
+    predictor = Predictor.load(run)
+    _score = lambda images: predictor.predict(images).probabilities  # noqa: E731
 
 
-def read_condition(pool, name, images):
-    """`read_part` of all images, by the processes of a pool."""
-    starts = range(0, len(images), _PART)
-    jobs = [pool.submit(read_part, name, images[start : start + _PART], start) for start in starts]
-    done = [job.result() for job in tqdm(jobs, desc=name, leave=False, disable=None)]
-    return [g for glyphs, _ in done for g in glyphs], [p for _, pictures in done for p in pictures]
-
-
-def score_glyphs(score, glyphs):
-    """The digit read in each glyph, -1 where there is none."""
+def read_condition(pool: Executor, name: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws and reads images under a condition: the 28x28 found, and whether there was one."""
+    starts = range(0, len(images), PART)
+    jobs = [pool.submit(read_pictures, name, images[s : s + PART], s) for s in starts]
+    glyphs = [glyph for job in _watched(jobs, name) for _, glyph in job.result()]
+    blank = np.zeros((28, 28), np.uint8)
     found = np.array([glyph is not None for glyph in glyphs])
-    answers = np.full(len(glyphs), -1)
-    if found.any():
-        answers[found] = score(np.stack([g for g in glyphs if g is not None])).argmax(-1)
-    return answers
+    return np.stack([blank if glyph is None else glyph for glyph in glyphs]), found
 
 
-def difference(right: np.ndarray, plain: np.ndarray) -> tuple[float, float, float]:
-    """Points between two accuracies on the same images, and the 95% interval.
+def _watched(jobs: Sequence[Any], name: str) -> Iterable[Any]:
+    return tqdm(jobs, desc=name, leave=False, disable=None)
+
+
+def read_pictures(
+    name: str, images: np.ndarray, first: int
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Draws images, the first of which has a number, and reads each: the picture, and the 28x28."""
+    found = []
+    for index, image in enumerate(images, start=first):
+        key = [SEED, list(CONDITIONS).index(name)]
+        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index]))
+        picture = decode_image(draw(image, CONDITIONS[name], rng), f"{name} {index}")
+        found.append((picture, read_digit(picture)))
+    return found
+
+
+def difference(correct: np.ndarray, plain: np.ndarray) -> tuple[float, float, float]:
+    """Returns the points between two accuracies on the same images, and the 95% interval.
 
     Example:
       >>> [round(v, 2) for v in difference(np.array([True] * 99 + [False]), np.ones(100, bool))]
       [-1.0, -2.95, 0.95]
     """
-    change = 100.0 * (right.astype(float) - plain)
+    change = 100.0 * (correct.astype(float) - plain)
     half = 1.96 * change.std() / np.sqrt(len(change))
     return float(change.mean()), float(change.mean() - half), float(change.mean() + half)
 
 
-def read_lines(images, labels, length, touching, count, first):
-    """How many of ``count`` lines, and of their digits' numbers, are read right."""
-    right = counted = 0
-    for index in range(first, first + count):
+def study_rows(
+    pool: Executor, images: np.ndarray, labels: np.ndarray, length: int, touching: bool
+) -> dict[str, Any]:
+    """Reads rows of so many digits."""
+    count = len(images) // (5 if length == 5 else 20)
+    jobs = [
+        pool.submit(read_rows, images, labels, length, touching, range(s, min(s + ROWS, count)))
+        for s in range(0, count, ROWS)
+    ]
+    done = [job.result() for job in _watched(jobs, f"rows of {length}")]
+    correct, counted = (sum(each) for each in zip(*done, strict=True))
+    return {
+        "digits": length,
+        "touching": touching,
+        "rows": count,
+        "accuracy": correct / count,
+        "interval": wilson_interval(correct, count),
+        "right_number_of_digits": counted / count,
+    }
+
+
+def read_rows(
+    images: np.ndarray, labels: np.ndarray, length: int, touching: bool, numbers: range
+) -> tuple[int, int]:
+    """Returns how many rows are read correctly, and of how many the number of digits is."""
+    correct = counted = 0
+    for index in numbers:
         key = [SEED + 1 + touching, length]
         rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index]))
         chosen = rng.integers(0, len(images), length)
-        line = compose(images[chosen], touching, rng)
-        how = Drawing("", scale=(2, 5), margin=(0.1, 1))
-        glyphs = read_line(segment(decode_image(draw(line, how, rng), f"line {index}")), _SCORE)
-        counted += len(glyphs) == length
+        row = compose(images[chosen], touching, rng)
+        picture = draw(row, Drawing("", scale=(2, 5), margin=(0.1, 1)), rng)
+        glyphs = read_line(segment(decode_image(picture, f"row {index}")), _score)
         if len(glyphs) == length:
-            answers = _SCORE(np.stack([glyph.image for glyph in glyphs])).argmax(-1)
-            right += bool((answers == labels[chosen]).all())
-    return right, counted
+            counted += 1
+            answers = _score(np.stack([glyph.image for glyph in glyphs])).argmax(-1)
+            correct += bool((answers == labels[chosen]).all())
+    return correct, counted
 
 
-# --- the study -----------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str]) -> None:
-    """Draws, reads, prints and writes."""
-    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
-    unknown = [c for c in arguments.conditions if c not in (*CONDITIONS, "lines")]
-    if unknown or not arguments.runs or arguments.split not in ("test", "validation"):
-        raise ConfigError(
-            f"{len(arguments.runs)} runs, split {arguments.split}, conditions "
-            f"{', '.join(unknown) or 'fine'}: give a run; splits are test and validation; "
-            f"conditions are {', '.join(CONDITIONS)} and lines"
-        )
-    from digits_jax.data.datasets import load_dataset
-    from digits_jax.deploy.predictor import Predictor
-
-    predictors = [Predictor.load(run) for run in arguments.runs]
-    scores = [make_score(predictor) for predictor in predictors]
-    name = predictors[0].network.facts["runs"][0]["dataset"]
-    split = getattr(load_dataset(name, arguments.data_dir), arguments.split)
-    count = 500 if arguments.quick else arguments.count or len(split)
-    images, labels = np.asarray(split.images[:count, :, :, 0]), split.labels[:count]
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    plain = [score(images).argmax(-1) == labels for score in scores]
-    table = {
-        "split": arguments.split,
-        "count": len(labels),
-        "runs": [run.name for run in arguments.runs],
-        "plain_accuracy": [float(p.mean()) for p in plain],
-        "conditions": {},
-        "lines": [],
-    }
-    shown = {}
-    # A process of the pool keeps to one core; NumPy reads this when it is imported there.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    with ProcessPoolExecutor(
-        os.cpu_count(), get_context("spawn"), start_worker, (arguments.runs[0],)
-    ) as pool:
-        study_pictures(pool, arguments, table, shown, scores, plain, images, labels)
-        if not arguments.conditions or "lines" in arguments.conditions:
-            table["lines"] = study_lines(pool, images, labels)
-    write(table, shown, arguments.output)
-
-
-def study_pictures(pool, arguments, table, shown, scores, plain, images, labels):
-    """Each condition's accuracy beside that on the images as they are."""
-    for name in [c for c in CONDITIONS if c in (arguments.conditions or CONDITIONS)]:
-        glyphs, pictures = read_condition(pool, name, images)
-        shown[name] = list(zip(pictures, glyphs, strict=False))
-        rows = []
-        for score, before in zip(scores, plain, strict=True):
-            right = score_glyphs(score, glyphs) == labels
-            rows.append({"accuracy": float(right.mean()), "difference": difference(right, before)})
-        lost = sum(glyph is None for glyph in glyphs)
-        drawing = CONDITIONS[name]
-        table["conditions"][name] = {
-            "drawing": drawing.words,
-            "goal": drawing.goal,
-            "not_found": lost,
-            "runs": rows,
-        }
-        tqdm.write(f"{name:9} {rows[0]['accuracy']:.2%} {rows[0]['difference']} lost {lost}")
-        (arguments.output / "handwriting.json").write_text(json.dumps(table, indent=1) + "\n")
-
-
-def study_lines(pool, images, labels):
-    """Accuracies of whole lines: separated ones of 2 to 10 digits, touching ones of 2, 3, 5."""
-    rows = []
-    for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5))):
-        for length in lengths:
-            count = len(images) // (5 if length == 5 else 20)
-            starts = range(0, count, _LINES)
-            jobs = [
-                pool.submit(
-                    read_lines, images, labels, length, touching, min(_LINES, count - start), start
-                )
-                for start in starts
-            ]
-            bar = tqdm(jobs, desc=f"lines of {length}", leave=False, disable=None)
-            right, counted = map(sum, zip(*(job.result() for job in bar), strict=True))
-            rows.append(
-                {
-                    "digits": length,
-                    "touching": touching,
-                    "lines": count,
-                    "accuracy": right / count,
-                    "interval": wilson_interval(right, count),
-                    "right_number_of_digits": counted / count,
-                }
-            )
-            tqdm.write(f"{length} digits, touching {touching}: {rows[-1]}")
-    return rows
-
-
-def write(table: dict, shown: dict, output: Path) -> None:
-    """Leaves handwriting.json, .md and .png."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "handwriting.json").write_text(json.dumps(table, indent=1) + "\n")
-    text = markdown(table)
-    (output / "handwriting.md").write_text(text)
-    if shown:
-        contact_sheet(shown, output / "handwriting.png")
-    print(text)
-
-
-def markdown(table: dict) -> str:
-    """The tables of conditions and of lines."""
-    plain = ", ".join(
-        f"{run} {accuracy:.2%}"
-        for run, accuracy in zip(table["runs"], table["plain_accuracy"], strict=True)
-    )
-    lines = [
-        f"The first {table['count']:,} {table['split']} images of MNIST; as they are: {plain}.",
-        "",
-    ]
-    lines.append(
-        "| picture | goal, points | not found | "
-        + " | ".join(f"{run} | points [95% interval]" for run in table["runs"])
-        + " |"
-    )
-    lines.append("|---" * (3 + 2 * len(table["runs"])) + "|")
+def markdown(table: dict[str, Any]) -> str:
+    """Makes the tables of conditions and of rows."""
+    pairs = zip(table["runs"], table["plain_accuracy"], strict=True)
+    plain = ", ".join(f"{run} {percent(accuracy)}" for run, accuracy in pairs)
+    parts = [f"The first {table['count']:,} {table['split']} images; as they are: {plain}."]
+    lines = []
     for row in table["conditions"].values():
-        cells = [row["drawing"], f"-{row['goal']}", str(row["not_found"])]
+        cells = [row["drawing"], fixed(-row["goal"], 1), row["not_found"]]
         for run in row["runs"]:
-            mean, low, high = run["difference"]
-            cells += [f"{run['accuracy']:.2%}", f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"]
-        lines.append("| " + " | ".join(cells) + " |")
-    if not table["lines"]:
-        return "\n".join(lines) + "\n"
-    lines += ["", f"Whole lines, cut and read by {table['runs'][0]}:", ""]
-    lines += ["| digits | apart or touching | lines | all read right [95% interval] | all found |"]
-    lines += ["|---|---|---|---|---|"]
-    for row in table["lines"]:
-        low, high = row["interval"]
-        lines.append(
-            f"| {row['digits']} | {'touching' if row['touching'] else 'apart'} | {row['lines']:,} "
-            f"| {row['accuracy']:.1%} [{low:.1%}, {high:.1%}] "
-            f"| {row['right_number_of_digits']:.1%} |"
-        )
-    return "\n".join(lines) + "\n"
+            mean, *bounds = run["difference"]
+            cells += [percent(run["accuracy"]), f"{_points(mean)} {interval(bounds, _points)}"]
+        lines.append(cells)
+    columns = ["picture", "goal, points", "not found"]
+    for run in table["runs"]:
+        columns += [run, "points [95% interval]"]
+    if lines:
+        parts.append(markdown_table(lines, columns))
+    if table["rows"]:
+        parts.append(f"Rows of digits, read by {table['runs'][0]}:")
+        columns = ["digits", "apart or touching", "rows", "all read correctly [95% interval]"]
+        lines = [
+            (
+                row["digits"],
+                "touching" if row["touching"] else "apart",
+                f"{row['rows']:,}",
+                f"{percent(row['accuracy'], 1)} "
+                f"{interval(row['interval'], lambda end: percent(end, 1))}",
+                percent(row["right_number_of_digits"], 1),
+            )
+            for row in table["rows"]
+        ]
+        parts.append(markdown_table(lines, [*columns, "all found"]))
+    return "\n\n".join(parts)
 
 
-def contact_sheet(shown: dict, path: Path) -> None:
-    """A row per condition: pictures, each beside the 28x28 that a model sees."""
+def _points(value: float) -> str:
+    return fixed(value, 2, "+")
+
+
+def contact_sheet(names: Sequence[str], images: np.ndarray) -> Image.Image:
+    """Draws a row per condition: pictures, each beside the 28x28 that a model sees."""
     cell, gap = 84, 6
-    width = _SHOWN * 2 * (cell + gap)
-    sheet = Image.new("L", (width + gap, len(shown) * (cell + gap) + gap), 128)
-    for row, pairs in enumerate(shown.values()):
-        for column, (grey, glyph) in enumerate(pairs):
+    size = (len(images) * 2 * (cell + gap) + gap, len(names) * (cell + gap) + gap)
+    sheet = Image.new("L", size, 128)
+    for row, name in enumerate(names):
+        for column, (grey, glyph) in enumerate(read_pictures(name, images, 0)):
             picture = Image.fromarray(grey)
             picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)
             left, top = gap + column * 2 * (cell + gap), gap + row * (cell + gap)
@@ -289,7 +247,7 @@ def contact_sheet(shown: dict, path: Path) -> None:
             if glyph is not None:
                 seen = Image.fromarray(glyph).resize((cell, cell), Image.Resampling.NEAREST)
                 sheet.paste(seen, (left + cell + gap // 2, top))
-    sheet.quantize(32).save(path, optimize=True)
+    return sheet
 
 
 if __name__ == "__main__":

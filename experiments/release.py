@@ -1,8 +1,7 @@
-"""What a release carries beside the code: python -m experiments.release
+"""Makes what a release carries beside the code: python -m experiments.release
 
-Trains a CNN and a small MLP on MNIST (or takes the runs that are there), and writes into one
-folder: ``digits.html``, a page on which anybody can draw and that runs both; each model as
-``.npz`` with its card; and ``SHA256SUMS``. The repository holds no weights.
+Trains a CNN and a small MLP on MNIST (or takes the runs that are there), and writes digits.html, a
+page on which anybody can draw and that runs both; each model as .npz with its card; and SHA256SUMS.
 """
 
 import hashlib
@@ -16,12 +15,12 @@ import tyro
 
 from digits_jax import export
 from digits_jax.cli import parse, run_program
-from digits_jax.runs.folder import replace_file
-from experiments.running import train_once
+from digits_jax.runs.folder import replace_files
+from experiments.study import train_run
 
 MODELS = {
-    "cnn": ("--arch=cnn", "--dataset=mnist"),
-    "mlp-128": ("--arch=mlp", "--dataset=mnist", "--hidden-sizes=128"),
+    "cnn": "--arch=cnn --dataset=mnist",
+    "mlp-128": "--arch=mlp --dataset=mnist --hidden-sizes=128",
 }
 
 
@@ -34,28 +33,29 @@ class Arguments:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("release")
     """Folder of what is made."""
     preset: str = "standard"
-    """Of both models."""
+    """Preset of both models."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Trains, exports, sums."""
-    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
     runs = {name: arguments.runs / f"{name}-{arguments.preset}" for name in MODELS}
     for name, run in runs.items():
-        train_once([*MODELS[name], f"--preset={arguments.preset}"], run)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    page = arguments.output / "digits.html"
-    export.main([*map(str, runs.values()), "--format=html", "-o", str(page)])
+        train_run([*MODELS[name].split(), f"--preset={arguments.preset}"], run)
+    output = arguments.output
+    output.mkdir(parents=True, exist_ok=True)
+    page = str(output / "digits.html")
+    export.main([*map(str, runs.values()), "--format=html", "--output", page])
     for name, run in runs.items():
-        export.main([str(run), "--format=npz", "-o", str(arguments.output / name)])
-    files = sorted(path for path in arguments.output.rglob("*") if path.is_file())
-    files = [path for path in files if path.name != "SHA256SUMS"]
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(arguments.output)}\n"
+        export.main([str(run), "--format=npz", "--output", str(output / name)])
+    files = [path for path in sorted(output.rglob("*")) if path.is_file()]
+    sums = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output)}\n"
         for path in files
-    ]
-    replace_file(arguments.output / "SHA256SUMS", lambda file: file.write("".join(lines).encode()))
-    print("".join(lines), end="")
+        if path.name != "SHA256SUMS"
+    )
+    replace_files({output / "SHA256SUMS": sums.encode()})
+    print(sums, end="")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from digits_jax.hardware import processor_name
 from digits_jax.runs import folder
 from experiments.peers import contenders, measure
 from experiments.peers.contenders import PROCESS, SCENARIOS
-from experiments.running import results_folder
 
 EXTRA = 'pip install "digits_jax[peers]"'
 CPU_BUILD = "where there is no GPU, PyTorch's build for CPUs is enough and far smaller"
@@ -76,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         "notes": _missing(names, arguments.quick),
     }
     before = _before(path, result) if arguments.keep else None
-    results_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     written = _kept(before, result)
     try:
         for name in names:

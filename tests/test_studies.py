@@ -1,0 +1,318 @@
+"""The studies: their tables by hand, what they measure, and what they refuse."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from digits_jax import DigitsError, RunOptions, TrainConfig, fit_ensemble, load_dataset, read_run
+from digits_jax.runs.folder import hold_folder
+from digits_jax.vision.decode import decode_image
+from experiments import (
+    accuracy,
+    augmentation,
+    choose,
+    drawing,
+    handwriting,
+    large_data,
+    out_of_distribution,
+    sizes,
+    study,
+    training_table,
+)
+
+SMALL = "--arch=mlp --preset=quick --epochs=1 --hidden-sizes=8"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    """Two tiny MLPs, as `experiments.sizes` looks for them."""
+    config = TrainConfig(arch="mlp", dataset="digits", preset="tiny", epochs=1.0, ensemble=2)
+    workdir = tmp_path_factory.mktemp("runs") / "mlp-tiny"
+    return fit_ensemble(config, RunOptions(workdir=str(workdir)), quiet=True).workdir
+
+
+# --- what they share -----------------------------------------------------------------------
+
+
+def test_a_run_is_trained_once_and_isnt_taken_for_another(tmp_path, capfd):
+    flags = [*SMALL.split(), "--dataset=digits"]
+    first = study.train_run(flags, tmp_path / "run")
+    assert first["process_seconds"] > 0
+    assert study.train_run(flags, tmp_path / "run") == first
+    assert capfd.readouterr().out.count("test accuracy") == 1
+    with pytest.raises(DigitsError, match=r"hidden_sizes=\(8,\), not \(9,\)"):
+        study.train_run([*flags, "--hidden-sizes=9"], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_failed_training_ends_the_study(tmp_path):
+    flags = [*SMALL.split(), "--dataset=digits", "--batch-size=99999"]
+    with pytest.raises(DigitsError, match="ended with status 2"):
+        study.train_run(flags, tmp_path / "run")
+
+
+def test_folds_are_of_one_size_and_begin_with_the_validation_split(digits):
+    folds = [study.hold_out(digits, index, 5) for index in range(5)]
+    held = [image.tobytes() for fold in folds for image in np.asarray(fold.validation.images)]
+    everything = [*np.asarray(digits.train.images), *digits.validation.images]
+    assert set(held) <= {image.tobytes() for image in everything}
+    assert {len(fold.train) for fold in folds} == {1150}
+    assert all(fold.test is fold.validation for fold in folds)
+    first = folds[0].validation.images[: len(digits.validation)]
+    np.testing.assert_array_equal(first, digits.validation.images)
+
+
+# --- accuracy and training -----------------------------------------------------------------
+
+
+def score(test_accuracy, first, second, **more):
+    return {
+        "test_accuracy": test_accuracy,
+        "test_count": 10_000,
+        "total_seconds": 120.0,
+        "first_half_accuracy": first,
+        "second_half_accuracy": second,
+        "without_doubtful_accuracy": test_accuracy + 0.001,
+        **more,
+    }
+
+
+def test_the_table_of_accuracy_by_hand(monkeypatch):
+    recipe = accuracy.Recipe("--arch=cnn", 0.995, best=0.995, together=1.0)
+    monkeypatch.setitem(accuracy.RECIPES, "cnn-best", recipe)
+    row = {
+        "flags": "--arch=cnn",
+        "cores": 2,
+        "device": "cpu: a CPU",
+        "num_params": 1000,
+        "members": [score(0.99, 0.98, 1.0), score(0.996, 0.994, 0.998)],
+        "ensemble": score(0.998, 0.997, 0.999, total_seconds=240.0),
+    }
+    lines = accuracy.markdown({"cnn-best": row}).splitlines()
+    # The standard deviation of 99.0 and 99.6 is 0.6 / sqrt(2); Wilson's by statsmodels.
+    cells = "| **99.300%** ± 0.424 | 99.12% to 99.45% | 99.60% | 99.40% | 98.70%, 99.90% |"
+    assert cells in lines[2]
+    assert lines[2].endswith("| 2.0 min, 2 cores | ≥ 99.50%: no; best ≥ 99.50%: yes |")
+    assert lines[3].endswith("| 4.0 min | ≥ 100.00%: no |")
+    assert "... `--ensemble=2` | 2 × 1,000 | **99.80%** | 99.69% to 99.87% |" in lines[3]
+    on_a_gpu = {**row, "device": "gpu: NVIDIA H200"}
+    assert "| 2.0 min, NVIDIA H200 |" in accuracy.markdown({"cnn-best": on_a_gpu})
+
+
+def test_accuracy_is_that_of_each_network_and_of_all(ensemble):
+    found = accuracy.measure(ensemble)
+    for index, member in enumerate(found["members"]):
+        run = read_run(ensemble / f"member-{index}")
+        correct = run.logits.argmax(-1) == run.labels
+        assert member["test_accuracy"] == pytest.approx(run.results["test_accuracy"])
+        assert member["first_half_accuracy"] == np.mean(correct[:180])
+        assert "without_doubtful_accuracy" not in member
+    assert found["ensemble"]["test_errors"] == read_run(ensemble).results["test_errors"]
+    assert "| – |" in accuracy.markdown({"mlp-digits": {"flags": "", **found}})
+
+
+def test_doubtful_labels_are_left_out():
+    labels, logits = np.zeros(10_000, np.int32), np.tile([1.0, 0.0], (10_000, 1))
+    logits[list(accuracy.PUBLISHED_LABEL_ERRORS["mnist"]), 1] = 2
+    results = dict.fromkeys(("validation_accuracy", "total_seconds", "params_sha256"), 1.0)
+    run = SimpleNamespace(labels=labels, logits=logits, results={"dataset": "mnist", **results})
+    found = accuracy.score(run)
+    assert (found["test_errors"], found["without_doubtful_accuracy"]) == (15, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "words"),
+    [
+        (accuracy, ["--recipes=cnn-huge"], "--recipes=cnn-huge: give some of"),
+        (accuracy, ["--seeds=1"], "--seeds=1"),
+        (accuracy, ["--recipes=cnn-distilled"], "its teacher cnn-best isn't in"),
+        (training_table, ["--rows=rnn"], "--rows=rnn: give some of"),
+        (training_table, ["--seeds=1"], "--seeds=1"),
+        (handwriting, ["x", "--conditions=rain"], "--conditions=rain: give some of"),
+        (augmentation, ["--policies=rain"], "--policies=rain: give some of"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_trained(program, flags, words, tmp_path):
+    where = [f"--output={tmp_path}"]
+    where += [f"--runs={tmp_path}"] if program in (accuracy, training_table) else []
+    with pytest.raises(DigitsError, match=words):
+        program.main([*flags, *where])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["accuracy", "training"])
+def test_the_published_tables_are_those_of_their_results(name):
+    module = {"accuracy": accuracy, "training": training_table}[name]
+    path = study.RESULTS / f"{name}.json"
+    text = path.with_suffix(".md").read_text()
+    assert text == module.markdown(json.loads(path.read_text())) + "\n"
+
+
+# --- choose --------------------------------------------------------------------------------
+
+
+def outcome(correct, loss=0.1, seconds=2.0):
+    return {
+        "correct": correct,
+        "count": 1000,
+        "loss": loss,
+        "train_seconds": seconds,
+        "device": "cpu: Z80",
+    }
+
+
+def test_the_table_of_candidates_by_hand():
+    """The gain is over the seeds that both have: 990 - 980 and 994 - 986 of 1,000."""
+    runs = {
+        "--a": {"0": outcome(980), "1": outcome(986), "2": outcome(800)},
+        "--b": {"0": outcome(990, 0.2), "1": outcome(994, 0.4, 4.0)},
+        "--c": {"0": {"note": "it diverged"}},
+        "--d": {},
+    }
+    table = {"dataset": "mnist", "folds": 0, "command": "choose", "runs": runs}
+    lines = choose.markdown(table).splitlines()
+    # A standard error of two numbers is half their distance.
+    assert lines[2].startswith("| `--a` | 3 | 92.200 ± 10.570% | 0.1000 | – |")
+    assert lines[3] == "| `--b` | 2 | 99.200 ± 0.283% | 0.3000 | +0.900 ± 0.100 | 3.00 s |"
+    assert lines[4] == "| `--c` | 1 | it diverged | – | – | – |"
+    assert lines[5] == "| `--d` | 0 | not trained yet | – | – | – |"
+    assert "seed K on part K of 12" in choose.markdown({**table, "folds": 12})
+
+
+def test_it_trains_what_is_missing_and_refuses_another_recipe(tmp_path, digits):
+    own = ["--name=x", "--dataset=digits", "--folds=5", f"--output={tmp_path}"]
+    candidates = ["--", *SMALL.split(), "--", *SMALL.split(), "--dropout=0.5"]
+    choose.main([*own, "--seeds=2", *candidates])
+    path = tmp_path / "x.json"
+    first = json.loads(path.read_text())["runs"]
+    assert {flags: sorted(runs) for flags, runs in first.items()} == {
+        SMALL: ["0", "1"],
+        f"{SMALL} --dropout=0.5": ["0", "1"],
+    }
+    assert {run["count"] for runs in first.values() for run in runs.values()} == {287}
+    choose.main([*own, "--seeds=3", *candidates])
+    table = json.loads(path.read_text())
+    for flags, runs in table["runs"].items():
+        assert sorted(runs) == ["0", "1", "2"]
+        assert {seed: runs[seed] for seed in "01"} == first[flags]
+    with pytest.raises(DigitsError, match=r"--folds=4: .* has --folds=5"):
+        choose.main([*own, "--folds=4", *candidates])
+    table["recipes"][SMALL]["epochs"] = 7.0
+    path.write_text(json.dumps(table))
+    with pytest.raises(DigitsError, match="with other epochs than today"):
+        choose.main([*own, *candidates])
+
+
+A, B = ["--", "--arch=cnn"], ["--", "--arch=mlp"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (A, "two or more different candidates"),
+        ([*A, *A], "two or more different candidates"),
+        (["--seeds=1", *A, *B], "--seeds=1"),
+        (["--folds=1", *A, *B], "--folds=1"),
+        (["--folds=3", "--seeds=4", *A, *B], "a part of its own"),
+        (["--together=0", *A, *B], "--together=0"),
+        ([*A, *B, "--seed=3"], "--seed isn't for one candidate"),
+        ([*A, *B, "--ensemble=2"], "--ensemble isn't for one candidate"),
+        ([*A, *B, "--dropout=2"], "dropout=2"),
+        ([*A, *B, "--workdir=x"], "unknown flag --workdir"),
+        (["--name=a/b", *A, *B], "--name=a/b"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(argv, words, tmp_path):
+    with pytest.raises(DigitsError, match=words):
+        choose.main(["--name=x", f"--output={tmp_path}", *argv])
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_at_once_would_lose_rows(tmp_path):
+    with hold_folder(tmp_path), pytest.raises(DigitsError, match="in use by another"):
+        choose.main([f"--output={tmp_path}", "--name=x", *A, *B])
+
+
+# --- pictures, sizes and large data --------------------------------------------------------
+
+
+def test_pictures_of_digits_are_read_as_those_digits(digits):
+    images = np.asarray(digits.test.images[:8, :, :, 0])
+    for name in drawing.CONDITIONS:
+        pairs = handwriting.read_pictures(name, images, 0)
+        seen = [glyph for _, glyph in pairs if glyph is not None]
+        assert len(seen) >= 6, name
+    again = handwriting.read_pictures(name, images[3:4], 3)
+    np.testing.assert_array_equal(again[0][0], pairs[3][0])
+    rng = np.random.Generator(np.random.Philox(key=1))
+    row = drawing.compose(images[:3], True, rng)
+    page = decode_image(drawing.draw(row, drawing.CONDITIONS["inverted"], rng), "row")
+    assert page.shape[0] == 56
+
+
+def test_what_is_no_digit_is_measured(ensemble):
+    drawn = np.stack(list(out_of_distribution.scribbles(5)))[:, ::8, ::8][:, :28, :28]
+    letters = list(out_of_distribution.printed("A"))
+    assert len(letters) > 5
+    run = ensemble / "member-0"
+    row = out_of_distribution.measure(run, {"a": np.pad(drawn, ((0, 0), (0, 3), (0, 3)))}, None)
+    assert row["counts"] == {"a": 5}
+    assert 0 <= row["shares"]["a"] <= 1
+    assert "| a (5) |" in out_of_distribution.markdown([row])
+
+
+@pytest.mark.slow
+def test_sizes_of_a_preset_with_and_without_runs(ensemble, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sizes, "SINGLE_CALLS", 2)
+    arguments = sizes.Arguments(tmp_path, ensemble.parent, dataset="digits")
+    trained, untrained = (sizes.measure("mlp", preset, arguments) for preset in ("tiny", "quick"))
+    runs = [read_run(ensemble / f"member-{index}") for index in range(2)]
+    assert trained["accuracies"] == [run.results["test_accuracy"] for run in runs]
+    assert trained["same_run_accuracy"] == trained["accuracies"][0]
+    # BatchNorm is folded into each layer's bias.
+    assert untrained["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+    assert 4 * untrained["parameters"] < untrained["npz_bytes"]
+    assert "not measured" in sizes.markdown([trained, untrained])
+
+
+def test_augmented_images_are_drawn(digits):
+    images = np.asarray(digits.train.images[:20])
+    plain, changed = (augmentation.draw(policy, images) for policy in ("none", "noise"))
+    assert plain.shape == (3 * 60, 3 * 300)
+    assert (plain != changed).any()
+
+
+def test_large_data_is_a_repeatable_stock_data_set(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(large_data, "TEST_COUNT", 200)
+    size = {"gigabytes": 0.0012, "shard_megabytes": 0.1}
+    folders = [
+        large_data.write_large(large_data.Arguments(tmp_path / name, seed=seed, **size))
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    a, b, c = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert a == b
+    assert a != c
+    source = tfds.builder_from_directory(folders[0]).as_data_source("train")
+    dataset = load_dataset("tfds/large_digits", tmp_path / "a", input="stream")
+    assert len(source) == 1024 == len(dataset.train) + len(dataset.validation)
+    assert len(dataset.test) == 200
+    images, labels = dataset.train.rows(np.arange(20))
+    assert len(np.unique(labels)) > 5
+    assert 20 < np.median(images) < 44  # noise, up to 63
+    for name, changes, words in (
+        ("a", size, "is there already"),
+        ("d", {"gigabytes": 1e6}, "GB free"),
+        ("e", {"gigabytes": 1e-6}, "give at least"),
+    ):
+        with pytest.raises(DigitsError, match=words):
+            large_data.write_large(large_data.Arguments(tmp_path / name, **changes))

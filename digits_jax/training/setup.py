@@ -156,7 +156,7 @@ def prepare(
         cpu_devices = options.devices
     devices = parallel.start_backend(options.platform, cpu_devices)
     platform = devices[0].platform
-    _check_steps_per_call(options)
+    steps_per_call = choose_steps_per_call(options, platform)
     if dataset is None:
         dataset = distributed.main_process_first(
             lambda: load_dataset(config.dataset, options.data_dir, input=options.input)
@@ -181,6 +181,8 @@ def prepare(
     mesh = parallel.make_mesh(parallel.of_every_process(devices))
     convolution = choose_convolution(options.convolution, platform) if heavy else "lax"
     total_steps = num_steps(config.epochs, size, batch_size)
+    if options.steps_per_call == "auto":  # the device's loop is compiled for so many
+        steps_per_call = min(steps_per_call, num_steps(1, size, batch_size))
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     settings = {**config.to_dict(), "convolution": convolution}
     teacher = None
@@ -205,7 +207,7 @@ def prepare(
         tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
         mesh=mesh,
         convolution=convolution,
-        steps_per_call=choose_steps_per_call(options, platform, num_steps(1, size, batch_size)),
+        steps_per_call=steps_per_call,
         total_steps=total_steps,
         teacher=teacher,
         started=started,
@@ -275,36 +277,27 @@ def choose_devices(
     return devices[:count]
 
 
-def choose_steps_per_call(options: RunOptions, platform: str, steps_in_an_epoch: int) -> int:
+def choose_steps_per_call(options: RunOptions, platform: str) -> int:
     """Returns how many steps a call of the devices takes at most.
 
-    With "auto" that is one on a CPU, where a convolution's gradient inside a rolled loop is many
+    With "auto" that is 1 on a CPU, where a convolution's gradient inside a rolled loop is many
     times slower (jax issue 12868), and where images are streamed or several processes train
-    together. Elsewhere it is an epoch's, but no more than 256, so that a stop doesn't wait long.
+    together; elsewhere 256, so that a stop doesn't wait long.
 
-    Args:
-      options: of the run.
-      platform: of the devices.
-      steps_in_an_epoch: an upper bound that is useful.
+    Raises:
+      ConfigError: several, where only one is possible.
 
     Example:
-      >>> [choose_steps_per_call(RunOptions(), where, 215) for where in ("cpu", "gpu")]
-      [1, 215]
+      >>> [choose_steps_per_call(RunOptions(), where) for where in ("cpu", "gpu")]
+      [1, 256]
     """
-    if options.steps_per_call != "auto":
-        return options.steps_per_call
-    if platform == "cpu" or options.input == "stream" or jax.process_count() > 1:
-        return 1
-    return min(MAX_STEPS_PER_CALL, steps_in_an_epoch)
-
-
-def _check_steps_per_call(options: RunOptions) -> None:
-    if options.steps_per_call in ("auto", 1):
-        return
+    obstacle = None
     if options.input == "stream":
-        reason = "input=stream doesn't hold the images in memory"
+        obstacle = "input=stream doesn't hold the images in memory"
     elif jax.process_count() > 1:
-        reason = "several processes agree between calls"
-    else:
-        return
-    raise ConfigError(f"steps_per_call={options.steps_per_call}: {reason}; give 1, or auto")
+        obstacle = "several processes agree between calls"
+    if options.steps_per_call == "auto":
+        return 1 if platform == "cpu" or obstacle else MAX_STEPS_PER_CALL
+    if obstacle and options.steps_per_call > 1:
+        raise ConfigError(f"steps_per_call={options.steps_per_call}: {obstacle}; give 1, or auto")
+    return options.steps_per_call

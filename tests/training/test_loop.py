@@ -552,8 +552,10 @@ def test_choice_of_devices(count, wanted, batch_size, heavy, chosen):
 
 
 def test_choice_of_steps_per_call():
-    def choose(platform, steps=20, **options):
-        return choose_steps_per_call(RunOptions(**options), platform, steps)
+    def choose(platform, **options):
+        return choose_steps_per_call(RunOptions(**options), platform)
 
-    assert (choose("cpu"), choose("gpu"), choose("tpu", 10**6)) == (1, 20, 256)
-    assert (choose("cpu", steps_per_call=9), choose("gpu", input="stream")) == (9, 1)
+    assert (choose("cpu"), choose("gpu"), choose("gpu", input="stream")) == (1, 256, 1)
+    assert choose("cpu", steps_per_call=9) == 9
+    with pytest.raises(ConfigError, match="steps_per_call=4: input=stream"):
+        choose("gpu", steps_per_call=4, input="stream")

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import (
     SETTINGS,
@@ -89,6 +89,7 @@ def test_networks_that_make_no_ensemble(changes, message):
 # --- threshold and temperature -----------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 0.9), st.integers(0, 2**31))
 def test_the_threshold_is_the_highest_within_the_allowed_share(count, give_up, seed):
     rng = np.random.default_rng(seed)
@@ -100,11 +101,12 @@ def test_the_threshold_is_the_highest_within_the_allowed_share(count, give_up, s
     if not len(right):
         assert (threshold, cost) == (1.0, 0.0)
         return
-    assert cost == np.mean(right < threshold) <= give_up
+    assert cost == np.mean(right < threshold) <= give_up + 1e-9
     above = right[right > threshold]
-    assert not len(above) or np.mean(right < above.min()) > give_up
+    assert not len(above) or np.mean(right < above.min()) > give_up - 1e-9
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.4, 2.5))
 def test_the_temperature_undoes_a_scale(seed, scale):
     """Labels that are drawn from the softmax need the temperature by which it was scaled."""

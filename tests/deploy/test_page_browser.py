@@ -391,16 +391,11 @@ def test_bad_files_are_one_line(open_page):
         assert verdict(page) == "It is 1."  # the drawing is still there
 
 
-def test_a_drop_without_a_file_is_one_line(open_page):
+def test_a_drop_of_no_file_and_of_several(open_page):
     page = open_page(constant_network(1, "one"))
-    page.dispatch_event(
-        "body", "drop", {"dataTransfer": page.evaluate_handle("new DataTransfer()")}
-    )
+    nothing = {"dataTransfer": page.evaluate_handle("new DataTransfer()")}
+    page.dispatch_event("body", "drop", nothing)
     assert "holds no picture" in page.inner_text("#problem")
-
-
-def test_of_several_files_the_first_is_read(open_page):
-    page = open_page(constant_network(1, "one"))
     drop(page, {f"{digit}.png": picture(STROKES[digit]) for digit in "57"})
     assert verdict(page) == "It is 1."
     assert page.inner_text("#problem") == "5.png is read; the other files are ignored."

@@ -10,7 +10,6 @@ from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
-from numpy_layers import apply_layers
 
 # --- programs ------------------------------------------------------------------------------
 
@@ -75,7 +74,6 @@ def read_picture(data: bytes, mode: str, score) -> dict:
       "lines": for each line its (uint8 [28, 28], box) pairs; "text": the digits, lines apart by
       newlines, empty for a blank picture; "found": digits found in mode "digit", else None.
     """
-    from digits_jax.deploy.pictures import read_picture as read
     from scipy.special import softmax
 
     from digits_jax.deploy.predictor import Predictions
@@ -176,6 +174,8 @@ def npz_logits(network, path: Path, images):
 
 def _layers_logits(members, images):
     """Logits of networks as lists of (kind, arrays)."""
+    from numpy_layers import apply_layers  # of tests/: trainings run without it
+
     from digits_jax.runs.ensembles import mean_log_probabilities
 
     logits = [apply_layers(layers, images) for layers in members]

@@ -30,7 +30,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, verifies every file of every checkpoint, prints; 1 where one is damaged."""
-    arguments = parse(Arguments, argv, doc=__doc__)
+    arguments = parse(Arguments, argv, doc=__doc__ or "")
     run, path = arguments.run, arguments.run / folder.CHECKPOINTS
     folder.check_run(run)
     if not path.exists() and (member := member_path(run, 0)).is_dir():

@@ -169,6 +169,7 @@ def restore_newest(
 
     def restore(folder: Path) -> Any:
         with _orbax() as ocp, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            # Before it reads: where Orbax fails, it leaves threads that print tracebacks.
             stored = _shapes(reader.metadata(folder).item_metadata.tree)
             wanted = _shapes(abstract_tree)
             for name in sorted(stored.keys() | wanted.keys()):
@@ -181,9 +182,6 @@ def restore_newest(
 
 def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
     """Reads the parameters and statistics to classify with: the averages, where a run keeps them.
-
-    Args:
-      path: the folder of the checkpoints.
 
     Returns:
       The newest step that isn't damaged; {"params": ..., "batch_stats": ...} of NumPy arrays,
@@ -215,22 +213,25 @@ def _newest(
 ) -> Restored | None:
     damaged: dict[int, str] = {}
     for step in reversed(list_steps(path)):
-        damage = find_damage(path, step)
-        if damage is None:
-            values = read_values(path, step)
-            check(step, values)
-            folder = (path / str(step)).absolute()
-            try:
-                tree = restore(folder / _STATE)
-            except Exception as error:  # TensorStore's, Orbax's and json's
-                raise CheckpointError(
-                    f"{folder}: can't be restored though its files are intact ({_why(error)}); "
-                    "nothing was changed: check the configuration, or try again"
-                ) from None
-            damage = _find_nan(tree)
-            if damage is None:
-                return Restored(step, tree, values, damaged)
-        damaged[step] = damage
+        folder = (path / str(step)).absolute()
+        if damage := find_damage(path, step):
+            damaged[step] = damage
+            continue
+        values = read_values(path, step)
+        check(step, values)
+        try:
+            tree = restore(folder / _STATE)
+        except Exception as error:  # TensorStore's, Orbax's and json's
+            raise CheckpointError(
+                f"{folder}: can't be restored though its files are intact ({_why(error)}); "
+                "nothing was changed: check the configuration, or try again"
+            ) from None
+        not_finite = [
+            name for name, x in _named(tree).items() if not np.isfinite(np.asarray(x)).all()
+        ]
+        if not not_finite:
+            return Restored(step, tree, values, damaged)
+        damaged[step] = f"{not_finite[0]} holds NaN or infinity"
     if damaged:
         all_of_them = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
         raise CheckpointError(
@@ -240,19 +241,13 @@ def _newest(
     return None
 
 
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def _shapes(tree: Any) -> dict[str, str]:
-    """The shape and dtype of each array, by its path."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(place, simple=True, separator="/") for place, _ in named]
-    return {name: f"{x.dtype}{list(x.shape)}" for name, (_, x) in zip(names, named, strict=True)}
-
-
-def _find_nan(tree: Any) -> str | None:
-    for place, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not np.isfinite(np.asarray(leaf)).all():
-            name = jax.tree_util.keystr(place, simple=True, separator="/")
-            return f"{name} holds NaN or infinity"
-    return None
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree).items()}
 
 
 def last_saved(path: Path) -> int | None:
@@ -305,12 +300,7 @@ def newest_good(path: Path) -> int | None:
 
 
 def clear_up(path: Path, damaged: dict[int, str]) -> None:
-    """Prepares a folder for the next save: renames damaged steps, removes incomplete ones.
-
-    Args:
-      path: the folder of the checkpoints.
-      damaged: as in `Restored`.
-    """
+    """Prepares for the next save: renames `Restored.damaged` steps, removes incomplete ones."""
     if jax.process_index() == 0 and path.is_dir():
         for step in damaged:
             (path / str(step)).rename(path / f"damaged-{step}-{secrets.token_hex(4)}")
@@ -375,9 +365,7 @@ def tree_sha256(tree: Any) -> str:
       ...     {"a": np.ones(2), "b": np.zeros(2)})
       True
     """
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
     digest = hashlib.sha256()
-    for name in sorted(named):
-        digest.update(np.ascontiguousarray(named[name]).tobytes())
+    for _, leaf in sorted(_named(tree).items()):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

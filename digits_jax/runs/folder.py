@@ -66,9 +66,6 @@ _MAX_JSON_BYTES = 50_000_000
 def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     """Makes a folder that wasn't there: root/name, or root/name-2, root/name-3, ...
 
-    Raises:
-      CheckpointError: it can't be written.
-
     Example:
       >>> root = Path(tempfile.mkdtemp())
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
@@ -87,8 +84,7 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
 
 
 def _not_writable(path: Path, error: OSError) -> CheckpointError:
-    why = error.strerror
-    return CheckpointError(f"{path}: can't be written ({why}); give a folder that can")
+    return CheckpointError(f"{path}: can't be written ({error.strerror}); give another folder")
 
 
 @contextlib.contextmanager
@@ -96,9 +92,6 @@ def hold_folder(path: Path) -> Iterator[None]:
     """Makes a folder where there is none, and locks it against other processes.
 
     The lock is the operating system's: it goes with the process, however that ends.
-
-    Raises:
-      CheckpointError: it can't be written, or another process holds it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -123,15 +116,7 @@ def hold_folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
-    """Locks a run's folder against other processes.
-
-    Args:
-      path: the folder.
-      new: make it, for a run that is about to start; else it holds one already.
-
-    Raises:
-      CheckpointError: as `hold_folder`; or it holds a run (``new``), or none.
-    """
+    """Locks the folder of a new run, which must hold none yet, or of one that is resumed."""
     if not new:
         check_run(path)
     with hold_folder(path):
@@ -159,11 +144,7 @@ def _check_empty(path: Path) -> None:
 
 
 def replace_files(files: dict[Path, bytes | Callable[[BinaryIO], object]]) -> None:
-    """Writes files that belong together: none takes its place before all are on the disk.
-
-    Args:
-      files: path -> what is in it, or a function that writes it.
-    """
+    """Writes files, or calls what writes them; none takes its place before all are on the disk."""
     asides = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
     try:
         for path, content in files.items():

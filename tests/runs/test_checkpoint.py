@@ -284,9 +284,3 @@ def test_older_steps_are_removed_when_the_new_one_is_complete(saved, monkeypatch
     monkeypatch.setattr(shutil, "rmtree", remove)
     save_checkpoint(saved, 6, tree(6), {"loss": 2.0})
     assert seen == [6]
-
-
-def test_a_file_in_place_of_the_folder(tmp_path):
-    (tmp_path / "checkpoints").touch()
-    with pytest.raises(CheckpointError, match="is not a folder; move that file away"):
-        restore(tmp_path / "checkpoints")

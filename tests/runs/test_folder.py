@@ -24,7 +24,6 @@ from digits_jax.runs.folder import (
     read_npz,
     read_results,
     read_run,
-    replace_file,
     replace_files,
     write_json,
     write_predictions,
@@ -99,31 +98,38 @@ def test_predictions_that_are_wrong(run, change):
 
 
 def test_predictions_that_are_missing_or_incomplete(run):
-    write_predictions(run, labels=arrays()["labels"])
-    with pytest.raises(CheckpointError, match=r"can't be read \(it holds no logits\); .*--resume"):
-        read_run(run)
-    (run / "predictions.npz").unlink()
-    with pytest.raises(CheckpointError, match=r"can't be read \(No such file .*--resume"):
-        read_run(run)
+    path = run / "predictions.npz"
+    half = path.read_bytes()[:500]
+    for change, said in (
+        (lambda: np.savez(path, labels=np.zeros(3)), "it holds no logits"),
+        (lambda: path.write_bytes(half), "File is not a zip file"),
+        (path.unlink, "No such file or directory"),
+    ):
+        change()
+        with pytest.raises(CheckpointError, match=rf"can't be read \({said}\); .*--resume"):
+            read_run(run)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"NaN", b"1e999", b"[" * 10**5])
 def test_what_is_not_json(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(CheckpointError, match=r"config.json: isn't JSON"):
+    with pytest.raises(CheckpointError, match="isn't JSON"):
         read_json(tmp_path / "config.json")
 
 
-def test_json_that_cannot_be_read(tmp_path):
-    with pytest.raises(CheckpointError, match=r"gone.json: can't be read \(No such file"):
-        read_json(tmp_path / "gone.json")
-    os.mkfifo(tmp_path / "pipe.json")
-    with pytest.raises(CheckpointError, match=r"pipe.json: can't be read \(not a regular file"):
-        read_json(tmp_path / "pipe.json")
-    with open(tmp_path / "large.json", "wb") as file:
-        file.truncate(10**9)
-    with pytest.raises(CheckpointError, match=r"has more than 50,000,000 bytes"):
-        read_json(tmp_path / "large.json")
+def test_files_that_are_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(10**10)
+    for name, said in {
+        "gone": "No such file",
+        "pipe": "not a regular file",
+        "folder": "Is a directory",
+        "large": "has more than 50,000,000 bytes",
+    }.items():
+        with pytest.raises(CheckpointError, match=rf"{name}: can't be read \({said}"):
+            read_json(tmp_path / name)
 
 
 # --- arrays --------------------------------------------------------------------------------
@@ -158,10 +164,6 @@ def zip_of(path, *, shape="(3,)", descr="<f4", data=bytes(12), method=zipfile.ZI
     return path
 
 
-def test_an_array_by_hand(tmp_path):
-    assert read_npz(zip_of(tmp_path / "a.npz"))["a"].tolist() == [0, 0, 0]
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -177,25 +179,9 @@ def test_an_array_by_hand(tmp_path):
     ],
 )
 def test_arrays_that_are_refused(tmp_path, other):
+    assert read_npz(zip_of(tmp_path / "a.npz"))["a"].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         read_npz(zip_of(tmp_path / "a.npz", **other))
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other", "no array"])
-def test_damaged_archives(tmp_path, damage):
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, a=np.random.default_rng(0).normal(size=1000))
-    intact = path.read_bytes()
-    third = len(intact) // 3
-    changed = intact[:third] + bytes(64) + intact[third + 64 :]
-    contents = {"cut": intact[:third], "changed": changed, "empty": b"", "other": b"a, b\n"}
-    if damage == "no array":
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("a.txt", "abc")
-    else:
-        path.write_bytes(contents[damage])
-    with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        read_npz(path)
 
 
 # --- metrics -------------------------------------------------------------------------------
@@ -216,17 +202,11 @@ def test_metrics_are_lines(tmp_path):
     assert keep_metrics(tmp_path, 20) == rows[:2] == read_metrics(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        b'{"step": 20, "train_lo',
-        b"5\n",
-        b"{}\n",
-        b"\xff\xfe\n",
-        b"[" * 10**5,
-        json.dumps({**row(20), "step": 10**400}).encode(),
-    ],
-)
+LARGE = json.dumps({**row(20), "step": 10**400}).encode()
+CUT = b'{"step": 20, "train_lo'
+
+
+@pytest.mark.parametrize("bad", [CUT, b"5\n", b"{}\n", b"\xff\xfe\n", b"[" * 10**5, LARGE])
 def test_other_lines_are_left_out(tmp_path, bad):
     append_metrics(tmp_path, row(10))
     with open(tmp_path / "metrics.jsonl", "ab") as file:
@@ -237,12 +217,6 @@ def test_other_lines_are_left_out(tmp_path, bad):
         file.write(bad)
     rows = [row(10), {**row(20), "train_loss": 0.5}]
     assert read_metrics(tmp_path) == rows == keep_metrics(tmp_path, 20)
-
-
-def test_metrics_that_are_a_folder(tmp_path):
-    (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: can't be read \(Is a directory\)"):
-        read_metrics(tmp_path)
 
 
 # --- all or nothing ------------------------------------------------------------------------
@@ -276,16 +250,6 @@ def test_a_failed_write_leaves_the_old_file(run, monkeypatch, write, stage):
     with pytest.raises(OSError, match="No space"):
         write(run)
     assert files(run) == before
-
-
-def test_a_writer_that_is_interrupted_leaves_nothing(tmp_path):
-    def write(file):
-        file.write(b"half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(tmp_path / "file", write)
-    assert files(tmp_path) == {}
 
 
 def test_files_that_belong_together_are_all_there_or_none(tmp_path):

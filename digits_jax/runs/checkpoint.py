@@ -1,7 +1,7 @@
 """Checkpoints: arrays by Orbax, and SHA-256 sums that are verified before a restore.
 
     checkpoints/12/state/              the training state, as Orbax writes it
-    checkpoints/12/values.json         what the training loop saves beside the arrays
+    checkpoints/12/values.json         what the training loop saves beside them, and their shapes
     checkpoints/12/SHA256SUMS          of these files, as `sha256sum -c 12/SHA256SUMS` checks them
     checkpoints/.14.incomplete/        a save or a removal that is under way or was killed
     checkpoints/damaged-13-9f86d081/   a damaged step that a resumed run passed over
@@ -103,7 +103,7 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
             # It waits for all processes before and after, and takes absolute paths only.
             writer.save((aside / _STATE).absolute(), args=ocp.args.StandardSave(tree))
         if jax.process_index() == 0:
-            (aside / _VALUES).write_bytes(as_json(values))
+            (aside / _VALUES).write_bytes(as_json({"values": values, "arrays": _shapes(tree)}))
             (aside / _SUMS).write_bytes(_sums(aside, step))
             _sync(aside, *aside.rglob("*"))
             aside.rename(path / str(step))
@@ -168,13 +168,12 @@ def restore_newest(
     """
 
     def restore(folder: Path) -> Any:
+        # Here, as an error in Orbax leaves threads that print tracebacks.
+        stored, wanted = _read_values(folder.parent)["arrays"], _shapes(abstract_tree)
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise ValueError(f"{name} is {stored.get(name)}, not {wanted.get(name)}")
         with _orbax() as ocp, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            # Before it reads: where Orbax fails, it leaves threads that print tracebacks.
-            stored = _shapes(reader.metadata(folder).item_metadata.tree)
-            wanted = _shapes(abstract_tree)
-            for name in sorted(stored.keys() | wanted.keys()):
-                if stored.get(name) != wanted.get(name):
-                    raise ValueError(f"{name} is {stored.get(name)}, not {wanted.get(name)}")
             return reader.restore(folder, args=ocp.args.StandardRestore(abstract_tree))
 
     return _newest(path, restore, check)
@@ -288,10 +287,15 @@ def find_damage(path: Path, step: int) -> str | None:
 
 def read_values(path: Path, step: int) -> dict[str, Any]:
     """Reads what was saved beside the arrays of a step."""
-    values = read_json(path / str(step) / _VALUES)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path / str(step) / _VALUES}: isn't an object; train the run again")
-    return values
+    return _read_values(path / str(step))["values"]
+
+
+def _read_values(folder: Path) -> dict[str, dict[str, Any]]:
+    saved = read_json(folder / _VALUES)
+    parts = ("values", "arrays")
+    if isinstance(saved, dict) and all(isinstance(saved.get(part), dict) for part in parts):
+        return saved
+    raise CheckpointError(f"{folder / _VALUES}: isn't as digits_jax writes it; train the run again")
 
 
 def newest_good(path: Path) -> int | None:

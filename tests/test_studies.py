@@ -11,12 +11,14 @@ from digits_jax.runs.folder import hold_folder
 from digits_jax.vision.decode import decode_image
 from experiments import (
     accuracy,
+    ann_vs_cnn,
     augmentation,
     choose,
     drawing,
     handwriting,
     large_data,
     out_of_distribution,
+    release,
     sizes,
     study,
     training_table,
@@ -67,6 +69,17 @@ def test_folds_are_of_one_size_and_begin_with_the_validation_split(digits):
     assert all(fold.test is fold.validation for fold in folds)
     first = folds[0].validation.images[: len(digits.validation)]
     np.testing.assert_array_equal(first, digits.validation.images)
+
+
+PROGRAMS = [accuracy, ann_vs_cnn, augmentation, choose, handwriting, large_data]
+PROGRAMS += [out_of_distribution, release, sizes, training_table]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_have_a_help(program, capsys):
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    assert f"python -m {program.__name__}" in capsys.readouterr().out
 
 
 # --- accuracy and training -----------------------------------------------------------------

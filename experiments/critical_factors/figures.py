@@ -7,39 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
+from digits_jax.evaluation.plots import BLUE, GREEN, MUTED, ORANGE, PINK, new_figure, styled
 from experiments.critical_factors.corruptions import CORRUPTIONS, corrupt
 from experiments.critical_factors.factors import Factor, Level, Settings
 from experiments.critical_factors.ranking import Ranked, Table, by_level, mean_interval, points
 from experiments.critical_factors.rows import Row
 
-# Okabe and Ito's, told apart by every kind of color vision; the markers say the same again.
 STYLES: dict[str, dict[str, Any]] = {
-    "mlp": {"color": "#E69F00", "marker": "s"},
-    "cnn": {"color": "#0072B2", "marker": "o"},
+    "mlp": {"color": ORANGE, "marker": "s", "markersize": 4.5},
+    "cnn": {"color": BLUE, "marker": "o", "markersize": 4.5},
 }
-CURVES = [("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]
-RC = {
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "errorbar.capsize": 2,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.5,
-}
+CURVES = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D")]
 
 
 def draw_all(
@@ -66,28 +50,28 @@ def draw_all(
     table = by_level(rows)
     measured = {row.factor for row in rows}
     plain = [f for f in factors if f.name in measured and not f.has_curves]
-    style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **RC, "backend": "agg"}
-    with matplotlib.rc_context(style):
-        figures = {}
-        if plain:
-            figures["factors"] = _draw_factors(plain, baselines, table)
-        if ranked:
-            figures["ranking"] = _draw_ranking(ranked)
-        if "optimizer" in measured:
-            factor = next(f for f in factors if f.name == "optimizer")
-            figures["optimizer"] = _draw_optimizers(factor, table)
-        if robustness:
-            figures["robustness"] = _draw_robustness(robustness)
-            figures["corruptions"] = _draw_corruptions(images[:1])
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=110)
+    figures = {}
+    if plain:
+        figures["factors"] = _draw_factors(plain, baselines, table)
+    if ranked:
+        figures["ranking"] = _draw_ranking(ranked)
+    if "optimizer" in measured:
+        factor = next(f for f in factors if f.name == "optimizer")
+        figures["optimizer"] = _draw_optimizers(factor, table)
+    if robustness:
+        figures["robustness"] = _draw_robustness(robustness)
+        figures["corruptions"] = _draw_corruptions(images[:1])
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=110)
     return set(figures)
 
 
 def _subplots(title: str, size: tuple[float, float], rows: int, columns: int) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    figure = new_figure(title, *size)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.grid(True)
+    return figure, grid
 
 
 def _add_legend(figure: Figure, archs: Iterable[str]) -> None:
@@ -105,13 +89,14 @@ def _points(table: Table, arch: str, factor: Factor) -> list[tuple[Level, float,
     return found
 
 
+@styled
 def _draw_factors(
     factors: Sequence[Factor], baselines: Mapping[str, Settings], table: Table
 ) -> Figure:
     columns = min(4, len(factors))
     lines = -(-len(factors) // columns)
     title = (
-        "Accuracy on the validation split, one factor changed at a time\n"
+        "Accuracy on the validation split, one factor changed at a time "
         "(95% intervals over seeds; filled: the baseline)"
     )
     figure, grid = _subplots(title, (3.1 * columns, 2.7 * lines + 0.9), lines, columns)
@@ -124,12 +109,13 @@ def _draw_factors(
                 place = _place(arch, level, labels, kinds)
                 filled = level.is_baseline(baselines[arch])
                 face = STYLES[arch]["color"] if filled else "white"
-                axes.errorbar(place, mean, half, mfc=face, zorder=4, **STYLES[arch])
+                axes.errorbar(place, mean, half, mfc=face, zorder=4, capsize=2, **STYLES[arch])
                 shown.append((mean, half))
             if found and not kinds:
                 places = [level.value for level, *_ in found]
-                axes.plot(places, [mean for _, mean, _ in found], color=STYLES[arch]["color"])
-        axes.set(title=factor.subject, xlabel=factor.axis, ylabel="accuracy (%)")
+                axes.plot(places, [m for _, m, _ in found], color=STYLES[arch]["color"], lw=1.2)
+        axes.set(xlabel=factor.axis, ylabel="accuracy (%)")
+        axes.set_title(factor.subject, loc="left")
         _limit(axes, shown)
         if kinds:
             axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
@@ -158,6 +144,7 @@ def _limit(axes: Axes, shown: Sequence[tuple[float, float]]) -> None:
         axes.set_ylim(low - max(room, down + room / 2), min(100, high + max(room, up + room / 2)))
 
 
+@styled
 def _draw_optimizers(factor: Factor, table: Table) -> Figure:
     archs = [arch for arch in factor.levels if _points(table, arch, factor)]
     title = "Learning rates of each optimizer, accuracy on the validation split (95% intervals)"
@@ -171,8 +158,10 @@ def _draw_optimizers(factor: Factor, table: Table) -> Figure:
             values, means, halves = zip(*curve, strict=True)
             color, marker = CURVES[place]
             # The first is the widest: adam's curve lies on adamw's.
-            size = {"ms": 7.5, "lw": 3.5} if place == 0 else {}
-            axes.errorbar(values, means, halves, color=color, marker=marker, label=name, **size)
+            size: dict[str, Any] = {"ms": 7.5, "lw": 3.5} if place == 0 else {"ms": 4.5, "lw": 1.2}
+            axes.errorbar(
+                values, means, halves, color=color, marker=marker, label=name, capsize=2, **size
+            )
         axes.set_xscale("log")
         # What hasn't learned at all would flatten the rest.
         means = [mean for _, mean, _ in found]
@@ -186,10 +175,11 @@ def _draw_optimizers(factor: Factor, table: Table) -> Figure:
     return figure
 
 
+@styled
 def _draw_ranking(ranked: Sequence[Ranked]) -> Figure:
     archs = [arch for arch in STYLES if any(arch in each.largest for each in ranked)]
     title = (
-        "Each factor's largest significant effect against the baseline, or its largest\n"
+        "Each factor's largest significant effect against the baseline, or its largest "
         "(points of validation accuracy, 95% intervals; hollow: none is significant)"
     )
     size = (5.0 * len(archs), 1.5 + 0.42 * len(ranked))
@@ -198,11 +188,11 @@ def _draw_ranking(ranked: Sequence[Ranked]) -> Figure:
         for place, each in enumerate(ranked):
             effect = each.largest.get(arch)
             if effect is None:
-                axes.text(0, place, "  not of this network", va="center", color="#6b6b6b")
+                axes.text(0, place, "  not of this network", va="center", color=MUTED)
                 continue
             half = effect.high - effect.mean if math.isfinite(effect.high) else 0.0
             face = STYLES[arch]["color"] if effect.is_significant else "white"
-            axes.errorbar(effect.mean, place, xerr=half, mfc=face, **STYLES[arch])
+            axes.errorbar(effect.mean, place, xerr=half, mfc=face, capsize=2, **STYLES[arch])
             # Near zero away from its line, elsewhere to where there is room.
             left = (effect.mean > 0) == (abs(effect.mean) >= 1.5)
             axes.annotate(
@@ -213,7 +203,7 @@ def _draw_ranking(ranked: Sequence[Ranked]) -> Figure:
                 ha="right" if left else "left",
                 fontsize=7.5,
             )
-        axes.axvline(0, color="#6b6b6b", lw=1)
+        axes.axvline(0, color=MUTED, lw=1)
         axes.set_yticks(range(len(ranked)), [each.factor.name.replace("_", " ") for each in ranked])
         axes.set_ylim(len(ranked) - 0.4, -0.8)
         axes.set_xscale("symlog", linthresh=1)
@@ -224,11 +214,12 @@ def _draw_ranking(ranked: Sequence[Ranked]) -> Figure:
     return figure
 
 
+@styled
 def _draw_robustness(rows: Sequence[Row]) -> Figure:
     table = by_level(rows)
     archs = [arch for arch in STYLES if any(row.arch == arch for row in rows)]
     title = (
-        "Accuracy on the test images, corrupted more and more (0: unchanged)\n"
+        "Accuracy on the test images, corrupted more and more (0: unchanged), "
         "means and ranges over seeds"
     )
     figure, grid = _subplots(title, (11, 11.5), 5, 4)
@@ -243,7 +234,7 @@ def _draw_robustness(rows: Sequence[Row]) -> Figure:
             means = [statistics.fmean(values) for values in curve.values()]
             low = [max(0.0, m - min(v)) for m, v in zip(means, curve.values(), strict=True)]
             high = [max(0.0, max(v) - m) for m, v in zip(means, curve.values(), strict=True)]
-            axes.errorbar(list(curve), means, [low, high], **STYLES[arch])
+            axes.errorbar(list(curve), means, [low, high], capsize=2, **STYLES[arch])
         label = "pixels" if name == "off_centre" else "severity"
         axes.set(title=name.replace("_", " "), xlabel=label, ylim=(0, 102), xticks=[0, *steps])
     for axes in grid.flat[len(CORRUPTIONS) :]:
@@ -254,6 +245,7 @@ def _draw_robustness(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+@styled
 def _draw_corruptions(image: np.ndarray) -> Figure:
     names = [name for name, (_, strengths) in CORRUPTIONS.items() if len(strengths) == 5]
     figure, grid = _subplots(

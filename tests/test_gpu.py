@@ -1,24 +1,24 @@
 """What only a GPU can show: python -m pytest -m gpu tests/test_gpu.py
 
 Left out unless asked for, and skipped where JAX finds none. Each program runs in a process of its
-own, as its user would start it: this session's JAX has the CPU alone.
+own, as a user would start it: the JAX of the tests' process has the CPU alone.
 """
 
 import json
 import re
 import signal
-import subprocess
 
 import numpy as np
+import programs
 import pytest
-from programs import TIMEOUT_SECONDS, start
+from programs import stop, training
 
 pytestmark = pytest.mark.gpu
 
 GPU = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 CPU = {"JAX_PLATFORMS": "cpu"}
 CNN = ("--arch=cnn", "--dataset=digits", "--preset=quick")
-# Of everything that draws random numbers or keeps an average.
+# With everything that draws random numbers or keeps an average.
 MLP = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=200", "--hidden-sizes=64")
 MLP = (*MLP, "--dropout=0.2", "--augment=elastic", "--ema-decay=0.99")
 SUMS = """
@@ -56,13 +56,8 @@ def gpu(home):
 
 
 def call(home, program, *argv, env=GPU, script=None):
-    with start(home, program, *argv, env=env, script=script) as process:
-        try:
-            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    assert process.returncode == 0, out + err
+    status, out, err = programs.call(home, program, *argv, env=env, script=script)
+    assert status == 0, out + err
     assert "Traceback" not in err
     return out
 
@@ -74,50 +69,44 @@ def results(home, run):
 @pytest.fixture(scope="module")
 def cnn(home, gpu):
     call(home, "train", *CNN, "--workdir=cnn")
-    return home / "cnn"
+    return "cnn"
 
 
 @pytest.fixture(scope="module")
 def mlp(home, gpu):
     call(home, "train", *MLP, "--workdir=mlp")
-    return home / "mlp"
+    return "mlp"
 
 
-def test_it_trains_there_many_steps_in_a_call(home, cnn, gpu):
-    found = results(home, "cnn")
+def test_an_epoch_is_one_call_of_the_gpu(home, cnn, gpu):
+    found = results(home, cnn)
     assert found["device"] == f"gpu: {gpu}"
     assert (found["dtype"], found["convolution"]) == ("bfloat16", "lax")
-    assert found["steps_per_call"] == 20  # an epoch of 1,257 images in batches of 64
+    assert found["steps_per_call"] == 20  # 1,257 images in batches of 64
     assert found["test_accuracy"] > 0.95
 
 
-@pytest.mark.parametrize("arch", ["cnn", "mlp"])
-def test_a_cpu_reads_what_a_gpu_trained(home, arch, request):
-    request.getfixturevalue(arch)
-    scores = [json.loads(call(home, "evaluate", arch, "--json", env=env)) for env in (GPU, CPU)]
+@pytest.mark.parametrize("run", ["cnn", "mlp"])
+def test_a_cpu_scores_what_a_gpu_trained(home, run, request):
+    request.getfixturevalue(run)
+    scores = [json.loads(call(home, "evaluate", run, "--json", env=env)) for env in (GPU, CPU)]
     # float32 is float32 on both: sums are taken in another order.
     assert scores[0]["test_errors"] == scores[1]["test_errors"]
     assert scores[0]["test_loss"] == pytest.approx(scores[1]["test_loss"], rel=1e-5)
 
 
 def test_the_same_run_has_the_same_bits(home, mlp, cnn):
-    call(home, "train", *MLP, "--workdir=mlp-again")
-    call(home, "train", *CNN, "--workdir=cnn-again")
-    for run in ("mlp", "cnn"):
+    for run, flags in ((mlp, MLP), (cnn, CNN)):
+        call(home, "train", *flags, f"--workdir={run}-again")
         assert results(home, run)["params_sha256"] == results(home, f"{run}-again")["params_sha256"]
 
 
-def test_interrupted_and_resumed_has_the_same_bits(home, mlp):
-    with start(home, "train", *MLP, "--workdir=cut", env=GPU) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/"):
-                process.send_signal(signal.SIGINT)
-                break
-        process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == 130
+def test_interrupted_and_resumed_it_has_the_same_bits(home, mlp):
+    with training(home, *MLP, "--workdir=cut", until="epoch 1/", env=GPU) as process:
+        assert stop(process, signal.SIGINT)[0] == 130
     assert not (home / "cut" / "results.json").exists()
     assert "going on at step" in call(home, "train", "--resume", "--workdir=cut")
-    assert results(home, "cut")["params_sha256"] == results(home, "mlp")["params_sha256"]
+    assert results(home, "cut")["params_sha256"] == results(home, mlp)["params_sha256"]
 
 
 def test_a_step_and_a_warp_are_those_of_a_cpu(home, gpu):
@@ -126,15 +115,15 @@ def test_a_step_and_a_warp_are_those_of_a_cpu(home, gpu):
     assert {name: bound for name, bound in differences.items() if bound > 2e-4} == {}
 
 
-def test_an_ensemble_trains_side_by_side(home, gpu):
-    said = call(home, "train", *MLP, "--ensemble=3", "--workdir=three")
-    # An epoch's line is one for all of them: the mean, and the range.
-    assert re.search(r"^epoch 200/200: .* \(\d+\.\d+% to \d+\.\d+%\)$", said, re.MULTILINE)
+def test_an_ensemble_is_trained_in_one_vmapped_step(home, mlp):
+    out = call(home, "train", *MLP, "--ensemble=3", "--workdir=three")
+    # One line for an epoch of all: the mean, and the range.
+    assert re.search(r"^epoch 200/200: .* \(\d+\.\d+% to \d+\.\d+%\)$", out, re.MULTILINE)
     members = [results(home, f"three/member-{index}") for index in range(3)]
     assert [member["seed"] for member in members] == [0, 1, 2]
     assert len({member["params_sha256"] for member in members}) == 3
-    # The first is the run of its own, but for the rounding of its products.
-    alone, together = (np.load(home / run / "predictions.npz") for run in ("mlp", "three/member-0"))
+    # The first is the run of its own, up to rounding differences.
+    alone, together = (np.load(home / run / "predictions.npz") for run in (mlp, "three/member-0"))
     same = alone["logits"].argmax(-1) == together["logits"].argmax(-1)
     assert same.mean() > 0.97
     assert results(home, "three")["test_accuracy"] > 0.9

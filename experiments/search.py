@@ -124,8 +124,10 @@ def open_study(output: Path, config: TrainConfig, dataset: Dataset, sampler: str
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
         study_name="search",
         direction="maximize",
+        # Half of the trials go on after a quarter of the epochs, and half of these after a half.
+        # Earlier, large batches and slow averages of the weights would have no chance.
         pruner=optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=max(1, round((config.epochs or 0) / 9)), reduction_factor=3
+            min_resource=max(1, round((config.epochs or 0) / 4)), reduction_factor=2
         ),
         load_if_exists=True,
     )

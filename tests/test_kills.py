@@ -6,7 +6,6 @@ import random
 import signal
 
 import pytest
-from faults_log import log_faults
 from programs import TIMEOUT_SECONDS, call, start
 
 from digits_jax.runs.checkpoint import find_damage, list_steps
@@ -77,7 +76,6 @@ def test_killed_again_and_again(home, undisturbed):
         assert now >= last
         last = now
         saving += any((home / name / "checkpoints").glob(".*.incomplete"))
-    log_faults("SIGKILL in training and saving", 15, 15)
     assert saving
     status, _, err = call(home, "train", "--resume", f"--workdir={name}")
     assert (status, err) == (0, "")
@@ -96,7 +94,6 @@ def test_asked_to_stop_again_and_again(home, undisturbed, number):
         step = newest(home / name / "checkpoints")
         assert f"stopped at step {step} of {STEPS}, saved" in err
         assert f"--resume --workdir={name}" in err
-    log_faults(f"{signal.Signals(number).name} in training and saving", 5, 5)
     status, _, err = call(home, "train", "--resume", f"--workdir={name}")
     assert (status, err) == (0, "")
     assert result(home / name) == undisturbed

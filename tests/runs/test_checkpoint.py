@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from faults_log import log_faults
 
 from digits_jax.errors import CheckpointError
 from digits_jax.runs.checkpoint import (
@@ -127,7 +126,6 @@ def test_every_flipped_bit_is_noticed(saved):
         path.write_bytes(content[:place] + bytes([flipped]) + content[place + 1 :])
         assert "doesn't match SHA256SUMS" in find_damage(saved, 5)
         path.write_bytes(content)
-    log_faults("a flipped bit", 200, 200)
     assert_restores(saved, 5)
 
 
@@ -154,7 +152,6 @@ def test_each_file_matters(saved, damage):
             path.rmdir()
         path.unlink(missing_ok=True)
         path.write_bytes(content)
-    log_faults(f"a file {damage}", len(files), len(files))
     assert find_damage(saved, 5) is None
 
 

@@ -67,7 +67,12 @@ def main(argv: Sequence[str]) -> int:
             f"{split}_errors": score.errors,
             f"{split}_count": score.count,
             f"{split}_loss": score.loss,
-            "class_accuracy": dict(zip(data.class_names, by_class.accuracy, strict=True)),
+            "class_accuracy": {
+                name: share if count else None
+                for name, count, share in zip(
+                    data.class_names, by_class.counts, by_class.accuracy.tolist(), strict=True
+                )
+            },
         }
         print(json.dumps(numbers, indent=2))
         return 0
@@ -81,8 +86,11 @@ def main(argv: Sequence[str]) -> int:
     for name, count, share in zip(
         data.class_names, by_class.counts, by_class.accuracy, strict=True
     ):
-        errors = "none" if share is None else f"{round(count * (1 - share)):4d} errors"
-        print(f"  {name:>12}  {percent(share):>8}  {errors} of {count:,}")
+        if count:
+            errors = f"{round(count * (1 - share)):4d} errors of {count:,}"
+            print(f"  {name:>12}  {percent(share):>8}  {errors}")
+        else:
+            print(f"  {name:>12}  no images")
     return 0
 
 

@@ -9,11 +9,7 @@ from digits_jax.evaluation.calibration import (
     reliability,
 )
 from digits_jax.evaluation.comparison import Comparison, Predictions, compare
-from digits_jax.evaluation.error_analysis import (
-    errors_by_class,
-    errors_by_confusion,
-    hardest_images,
-)
+from digits_jax.evaluation.error_analysis import error_changes, hardest_images
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
 from digits_jax.evaluation.overlap import cochrans_q, error_overlap, mcnemar_p_value
 
@@ -27,9 +23,8 @@ __all__ = [
     "cochrans_q",
     "compare",
     "confusion_matrix",
+    "error_changes",
     "error_overlap",
-    "errors_by_class",
-    "errors_by_confusion",
     "fit_temperature",
     "hardest_images",
     "mcnemar_p_value",

@@ -6,15 +6,15 @@ n indices, the same distribution and a thousand times less work. Arrays as in `m
 """
 
 from dataclasses import dataclass
-from itertools import combinations
 from math import comb
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation.metrics import as_labels, as_predictions, wilson_interval
-from digits_jax.evaluation.overlap import WHY_UNDEFINED, cell_rates, pair_cells
+from digits_jax.evaluation.metrics import check_predictions, wilson_interval
+from digits_jax.evaluation.overlap import WHY_UNDEFINED, error_overlap, pair_values
 
 _CHUNK = 1000  # resamples held at once: some 50 MB for ten runs
 
@@ -29,7 +29,6 @@ class Bootstrap:
     over: str
     resamples: int
     seed: int
-    confidence: float
 
 
 def bootstrap(
@@ -39,9 +38,8 @@ def bootstrap(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> Bootstrap:
-    """Computes percentile intervals of every count and rate of `error_overlap`.
+    """Computes 95% percentile intervals of every count and rate of `error_overlap`.
 
     Each resample draws n images with replacement and, from a group of two or more runs, as
     many runs with replacement: the interval then covers another test set and another set of
@@ -50,19 +48,14 @@ def bootstrap(
 
     Args:
       labels: int [n].
-      predictions_a: int [n] or [seeds_a, n].
-      predictions_b: int [n] or [seeds_b, n].
+      predictions_a, predictions_b: int [n] or [seeds, n].
       resamples: at least 100.
       seed: the same seed gives the same intervals.
-      confidence: coverage, in (0, 1).
 
     Returns:
       A `Bootstrap`. A rate that is 0/0 in the data has no interval. Where every resample
       gives the same rate (no new error among 3, say) the percentiles would claim certainty:
       proportions then get their Wilson interval, and `notes` says so; others get None.
-
-    Raises:
-      DataError: the arrays don't match, or too few resamples.
 
     Example:
       >>> labels = [0] * 100
@@ -75,72 +68,53 @@ def bootstrap(
       Efron (1979), Bootstrap methods: another look at the jackknife. Annals of Statistics 7.
       Efron, Tibshirani (1993), An introduction to the bootstrap, chapter 13.
     """
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    if resamples < 100 or not 0 < confidence < 1:
-        raise DataError(
-            f"resamples={resamples}, confidence={confidence}: give at least 100 resamples "
-            "and a confidence between 0 and 1"
-        )
-    counts, answers_a, answers_b = _patterns(labels, a, b)
+    truth, a, b = check_predictions(labels, predictions_a, predictions_b)
+    if resamples < 100:
+        raise DataError(f"resamples={resamples}: must be at least 100")
+    counts, answers_a, answers_b = _patterns(truth, a, b)
     rng = np.random.default_rng(seed)
-    chunks = []
+    drawn: dict[str, list[np.ndarray]] = {}
     for start in range(0, resamples, _CHUNK):
         size = min(_CHUNK, resamples - start)
-        images = rng.multinomial(labels.size, counts / labels.size, size=size)
+        images = rng.multinomial(truth.size, counts / truth.size, size=size)
         runs = [rng.multinomial(len(g), np.full(len(g), 1 / len(g)), size=size) for g in (a, b)]
-        chunks.append(_statistics(images, answers_a, answers_b, *runs))
-    ones = np.ones((1, len(a))), np.ones((1, len(b)))
-    observed = {
-        name: float(value[0])
-        for name, value in _statistics(counts[None], answers_a, answers_b, *ones).items()
+        weights = (runs[0][:, :, None] * runs[1][:, None, :]).astype(np.float64)
+        for name, values in pair_values(answers_a, answers_b, images).items():
+            drawn.setdefault(name, []).append(_weighted_mean(values, weights))
+    observed = vars(error_overlap(truth, a, b))
+    totals = {  # of the rates that are proportions of a count
+        **dict.fromkeys(("accuracy_a", "accuracy_b", "disagreement", "double_fault"), truth.size),
+        "repair_rate": observed["errors_a"],
+        "new_error_rate": observed["errors_b"],
+        "jaccard": truth.size - observed["both_right"],
     }
     intervals, undefined, notes = {}, {}, {}
-    for name, value in observed.items():
-        interval = _percentiles(np.concatenate([chunk[name] for chunk in chunks]), confidence)
-        if np.isnan(value) or interval is None:
+    for name, chunks in drawn.items():
+        interval = _interval95(np.concatenate(chunks))
+        if observed[name] is None:
             interval, undefined[name] = None, WHY_UNDEFINED[name]
+        elif interval[0] == interval[1] and name in totals:
+            interval = wilson_interval(observed[name] * totals[name], totals[name])
+            notes[name] = "Wilson interval: every bootstrap resample gives the same value"
         elif interval[0] == interval[1]:
-            interval = _proportion_interval(name, observed, labels.size, confidence)
-            if interval is None:
-                undefined[name] = "every resample gives the same value: no interval by bootstrap"
-            else:
-                notes[name] = "Wilson interval: every bootstrap resample gives the same value"
+            interval = None
+            undefined[name] = "every resample gives the same value: no interval by bootstrap"
         intervals[name] = interval
     several = [name for name, group in (("A", a), ("B", b)) if len(group) > 1]
     over = f"images and seeds of {' and '.join(several)}" if several else "images"
-    return Bootstrap(intervals, undefined, notes, over, resamples, seed, confidence)
+    return Bootstrap(intervals, undefined, notes, over, resamples, seed)
 
 
 def _patterns(
     labels: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct columns of wrong answers (-1 where right): counts [k], answers [seeds, k] twice."""
-    answers = np.where(np.concatenate([a, b]) == labels, -1, np.concatenate([a, b])).T
-    distinct, counts = np.unique(answers, axis=0, return_counts=True)
+    runs = np.concatenate([a, b])
+    distinct, counts = np.unique(np.where(runs == labels, -1, runs), axis=1, return_counts=True)
     # The most frequent first: a multinomial is drawn one category after another, and stops
     # early where nothing is left.
     order = np.argsort(-counts, kind="stable")
-    return counts[order], distinct[order, : len(a)].T, distinct[order, len(a) :].T
-
-
-def _statistics(
-    images: np.ndarray,
-    answers_a: np.ndarray,
-    answers_b: np.ndarray,
-    weights_a: np.ndarray,
-    weights_b: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Means over pairs; images [r, k] and weights [r, seeds] say how often each counts."""
-    cells = pair_cells(answers_a >= 0, answers_b >= 0, images)
-    same = (answers_a[:, None] == answers_b[None]) & (answers_a[:, None] >= 0)
-    same = images.astype(np.float64) @ same.reshape(-1, images.shape[1]).T.astype(np.float64)
-    names = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong")
-    values = dict(zip(names, cells, strict=True))
-    values |= {"both_wrong_same_label": same.reshape(cells[0].shape), **cell_rates(*cells)}
-    weights = (weights_a[:, :, None] * weights_b[:, None, :]).astype(np.float64)
-    return {name: _weighted_mean(array, weights) for name, array in values.items()}
+    return counts[order], distinct[: len(a), order], distinct[len(a) :, order]
 
 
 def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -151,31 +125,20 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.divide(top, total, out=np.full(len(top), np.nan), where=total > 0)
 
 
-def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float] | None:
+def _interval95(values: np.ndarray) -> tuple[float, float]:
     known = values[~np.isnan(values)]
-    if known.size == 0:
-        return None
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
+    low, high = np.quantile(known, [0.025, 0.975]) if known.size else (np.nan, np.nan)
     return float(low), float(high)
-
-
-def _proportion_interval(
-    name: str, observed: dict[str, float], n: int, confidence: float
-) -> tuple[float, float] | None:
-    """Wilson's interval for the rates that are proportions of a count, else None."""
-    count = {
-        **dict.fromkeys(("accuracy_a", "accuracy_b", "disagreement", "double_fault"), n),
-        "repair_rate": observed["only_a_wrong"] + observed["both_wrong"],
-        "new_error_rate": observed["only_b_wrong"] + observed["both_wrong"],
-        "jaccard": n - observed["both_right"],
-    }.get(name)
-    return wilson_interval(observed[name] * count, count, confidence) if count else None
 
 
 @dataclass(frozen=True)
 class PermutationTest:
-    """The result of `permutation_test`; see there."""
+    """The result of `permutation_test`.
+
+    matrix: float64 [runs, runs], A's runs first; smallest_p: the smallest p that so few runs can
+    reach, so that a large p can be told from a small study; exact: whether all labelings were
+    tried.
+    """
 
     measure: str
     matrix: np.ndarray
@@ -183,7 +146,7 @@ class PermutationTest:
     within_b: float
     between: float
     excess: float
-    excess_ci95: tuple[float, float] | None
+    excess_ci95: tuple[float, float]
     p_value: float
     smallest_p: float
     labelings: int
@@ -195,7 +158,7 @@ def permutation_test(
     predictions_a: ArrayLike,
     predictions_b: ArrayLike,
     *,
-    measure: str = "error_consistency",
+    measure: Literal["error_consistency", "jaccard"] = "error_consistency",
     max_labelings: int = 20_000,
     resamples: int = 2_000,
     seed: int = 0,
@@ -210,20 +173,14 @@ def permutation_test(
 
     Args:
       labels: int [n].
-      predictions_a: int [seeds_a, n], seeds_a >= 2.
-      predictions_b: int [seeds_b, n], seeds_b >= 2.
-      measure: "error_consistency" (corrected for accuracy) or "jaccard".
+      predictions_a, predictions_b: int [seeds, n], at least two seeds each.
+      measure: "error_consistency" is corrected for accuracy.
       max_labelings: above it, that many random labelings are drawn instead.
       resamples: bootstrap resamples of images, not of runs, for `excess_ci95`.
       seed: of the random numbers.
 
-    Returns:
-      A `PermutationTest`: matrix float64 [runs, runs], A's runs first; `smallest_p` is the
-      smallest p that so few runs can reach, so that a large p can be told from a small study.
-
     Raises:
-      DataError: fewer than two runs on a side, an unknown measure, or a run without errors
-        (its overlap is undefined).
+      DataError: fewer than two runs on a side, or runs without errors.
 
     Example:
       >>> labels = [0] * 6
@@ -237,29 +194,34 @@ def permutation_test(
       Geirhos et al. (2020), see `error_overlap`, for the overlap. Fisher (1935), The design
       of experiments, for the test.
     """
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    if measure not in ("error_consistency", "jaccard"):
-        raise DataError(f"measure={measure!r}: give 'error_consistency' or 'jaccard'")
+    from scipy import stats  # takes half a second; a pair of runs doesn't need it
+
+    truth, a, b = check_predictions(labels, predictions_a, predictions_b)
     if min(len(a), len(b)) < 2:
         raise DataError(f"{len(a)} run(s) of A and {len(b)} of B: give at least two seeds of each")
-    wrong = np.concatenate([a, b]) != labels
-    matrix = cell_rates(*pair_cells(wrong, wrong))[measure]
+    counts, *answers = _patterns(truth, a, b)
+    everyone = np.concatenate(answers)
+    matrix = pair_values(everyone, everyone, counts)[measure]
     if np.isnan(matrix).any():
         raise DataError("two runs without errors: their overlap is undefined; leave one out")
-    observed = np.zeros((1, len(wrong)), bool)
-    observed[0, : len(a)] = True
-    within_a, within_b, between = (mean.item() for mean in _group_means(matrix[None], observed))
+    sides = np.arange(len(a)), np.arange(len(a), len(everyone))
+    within_a, within_b, between = (float(mean) for mean in _group_means(matrix, *sides))
     excess = (within_a + within_b) / 2 - between
-    labelings, exact = _labelings(len(a), len(wrong), max_labelings, seed)
-
-    counts, answers_a, answers_b = _patterns(labels, a, b)
-    patterns = np.concatenate([answers_a, answers_b]) >= 0
     images = np.random.default_rng(seed).multinomial(
-        labels.size, counts / labels.size, size=resamples
+        truth.size, counts / truth.size, size=resamples
     )
-    matrices = cell_rates(*pair_cells(patterns, patterns, images))[measure]
+    resampled = pair_values(everyone, everyone, images)[measure]
+    exact = comb(len(everyone), len(a)) <= max_labelings
+    labelings = comb(len(everyone), len(a)) if exact else max_labelings
+    tested = stats.permutation_test(
+        sides,
+        # Rounded, so that labelings that tie with the observed one don't fall below it.
+        lambda x, y, axis: _excess(matrix, x.astype(int), y.astype(int)).round(12),
+        vectorized=True,
+        n_resamples=labelings if exact else labelings - 1,  # the observed one counts, too
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
     return PermutationTest(
         measure=measure,
         matrix=matrix,
@@ -267,48 +229,28 @@ def permutation_test(
         within_b=within_b,
         between=between,
         excess=excess,
-        excess_ci95=_percentiles(_excess(matrices, observed), 0.95),
-        # The tolerance keeps labelings that tie with the observed one from rounding below it.
-        p_value=float((_excess(matrix[None], labelings) >= excess - 1e-12).mean()),
+        excess_ci95=_interval95(_excess(resampled, *sides)),
+        p_value=float(tested.pvalue),
         # With equally many runs, swapping A and B gives the same excess.
-        smallest_p=(2 if exact and len(a) == len(b) else 1) / len(labelings),
-        labelings=len(labelings),
+        smallest_p=(2 if exact and len(a) == len(b) else 1) / labelings,
+        labelings=labelings,
         exact=exact,
     )
 
 
-def _labelings(size_a: int, runs: int, most: int, seed: int) -> tuple[np.ndarray, bool]:
-    """bool [labelings, runs], which runs are called A, the observed one among them; all or not."""
-    exact = comb(runs, size_a) <= most
-    if exact:
-        chosen = np.array(list(combinations(range(runs), size_a)))
-    else:
-        rng = np.random.default_rng(seed)
-        shuffled = [rng.permutation(runs)[:size_a] for _ in range(most - 1)]
-        chosen = np.array([np.arange(size_a), *shuffled])
-    labelings = np.zeros((len(chosen), runs), bool)
-    np.put_along_axis(labelings, chosen, True, axis=1)
-    return labelings, exact
-
-
 def _group_means(
-    matrices: np.ndarray, labelings: np.ndarray
+    matrix: np.ndarray, a: np.ndarray, b: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean overlap within A, within B and between, [m, l], of [m, runs, runs] and [l, runs]."""
-    pairs = matrices * (1 - np.eye(matrices.shape[1]))  # without a run's overlap with itself
-    in_a, in_b = labelings.astype(np.float64), (~labelings).astype(np.float64)
-    size_a, size_b = in_a.sum(axis=1), in_b.sum(axis=1)
+    """Mean overlap within A, within B and between; matrix [..., runs, runs], a and b indices."""
+    pairs = matrix * (1 - np.eye(matrix.shape[-1]))  # without a run's overlap with itself
 
-    def total(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        return np.einsum("li,mij,lj->ml", left, pairs, right, optimize=True)
+    def mean(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return pairs[..., left[..., :, None], right[..., None, :]].mean(axis=(-2, -1))
 
-    return (
-        total(in_a, in_a) / (size_a * (size_a - 1)),
-        total(in_b, in_b) / (size_b * (size_b - 1)),
-        total(in_a, in_b) / (size_a * size_b),
-    )
+    n_a, n_b = a.shape[-1], b.shape[-1]
+    return mean(a, a) * n_a / (n_a - 1), mean(b, b) * n_b / (n_b - 1), mean(a, b)
 
 
-def _excess(matrices: np.ndarray, labelings: np.ndarray) -> np.ndarray:
-    within_a, within_b, between = _group_means(matrices, labelings)
-    return ((within_a + within_b) / 2 - between).ravel()
+def _excess(matrix: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    within_a, within_b, between = _group_means(matrix, a, b)
+    return (within_a + within_b) / 2 - between

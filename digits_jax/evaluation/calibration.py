@@ -13,22 +13,20 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
-from digits_jax.errors import DataError
-from digits_jax.evaluation.metrics import as_labels, as_logits
+from digits_jax.evaluation.metrics import check_logits
+
+BINS = 15  # as in Guo et al.
 
 
 def negative_log_likelihood(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
     """Computes the loss of each image, -log p(label), in nats.
 
-    Raises:
-      DataError: the arrays don't match, or the logits aren't finite.
-
     Example:
       >>> negative_log_likelihood([0], [[0.0, 0.0]]).round(4)
       array([0.6931])
     """
-    labels, logits = _checked(labels, logits)
-    return -log_softmax(logits, axis=1)[np.arange(labels.size), labels]
+    truth, scores = check_logits(labels, logits)
+    return -log_softmax(scores, axis=1)[np.arange(truth.size), truth]
 
 
 def brier_score(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
@@ -36,9 +34,6 @@ def brier_score(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
 
     Returns:
       float64 [n]: 0 is best, 2 is confident and wrong.
-
-    Raises:
-      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> brier_score([0], [[0.0, 0.0]])
@@ -48,9 +43,9 @@ def brier_score(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
       Brier (1950), Verification of forecasts expressed in terms of probability.
       Monthly Weather Review 78.
     """
-    labels, logits = _checked(labels, logits)
-    errors = softmax(logits, axis=1)
-    errors[np.arange(labels.size), labels] -= 1
+    truth, scores = check_logits(labels, logits)
+    errors = softmax(scores, axis=1)
+    errors[np.arange(truth.size), truth] -= 1
     return (errors**2).sum(axis=1)
 
 
@@ -72,7 +67,7 @@ class Reliability:
 def reliability(
     labels: ArrayLike,
     logits: ArrayLike,
-    bins: int = 15,
+    bins: int = BINS,
     equal: Literal["width", "mass"] = "width",
 ) -> Reliability:
     """Computes the reliability curve and ECE = sum_b (n_b / n) |accuracy_b - confidence_b|.
@@ -80,13 +75,10 @@ def reliability(
     Args:
       labels: int [n].
       logits: float [n, classes].
-      bins: at least 1.
+      bins: how many.
       equal: "width" divides [0, 1] evenly; "mass" takes quantiles of the confidences as edges,
         so that each bin holds as many images. Images of equal confidence share a bin, whatever
         their order: bins may then be empty or fuller.
-
-    Raises:
-      DataError: the arrays don't match, no bins, or another `equal`.
 
     Example:
       >>> curve = reliability([0, 1], [[0.0, 0.0], [0.0, 0.0]], bins=2)
@@ -98,18 +90,16 @@ def reliability(
       Bayesian binning. AAAI. Guo et al. (2017), On calibration of modern neural networks.
       ICML. Equal mass: Nixon et al. (2019), Measuring calibration in deep learning.
     """
-    labels, logits = _checked(labels, logits)
-    if bins < 1 or equal not in ("width", "mass"):
-        raise DataError(f"bins={bins}, equal={equal!r}: give at least 1 bin, 'width' or 'mass'")
-    confidence = softmax(logits, axis=1).max(axis=1)
-    right = (logits.argmax(axis=1) == labels).astype(np.float64)
+    truth, scores = check_logits(labels, logits)
+    confidence = softmax(scores, axis=1).max(axis=1)
+    right = (scores.argmax(axis=1) == truth).astype(np.float64)
     places = np.linspace(0, 1, bins + 1)
     edges = places if equal == "width" else np.quantile(confidence, places)
     bin_of = np.searchsorted(edges[1:-1], confidence)
     counts = np.bincount(bin_of, minlength=bins)
     confidence = np.bincount(bin_of, minlength=bins, weights=confidence)
     accuracy = np.bincount(bin_of, minlength=bins, weights=right)
-    ece = float(np.abs(accuracy - confidence).sum() / labels.size)
+    ece = float(np.abs(accuracy - confidence).sum() / truth.size)
     filled = np.where(counts, counts, np.nan)
     return Reliability(edges, counts, confidence / filled, accuracy / filled, ece)
 
@@ -128,26 +118,21 @@ class Calibration:
     equal_mass: Reliability
 
 
-def calibration(labels: ArrayLike, logits: ArrayLike, bins: int = 15) -> Calibration:
+def calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     """Computes NLL, Brier score, ECE and both reliability curves of one run.
-
-    Raises:
-      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> calibration([0, 1], [[0.0, 0.0], [0.0, 0.0]]).brier
       0.5
     """
-    width = reliability(labels, logits, bins, "width")
-    mass = reliability(labels, logits, bins, "mass")
-    labels, logits = _checked(labels, logits)
+    width, mass = reliability(labels, logits), reliability(labels, logits, equal="mass")
     return Calibration(
         nll=float(negative_log_likelihood(labels, logits).mean()),
         brier=float(brier_score(labels, logits).mean()),
         ece_equal_width=width.ece,
         ece_equal_mass=mass.ece,
-        mean_confidence=float(softmax(logits, axis=1).max(axis=1).mean()),
-        accuracy=float((logits.argmax(axis=1) == labels).mean()),
+        mean_confidence=float(softmax(np.asarray(logits, np.float64), axis=1).max(axis=1).mean()),
+        accuracy=float((np.argmax(logits, axis=1) == labels).mean()),
         equal_width=width,
         equal_mass=mass,
     )
@@ -167,19 +152,13 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
     """Finds the temperature T at which softmax(logits / T) has the smallest NLL.
 
     The NLL is convex in 1/T with derivative mean(E_p[z] - z_label): its one root is the
-    minimum. Dividing by T changes no prediction, only the confidence.
+    minimum. Dividing by T changes no prediction, only the confidence. There is no minimum if
+    every image is right with room to spare, so that a colder softmax is always better, or if
+    the logits are worse than uniform, so that a hotter one is.
 
     Args:
       labels: int [n], of a validation split (never of the test set).
       logits: float [n, classes].
-
-    Returns:
-      A `Temperature`. Its temperature is None if every image is right with room to spare, so
-      that a colder softmax is always better, or if the logits are worse than uniform, so that
-      a hotter one is.
-
-    Raises:
-      DataError: the arrays don't match, or the logits aren't finite.
 
     Example:
       >>> labels = [0, 0, 0, 1]
@@ -190,29 +169,21 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
     Reference:
       Guo et al. (2017), On calibration of modern neural networks. ICML.
     """
-    labels, logits = _checked(labels, logits)
-    own = logits[np.arange(labels.size), labels]
-
-    def nll(inverse: float) -> float:
-        return float(negative_log_likelihood(labels, logits * inverse).mean())
+    truth, scores = check_logits(labels, logits)
+    own = scores[np.arange(truth.size), truth]
 
     def slope(log_inverse: float) -> float:
-        probabilities = softmax(logits * np.exp(log_inverse), axis=1)
-        return float(((probabilities * logits).sum(axis=1) - own).mean())
+        probabilities = softmax(scores * math.exp(log_inverse), axis=1)
+        return float(((probabilities * scores).sum(axis=1) - own).mean())
 
+    before = float(negative_log_likelihood(truth, scores).mean())
     hot, cold = math.log(1e-4), math.log(1e4)
     if slope(cold) <= 0:
         reason = "no finite temperature is best: every image that decides it is right"
-    elif slope(hot) >= 0:
+        return Temperature(None, before, None, reason)
+    if slope(hot) >= 0:
         reason = "no finite temperature is best: the logits are no better than a uniform guess"
-    else:
-        root: Any = brentq(slope, hot, cold, xtol=1e-14)
-        inverse = math.exp(root)
-        return Temperature(1 / inverse, nll(1.0), nll(inverse), None)
-    return Temperature(None, nll(1.0), None, reason)
-
-
-def _checked(labels: ArrayLike, logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    labels = as_labels(labels)
-    logits = as_logits(logits, labels.size)
-    return as_labels(labels, num_classes=logits.shape[1]), logits
+        return Temperature(None, before, None, reason)
+    root: Any = brentq(slope, hot, cold, xtol=1e-14)
+    after = negative_log_likelihood(truth, scores * math.exp(root)).mean()
+    return Temperature(math.exp(-root), before, float(after), None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.errors import DataError, DigitsError
+from digits_jax.errors import DataError
 from digits_jax.evaluation.bootstrap import Bootstrap, PermutationTest, bootstrap, permutation_test
 from digits_jax.evaluation.calibration import (
     Calibration,
@@ -25,11 +25,10 @@ from digits_jax.evaluation.error_analysis import (
     PUBLISHED_LABEL_ERRORS,
     ErrorChange,
     HardImage,
-    errors_by_class,
-    errors_by_confusion,
+    error_changes,
     hardest_images,
 )
-from digits_jax.evaluation.metrics import as_labels, as_logits
+from digits_jax.evaluation.metrics import check_logits
 from digits_jax.evaluation.overlap import (
     CochransQ,
     ErrorOverlap,
@@ -69,17 +68,11 @@ class Predictions:
 
     def __post_init__(self) -> None:
         source = self.source or self.name
-        labels = as_labels(self.labels, f"{source}: labels")
-        logits = as_logits(self.logits, labels.size, f"{source}: logits")
-        classes = logits.shape[1]
-        checked = {"source": source, "logits": logits}
-        checked["labels"] = as_labels(labels, f"{source}: labels", classes)
+        labels, logits = check_logits(self.labels, self.logits, f"{source}: ")
+        checked: dict[str, Any] = {"source": source, "labels": labels, "logits": logits}
         if self.validation_labels is not None and self.validation_logits is not None:
-            name = f"{source}: validation"
-            known = as_labels(self.validation_labels, f"{name}_labels", classes)
-            checked["validation_labels"] = known
-            checked["validation_logits"] = as_logits(
-                self.validation_logits, known.size, f"{name}_logits"
+            checked["validation_labels"], checked["validation_logits"] = check_logits(
+                self.validation_labels, self.validation_logits, f"{source}: validation_"
             )
         for key, value in checked.items():
             object.__setattr__(self, key, value)
@@ -104,7 +97,10 @@ class RunCalibration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of `compare`. Pairs are of A and of B; groups have several runs on a side."""
+    """The result of `compare`; pairs are of A and of B.
+
+    ``predictions`` are int [seeds, n]; ``mcnemar_p_pairs`` is float [seeds_a, seeds_b].
+    """
 
     labels: np.ndarray
     num_classes: int
@@ -154,11 +150,11 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns what overlap.json holds: the same keys for two runs and for groups."""
-        overlap = vars(self.overlap)
-        undefined = overlap["undefined"]
-        drop = {"undefined", "accuracy_a_ci95", "accuracy_b_ci95"}
-        cleaned = self.without_published_label_errors
-        kept = ("n", "accuracy_a", "accuracy_b", "accuracy_a_ci95", "accuracy_b_ci95")
+        overlap, boot, cleaned = vars(self.overlap), self.bootstrap, None
+        if self.without_published_label_errors:
+            kept = ("n", "accuracy_a", "accuracy_b", "accuracy_a_ci95", "accuracy_b_ci95")
+            everything = vars(self.without_published_label_errors)
+            cleaned = {name: everything[name] for name in (*kept, "repair_rate")}
         return to_plain(
             {
                 "name_a": self.names[0],
@@ -167,9 +163,9 @@ class Comparison:
                 "runs_b": [run.name for run in self.runs[1]],
                 "dataset": self.dataset,
                 "dataset_sha256": self.dataset_sha256,
-                **{name: value for name, value in overlap.items() if name not in drop},
-                **{f"{name}_ci95": self.interval(name) for name in self.bootstrap.intervals},
-                "undefined": undefined,
+                **{name: value for name, value in overlap.items() if name != "undefined"},
+                **{f"{name}_ci95": self.interval(name) for name in boot.intervals},
+                "undefined": overlap["undefined"],
                 "accuracies_a": self.accuracies[0],
                 "accuracies_b": self.accuracies[1],
                 "mcnemar_p_pairs": self.mcnemar_p_pairs,
@@ -178,19 +174,18 @@ class Comparison:
                 "between_or_within_reason": self.between_or_within_reason,
                 "by_class": self.by_class,
                 "by_confusion": self.by_confusion,
-                "calibration": dict(zip("ab", self.calibration, strict=True)),
+                "calibration": {"a": self.calibration[0], "b": self.calibration[1]},
                 "hardest_images": self.hardest,
                 "published_label_errors": self.published_label_errors,
-                "without_published_label_errors": cleaned
-                and {name: getattr(cleaned, name) for name in (*kept, "repair_rate")},
+                "without_published_label_errors": cleaned,
                 "intervals": {
-                    "confidence": self.bootstrap.confidence,
-                    "method": f"percentile bootstrap over {self.bootstrap.over}; "
+                    "confidence": 0.95,
+                    "method": f"percentile bootstrap over {boot.over}; "
                     "Wilson for the accuracy of a single run",
-                    "resamples": self.bootstrap.resamples,
-                    "seed": self.bootstrap.seed,
-                    "undefined": self.bootstrap.undefined,
-                    "notes": self.bootstrap.notes,
+                    "resamples": boot.resamples,
+                    "seed": boot.seed,
+                    "undefined": boot.undefined,
+                    "notes": boot.notes,
                 },
             }
         )
@@ -231,8 +226,7 @@ def compare(
       names: of A and B; by default the architectures, if these differ, else the runs' names.
       dataset: its name, for runs whose results don't say; for "mnist" the published label
         errors are looked at.
-      resamples: of the bootstrap.
-      seed: of the bootstrap.
+      resamples, seed: of the bootstrap.
 
     Raises:
       DataError: arrays that don't match, runs on other images, a group of several
@@ -247,36 +241,48 @@ def compare(
     """
     if not a or not b:
         raise DataError(f"{len(a)} run(s) of A and {len(b)} of B: give at least one of each")
-    runs_a, runs_b = list(a), list(b)
-    runs = [*runs_a, *runs_b]
-    _check_same_images(runs)
-    if len(runs) > 2:  # one run with itself is allowed: it repairs nothing
-        _check_distinct(runs)
-    first = runs[0]
-    labels, dataset = first.labels, dataset or first.results.get("dataset")
-    p, q = (np.stack([run.logits.argmax(axis=1) for run in side]) for side in (runs_a, runs_b))
-    tests, reason = _permutation_tests(labels, p, q)
-    known = PUBLISHED_LABEL_ERRORS.get(dataset or "", ())
-    known = tuple(index for index in known if index < labels.size)
+    runs = [*a, *b]
+    for one, other in combinations(runs, 2):
+        _check_pair(one, other)
+        # A copy would count as another seed, and make every interval too narrow.
+        if len(runs) > 2 and np.array_equal(one.logits, other.logits):
+            raise DataError(
+                f"{one.source} and {other.source} have the same logits: give each run once"
+            )
+    labels, dataset = runs[0].labels, dataset or runs[0].results.get("dataset")
+    p, q = (np.stack([run.logits.argmax(axis=1) for run in side]) for side in (a, b))
+    tests, reason = {}, None
+    try:
+        if min(len(a), len(b)) < 2:
+            reason = "overlap within a group needs at least two seeds of each; not computed"
+        else:
+            tests = {
+                measure: permutation_test(labels, p, q, measure=measure)
+                for measure in ("error_consistency", "jaccard")
+            }
+    except DataError as error:
+        reason = str(error)
+    listed = PUBLISHED_LABEL_ERRORS.get(dataset or "", ())
+    known = tuple(index for index in listed if index < labels.size)
     kept = np.setdiff1d(np.arange(labels.size), known)
     _, only_a, only_b, _ = pair_cells(p != labels, q != labels)
     return Comparison(
         labels=labels,
-        num_classes=first.logits.shape[1],
-        names=_group_names((runs_a, runs_b), names),
-        runs=(runs_a, runs_b),
+        num_classes=runs[0].logits.shape[1],
+        names=_group_names((a, b), names),
+        runs=(list(a), list(b)),
         predictions=(p, q),
         dataset=dataset,
-        dataset_sha256=first.results.get("dataset_sha256"),
+        dataset_sha256=runs[0].results.get("dataset_sha256"),
         overlap=error_overlap(labels, p, q),
         bootstrap=bootstrap(labels, p, q, resamples=resamples, seed=seed),
         mcnemar_p_pairs=mcnemar_p_value(only_a, only_b),
         cochrans_q=cochrans_q(labels, np.concatenate([p, q])),
         between_or_within=tests,
         between_or_within_reason=reason,
-        by_class=errors_by_class(labels, p, q),
-        by_confusion=errors_by_confusion(labels, p, q),
-        calibration=([_calibrate(run) for run in runs_a], [_calibrate(run) for run in runs_b]),
+        by_class=error_changes(labels, p, q),
+        by_confusion=error_changes(labels, p, q, by="confusion"),
+        calibration=([_calibrate(run) for run in a], [_calibrate(run) for run in b]),
         hardest=hardest_images(labels, [run.logits for run in runs], known),
         published_label_errors=known,
         without_published_label_errors=(
@@ -285,37 +291,24 @@ def compare(
     )
 
 
-def _check_same_images(runs: list[Predictions]) -> None:
-    one = runs[0]
-    for other in runs[1:]:
-        problem = None
-        shas = {run.results.get("dataset_sha256") for run in (one, other)} - {None}
-        wrong = np.array([]) if one.labels.size != other.labels.size else one.labels != other.labels
-        if len(shas) > 1:
-            data = f"{one.results.get('dataset')} and {other.results.get('dataset')}"
-            problem = f"are of different data sets ({data}, by SHA-256)"
-        elif one.labels.size != other.labels.size:
-            problem = f"have {one.labels.size} and {other.labels.size} labels"
-        elif wrong.any():
-            problem = f"have other labels or another order ({wrong.sum()} of {wrong.size} differ, "
-            problem += f"first at image {wrong.argmax()})"
-        elif one.logits.shape != other.logits.shape:
-            problem = f"have logits of shapes {one.logits.shape} and {other.logits.shape}"
-        if problem:
-            raise DataError(f"{one.source} and {other.source} {problem}: give runs on one test set")
-
-
-def _check_distinct(runs: list[Predictions]) -> None:
-    """A copy would count as another seed, and make every interval too narrow."""
-    for one, other in combinations(runs, 2):
-        if np.array_equal(one.logits, other.logits):
-            raise DataError(
-                f"{one.source} and {other.source} have the same logits: give each run once"
-            )
+def _check_pair(one: Predictions, other: Predictions) -> None:
+    shas = {run.results.get("dataset_sha256") for run in (one, other)} - {None}
+    data = [run.results.get("dataset") for run in (one, other)]
+    if len(shas) > 1:
+        problem = f"are of different data sets ({data[0]} and {data[1]}, by SHA-256)"
+    elif one.logits.shape != other.logits.shape:
+        problem = f"have logits of shapes {one.logits.shape} and {other.logits.shape}"
+    elif (wrong := one.labels != other.labels).any():
+        problem = f"have other labels or another order ({wrong.sum()} of {wrong.size} differ, "
+        problem += f"first at image {wrong.argmax()})"
+    else:
+        return
+    raise DataError(f"{one.source} and {other.source} {problem}: give runs on one test set")
 
 
 def _group_names(
-    groups: tuple[list[Predictions], list[Predictions]], given: tuple[str | None, str | None]
+    groups: tuple[Sequence[Predictions], Sequence[Predictions]],
+    given: tuple[str | None, str | None],
 ) -> tuple[str, str]:
     if given[0] and given[0] == given[1]:
         raise DataError(f"A and B are both named {given[0]!r}: give two different names")
@@ -327,28 +320,14 @@ def _group_names(
         names.append(name or kinds[0])
     if names[0] == names[1] and len(groups[0]) == len(groups[1]) == 1:
         names = [group[0].name for group in groups]
-    cut = [_shortened(name, _LONGEST_NAME) for name in names]
-    if cut[0] == cut[1]:
-        cut = [f"{_shortened(names[i], _LONGEST_NAME - 2)} {side}" for i, side in enumerate("AB")]
-    return cut[0], cut[1]
+    a, b = (_shortened(name, _LONGEST_NAME) for name in names)
+    if a == b:
+        a, b = (f"{_shortened(a, _LONGEST_NAME - 2)} {side}" for side in "AB")
+    return a, b
 
 
 def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def _permutation_tests(
-    labels: np.ndarray, a: np.ndarray, b: np.ndarray
-) -> tuple[dict[str, PermutationTest], str | None]:
-    if min(len(a), len(b)) < 2:
-        return {}, "overlap within a group needs at least two seeds of each; not computed"
-    try:
-        return {
-            measure: permutation_test(labels, a, b, measure=measure)
-            for measure in ("error_consistency", "jaccard")
-        }, None
-    except DigitsError as error:
-        return {}, str(error)
 
 
 def _calibrate(run: Predictions) -> RunCalibration:

@@ -6,13 +6,13 @@ mean of a product over pairs is the product of the two means. Arrays as in `metr
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-from digits_jax.errors import DataError
-from digits_jax.evaluation.metrics import as_labels, as_logits, as_predictions
+from digits_jax.evaluation.metrics import check_logits, check_predictions, confusion_matrix
 
 # The test images whose published label is wrong or undecidable, by data set.
 PUBLISHED_LABEL_ERRORS = {
@@ -40,79 +40,47 @@ class ErrorChange:
     gain: float
 
 
-def errors_by_class(
-    labels: ArrayLike, predictions_a: ArrayLike, predictions_b: ArrayLike
+def error_changes(
+    labels: ArrayLike,
+    predictions_a: ArrayLike,
+    predictions_b: ArrayLike,
+    by: Literal["class", "confusion"] = "class",
 ) -> list[ErrorChange]:
-    """Compares A's and B's errors in each class that occurs among the labels.
+    """Compares A's and B's errors in each class, or for each confusion that occurs.
 
     Args:
       labels: int [n].
-      predictions_a: int [n] or [seeds_a, n].
-      predictions_b: int [n] or [seeds_b, n].
+      predictions_a, predictions_b: int [n] or [seeds, n].
+      by: "confusion" tells apart the wrong answers to a label.
 
     Returns:
       The largest gain first.
 
-    Raises:
-      DataError: the arrays don't match.
-
     Example:
-      >>> [found] = errors_by_class([4, 4, 4], [9, 9, 4], [4, 9, 4])
-      >>> found.errors_a, found.repaired, found.gain
-      (2.0, 1.0, 1.0)
-    """
-    kinds = [(int(label), None) for label in np.unique(as_labels(labels))]
-    return _changes(labels, predictions_a, predictions_b, kinds)
-
-
-def errors_by_confusion(
-    labels: ArrayLike, predictions_a: ArrayLike, predictions_b: ArrayLike
-) -> list[ErrorChange]:
-    """Compares A's and B's errors for each confusion (a label and a wrong answer to it).
-
-    Args, Returns, Raises: as `errors_by_class`, for every confusion that occurs.
-
-    Example:
-      >>> found = errors_by_confusion([4, 4, 7], [9, 9, 7], [4, 4, 2])
+      >>> found = error_changes([4, 4, 7], [9, 9, 7], [4, 4, 2], by="confusion")
       >>> [(change.label, change.answer, change.gain) for change in found]
       [(4, 9, 2.0), (7, 2, -1.0)]
     """
-    labels = as_labels(labels)
-    kinds = {
-        (int(label), int(answer))
-        for predictions in (predictions_a, predictions_b)
-        for run in as_predictions(predictions, labels.size)
-        for label, answer in zip(labels[run != labels], run[run != labels], strict=True)
-    }
-    return _changes(labels, predictions_a, predictions_b, kinds)
-
-
-def _changes(
-    labels: ArrayLike,
-    predictions_a: ArrayLike,
-    predictions_b: ArrayLike,
-    kinds: Iterable[tuple[int, int | None]],
-) -> list[ErrorChange]:
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    right_a, right_b = 1 - (a != labels).mean(axis=0), 1 - (b != labels).mean(axis=0)
+    truth, a, b = check_predictions(labels, predictions_a, predictions_b)
+    right_a, right_b = (a == truth).mean(axis=0), (b == truth).mean(axis=0)
+    if by == "class":
+        kinds = [(label, None) for label in np.unique(truth).tolist()]
+    else:
+        kinds = np.argwhere(confusion_matrix(truth, np.concatenate([a, b]))).tolist()
     found = []
     for label, answer in kinds:
+        if label == answer:
+            continue
         of_a, of_b = (
-            (run != labels if answer is None else run == answer).mean(axis=0) * (labels == label)
+            (run != truth if answer is None else run == answer).mean(axis=0) * (truth == label)
             for run in (a, b)
         )
         repaired, new = float((of_a * right_b).sum()), float((of_b * right_a).sum())
         errors = float(of_a.sum()), float(of_b.sum())
         found.append(ErrorChange(label, answer, *errors, repaired, new, repaired - new))
-
-    def order(change: ErrorChange) -> tuple:
-        # Rounded: sums of means in another order of images differ in their last bit.
-        gain, repaired = round(change.gain, 9), round(change.repaired, 9)
-        return -gain, -repaired, change.label, -1 if change.answer is None else change.answer
-
-    return sorted(found, key=order)
+    # Rounded: sums of means in another order of images differ in their last bit. The sort is
+    # stable: equals stay in the order of label and answer.
+    return sorted(found, key=lambda c: (-round(c.gain, 9), -round(c.repaired, 9)))
 
 
 @dataclass(frozen=True)
@@ -141,11 +109,8 @@ def hardest_images(
 
     Args:
       labels: int [n].
-      logits: float [n, classes] of each run, one run or more.
+      logits: float [n, classes] of each run.
       known: indices of images whose label is already known to be doubtful.
-
-    Raises:
-      DataError: the arrays don't match, or no run was given.
 
     Example:
       >>> logits = [[[0.0, 2.0], [3.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]
@@ -153,44 +118,15 @@ def hardest_images(
       >>> found.index, found.wrong_label, found.votes
       (0, 1, 2)
     """
-    labels = as_labels(labels)
-    runs = [as_logits(run, labels.size, f"logits of run {i}") for i, run in enumerate(logits)]
-    if not runs:
-        raise DataError("logits holds no run: give at least one")
-    answers = np.stack([run.argmax(axis=1) for run in runs])
-    indices = np.flatnonzero((answers != labels).all(axis=0))
-    mean = np.mean([softmax(run[indices], axis=1) for run in runs], axis=0)
-    mean[np.arange(indices.size), labels[indices]] = -1
-    known, found = set(known), []
+    runs = np.stack([check_logits(labels, run)[1] for run in logits])
+    truth, answers, known = np.asarray(labels), runs.argmax(axis=-1), set(known)
+    indices = np.flatnonzero((answers != truth).all(axis=0))
+    mean = softmax(runs[:, indices], axis=-1).mean(axis=0)
+    mean[np.arange(indices.size), truth[indices]] = -1
+    found = []
     for index, row in zip(indices.tolist(), mean, strict=True):
         wrong = int(row.argmax())
-        found.append(
-            HardImage(
-                index=index,
-                label=int(labels[index]),
-                wrong_label=wrong,
-                confidence=float(row[wrong]),
-                votes=int((answers[:, index] == wrong).sum()),
-                runs=len(runs),
-                known=index in known,
-            )
-        )
+        votes = int((answers[:, index] == wrong).sum())
+        label, share = int(truth[index]), float(row[wrong])
+        found.append(HardImage(index, label, wrong, share, votes, len(runs), index in known))
     return sorted(found, key=lambda image: (-image.confidence, image.index))
-
-
-def plurality_vote(predictions: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the most frequent prediction of several runs for each image.
-
-    Args:
-      predictions: int [seeds, n].
-      num_classes: above every prediction.
-
-    Returns:
-      (predictions int64 [n], votes int64 [n]); the smallest class wins a tie.
-
-    Example:
-      >>> plurality_vote(np.array([[1, 2], [1, 0], [0, 2]]), 3)
-      (array([1, 2]), array([2, 2]))
-    """
-    votes = np.stack([(predictions == c).sum(axis=0) for c in range(num_classes)])
-    return votes.argmax(axis=0), votes.max(axis=0)

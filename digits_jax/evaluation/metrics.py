@@ -6,8 +6,7 @@ Arrays in this package:
   logits: float [n, classes], finite
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,55 +15,47 @@ from scipy.special import ndtri
 from digits_jax.errors import DataError
 
 
-def as_labels(
-    labels: ArrayLike, name: str = "labels", num_classes: int | None = None
-) -> np.ndarray:
-    """Converts labels to int64 [n].
+def check_predictions(
+    labels: ArrayLike, *predictions: ArrayLike, num_classes: int = 2**31
+) -> list[np.ndarray]:
+    """Converts labels to int64 [n], and the predictions of one run or several to [seeds, n].
+
+    Raises:
+      DataError: another shape or dtype, other lengths, or a class out of range.
+    """
+    truth = _classes(labels, "labels", (1,), num_classes)
+    checked = [_classes(each, "predictions", (1, 2), num_classes) for each in predictions]
+    for each in checked:
+        if each.shape[-1] != truth.size:
+            raise DataError(
+                f"{each.shape[-1]} predictions for {truth.size} labels: "
+                "give those of the same images, in the same order"
+            )
+    return [truth, *map(np.atleast_2d, checked)]
+
+
+def check_logits(
+    labels: ArrayLike, logits: ArrayLike, prefix: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Converts labels to int64 [n] and logits to float64 [n, classes].
 
     Args:
-      name: of the array, for the message.
-      num_classes: every label must be below it.
+      labels, logits: of one run.
+      prefix: of the arrays' names in messages.
 
     Raises:
-      DataError: not one-dimensional, empty, not integers, or out of range.
+      DataError: another shape or dtype, other lengths, a label that has no logit, or logits
+        that aren't finite.
     """
-    array = np.asarray(labels)
-    if array.ndim != 1 or array.size == 0:
-        raise DataError(f"{name} has shape {array.shape}: give one integer for each image")
-    return _as_classes(array, name, num_classes)
-
-
-def as_predictions(predictions: ArrayLike, count: int, name: str = "predictions") -> np.ndarray:
-    """Converts the predictions of one run or of several to int64 [seeds, n].
-
-    Raises:
-      DataError: another shape, not integers, a negative class, or n isn't `count`.
-    """
-    array = np.asarray(predictions)
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise DataError(f"{name} has shape {array.shape}: give integers [n] or [seeds, n]")
-    if array.shape[-1] != count:
-        raise DataError(
-            f"{name} has {array.shape[-1]} predictions for {count} labels: "
-            "give those of the same images, in the same order"
-        )
-    return np.atleast_2d(_as_classes(array, name, None))
-
-
-def as_logits(logits: ArrayLike, count: int, name: str = "logits") -> np.ndarray:
-    """Converts logits to float64 [n, classes].
-
-    Raises:
-      DataError: another shape, fewer than two classes, not finite, or n isn't `count`.
-    """
-    array = np.asarray(logits)
+    array, name = np.asarray(logits), f"{prefix}logits"
     if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "fiu":
         raise DataError(
             f"{name} has shape {array.shape} and dtype {array.dtype}: give float [n, classes]"
         )
-    if array.shape[0] != count:
+    labels = _classes(labels, f"{prefix}labels", (1,), array.shape[1])
+    if len(array) != labels.size:
         raise DataError(
-            f"{name} has {array.shape[0]} rows for {count} labels: "
+            f"{name} has {len(array)} rows for {labels.size} labels: "
             "give those of the same images, in the same order"
         )
     with np.errstate(invalid="ignore"):  # the conversion of a signalling NaN warns
@@ -72,19 +63,24 @@ def as_logits(logits: ArrayLike, count: int, name: str = "logits") -> np.ndarray
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if bad.size:
         raise DataError(
-            f"{name} has NaN or infinity in {bad.size} of {count} rows, first in row {bad[0]}: "
-            "give finite numbers; train or export that run again"
+            f"{name} has NaN or infinity in {bad.size} of {labels.size} rows, first in row "
+            f"{bad[0]}: give finite numbers; train or export that run again"
         )
-    return array
+    return labels, array
 
 
-def _as_classes(array: np.ndarray, name: str, num_classes: int | None) -> np.ndarray:
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{name} has dtype {array.dtype}: give class numbers as integers")
+def _classes(values: ArrayLike, name: str, ndims: tuple[int, ...], num_classes: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim not in ndims or array.size == 0 or array.dtype.kind not in "iu":
+        raise DataError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}: "
+            f"give class numbers, integers [n]{' or [seeds, n]' if 2 in ndims else ''}"
+        )
     low, high = int(array.min()), int(array.max())
-    if low < 0 or high >= (num_classes or 2**31):
-        allowed = "at least 0" if num_classes is None else f"from 0 to {num_classes - 1}"
-        raise DataError(f"{name} holds {low if low < 0 else high}: a class number is {allowed}")
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"{name} holds {low if low < 0 else high}: classes are from 0 to {num_classes - 1}"
+        )
     return array.astype(np.int64)
 
 
@@ -98,15 +94,12 @@ def wilson_interval(
     width even without a single error, where the usual p ± 2 sd claims certainty.
 
     Args:
-      successes: number or array, in [0, count]; a mean over seeds need not be whole.
-      count: number or array of trials, above 0.
+      successes: in [0, count]; a mean over seeds need not be whole.
+      count: number of trials, above 0.
       confidence: coverage, in (0, 1).
 
     Returns:
       (low, high), floats, or arrays where arrays were given.
-
-    Raises:
-      DataError: counts or confidence out of range.
 
     Example:
       >>> low, high = wilson_interval(9987, 10_000)
@@ -118,12 +111,12 @@ def wilson_interval(
       JASA 22.
     """
     k, n = np.asarray(successes, np.float64), np.asarray(count, np.float64)
-    if not (np.all(n > 0) and np.all(k >= 0) and np.all(k <= n)):
-        raise DataError(f"{successes} successes of {count}: give 0 <= successes <= count > 0")
-    if not 0 < confidence < 1:
-        raise DataError(f"confidence={confidence}: give a fraction between 0 and 1")
-    z = ndtri(0.5 + confidence / 2)
-    p = k / n
+    if not (np.all(n > 0) and np.all(k >= 0) and np.all(k <= n) and 0 < confidence < 1):
+        raise DataError(
+            f"{successes} successes of {count}, confidence={confidence}: give "
+            "0 <= successes <= count, count > 0, 0 < confidence < 1"
+        )
+    z, p = ndtri(0.5 + confidence / 2), k / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # Rounding would leave the ends a hair off 0 and 1, where the formula gives them exactly.
@@ -132,69 +125,53 @@ def wilson_interval(
     return (float(low), float(high)) if low.ndim == 0 else (low, high)
 
 
-@dataclass(frozen=True)
-class ClassAccuracy:
-    """The result of `class_accuracy`, an entry per class; None for a class without images."""
-
-    counts: tuple[int, ...]
-    accuracy: tuple[float | None, ...]
-    accuracy_ci95: tuple[tuple[float, float] | None, ...]
-
-
-def class_accuracy(
-    labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None
-) -> ClassAccuracy:
-    """Computes the accuracy among the images of each class, with Wilson intervals over images.
-
-    Args:
-      num_classes: by default as many as the arrays show.
-
-    Raises:
-      DataError: the arrays don't match, or hold a class beyond num_classes.
-
-    Example:
-      >>> class_accuracy([0, 0, 1, 1], [0, 1, 1, 1]).accuracy
-      (0.5, 1.0)
-    """
-    table = confusion_matrix(labels, predictions, num_classes)
-    counts = np.rint(table.sum(axis=1)).astype(int).tolist()
-    # A mean over seeds can be a rounding error above the count.
-    right = [min(hits, count) for hits, count in zip(np.diag(table).tolist(), counts, strict=True)]
-    both = list(zip(right, counts, strict=True))
-    return ClassAccuracy(
-        counts=tuple(counts),
-        accuracy=tuple(hits / count if count else None for hits, count in both),
-        accuracy_ci95=tuple(
-            wilson_interval(hits, count) if count else None for hits, count in both
-        ),
-    )
-
-
 def confusion_matrix(
     labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None
 ) -> np.ndarray:
     """Counts how many images of each class got each prediction; the mean over runs.
 
     Args:
+      labels: int [n].
+      predictions: int [n] or [seeds, n].
       num_classes: by default as many as the arrays show.
 
     Returns:
       float64 [classes, classes], rows the labels, columns the predictions.
-
-    Raises:
-      DataError: the arrays don't match, or hold a class beyond num_classes.
 
     Example:
       >>> confusion_matrix([0, 1, 1], [0, 1, 0])
       array([[1., 0.],
              [1., 1.]])
     """
-    labels = as_labels(labels, num_classes=num_classes)
-    predictions = as_predictions(predictions, labels.size)
-    size = num_classes or int(max(labels.max(), predictions.max())) + 1
-    if predictions.max() >= size:
-        raise DataError(
-            f"predictions holds {predictions.max()}: a class number is from 0 to {size - 1}"
-        )
-    cells = (labels * size + predictions).ravel()
-    return np.bincount(cells, minlength=size * size).reshape(size, size) / len(predictions)
+    truth, runs = check_predictions(labels, predictions, num_classes=num_classes or 2**31)
+    size = num_classes or int(max(truth.max(), runs.max())) + 1
+    cells = (truth * size + runs).ravel()
+    return np.bincount(cells, minlength=size * size).reshape(size, size) / len(runs)
+
+
+class ClassAccuracy(NamedTuple):
+    """The result of `class_accuracy`: arrays [classes], NaN for a class without images."""
+
+    counts: np.ndarray
+    accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def class_accuracy(
+    labels: ArrayLike, predictions: ArrayLike, num_classes: int | None = None
+) -> ClassAccuracy:
+    """Computes the accuracy among the images of each class, with 95% Wilson intervals.
+
+    Args: as `confusion_matrix`.
+
+    Example:
+      >>> class_accuracy([0, 0, 1, 1], [0, 1, 1, 1]).accuracy.tolist()
+      [0.5, 1.0]
+    """
+    table = confusion_matrix(labels, predictions, num_classes)
+    counts = np.rint(table.sum(axis=1)).astype(int)
+    shown = np.maximum(counts, 1)
+    right = np.minimum(np.diag(table), counts)  # a mean can be a rounding error above the count
+    values = (right / shown, *wilson_interval(right, shown))
+    return ClassAccuracy(counts, *(np.where(counts, value, np.nan) for value in values))

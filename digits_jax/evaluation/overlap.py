@@ -12,14 +12,15 @@ all pairs of a run of A and a run of B. Arrays as in `metrics.py`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, chdtrc
 
-from digits_jax.errors import DataError
-from digits_jax.evaluation.metrics import as_labels, as_predictions, wilson_interval
+from digits_jax.evaluation.metrics import check_predictions, wilson_interval
 
+COUNTS = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong", "both_wrong_same_label")
 # Why a rate can be 0/0. An undefined number is None in every result, with its reason beside it.
 WHY_UNDEFINED = {
     "repair_rate": "A makes no errors that could be repaired",
@@ -63,10 +64,7 @@ def pair_cells(
 def cell_rates(
     both_right: ArrayLike, only_a_wrong: ArrayLike, only_b_wrong: ArrayLike, both_wrong: ArrayLike
 ) -> dict[str, np.ndarray]:
-    """Computes every rate that follows from the four counts, elementwise; see `error_overlap`.
-
-    Returns:
-      Name -> float64 of the counts' shape, NaN where a rate is 0/0.
+    """Computes every rate of `error_overlap` from the four counts, elementwise; 0/0 is NaN.
 
     Example:
       >>> rates = cell_rates(90, 6, 3, 1)
@@ -101,6 +99,26 @@ def cell_rates(
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     top, bottom = np.broadcast_arrays(top, bottom)
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
+
+
+def pair_values(
+    answers_a: np.ndarray, answers_b: np.ndarray, counts: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Computes every count and rate for every pair of runs; a right answer is marked by -1.
+
+    Args:
+      answers_a, answers_b: int [seeds_a, n], [seeds_b, n].
+      counts: [..., n], how often each image counts; by default once.
+
+    Returns:
+      Name in `ErrorOverlap` -> float64 [..., seeds_a, seeds_b], NaN where a rate is 0/0.
+    """
+    cells = pair_cells(answers_a >= 0, answers_b >= 0, counts)
+    same = (answers_a[:, None] == answers_b) & (answers_a[:, None] >= 0)
+    weights = np.ones(same.shape[-1]) if counts is None else counts.astype(np.float64)
+    same = weights @ same.reshape(-1, same.shape[-1]).T.astype(np.float64)
+    counted = (*cells, same.reshape(cells[0].shape))
+    return dict(zip(COUNTS, counted, strict=True)) | cell_rates(*cells)
 
 
 @dataclass(frozen=True)
@@ -157,18 +175,13 @@ def error_overlap(
     - mcnemar_p, see `mcnemar_p_value`; for groups min(1, 2 x the mean over pairs), which is
       a valid p-value however the pairs depend on each other.
 
+    A ratio of 0/0 is None, with the reason in `undefined`; for groups the mean is over the
+    pairs where it is defined, and `undefined` counts the others. `accuracy_a_ci95` and
+    `accuracy_b_ci95` are Wilson intervals over images.
+
     Args:
       labels: int [n].
-      predictions_a: int [n] or [seeds_a, n].
-      predictions_b: int [n] or [seeds_b, n].
-
-    Returns:
-      An `ErrorOverlap`. A ratio of 0/0 is None, with the reason in `undefined`; for groups the
-      mean is over the pairs where it is defined, and `undefined` counts the others.
-      `accuracy_a_ci95` and `accuracy_b_ci95` are Wilson intervals over images.
-
-    Raises:
-      DataError: the arrays don't match.
+      predictions_a, predictions_b: int [n] or [seeds, n].
 
     Example:
       >>> found = error_overlap([0, 1, 2, 3], [0, 0, 0, 3], [0, 1, 0, 0])
@@ -184,38 +197,29 @@ def error_overlap(
       error consistency. NeurIPS. Vovk, Wang (2020), Combining p-values via averaging.
       Biometrika 107.
     """
-    labels = as_labels(labels)
-    a = as_predictions(predictions_a, labels.size, "predictions_a")
-    b = as_predictions(predictions_b, labels.size, "predictions_b")
-    cells = pair_cells(a != labels, b != labels)
-    same = np.array([((x == y) & (x != labels)).sum() for x in a for y in b])
-    means = [float(cell.mean()) for cell in (*cells, same)]
-    if same.size == 1:
-        means = [int(mean) for mean in means]
-    both_right, only_a, only_b, both_wrong, same_label = means
-    rates, undefined = {}, {}
-    for name, values in cell_rates(*cells).items():
-        known = values[~np.isnan(values)]
-        rates[name] = float(known.mean()) if known.size else None
-        if known.size == 0:
+    truth, a, b = check_predictions(labels, predictions_a, predictions_b)
+    values = pair_values(np.where(a == truth, -1, a), np.where(b == truth, -1, b))
+    means: dict[str, Any] = {}
+    undefined: dict[str, str] = {}
+    for name, pairs in values.items():
+        known = pairs[~np.isnan(pairs)]
+        means[name] = float(known.mean()) if known.size else None
+        if known.size < pairs.size:
             undefined[name] = WHY_UNDEFINED[name]
-        elif known.size < values.size:
-            left_out = f"left out of the mean in {values.size - known.size} of {values.size} pairs"
-            undefined[name] = f"{left_out}: {WHY_UNDEFINED[name]}"
-    p_values = mcnemar_p_value(cells[1], cells[2])
+            if known.size:
+                left_out = f"{pairs.size - known.size} of {pairs.size} pairs"
+                undefined[name] = f"left out of the mean in {left_out}: {WHY_UNDEFINED[name]}"
+    if len(a) == len(b) == 1:
+        means |= {name: int(means[name]) for name in COUNTS}
+    p_values = mcnemar_p_value(values["only_a_wrong"], values["only_b_wrong"])
     return ErrorOverlap(
-        n=labels.size,
-        both_right=both_right,
-        only_a_wrong=only_a,
-        only_b_wrong=only_b,
-        both_wrong=both_wrong,
-        both_wrong_same_label=same_label,
-        errors_a=only_a + both_wrong,
-        errors_b=only_b + both_wrong,
-        **rates,
+        n=truth.size,
+        errors_a=means["only_a_wrong"] + means["both_wrong"],
+        errors_b=means["only_b_wrong"] + means["both_wrong"],
+        **means,
         mcnemar_p=float(p_values.mean() if p_values.size == 1 else min(1, 2 * p_values.mean())),
-        accuracy_a_ci95=wilson_interval((a == labels).sum(axis=1).mean(), labels.size),
-        accuracy_b_ci95=wilson_interval((b == labels).sum(axis=1).mean(), labels.size),
+        accuracy_a_ci95=wilson_interval((a == truth).sum(axis=1).mean(), truth.size),
+        accuracy_b_ci95=wilson_interval((b == truth).sum(axis=1).mean(), truth.size),
         undefined=undefined,
     )
 
@@ -227,11 +231,8 @@ def mcnemar_p_value(only_a_wrong: ArrayLike, only_b_wrong: ArrayLike) -> np.ndar
     error as B's: p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2). Without any such
     image, p is 1.
 
-    Args:
-      only_a_wrong, only_b_wrong: counts, numbers or arrays of one shape.
-
     Returns:
-      The two-sided p-value, float64 of that shape.
+      The two-sided p-value, float64 of the counts' shape.
 
     Example:
       >>> round(float(mcnemar_p_value(9, 1)), 5)
@@ -266,9 +267,6 @@ def cochrans_q(labels: ArrayLike, predictions: ArrayLike) -> CochransQ:
       labels: int [n].
       predictions: int [runs, n], at least two runs.
 
-    Raises:
-      DataError: the arrays don't match, or fewer than two runs.
-
     Example:
       >>> found = cochrans_q([0, 0, 0], [[0, 0, 1], [0, 1, 1], [0, 0, 0]])
       >>> found.statistic, round(found.p_value, 3)
@@ -277,11 +275,8 @@ def cochrans_q(labels: ArrayLike, predictions: ArrayLike) -> CochransQ:
     Reference:
       Cochran (1950), The comparison of percentages in matched samples. Biometrika 37.
     """
-    labels = as_labels(labels)
-    right = (as_predictions(predictions, labels.size) == labels).astype(np.int64)
-    k = len(right)
-    if k < 2:
-        raise DataError("predictions holds 1 run: Cochran's Q compares at least two runs")
+    truth, runs = check_predictions(labels, predictions)
+    right, k = (runs == truth).astype(np.int64), len(runs)
     by_run, by_image = right.sum(axis=1), right.sum(axis=0)
     divisor = int(k * by_image.sum() - (by_image**2).sum())
     if divisor == 0:

@@ -19,21 +19,20 @@ from scipy.optimize import brentq
 
 from digits_jax.evaluation.calibration import Reliability, reliability
 from digits_jax.evaluation.comparison import ALPHA, Comparison
-from digits_jax.evaluation.error_analysis import plurality_vote
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
 from digits_jax.formatting import count, fixed, interval, mean_sd, p_value, percent, plural
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 NARROW, WIDE = 5.2, 10.0  # inches
 ORANGE, BLUE, GREEN, PINK = "#E69F00", "#0072B2", "#009E73", "#CC4C8F"
 TEXT, MUTED, GRID, DARK_GREY = "#1c1c1c", "#6b6b6b", "#dddddd", "#4d4d4d"
-COLORS = (ORANGE, BLUE)  # of A and of B
-_MARKERS = "os"
-_FEWEST = 10  # answers that a bin of the reliability curve needs to be drawn
-_MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still looks at
+COLORS, _MARKERS = (ORANGE, BLUE), "os"  # of A and of B
+FEWEST = 10  # answers that a bin of the reliability curve needs to be drawn
+MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still looks at
 
 _STYLE = {
     "text.color": TEXT,
@@ -93,19 +92,9 @@ def new_figure(title: str, width: float, height: float) -> "Figure":
     return figure
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure of the report; `name` is that of its file."""
-
-    name: str
-    figure: "Figure"
-    caption: str
-    wide: bool = False
-
-
 def comparison_figures(
     found: Comparison, classes: Sequence[str], images: np.ndarray | None = None
-) -> tuple[list[Drawn], list[str]]:
+) -> dict[str, "Figure"]:
     """Draws all figures that a comparison can have, in reading order.
 
     Args:
@@ -114,45 +103,23 @@ def comparison_figures(
       images: uint8 [n, height, width, 1], the test set.
 
     Returns:
-      The figures, and for each one that is left out a sentence with the reason.
+      The figures by name. Without images there are no sheets of images, without an error no
+      "repairs", and without two runs on each side no "overlap_matrix".
     """
-    grouped, (a, b) = found.grouped, found.names
-    means = ", means over all pairs of runs" if grouped else ""
     # In pairs, for a page of two columns: the two sheets of errors stand side by side.
-    drawn, left_out = [], []
-    caption = f"Areas are proportional to numbers of images{means}."
-    drawn.append(Drawn("overlap", overlap_circles(found), caption))
-    caption = "Each point is one run, scored on the whole test set."
-    drawn.append(Drawn("seeds", run_accuracies(found), caption))
-    if images is None:
-        left_out.append("the misclassified images, because no data set was named")
-    else:
-        drawn += _image_sheets(found, classes, images)
-    caption = "Intervals are over the images of the class; the largest gain is on top."
-    drawn.append(Drawn("classes", class_accuracies(found, classes), caption))
-    caption = "Errors only: the diagonal is grey."
-    caption += " Means over the runs of each group." if grouped else ""
-    drawn.append(Drawn("confusion", confusion_matrices(found, classes), caption, wide=True))
+    drawn = {"overlap": overlap_circles(found), "seeds": run_accuracies(found)}
+    if images is not None:
+        drawn["errors_a"] = error_sheet(found, classes, images, 0)
+        drawn["errors_b"] = error_sheet(found, classes, images, 1)
+        drawn["hardest"] = hardest_sheet(found, classes, images)
+    drawn["classes"] = class_accuracies(found, classes)
+    drawn["confusion"] = confusion_matrices(found, classes)
     if found.by_confusion:
-        caption = "The confusions with the largest gains, and below the line the largest losses; "
-        caption += "those that gain as many as they lose are left out."
-        drawn.append(Drawn("repairs", error_changes(found, classes), caption))
-    else:
-        left_out.append("gains by confusion, because neither makes an error")
+        drawn["repairs"] = confusion_gains(found, classes)
     if found.between_or_within:
-        caption = "Each square is the error consistency of two runs, which corrects for their "
-        caption += f"accuracies. The runs of {a} (A) come first, then those of {b} (B). The "
-        caption += "permutation test gives the names A and B to the runs in every way."
-        drawn.append(Drawn("overlap_matrix", run_overlaps(found), caption))
-    else:
-        left_out.append(f"the overlap of any two runs ({found.between_or_within_reason})")
-    caption = "On the dotted line confidence equals accuracy. Bars: 95% intervals, Wilson. "
-    caption += "Below: the share of answers with that confidence, as trained, on a log scale. "
-    caption += f"Bins of fewer than {_FEWEST} answers have no point. Under-confident: the "
-    caption += "accuracy is above the confidence, often because of label smoothing in training."
-    caption += " All runs of a group are pooled." if grouped else ""
-    drawn.append(Drawn("reliability", reliability_diagrams(found), caption))
-    return drawn, left_out
+        drawn["overlap_matrix"] = run_overlaps(found)
+    drawn["reliability"] = reliability_diagrams(found)
+    return drawn
 
 
 # --- the two sets of errors ---------------------------------------------------------------
@@ -182,26 +149,25 @@ def overlap_circles(found: Comparison) -> "Figure":
     # At the other corner, so that two long names can't meet.
     place = {"transform": axes.transAxes, "ha": "right", "va": "top"}
     axes.text(1, -0.02, f"{b}: {plural(overlap.errors_b, 'error')}", **place)
-    both = f"{count(overlap.both_wrong)} both wrong: {count(overlap.both_wrong_same_label)} with "
-    both += f"the same answer, {count(overlap.expected_both_wrong)} expected by chance"
-    parts = (
-        (ORANGE, f"{count(overlap.only_a_wrong)} only {a} wrong: repaired by {b}"),
-        (DARK_GREY, both),
-        (BLUE, f"{count(overlap.only_b_wrong)} only {b} wrong: new errors"),
-    )
-    handles = [Patch(color=color, label=textwrap.fill(text, 62)) for color, text in parts]
+    parts = {
+        ORANGE: f"{count(overlap.only_a_wrong)} only {a} wrong: repaired by {b}",
+        DARK_GREY: f"{count(overlap.both_wrong)} both wrong: "
+        f"{count(overlap.both_wrong_same_label)} with the same answer, "
+        f"{count(overlap.expected_both_wrong)} expected by chance",
+        BLUE: f"{count(overlap.only_b_wrong)} only {b} wrong: new errors",
+    }
+    handles = [Patch(color=color, label=textwrap.fill(text, 62)) for color, text in parts.items()]
     figure.legend(handles=handles, loc="outside lower left")
     return figure
 
 
 def headline(found: Comparison) -> str:
     """States the repair rate with its interval, or that there are no errors to repair."""
-    overlap, (a, b) = found.overlap, found.names
-    if overlap.repair_rate is None:
+    rate, (a, b) = found.overlap.repair_rate, found.names
+    if rate is None:
         return f"{a} makes no errors, so there is nothing for {b} to repair"
     bounds = interval(found.interval("repair_rate"), lambda end: percent(end, 0), empty="")
-    rate = f"{percent(overlap.repair_rate, 0)} {bounds}".rstrip()
-    return f"{b} gets {rate} of {a}'s errors right"
+    return " ".join(f"{b} gets {percent(rate, 0)} {bounds} of {a}'s errors right".split())
 
 
 def circle_distance(r_a: float, r_b: float, area: float) -> float:
@@ -243,16 +209,16 @@ def run_accuracies(found: Comparison) -> "Figure":
         title = f"The runs of {names[0]} and {names[1]} overlap in accuracy"
     figure = new_figure(title, NARROW, 2.3)
     axes = figure.add_subplot()
-    labels, bars = [], []
+    labels, bars = [], set()
     for row, values in enumerate(groups):
         mean = values.mean()
         if len(values) > 1:
             bar = values.std(ddof=1)
-            bars.append("sd")
+            bars.add("sd")
         else:
             ends = wilson_interval(mean / 100 * found.labels.size, found.labels.size)
             bar = np.abs(100 * np.array(ends) - mean)[:, None]
-            bars.append("one seed: Wilson's 95% interval")
+            bars.add("one seed: Wilson's 95% interval")
         axes.errorbar(mean, row + 0.26, xerr=bar, fmt="|", ms=12, color=TEXT, capsize=3)
         # Three heights in turn: equal accuracies stay apart, and the figure is reproducible.
         heights = row + 0.09 * (np.arange(len(values)) % 3 - 1)
@@ -260,7 +226,7 @@ def run_accuracies(found: Comparison) -> "Figure":
         axes.scatter(values, heights, edgecolors="white", linewidths=0.6, **look)
         labels.append(f"{names[row]}\n{mean_sd(values)}%\n{plural(len(values), 'seed')}")
     axes.set_yticks(range(2), labels)
-    text = f"test accuracy in %\n(bars: {', '.join(sorted(set(bars), reverse=True))})"
+    text = f"test accuracy in %\n(bars: {', '.join(sorted(bars, reverse=True))})"
     axes.set(xlabel=text, ylim=(1.5, -0.5))
     axes.grid(axis="x")
     return figure
@@ -271,24 +237,25 @@ def class_accuracies(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws the accuracy of each class with its 95% interval, the largest gain on top."""
     names = found.names
     scores = [class_accuracy(found.labels, p, found.num_classes) for p in found.predictions]
-    shown = [c for c, images in enumerate(scores[0].counts) if images]
-    values = [np.array([100 * (score.accuracy[c] or 0.0) for c in shown]) for score in scores]
-    ends = [100 * np.array([score.accuracy_ci95[c] for c in shown]) for score in scores]
     # Only classes whose intervals don't meet count: a gain alone may be two images.
-    ahead = [int((ends[1 - i][:, 1] < ends[i][:, 0]).sum()) for i in range(2)]
+    ahead = [int((scores[1 - i].high < scores[i].low).sum()) for i in range(2)]
     sides = [f"{names[i]} is clearly ahead on {ahead[i]}" for i in (1, 0) if ahead[i]]
+    (shown,) = np.nonzero(scores[0].counts)
     title = f"No class differs clearly between {names[0]} and {names[1]} (95% intervals overlap)"
     if sides:
         title = f"{', '.join(sides)} of {len(shown)} classes (95% intervals apart)"
+    order = shown[np.lexsort((-shown, (scores[1].accuracy - scores[0].accuracy)[shown]))]
     figure = new_figure(title, NARROW, 0.33 * len(shown) + 1.1)
     axes = figure.add_subplot()
-    order: list[int] = np.lexsort((-np.array(shown), values[1] - values[0])).tolist()
     rows = np.arange(len(shown))
     for i, shift in enumerate((0.14, -0.14)):
-        middle, bars = values[i][order], np.abs(ends[i][order].T - values[i][order])
+        low, middle, high = (
+            100 * values[order] for values in (scores[i].low, scores[i].accuracy, scores[i].high)
+        )
+        bars = np.maximum(0, (middle - low, high - middle))
         look = {"fmt": _MARKERS[i], "color": COLORS[i], "ms": 5, "lw": 1.6}
         axes.errorbar(middle, rows + shift, xerr=bars, label=names[i], **look)
-    axes.set_yticks(rows, [classes[shown[i]] for i in order])
+    axes.set_yticks(rows, [classes[int(c)] for c in order])
     axes.set(xlabel="accuracy in % (bars: 95% interval, Wilson)", ylabel="class")
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.grid(axis="x")
@@ -302,66 +269,50 @@ def class_accuracies(found: Comparison, classes: Sequence[str]) -> "Figure":
 @styled
 def confusion_matrices(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws both confusion matrices, their diagonals muted, and their difference."""
-    a, b = found.names
-    size = found.num_classes
-    tables = [
-        confusion_matrix(found.labels, p, size) * (1 - np.eye(size)) for p in found.predictions
-    ]
-    difference = tables[1] - tables[0]
-    # Rounded, so that among equals the first is found, whatever their last bits.
-    label, answer = divmod(int(np.abs(difference).round(9).argmax()), size)
-    change = difference[label, answer]
-    title = f"{a} and {b} confuse the same classes equally often"
-    if change and (abs(change) < 1 or not found.significant):
-        title = f"No confusion stands out between {a} and {b}"
-    elif change:
-        title = f"The largest change from {a} to {b}: {classes[label]} classified as "
-        way = "less" if change < 0 else "more"
-        title += f"{classes[answer]}, {plural(abs(change), 'image')} {way} often"
+    (a, b), size = found.names, found.num_classes
+    both = [confusion_matrix(found.labels, p, size) * (1 - np.eye(size)) for p in found.predictions]
+    difference = both[1] - both[0]
     wrapped = max(len(a), len(b)) > 10  # the third heading then takes two lines
+    title = f"What {a} and {b} confuse, and where they differ"
     figure = new_figure(title, WIDE, 3.3 if wrapped else 3.05)
-    most, reach = max(table.max() for table in [*tables, np.ones(1)]), max(1, abs(change))
-    shades, spread = _color_map("white", PINK), _color_map(BLUE, "white", ORANGE)
+    most, reach = max(1, np.max(both)), max(1, np.abs(difference).max())
     panels = (
-        (tables[0], f"{a}: images", shades, 0, most),
-        (tables[1], f"{b}: images", shades, 0, most),
-        (difference, f"{b} minus {a}: images", spread, -reach, reach),
+        (both[0], f"{a}: images", ("white", PINK), (0, most)),
+        (both[1], f"{b}: images", ("white", PINK), (0, most)),
+        (difference, f"{b} minus {a}: images", (BLUE, "white", ORANGE), (-reach, reach)),
     )
-    for axes, (table, head, colors, low, high) in zip(figure.subplots(1, 3), panels, strict=True):
-        texts = [[fixed(v, 0) if np.rint(v) else "" for v in row] for row in table]
-        _heat_map(axes, table, texts, classes, colors, low, high)
+    for axes, (table, head, colors, limits) in zip(figure.subplots(1, 3), panels, strict=True):
+        _heat_map(axes, table, classes, colors, limits, 0)
         axes.set(title=textwrap.fill(head, 34), xlabel="prediction", ylabel="label")
         axes.tick_params(labelsize=8.5 if size <= 12 else 5)
     return figure
 
 
 @styled
-def error_changes(found: Comparison, classes: Sequence[str]) -> "Figure":
+def confusion_gains(found: Comparison, classes: Sequence[str]) -> "Figure":
     """Draws the confusions with the largest gains and losses: repaired errors against new ones."""
     a, b = found.names
     changes = [change for change in found.by_confusion if count(change.gain, "+") != "0"]
     shown = changes if len(changes) <= 16 else [*changes[:12], *changes[-4:]]
-    most = max((abs(change.gain) for change in shown), default=0)
-    title = f"{b} gains on no confusion"
-    if shown and (most < 1 or not found.significant):
+    # Rounded, so that among equals the first is found, whatever their last bits.
+    largest = max(shown, key=lambda change: round(abs(change.gain), 9), default=None)
+    if largest is None:
+        title = f"{b} gains on no confusion"
+    elif abs(largest.gain) < 1 or not found.significant:
         title = f"No confusion stands out between {a} and {b}"
-    elif shown:
-        # Among equals the first by label and answer, as in the title of the confusion matrices.
-        equals = [change for change in shown if abs(change.gain) > most - 1e-9]
-        largest = min(equals, key=lambda change: (change.label, change.answer))
+    else:
         verb, way = ("gains", "fewer") if largest.gain > 0 else ("loses", "more")
         title = f"{b} {verb} most where {classes[largest.label]} is classified as "
-        title += f"{classes[largest.answer or 0]}: {plural(most, 'image')} {way}, net"
+        title += f"{classes[largest.answer or 0]}: {plural(abs(largest.gain), 'image')} {way}, net"
     figure = new_figure(title, NARROW, 0.27 * max(len(shown), 3) + 1.2)
     axes = figure.add_subplot()
     rows = np.arange(len(shown))[::-1]
     right, left = f"{b} repairs", f"{b} newly gets wrong"
     axes.barh(rows, [c.repaired for c in shown], color=BLUE, label=right, height=0.72)
     axes.barh(rows, [-c.new_errors for c in shown], color=ORANGE, label=left, height=0.72)
-    reach = max([1, *(max(c.repaired, c.new_errors) for c in shown)])
     for row, change in zip(rows, shown, strict=True):
-        place = (change.repaired + 0.02 * reach, row)
-        axes.text(*place, count(change.gain, "+"), va="center", fontsize=8.5)
+        look = {"xytext": (3, 0), "textcoords": "offset points", "va": "center", "fontsize": 8.5}
+        axes.annotate(count(change.gain, "+"), (change.repaired, row), **look)
     if len(changes) > len(shown):
         axes.axhline(3.5, color=MUTED, lw=0.8, ls=":")
     axes.set_yticks(rows, [f"{classes[c.label]} → {classes[c.answer or 0]}" for c in shown])
@@ -394,9 +345,7 @@ def run_overlaps(found: Comparison) -> "Figure":
             seeds = range(1, len(runs) + 1)
         labels += [f"{name if max(map(len, names)) <= 10 else side} {seed}" for seed in seeds]
     off = test.matrix[~np.eye(size, dtype=bool)]
-    texts = [[fixed(value, 2) for value in row] for row in test.matrix]
-    colors = _color_map("white", BLUE)
-    _heat_map(axes, test.matrix, texts, labels, colors, min(0, off.min()), off.max(), "κ")
+    _heat_map(axes, test.matrix, labels, ("white", BLUE), (min(0, off.min()), off.max()), 2, "κ")
     for line in (axes.axhline, axes.axvline):
         line(len(found.runs[0]) - 0.5, color=TEXT, lw=2)
     axes.tick_params(labelsize=8.5)
@@ -405,40 +354,36 @@ def run_overlaps(found: Comparison) -> "Figure":
 
 
 def _heat_map(
-    axes: Any,
+    axes: "Axes",
     table: np.ndarray,
-    texts: Sequence[Sequence[str]],
     labels: Sequence[str],
-    colors: Any,
-    low: float,
-    high: float,
+    colors: Sequence[str],
+    limits: tuple[float, float],
+    digits: int,
     what: str = "",
 ) -> None:
-    """A heat map without its diagonal; numbers in black or white, whichever reads better."""
+    """A heat map without its diagonal."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     size = len(table)
     shown = np.ma.masked_array(table, np.eye(size, dtype=bool))
     axes.set_facecolor(GRID)  # shows through on the diagonal
-    image = axes.imshow(shown, cmap=colors, vmin=low, vmax=high)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, label=what).outline.set_visible(False)
+    palette = LinearSegmentedColormap.from_list("", colors)
+    image = axes.imshow(shown, cmap=palette, vmin=limits[0], vmax=limits[1])
+    figure: Any = axes.figure
+    figure.colorbar(image, ax=axes, shrink=0.8, label=what).outline.set_visible(False)
     axes.set_xticks(range(size), labels)
     axes.set_yticks(range(size), labels)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     for row, column in np.ndindex(size, size) if size <= 12 else ():
-        if row == column:
-            continue
-        shade = np.array(colors((table[row, column] - low) / (high - low or 1))[:3])
-        linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
-        # 0.18: where black and white have the same contrast by WCAG's formula.
-        ink = "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.18 else "white"
-        place = {"ha": "center", "va": "center", "fontsize": 7.5}
-        axes.text(column, row, texts[row][column], color=ink, **place)
-
-
-def _color_map(*stops: str) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("", stops)
+        value = float(table[row, column])
+        if row != column and (digits or round(value)):
+            # By brightness, to a person's eye: black or white, whichever reads better.
+            red, green, blue, _ = palette((value - limits[0]) / (limits[1] - limits[0] or 1))
+            ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.45 else "white"
+            look = {"color": ink, "ha": "center", "va": "center", "fontsize": 7.5}
+            axes.text(column, row, fixed(value, digits), **look)
 
 
 # --- confidence ---------------------------------------------------------------------------
@@ -449,15 +394,15 @@ def reliability_diagrams(found: Comparison) -> "Figure":
     """Draws accuracy against confidence, before and after temperature scaling."""
     from matplotlib.lines import Line2D
 
-    names, before, after = found.names, [], []
+    before, after = [], []
     for runs, made in zip(found.runs, found.calibration, strict=True):
         labels = np.tile(found.labels, len(runs))
         before.append(reliability(labels, np.concatenate([run.logits for run in runs])))
-        fitted = [run.temperature.temperature if run.temperature else None for run in made]
+        fitted = [each.temperature and each.temperature.temperature for each in made]
         scaled = [run.logits / t for run, t in zip(runs, fitted, strict=True) if t is not None]
         all_fitted = len(scaled) == len(runs)
         after.append(reliability(labels, np.concatenate(scaled)) if all_fitted else None)
-    title = ", ".join(f"{n} is {_verdict(c)}" for n, c in zip(names, before, strict=True))
+    title = ", ".join(f"{n} is {_verdict(c)}" for n, c in zip(found.names, before, strict=True))
     figure = new_figure(title, NARROW, 4.2)
     grid = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1.2))
     hollow: dict[str, Any] = {"color": TEXT, "mfc": "white"}
@@ -465,7 +410,7 @@ def reliability_diagrams(found: Comparison) -> "Figure":
         top, bottom = grid[0, i], grid[1, i]
         top.plot([0, 100], [0, 100], color=MUTED, lw=1, ls=":")
         _plot_curve(top, curve, fmt=_MARKERS[i], color=color)
-        heading = f"{names[i]}: ECE {percent(curve.ece)}"
+        heading = f"{found.names[i]}: ECE {percent(curve.ece)}"
         if scaled is not None:
             _plot_curve(top, scaled, fmt="D", **hollow)
             heading += f", then {percent(scaled.ece)}"
@@ -485,8 +430,8 @@ def reliability_diagrams(found: Comparison) -> "Figure":
     return figure
 
 
-def _plot_curve(axes: Any, curve: Reliability, **style: Any) -> None:
-    full = curve.counts >= _FEWEST  # fewer answers make a line of noise
+def _plot_curve(axes: "Axes", curve: Reliability, **style: Any) -> None:
+    full = curve.counts >= FEWEST  # fewer answers make a line of noise
     if not full.any():
         return
     accuracy = 100 * curve.accuracy[full]
@@ -516,43 +461,41 @@ class Tile:
     good: bool | None
 
 
-def _image_sheets(found: Comparison, classes: Sequence[str], images: np.ndarray) -> list[Drawn]:
-    answers = [plurality_vote(p, found.num_classes)[0] for p in found.predictions]
-    voted = ""
-    if found.grouped:
-        voted = " A group's answer here is its most frequent one, so the counts differ from the "
-        voted += "headline's, which are means over runs."
-    drawn = []
-    for own, other in ((0, 1), (1, 0)):
-        a, b = found.names[own], found.names[other]
-        tiles, wrong = error_tiles(found.labels, answers[own], answers[other], classes)
-        fixed_too = int(((answers[own] != found.labels) & (answers[other] == found.labels)).sum())
-        title = f"{b} gets {fixed_too} of the {wrong} images right that {a} gets wrong"
-        if wrong == 1:
-            title = f"{a} gets 1 image wrong, {b} gets it {'right' if fixed_too else 'wrong too'}"
-        elif not wrong:
-            title = f"{a} gets no image wrong"
-        shown = "All of them" if len(tiles) == wrong else f"{len(tiles)} of them, evenly drawn"
-        caption = f"{shown}. Below each image: its label: {a}'s answer → {b}'s.{voted}"
-        figure = image_sheet(images, tiles, title, (f"{b} is right", f"{b} is wrong too"))
-        drawn.append(Drawn(f"errors_{'ab'[own]}", figure, caption))
-    tiles = [
-        Tile(
-            image.index,
-            f"{classes[image.label]} → {classes[image.wrong_label]} {image.confidence:.0%}",
-            False if image.known else None,
-        )
-        for image in found.hardest[:30]
-    ]
+def error_sheet(
+    found: Comparison, classes: Sequence[str], images: np.ndarray, side: int
+) -> "Figure":
+    """Draws the images that one side gets wrong, framed by whether the other gets them right.
+
+    A group's answer is its most frequent one, the smallest class if several are.
+    """
+    from scipy.stats import mode  # takes half a second to import
+
+    answers = [mode(p, axis=0).mode for p in found.predictions]
+    own, other = answers[side], answers[1 - side]
+    a, b = found.names[side], found.names[1 - side]
+    wrong = int((own != found.labels).sum())
+    repaired = int(((own != found.labels) & (other == found.labels)).sum())
+    title = f"{b} gets {repaired} of the {wrong} images right that {a} gets wrong"
+    if wrong == 1:
+        title = f"{a} gets 1 image wrong, {b} gets it {'right' if repaired else 'wrong too'}"
+    elif not wrong:
+        title = f"{a} gets no image wrong"
+    tiles = error_tiles(found.labels, own, other, classes)
+    return image_sheet(images, tiles, title, (f"{b} is right", f"{b} is wrong too"))
+
+
+def hardest_sheet(found: Comparison, classes: Sequence[str], images: np.ndarray) -> "Figure":
+    """Draws the images that every run gets wrong; doubtful labels are framed."""
+    tiles, number = [], len(found.hardest)
+    for image in found.hardest[: MOST_TILES // 2]:
+        text = f"{classes[image.label]} → {classes[image.wrong_label]} {image.confidence:.0%}"
+        tiles.append(Tile(image.index, text, False if image.known else None))
     title = "No image is wrong in every run"
     if tiles:
-        verb = "image is" if len(found.hardest) == 1 else "images are"
-        title = f"{len(found.hardest)} {verb} wrong in every run: is it the label?"
-    caption = "By mean confidence in the wrong answer. Below each image: its label → the answer "
-    caption += "and that confidence."
+        verb = "image is" if number == 1 else "images are"
+        title = f"{number} {verb} wrong in every run: is it the label?"
     known = any(tile.good is False for tile in tiles)
-    frames = (None, "published as a doubtful label") if known else (None, None)
-    return [*drawn, Drawn("hardest", image_sheet(images, tiles, title, frames), caption)]
+    return image_sheet(images, tiles, title, (None, "published as a doubtful label" * known))
 
 
 def error_tiles(
@@ -560,33 +503,24 @@ def error_tiles(
     answers: np.ndarray,
     others: np.ndarray,
     classes: Sequence[str],
-    most: int = _MOST_TILES,
-) -> tuple[list[Tile], int]:
-    """Picks the tiles of one classifier's errors, those that the other gets right first.
-
-    Args:
-      labels, answers, others: int [n], the truth and both classifiers' answers.
-      most: the largest number of tiles, evenly drawn from all errors.
-
-    Returns:
-      The tiles, and the number of errors. A tile's text is "label: answer → the other's".
+    most: int = MOST_TILES,
+) -> list[Tile]:
+    """Picks at most `most` of one classifier's errors, those that the other gets right first.
 
     Example:
       >>> error_tiles(np.array([4, 7]), np.array([9, 7]), np.array([4, 7]), "0123456789")
-      ([Tile(index=0, text='4: 9 → 4 ✓', good=True)], 1)
+      [Tile(index=0, text='4: 9 → 4 ✓', good=True)]
     """
-    wrong = np.flatnonzero(answers != labels)
-    shown = wrong
-    if len(wrong) > most:
-        shown = wrong[np.linspace(0, len(wrong) - 1, most).round().astype(int)]
+    shown = np.flatnonzero(answers != labels)
+    if len(shown) > most:
+        shown = shown[np.linspace(0, len(shown) - 1, most).round().astype(int)]
     shown = shown[np.argsort(others[shown] != labels[shown], kind="stable")]
     tiles = []
     for i in shown.tolist():
-        label, answer, other = int(labels[i]), int(answers[i]), int(others[i])
-        text = f"{classes[label]}: {classes[answer]} → {classes[other]}"
-        text += " ✓" if other == label else " ✗"
-        tiles.append(Tile(i, text, other == label))
-    return tiles, len(wrong)
+        label, answer, other = (classes[int(each[i])] for each in (labels, answers, others))
+        good = bool(others[i] == labels[i])
+        tiles.append(Tile(i, f"{label}: {answer} → {other} {'✓' if good else '✗'}", good))
+    return tiles
 
 
 @styled
@@ -595,7 +529,7 @@ def image_sheet(
     tiles: Sequence[Tile],
     title: str,
     frames: tuple[str | None, str | None] = (None, None),
-) -> Any:
+) -> "Figure":
     """Draws images in rows of six, framed, each with its text.
 
     Args:
@@ -623,8 +557,7 @@ def image_sheet(
         if tile.good is not None:
             look = {"lw": 2.4, "clip_on": False, **looks[tile.good]}
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), width, height, fill=False, **look))
-        place_of_text = (x + width / 2, y + 1.05 * height)
-        axes.text(*place_of_text, tile.text, ha="center", va="top", fontsize=8)
+        axes.text(x + width / 2, y + 1.05 * height, tile.text, ha="center", va="top", fontsize=8)
     if not tiles:
         axes.text(canvas.shape[1] / 2, canvas.shape[0] / 2, "none", ha="center", color=MUTED)
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
@@ -645,15 +578,6 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
         "validation_loss" and "validation_accuracy" are used.
       path: of the PNG file.
       title: what was trained.
-
-    Example:
-      >>> import tempfile
-      >>> row = {"epoch": 1, "train_loss": 0.3, "train_accuracy": 0.9, "validation_loss": 0.2,
-      ...        "validation_accuracy": 0.95}
-      >>> path = Path(tempfile.mkdtemp()) / "curves.png"
-      >>> plot_curves([row], path, title="mlp")
-      >>> path.stat().st_size > 1000
-      True
     """
     _curves(rows, title).savefig(path)
 
@@ -665,27 +589,27 @@ def _curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     accuracy = percent(rows[-1]["validation_accuracy"])
     figure = new_figure(f"{title}: validation accuracy {accuracy} at the end", WIDE, 3.3)
     loss, error = figure.subplots(1, 2)
-    epochs, all_errors = [row["epoch"] for row in rows], []
-    for split, color in (("train", BLUE), ("validation", ORANGE)):
-        look = {"color": color, "marker": "o", "markersize": 3}
-        name = "training" if split == "train" else split
+    epochs = [row["epoch"] for row in rows]
+    splits = {"train": ("training", BLUE), "validation": ("validation", ORANGE)}
+    errors = 100 * (1 - np.array([[row[f"{split}_accuracy"] for row in rows] for split in splits]))
+    for values, (split, (name, color)) in zip(errors, splits.items(), strict=True):
+        look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 3}
         loss.plot(epochs, [row[f"{split}_loss"] for row in rows], label=name, **look)
-        all_errors.append([100 * (1 - row[f"{split}_accuracy"]) for row in rows])
-        error.plot(epochs, all_errors[-1], **look)
+        error.plot(epochs, values, **look)
     loss.set_ylabel("cross-entropy (nats)")
     error.set_ylabel("error rate (%)")
-    errors = np.ravel(all_errors)
-    least = min(errors[errors > 0], default=1.0)
-    if (errors == 0).any():
-        # A log axis has no place for zero: below the least error, a linear piece down to it.
-        error.set_yscale("symlog", linthresh=least, linscale=0.4)
-        error.set_ylim(bottom=0)
-    else:
-        error.set_yscale("log")
-    # Ticks within a decade get labels: error rates often span less than a factor of ten.
-    for axis, shown in (("major", lambda v: v == 0 or v >= 0.9 * least), ("minor", _is_2_or_5)):
+    # A log axis has no place for zero: below the least error, a linear piece down to it.
+    least = float(min(errors[errors > 0], default=1.0))
+    error.set_yscale("symlog", linthresh=least, linscale=0.4, subs=range(2, 10))
+    error.set_ylim(bottom=0 if (errors == 0).any() else 0.9 * least)
+    for axis in ("major", "minor"):
+        # Error rates often span less than a factor of ten: 2 and 5 of a decade get labels, too.
         getattr(error.yaxis, f"set_{axis}_formatter")(
-            lambda value, _, shown=shown: f"{value:g}" if shown(value) else ""
+            lambda value, _: (
+                f"{value:g}"
+                if value == 0 or (value >= 0.9 * least and f"{value:e}"[0] in "125")
+                else ""
+            )
         )
     for axes in (loss, error):
         axes.set_xlabel("epoch")
@@ -693,7 +617,3 @@ def _curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
         axes.grid(alpha=0.7)
     loss.legend()
     return figure
-
-
-def _is_2_or_5(value: float) -> bool:
-    return f"{value:e}"[0] in "25"

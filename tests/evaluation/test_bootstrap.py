@@ -61,30 +61,22 @@ def test_the_interval_is_scipys():
     )
 
 
-def test_the_interval_of_an_accuracy_is_the_binomials():
-    labels = np.zeros(1000, int)
-    a = np.repeat([0, 1], [900, 100])
-    low, high = bootstrap(labels, a, a).intervals["accuracy_a"]
-    expected = scipy.stats.binom(1000, 0.9).ppf([0.025, 0.975]) / 1000
-    np.testing.assert_allclose([low, high], expected, atol=0.0021)
-
-
 def test_images_and_seeds_are_resampled_as_a_loop_does(groups):
     labels, a, b = groups
     rng, drawn = np.random.default_rng(4), []
-    for _ in range(1500):
+    for _ in range(600):
         images, i, j = rng.integers(0, 600, 600), rng.integers(0, 3, 3), rng.integers(0, 2, 2)
         drawn.append(error_overlap(labels[images], a[i][:, images], b[j][:, images]))
     found = bootstrap(labels, a, b, resamples=3000).intervals
     for name in ("both_wrong", "both_wrong_same_label", "repair_rate", "phi", "accuracy_gain"):
         expected = np.quantile([getattr(one, name) for one in drawn], [0.025, 0.975])
-        tolerance = 0.12 * float(np.diff(expected)[0])
+        tolerance = 0.16 * float(np.diff(expected)[0])
         np.testing.assert_allclose(found[name], expected, atol=tolerance, err_msg=name)
 
 
 def test_intervals_hold_the_estimate_and_widen_with_seeds(groups):
     labels, a, b = groups
-    found = bootstrap(labels, a, b, resamples=2000)
+    found = bootstrap(labels, a, b, resamples=1000)
     estimate = error_overlap(labels, a, b)
     for name, (low, high) in found.intervals.items():
         assert low <= getattr(estimate, name) <= high, name
@@ -98,23 +90,17 @@ def test_intervals_hold_the_estimate_and_widen_with_seeds(groups):
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
 
 
-def test_the_seed_decides_the_intervals(groups):
-    first = bootstrap(*groups, resamples=300, seed=5)
-    assert first == bootstrap(*groups, resamples=300, seed=5)
-    assert first != bootstrap(*groups, resamples=300, seed=6)
-
-
 def test_coverage_of_the_repair_rate():
-    # 200 worlds in which the truth is 0.6: an honest 95% interval holds it in about 190.
+    # 100 worlds in which the truth is 0.6: an honest 95% interval holds it in about 95.
     rng = np.random.default_rng(12)
     labels = np.zeros(1000, int)
     held = 0
-    for _ in range(200):
+    for _ in range(100):
         a = (rng.random(1000) < 0.15).astype(int)
         b = np.where(a == 1, rng.random(1000) < 0.4, rng.random(1000) < 0.03).astype(int)
         low, high = bootstrap(labels, a, b, resamples=200).intervals["repair_rate"]
         held += low <= 0.6 <= high
-    assert 178 <= held <= 199
+    assert 87 <= held <= 99
 
 
 def test_without_errors_rates_are_undefined_and_say_so():
@@ -178,16 +164,10 @@ def test_many_runs_are_permuted_at_random():
     assert found.p_value <= 0.02
 
 
-@pytest.mark.parametrize(
-    ("call", "says"),
-    [
-        (lambda: permutation_test([0, 1], [0, 1], [[0, 0], [1, 1]]), "two seeds"),
-        (lambda: permutation_test([0], [[1], [1]], [[1], [1]], measure="x"), "measure"),
-        (lambda: permutation_test([0, 0], [[0, 0]] * 2, [[0, 0]] * 2), "without errors"),
-        (lambda: bootstrap([0], [0], [0], resamples=5), "at least 100"),
-        (lambda: bootstrap([0], [0], [0], confidence=1.5), "confidence"),
-    ],
-)
-def test_refusals(call, says):
-    with pytest.raises(DataError, match=says):
-        call()
+def test_refusals():
+    with pytest.raises(DataError, match="two seeds"):
+        permutation_test([0, 1], [0, 1], [[0, 0], [1, 1]])
+    with pytest.raises(DataError, match="without errors"):
+        permutation_test([0, 0], [[0, 0]] * 2, [[0, 0]] * 2)
+    with pytest.raises(DataError, match="at least 100"):
+        bootstrap([0], [0], [0], resamples=5)

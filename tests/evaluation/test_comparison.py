@@ -34,9 +34,8 @@ def test_runs_that_do_not_belong_together_are_refused():
     twice = run("copy")
     cases = [
         ([run()], [], "at least one of each"),
-        ([run()], [run(labels=np.array([0]))], "4 and 1 labels"),
+        ([run()], [run(labels=np.array([0]))], "logits of shapes"),
         ([run()], [run(labels=np.array([0, 2, 1, 0]))], "another order"),
-        ([run()], [run(logits=np.eye(4))], "shapes"),
         ([run(dataset_sha256="a")], [run(dataset_sha256="b")], "different data sets"),
         ([run(arch="cnn"), run(arch="mlp")], [run()], "A mixes CNN and MLP"),
         ([run(), twice], [run(), twice], "the same logits"),
@@ -54,8 +53,6 @@ def test_bad_arrays_are_refused_with_their_source():
     nan = np.full((4, 3), np.nan)
     for arrays, says in (
         ((LABELS, nan), "FILE: logits has NaN"),
-        ((LABELS, np.eye(2)), "FILE: logits has 2 rows"),
-        ((LABELS, np.eye(4)[:, :2]), "FILE: labels holds 2"),
         ((LABELS, np.eye(4), LABELS, nan), "FILE: validation_logits"),
     ):
         with pytest.raises(DataError, match=says):

@@ -88,7 +88,7 @@ def test_mcnemar_is_the_binomial_test_far_into_the_tail():
 
 
 @given(answers())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cells_sum_to_n_and_swapping_swaps(arrays):
     labels, a, b = arrays
     there, back = error_overlap(labels, a, b), error_overlap(labels, b, a)
@@ -102,17 +102,8 @@ def test_cells_sum_to_n_and_swapping_swaps(arrays):
     assert there.accuracy_gain == pytest.approx(-back.accuracy_gain)
 
 
-@given(answers(), st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
-def test_permuting_images_changes_nothing(arrays, random):
-    labels, a, b = arrays
-    order = list(range(len(labels)))
-    random.shuffle(order)
-    assert error_overlap(labels, a, b) == error_overlap(labels[order], a[order], b[order])
-
-
 @given(answers(runs=1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_model_repairs_nothing_of_itself(arrays):
     labels, a = arrays
     found = error_overlap(labels, a, a)
@@ -128,7 +119,7 @@ def test_a_model_repairs_nothing_of_itself(arrays):
 
 
 @given(answers(runs=4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_groups_are_means_over_pairs(arrays):
     labels, *runs = arrays
     a, b = np.array(runs[:2]), np.array(runs[2:])
@@ -181,14 +172,6 @@ def test_cochrans_q_of_equal_runs_is_undefined():
     assert found.reason
 
 
-@pytest.mark.parametrize(
-    ("function", "arguments", "says"),
-    [
-        (error_overlap, ([0, 1], [0, 1, 2], [0, 1]), "predictions_a"),
-        (error_overlap, ([0, 1], [0, 1], [0]), "predictions_b"),
-        (cochrans_q, ([0, 1], [[0, 1]]), "at least two runs"),
-    ],
-)
-def test_refusals_name_the_argument(function, arguments, says):
-    with pytest.raises(DataError, match=says):
-        function(*arguments)
+def test_other_images_are_refused():
+    with pytest.raises(DataError, match="3 predictions for 2 labels"):
+        error_overlap([0, 1], [0, 1], [0, 1, 2])

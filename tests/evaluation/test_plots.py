@@ -65,8 +65,8 @@ CASES = {
     "A perfect, many classes": {"seeds": 1, "rates": (0.0, 0.05), "classes": 26},
     "both perfect": {"seeds": 1, "rates": (0.0, 0.0)},
 }
-# The overlap of two runs of one kind; gains; the images, which aren't given to the last.
-CASES_LEFT_OUT = {"groups with long names": 0, "A perfect, many classes": 1, "both perfect": 3}
+# The overlap of two runs of one kind; gains; three sheets of the images, if they aren't given.
+FIGURES = {"groups with long names": 10, "A perfect, many classes": 9, "both perfect": 5}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -75,15 +75,18 @@ def test_no_text_of_any_figure_is_cut_off_or_covered(case, comparison, monkeypat
     found = comparison(**CASES[case])
     images = np.random.default_rng(1).integers(0, 256, (400, 28, 28, 1), np.uint8)
     classes = [str(i) for i in range(found.num_classes)]
-    given = None if case == "both perfect" else images
-    figures, left_out = plots.comparison_figures(found, classes, given)
-    assert len(left_out) == CASES_LEFT_OUT[case]
-    for drawn in figures:
-        texts = drawn_texts(drawn.figure, monkeypatch)
-        assert texts, drawn.name
-        assert cut_off(texts, drawn.figure.bbox) == [], drawn.name
-        assert overlapping(texts) == [], drawn.name
+    figures = plots.comparison_figures(found, classes, None if case == "both perfect" else images)
+    assert len(figures) == FIGURES[case]
+    for name, figure in figures.items():
+        texts = drawn_texts(figure, monkeypatch)
+        assert texts, name
+        assert cut_off(texts, figure.bbox) == [], name
+        assert overlapping(texts) == [], name
     assert dict(mpl.rcParams) == before
+    if found.grouped:
+        shown = [label.get_text() for label in figures["overlap_matrix"].axes[0].get_yticklabels()]
+        assert shown == ["A 0", "A 1", "B 0", "B 1"]
+        assert "more accurate than every run" in title(figures["seeds"])
 
 
 @pytest.mark.parametrize(
@@ -117,35 +120,18 @@ def test_titles_state_the_finding():
     labels = np.repeat([0, 1], 50)
     same, better = pair(labels, 0 * labels, 0 * labels), pair(labels, 0 * labels, labels)
     few = pair(labels[48:52], [0, 0, 0, 0], [0, 0, 1, 1])
-    expected = {
-        plots.class_accuracies: (
-            "No class differs clearly between A and B (95% intervals overlap)",
-            "B is clearly ahead on 1 of 2 classes (95% intervals apart)",
-        ),
-        plots.confusion_matrices: (
-            "A and B confuse the same classes equally often",
-            "The largest change from A to B: 1 classified as 0, 50 images less often",
-        ),
-        plots.error_changes: (
-            "B gains on no confusion",
-            "B gains most where 1 is classified as 0: 50 images fewer, net",
-        ),
-    }
-    for draw, (of_same, of_better) in expected.items():
-        assert title(draw(same, "01")) == of_same
-        assert title(draw(better, "01")) == of_better
-    for draw in (plots.confusion_matrices, plots.error_changes):
-        assert title(draw(few, "01")) == "No confusion stands out between A and B"
+    draw = plots.class_accuracies
+    assert title(draw(same, "01")).startswith("No class differs clearly")
+    assert title(draw(better, "01")).startswith("B is clearly ahead on 1 of 2 classes")
+    draw = plots.confusion_gains
+    assert title(draw(same, "01")) == "B gains on no confusion"
+    assert title(draw(few, "01")) == "No confusion stands out between A and B"
+    assert title(draw(better, "01")) == (
+        "B gains most where 1 is classified as 0: 50 images fewer, net"
+    )
+    shy = pair(labels, 0 * labels, labels, scale=0.1)
     assert "A is over-confident" in title(plots.reliability_diagrams(same))
-    shy = pair(labels, labels, labels, scale=0.1)
     assert "B is under-confident" in title(plots.reliability_diagrams(shy))
-
-
-def test_groups_are_named_by_their_seeds(comparison):
-    found = comparison(seeds=2)
-    shown = [label.get_text() for label in plots.run_overlaps(found).axes[0].get_yticklabels()]
-    assert shown == ["MLP 0", "MLP 1", "CNN 0", "CNN 1"]
-    assert "more accurate than every run" in title(plots.run_accuracies(found))
 
 
 def test_the_diagonal_is_left_out_of_the_confusions():
@@ -157,18 +143,27 @@ def test_the_diagonal_is_left_out_of_the_confusions():
 
 def test_sheets_show_repaired_images_first_and_frame_them():
     labels, answers, others = (np.array(x) for x in ([1, 2, 3, 4], [1, 0, 0, 0], [1, 7, 3, 4]))
-    tiles, count = plots.error_tiles(labels, answers, others, DIGITS)
-    assert count == 3
+    tiles = plots.error_tiles(labels, answers, others, DIGITS)
     assert [(tile.index, tile.good) for tile in tiles] == [(2, True), (3, True), (1, False)]
     assert tiles[2].text == "2: 0 → 7 ✗"
-    images = np.zeros((4, 28, 28, 1), np.uint8)
-    figure = plots.image_sheet(images, tiles, "three", ("right", "wrong"))
+    figure = plots.error_sheet(
+        pair(labels, answers, others), DIGITS, np.zeros((4, 28, 28, 1), np.uint8), 0
+    )
+    assert title(figure) == "B gets 2 of the 3 images right that A gets wrong"
     colors = [mpl.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches]
     assert colors == [plots.GREEN.lower(), plots.GREEN.lower(), plots.PINK.lower()]
 
 
 def test_a_long_sheet_draws_evenly_from_all_errors():
     labels = np.zeros(1000, int)
-    tiles, count = plots.error_tiles(labels, labels + 1, labels, DIGITS, most=10)
-    assert count == 1000
+    tiles = plots.error_tiles(labels, labels + 1, labels, DIGITS, most=10)
     assert [tile.index for tile in tiles] == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+
+
+@pytest.mark.parametrize("accuracy", [0.99, 1.0])
+def test_curves_of_a_training(accuracy, tmp_path):
+    losses = {"train_loss": 0.3, "validation_loss": 0.2}
+    scores = {"train_accuracy": accuracy, "validation_accuracy": 0.95}
+    rows = [{"epoch": epoch, **losses, **scores} for epoch in (1, 2)]
+    plots.plot_curves(rows, tmp_path / "curves.png", title="mlp")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -25,7 +25,7 @@ def report(tmp_path_factory, comparison):
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    monkeypatch.setattr("digits_jax.evaluation.report.comparison_figures", lambda *_: ([], []))
+    monkeypatch.setattr("digits_jax.evaluation.plots.comparison_figures", lambda *_: {})
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -37,20 +37,14 @@ def test_every_number_of_overlap_json_lies_in_its_interval(seeds, comparison):
     for name in names:
         low, high = found[f"{name}_ci95"]
         assert low <= found[name] <= high, name
-    assert set(found["between_or_within"]) == (
-        {"error_consistency", "jaccard"} if seeds > 1 else set()
-    )
+    assert len(found["between_or_within"]) == (2 if seeds > 1 else 0)
     assert (found["between_or_within_reason"] is None) == (seeds > 1)
-
-
-def test_two_runs_and_groups_have_the_same_keys(comparison):
-    assert list(comparison(seeds=1).to_dict()) == list(comparison(seeds=2).to_dict())
+    assert list(found) == list(comparison(seeds=2).to_dict())
 
 
 def test_undefined_numbers_are_null_with_a_reason(comparison):
     found = comparison(seeds=1, rates=(0.0, 0.1)).to_dict()
-    assert found["repair_rate"] is None
-    assert found["repair_rate_ci95"] is None
+    assert found["repair_rate"] is found["repair_rate_ci95"] is None
     assert "no errors" in found["undefined"]["repair_rate"]
 
 
@@ -59,12 +53,10 @@ def test_undefined_numbers_are_null_with_a_reason(comparison):
 def test_the_summary_has_ten_lines(rates, seeds, comparison):
     lines = summary_lines(comparison(seeds=seeds, rates=rates), "0123456789")
     assert len(lines) == 10
-    assert not any(word in line for line in lines for word in ("nan", "None", "-0", "1 errors"))
-
-
-def test_sentences_name_the_better_one(comparison):
-    lines = summary_lines(comparison(seeds=1, rates=(0.02, 0.1)), "0123456789")
-    assert "MLP is more accurate than CNN: +" in lines[5]
+    wrong = ("nan", "None", "-0", "1 errors", " ,", " .", "%[", "  ")
+    assert not any(text in line for line in lines for text in wrong)
+    better = "MLP is more accurate than CNN: CNN minus MLP −"
+    assert lines[5].startswith(better) == (rates == (0.0, 0.1))
 
 
 def test_where_interval_and_test_disagree_the_test_decides():
@@ -74,7 +66,7 @@ def test_where_interval_and_test_disagree_the_test_decides():
     a, b = (Predictions(n, labels, 9 * np.eye(10)[x]) for n, x in (("A", wrong), ("B", labels)))
     line = summary_lines(compare([a], [b], resamples=1000), "0123456789")[5]
     assert line.startswith(
-        "A and B don't differ significantly in accuracy, B minus A: +1.11 points [+0."
+        "A and B don't differ significantly in accuracy: B minus A +1.11 points [+0."
     )
     assert "p = 0.12" in line
     assert line.endswith("the test decides")
@@ -85,6 +77,7 @@ def test_all_files_hold_the_same(report):
     names = {path.name for path in folder.iterdir()}
     assert {"overlap.json", "report.md", "report.html", "examples.csv", "errors_a.png"} <= names
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+    assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777  # for others, too
     assert json.loads((folder / "overlap.json").read_text()) == found.to_dict()
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\((\w+\.png)\)", markdown)
@@ -195,12 +188,3 @@ def test_a_browser_shows_it_without_an_error_or_a_request(report, tmp_path):
     assert (tmp_path / "page.png").stat().st_size > 5_000, said
     assert "CONSOLE" not in said
     assert asked == []
-
-
-@pytest.mark.browser
-def test_the_browser_test_can_fail(tmp_path):
-    html = "<img src='http://example.invalid/x.png'><script>console.error('x')</script>"
-    (tmp_path / "bad.html").write_text(html)
-    said, asked = open_in_browser((tmp_path / "bad.html").as_uri(), tmp_path, 390)
-    assert "CONSOLE" in said
-    assert asked == ["http://example.invalid/x.png"]

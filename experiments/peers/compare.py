@@ -1,34 +1,124 @@
-"""Ours beside PyTorch and Keras: python -m experiments.peers.compare
+"""Compares our speed with PyTorch's and Keras's: python -m experiments.peers.compare
 
-Runs the same nets and recipes in turn, A B A B: train steps in processes that wait for their turn,
-and whole trainings from start to exit. Writes JSON with every number, a Markdown table and a
-picture beside it, and prints the table. Needs the extra: pip install "digits_jax[peers]"
+Runs the same networks and recipes in turn, A B A B: train steps in processes that wait for their
+turn, and whole trainings from start to exit, with their memory. Prints a table, and writes JSON
+with every number and the table. Needs the extra: pip install "digits_jax[peers]"
 """
 
+import contextlib
+import dataclasses
+import importlib.util
+import json
 import os
 import platform
+import re
 import shlex
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tqdm import tqdm
 
+from digits_jax.benchmarks.processes import stopping_children, timed_process
 from digits_jax.cli import parse, run_program
+from digits_jax.config import TrainConfig
 from digits_jax.errors import ConfigError
-from digits_jax.hardware import processor_name
+from digits_jax.formatting import fixed, markdown_table, percent, plural
+from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
-from experiments.peers import contenders, measure
-from experiments.peers.contenders import PROCESS, SCENARIOS
 
 EXTRA = 'pip install "digits_jax[peers]"'
-CPU_BUILD = "where there is no GPU, PyTorch's build for CPUs is enough and far smaller"
+DATASET = "mnist"
+# Each peer's module, and what it adds to the recipe.
+PEERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "PyTorch, channels_last": ("torch_train", {"channels_last": True}),
+    "PyTorch, channels_last, bfloat16": (
+        "torch_train",
+        {"channels_last": True, "dtype": "bfloat16"},
+    ),
+    "PyTorch": ("torch_train", {}),
+    "PyTorch, bfloat16": ("torch_train", {"dtype": "bfloat16"}),
+    "PyTorch, channels_last, compiled": ("torch_train", {"channels_last": True, "compile": True}),
+    "Keras on JAX": ("keras_train", {}),
+}
+_CNN, _CNN_BF16, _PLAIN, _PLAIN_BF16, _COMPILED, _KERAS = PEERS
 _PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One thing that is measured.
+
+    Attributes:
+      words: what a table calls it.
+      arch, preset, batch_size: of our configuration; without a batch size, the preset's own.
+      peers: each with its goal (of ours to theirs), or None.
+      dtype: that ours multiplies in.
+    """
+
+    words: str
+    arch: str
+    preset: str
+    peers: Mapping[str, float | None]
+    batch_size: int | None = None
+    dtype: str = "auto"
+
+    def config(self) -> TrainConfig:
+        """Returns the configuration with every field of the recipe."""
+        fields: Any = {"arch": self.arch, "preset": self.preset}
+        fields |= {"batch_size": self.batch_size} if self.batch_size else {}
+        return TrainConfig(**fields).resolve(DATASET)
+
+
+_STEPS = {
+    "cnn-quick": Scenario(
+        "train step, quick CNN",
+        *("cnn", "quick"),
+        {_CNN: 1.3, _CNN_BF16: 1.0, _PLAIN: None, _COMPILED: None, _KERAS: None},
+    ),
+    "cnn-standard": Scenario(
+        "train step, standard CNN, augmented",
+        *("cnn", "standard"),
+        {_CNN: 1.0, _CNN_BF16: None},
+    ),
+    **{
+        f"mlp-{size}": Scenario(
+            f"train step, MLP, batch {size}",
+            *("mlp", "quick"),
+            {_PLAIN: 1.0, _PLAIN_BF16: None, _KERAS: None},
+            batch_size=size,
+        )
+        for size in (128, 512)
+    },
+}
+SCENARIOS = {
+    **_STEPS,
+    # The same with ours in float32, so that types are compared with their like.
+    **{
+        f"{name}-float32": Scenario(
+            each.words,
+            each.arch,
+            each.preset,
+            dict(list(each.peers.items())[:1]),
+            each.batch_size,
+            "float32",
+        )
+        for name, each in _STEPS.items()
+    },
+    "process": Scenario(
+        "whole process, quick CNN", *("cnn", "quick"), {_CNN: 0.8, _CNN_BF16: None}
+    ),
+}
+
+QUICK = ("cnn-quick", "mlp-128", "process")
+_SIDES = ("ours", "theirs")
 
 
 @dataclass(frozen=True)
@@ -37,8 +127,6 @@ class Arguments:
 
     only: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: all)")] = ()
     """Some of cnn-quick, cnn-standard, mlp-128, mlp-512 (also with -float32) and process."""
-    keep: bool = False
-    """Leave the rows of what isn't measured now as they are in the output."""
     rounds: int = 7
     """Of each pair of train steps."""
     seconds: float = 0.7
@@ -48,313 +136,374 @@ class Arguments:
     cold: bool = False
     """Whole processes with an empty compilation cache, too."""
     quick: bool = False
-    """A few minutes: fewer, shorter rounds, and only what has a goal."""
+    """Minutes: cnn-quick, mlp-128 and process against the peers with a goal, in 3 short rounds."""
+    cores: int = 0
+    """Pin all contenders to so many cores; 0: those that this process may use."""
     data_dir: Annotated[
         str | None, tyro.conf.arg(help_behavior_hint="(default: DIGITS_JAX_DATA_DIR)")
     ] = None
-    """Folder of MNIST's four files."""
+    """Folder of MNIST's four original files."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("runs/peers.json")
-    """The JSON file, or a folder for it; .md and .png lie beside it."""
+    """The JSON file; a file with the suffix .md lies beside it."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Measures, writes, prints."""
-    arguments = parse(Arguments, argv, doc=__doc__.splitlines()[0])
-    names = check(arguments)
-    data_dir = contenders.find_data(arguments.data_dir)
-    if not contenders.installed("PyTorch"):
-        raise ConfigError(f"PyTorch isn't installed; {EXTRA} ({CPU_BUILD})")
-    path = output_path(arguments.output)
-    result = {
+    arguments = parse(Arguments, argv, doc=(__doc__ or "").splitlines()[0])
+    names, data_dir = check(arguments), find_data(arguments.data_dir)
+    if arguments.quick:
+        arguments = dataclasses.replace(arguments, rounds=3, seconds=0.4, processes=3)
+    if arguments.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
+    wanted = {peer for name in names for peer in peers_of(name, quick=arguments.quick)}
+    missing = sorted(peer for peer in wanted if not is_installed(peer))
+    if wanted and len(missing) == len(wanted):
+        raise ConfigError(f"PyTorch isn't installed: {EXTRA} (its build for CPUs is enough)")
+    result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "experiments.peers.compare", *argv]),
-        "machine": _machine(),
-        "versions": _versions(),
-        "settings": _settings(arguments),
-        "scenarios": {},
+        "machine": {"processor": processor_name(), "cores": cpu_count()},
+        "versions": {"python": platform.python_version()}
+        | {package: version_of(package) for package in _PACKAGES},
+        "settings": {name: getattr(arguments, name) for name in ("rounds", "seconds", "processes")},
+        "scenarios": {name: SCENARIOS[name].config().to_dict() for name in names},
         "rows": [],
-        "notes": _missing(names, arguments.quick),
+        "notes": [f"left out: {', '.join(missing)}, not installed ({EXTRA})"] if missing else [],
     }
-    before = _before(path, result) if arguments.keep else None
+    path = arguments.output
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = _kept(before, result)
-    try:
+    with stopping_children():
         for name in names:
-            _measure(name, result, arguments, data_dir)
-            written = _kept(before, result)
-            _write(written, path)
-    except BaseException:
-        if result["rows"]:
-            left = ",".join(names[len(result["scenarios"]) :])
-            print(f"{path} has what was measured; go on with --only={left} --keep", file=sys.stderr)
-        raise
-    from experiments.peers import report
-
-    print(f"{report.markdown(written)}\nwritten: {path}, and .md and .png beside it")
-
-
-def _measure(name, result, arguments, data_dir):
-    """Adds a scenario's rows and notes to a result."""
-    config = SCENARIOS[name].config().to_dict()
-    again = name.removesuffix("-float32")
-    types = {row["processes"]["ours"]["dtype"] for row in result["rows"] if row["name"] == again}
-    if again != name and types == {"float32"}:
-        rows, notes = [], [f"{name}: left out, as {again} is in float32 here"]
-    else:
-        measured = _processes if name == PROCESS else _steps
-        rows, notes, others = measured(name, arguments, data_dir)
-        disturbance = _disturbance(name, others)
-        rows = [row | {"disturbed": bool(disturbance)} for row in rows]
-        notes += disturbance
-    result["rows"] += rows
-    result["notes"] += notes
-    result["scenarios"][name] = config
-
-
-def _write(result, path):
-    from experiments.peers import report  # and matplotlib: Ctrl-C is one line without
-
-    files = {path: folder.as_json(result)}
-    files[path.with_suffix(".md")] = report.markdown(result).encode()
-    if result["rows"]:
-        files[path.with_suffix(".png")] = report.picture(result)
-    folder.replace_files(files)
-
-
-def output_path(output: Path) -> Path:
-    """The JSON file that ``--output`` means.
-
-    Raises:
-      ConfigError: a file of another kind.
-
-    Example:
-      >>> str(output_path(Path("results"))), str(output_path(Path("a.json")))
-      ('results/peers.json', 'a.json')
-    """
-    if output.suffix == ".json" and not output.is_dir():
-        return output
-    if output.suffix in (".md", ".png", ".csv", ".txt", ".html"):
-        raise ConfigError(f"--output={output}: give a folder, or a name that ends with .json")
-    return output / "peers.json"
+            run = measure_processes if name == "process" else measure_steps
+            rows, busy = run(name, arguments, data_dir)
+            disturbed = max(busy) >= 0.25
+            if disturbed:
+                result["notes"].append(
+                    f"{name}: others kept up to {max(busy):.1f} cores busy; measure again on a "
+                    "quiet machine, as threads that spin while they wait (PyTorch's) suffer most"
+                )
+            result["rows"] += [row | {"disturbed": disturbed} for row in rows]
+            # What is measured stays, whatever comes after it.
+            files = {".json": folder.as_json(result), ".md": markdown(result).encode()}
+            folder.replace_files({path.with_suffix(end): text for end, text in files.items()})
+    print(f"{markdown(result)}\nwritten: {path}, and .md beside it")
 
 
 def check(arguments: Arguments) -> list[str]:
-    """The names of what is to be measured.
+    """Returns the names of what is to be measured.
 
     Raises:
       ConfigError: an unknown name, or a number that can't be.
     """
-    unknown = [name for name in arguments.only if name not in SCENARIOS]
-    if unknown:
-        raise ConfigError(f"--only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
-    for name in ("rounds", "processes"):
-        if (value := getattr(arguments, name)) < 1:
-            raise ConfigError(f"--{name}={value}: give a number that is at least 1")
-    if not 0 < arguments.seconds < 600:
-        raise ConfigError(f"--seconds={arguments.seconds}: give a number more than 0, under 600")
-    path = output_path(arguments.output)
-    for file in (path, path.with_suffix(".md"), path.with_suffix(".png")):
-        if file.is_dir():
-            raise ConfigError(
-                f"--output={arguments.output}: {file} is a folder; give another place"
-            )
-    return list(arguments.only or (contenders.QUICK if arguments.quick else SCENARIOS))
+    if unknown := [name for name in arguments.only if name not in SCENARIOS]:
+        raise ConfigError(f"only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
+    for name, least in {"rounds": 1, "processes": 1, "cores": 0, "seconds": 0.001}.items():
+        if not least <= (value := getattr(arguments, name)) <= 10_000:
+            raise ConfigError(f"{name}={value}: must be at least {least} and at most 10,000")
+    if arguments.output.suffix != ".json":
+        raise ConfigError(f"output={arguments.output}: give a name that ends with .json")
+    return list(arguments.only or (QUICK if arguments.quick else SCENARIOS))
 
 
-def _before(path, result):
-    """What the output holds, where it was measured in the same way.
+def find_data(data_dir: str | None) -> str:
+    """Returns the folder of MNIST's four files, which every contender reads.
 
     Raises:
-      ConfigError: it can't be read, or its rows can't stand beside new ones.
+      ConfigError: they aren't there.
     """
-    before = folder.read_json(path)
-    here = {"cores": result["machine"]["cores"], **result["versions"], **result["settings"]}
-    there = {"cores": before["machine"]["cores"], **before["versions"], **before["settings"]}
-    if differing := [name for name in here if there.get(name) != here[name]]:
-        name = differing[0]
+    given = data_dir or os.environ.get("DIGITS_JAX_DATA_DIR") or ""
+    found = Path(given).expanduser().absolute()
+    if not given or not (found / "train-images-idx3-ubyte.gz").is_file():
         raise ConfigError(
-            f"--keep: {path} was measured with {name} {there.get(name)}, here it is {here[name]}; "
-            "measure all of it, or give another --output"
+            f"data_dir={given or None}: no train-images-idx3-ubyte.gz there; give the folder of "
+            "MNIST's four original files, or set DIGITS_JAX_DATA_DIR"
         )
-    return before
+    return str(found)
 
 
-def _kept(before, result):
-    """The result, with the rows that were not measured now in their places."""
-    if before is None:
-        return result
-    now = set(result["scenarios"])
-    rows = [row for row in before["rows"] if row["name"] not in now] + result["rows"]
-    kept = [note for note in before["notes"] if not note.startswith(tuple(f"{n}:" for n in now))]
-    return result | {
-        "rows": sorted(rows, key=lambda row: list(SCENARIOS).index(row["name"])),
-        "scenarios": {**before["scenarios"], **result["scenarios"]},
-        "notes": list(dict.fromkeys([*kept, *result["notes"]])),
-        "commands": [*before.get("commands", [before["command"]]), result["command"]],
+def is_installed(peer: str) -> bool:
+    """Whether a peer's library is here."""
+    return importlib.util.find_spec(PEERS[peer][0].split("_")[0]) is not None
+
+
+def peers_of(name: str, *, quick: bool) -> list[str]:
+    """The peers of a scenario; with ``quick`` those that have a goal."""
+    return [peer for peer, goal in SCENARIOS[name].peers.items() if goal is not None or not quick]
+
+
+def our_flags(scenario: Scenario, data_dir: str) -> list[str]:
+    """Flags of `digits_jax.train`, and of our worker."""
+    flags = [f"--arch={scenario.arch}", f"--preset={scenario.preset}", f"--data-dir={data_dir}"]
+    size = [f"--batch-size={scenario.batch_size}"] if scenario.batch_size else []
+    return [*flags, *size, f"--dtype={scenario.dtype}", f"--dataset={DATASET}"]
+
+
+def peer_recipe(config: TrainConfig) -> dict[str, Any]:
+    """Returns the same recipe for a peer.
+
+    Args:
+      config: resolved.
+
+    Raises:
+      ConfigError: the recipe has something that isn't written in the peers.
+    """
+    from digits_jax.data.augment import POLICIES  # and JAX: Ctrl-C is one line without
+
+    only = {"optimizer": "adamw", "schedule": "one_cycle", "ema_decay": 0.0, "adversarial": 0.0}
+    for name, value in {**only, "augment_strength": 1.0}.items():
+        if getattr(config, name) != value:
+            raise ConfigError(f"{name}={getattr(config, name)}: the peers know only {value}")
+    strengths = dict(POLICIES[config.augment])
+    affine = {"rotation_degrees": 0, "scale_factor": 1, "shear_degrees": 0, "shift_pixels": 0}
+    if strengths.keys() - affine.keys():
+        raise ConfigError(f"augment={config.augment}: the peers know only none, shift and affine")
+    fields = ("arch", "epochs", "batch_size", "learning_rate", "weight_decay", "label_smoothing")
+    fields = (*fields, "dropout", "batch_norm")
+    if config.arch == "cnn":
+        fields = (*fields, "channels", "convs_per_block", "dense_size")
+    else:
+        fields = (*fields, "hidden_sizes")
+    return {
+        **{name: getattr(config, name) for name in fields},
+        "affine": list({**affine, **strengths}.values()) if strengths else [],
+        "dtype": "float32",
+        "channels_last": False,
+        "compile": False,
+        "seed": 0,
+        "worker": False,
     }
 
 
-def _settings(arguments):
-    numbers = {"rounds": arguments.rounds, "seconds": arguments.seconds}
-    numbers |= {"processes": arguments.processes}
-    if arguments.quick:
-        numbers = {"rounds": min(3, arguments.rounds), "seconds": 0.3, "processes": 1}
-    return {**numbers, "cold": arguments.cold, "quick": arguments.quick}
+def commands(name: str, peer: str | None, data_dir: str, **changes: Any) -> list[str]:
+    """Returns the command of a peer; None for our worker."""
+    scenario = SCENARIOS[name]
+    if peer is None:
+        module, arguments = "ours", our_flags(scenario, data_dir)
+    else:
+        module, own = PEERS[peer]
+        recipe = {**peer_recipe(scenario.config()), **own, "data_dir": data_dir, **changes}
+        arguments = [json.dumps(recipe)]
+    return [sys.executable, "-m", f"experiments.peers.{module}", *arguments]
 
 
-def _peers(name, quick):
-    return [p for p, goal in SCENARIOS[name].peers.items() if goal is not None or not quick]
+class Worker:
+    """A process that takes train steps when asked to; see `experiments.peers.common.serve`.
 
-
-def _missing(names, quick):
-    wanted = {peer for name in names for peer in _peers(name, quick)}
-    gone = sorted(peer for peer in wanted if not contenders.installed(peer))
-    return [f"left out: {', '.join(gone)}, not installed ({EXTRA})"] if gone else []
-
-
-def _here(name, quick):
-    return [peer for peer in _peers(name, quick) if contenders.installed(peer)]
-
-
-def _steps(name: str, arguments: Arguments, data_dir: str) -> tuple[list, list[str], list[float]]:
-    """A row for each peer: images a second of ours and theirs, round by round.
-
-    Returns:
-      (rows, notes, cores that others kept busy before each round).
+    Raises:
+      ConfigError: it ended; the message has its last line.
     """
-    from tqdm import tqdm
 
-    scenario, settings = SCENARIOS[name], _settings(arguments)
-    env, batch_size = contenders.environment(), scenario.config().batch_size
-    flags = contenders.our_flags(scenario, data_dir)
-    commands = {"ours": (measure.python("experiments.peers.ours", *flags), env)}
-    for peer in _here(name, arguments.quick):
-        commands[peer] = (contenders.peer_command(peer, scenario, data_dir, "--worker"), env)
-    with measure.started(commands) as (workers, reasons):
-        notes = [f"left out: {name}, {peer}: {reason}" for peer, reason in reasons.items()]
-        if "ours" not in workers:
-            raise ConfigError(reasons["ours"])
-        steps = {who: measure.steps_for(w, settings["seconds"]) for who, w in workers.items()}
-        pairs = {peer: [] for peer in workers if peer != "ours"}
+    def __init__(self, command: Sequence[str]):
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True
+        )
+        try:
+            self.facts = self._answer()
+        except BaseException:
+            self.close()
+            raise
 
-        def rate(who):
-            return steps[who] * batch_size / workers[who].seconds(steps[who])
+    def seconds(self, steps: int) -> float:
+        """Returns the seconds that so many steps take."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return self._answer()["seconds"]
 
-        others = []
-        for number in tqdm(range(settings["rounds"]), desc=name, leave=False, disable=None):
-            others.append(measure.busy_cores())
-            for peer, found in pairs.items():
-                found.append(measure.in_turn(lambda: rate("ours"), lambda p=peer: rate(p), number))
-        facts = {who: {**worker.facts, "steps": steps[who]} for who, worker in workers.items()}
-    rows = []
-    for peer, found in pairs.items():
-        more = {"processes": {who: facts[who] for who in ("ours", peer)}}
-        rows.append({**_row(name, peer, "step", found, scenario.peers[peer]), **more})
-    return rows, notes, others
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()  # it has nothing to save
+        self._process.communicate()
+        self._errors.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries may print, too
+                return json.loads(line)
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        raise ConfigError(f"a contender stopped: {(last or ['no error message'])[0]}")
 
 
-def _processes(
+def measure_steps(
     name: str, arguments: Arguments, data_dir: str
-) -> tuple[list, list[str], list[float]]:
-    """A row for each peer: seconds of ours and theirs, from start to exit, seed by seed.
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Measures images a second, ours beside each peer's, round by round.
 
     Returns:
-      As `_steps`.
+      A row for each peer, and the cores that others kept busy before each round.
     """
-    from tqdm import tqdm
+    peers = [p for p in peers_of(name, quick=arguments.quick) if is_installed(p)]
+    batch_size, busy = SCENARIOS[name].config().batch_size, []
+    with contextlib.ExitStack() as stack:
+        workers: dict[str | None, Worker] = {}
+        for peer in (None, *peers):
+            workers[peer] = Worker(commands(name, peer, data_dir, worker=True))
+            stack.callback(workers[peer].close)
+        steps = {}
+        for peer, worker in workers.items():
+            worker.seconds(5)
+            steps[peer] = max(2, round(10 * arguments.seconds / worker.seconds(10)))
 
-    scenario, settings = SCENARIOS[name], _settings(arguments)
-    env, found = contenders.environment(), []
-    with tempfile.TemporaryDirectory() as scratch:
+        def rate(peer: str | None) -> float:
+            return steps[peer] * batch_size / workers[peer].seconds(steps[peer])
 
-        def ours(seed, *, cold=False):
-            flags = contenders.our_flags(scenario, data_dir)
-            workdir = measure.fresh_folder(Path(scratch)) / "run"
-            command = measure.python("digits_jax.train", *flags, f"--seed={seed}")
-            cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "cache")} if cold else {}
-            return measure.run_process([*command, f"--workdir={workdir}"], {**env, **cache})
+        pairs: dict[str, list[tuple[float, float]]] = {peer: [] for peer in peers}
+        for number in tqdm(range(arguments.rounds), name, leave=False, disable=None):
+            busy.append(busy_cores())
+            for peer, found in pairs.items():
+                found.append(in_turn(lambda: rate(None), lambda p=peer: rate(p), number))
+        dtype = workers[None].facts["dtype"]
+    words = f"{SCENARIOS[name].words}, in {dtype}"
+    goals = SCENARIOS[name].peers
+    rows = [make_row(words, peer, "images/s", pairs[peer], goals[peer]) for peer in peers]
+    return [{**row, "name": name} for row in rows], busy
 
-        def theirs(peer, seed):
-            command = contenders.peer_command(peer, scenario, data_dir, f"--seed={seed}")
-            return measure.run_process(command, env)
 
-        peers = _here(name, arguments.quick)
-        duels = [(peer, False) for peer in peers]
-        duels += [(peer, True) for peer in peers[:1] if arguments.cold]
-        runs, others = {duel: [] for duel in duels}, []
-        total = 1 + settings["processes"] * len(duels)
-        bar = tqdm(total=total, desc=name, unit="pair", leave=False, disable=None)
-        ours(0)  # fills the caches
-        bar.update()
-        for seed in range(settings["processes"]):
-            others.append(measure.busy_cores())
-            for peer, cold in duels:
-                pair = measure.in_turn(
+def measure_processes(
+    name: str, arguments: Arguments, data_dir: str
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Measures seconds from start to exit and the peak memory, ours beside a peer's, seed by seed.
+
+    Returns:
+      As `measure_steps`; rows of seconds and of memory, and with ``cold`` of seconds with an empty
+      compilation cache.
+    """
+    scenario, busy = SCENARIOS[name], []
+
+    def ours(seed: int, *, cold: bool) -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "digits_jax.train", *our_flags(scenario, data_dir)]
+            cache = {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/cache"} if cold else {}
+            return _run([*command, f"--seed={seed}", f"--workdir={scratch}/run"], cache)
+
+    def theirs(peer: str, seed: int) -> dict[str, float]:
+        return _run(commands(name, peer, data_dir, seed=seed), {})
+
+    peers = [p for p in peers_of(name, quick=arguments.quick) if is_installed(p)]
+    duels = [(peer, False) for peer in peers] + [(p, True) for p in peers[:1] if arguments.cold]
+    runs: dict[tuple[str, bool], list[tuple[Any, Any]]] = {duel: [] for duel in duels}
+    ours(0, cold=False)  # fills the caches
+    for seed in tqdm(range(arguments.processes), name, unit="seed", leave=False, disable=None):
+        busy.append(busy_cores())
+        for peer, cold in duels:
+            runs[peer, cold].append(
+                in_turn(
                     lambda s=seed, c=cold: ours(s, cold=c),
                     lambda s=seed, p=peer: theirs(p, s),
                     seed,
                 )
-                runs[peer, cold].append(pair)
-                bar.update()
-        bar.close()
+            )
+    rows = []
     for (peer, cold), pairs in runs.items():
-        seconds = [[side["seconds"] for side in pair] for pair in pairs]
         goal = None if cold else scenario.peers[peer]
-        row = _row(name, peer, "process", seconds, goal)
-        for side, place in (("ours", 0), ("theirs", 1)):
-            accuracies = [pair[place]["accuracy"] for pair in pairs]
-            row[side] |= {"accuracy": statistics.mean(accuracies), "accuracies": accuracies}
-        row["words"] += ", cold compilation cache" if cold else ""
-        found.append(row)
-    return found, [], others
+        words = scenario.words + (", cold compilation cache" if cold else "")
+        accuracies = [
+            statistics.mean(run["accuracy"] for run in side) for side in zip(*pairs, strict=True)
+        ]
+        for unit, key in (("s", "seconds"), ("MB", "memory")):
+            numbers = [(own[key], other[key]) for own, other in pairs]
+            if unit == "MB" and (cold or not all(map(all, numbers))):
+                continue
+            label = words if unit == "s" else f"peak memory, {words}"
+            row = make_row(label, peer, unit, numbers, goal if unit == "s" else None)
+            rows.append({**row, "name": name, "accuracies": accuracies})
+    return rows, busy
 
 
-def _disturbance(name: str, others: list[float]) -> list[str]:
-    """A note where the machine wasn't ours alone: such ratios say little."""
-    if max(others) < 0.25:
-        return []
-    return [
-        f"{name}: others kept up to {max(others):.1f} cores busy before "
-        f"{sum(o >= 0.25 for o in others)} of {len(others)} rounds; measure again on a quiet "
-        "machine, as threads that spin while they wait (PyTorch's) suffer most"
-    ]
+def _run(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    done = timed_process(command, environment)
+    found = re.search(r"test accuracy ([\d.]+)%", done.output)
+    if not found:
+        raise ConfigError(f"{' '.join(command[1:3])}: printed no test accuracy")
+    memory = (done.peak_memory_bytes or 0) / 1e6
+    return {"seconds": done.seconds, "accuracy": float(found[1]) / 100, "memory": memory}
 
 
-def _row(name: str, peer: str, kind: str, pairs: list, goal: float | None) -> dict[str, Any]:
-    ratio = measure.ratio(pairs)
-    ours, theirs = zip(*pairs, strict=True)
+def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], number: int) -> tuple[Any, Any]:
+    """Calls both, ours first in every other round, so that what drifts cancels."""
+    if number % 2 == 0:
+        return ours(), theirs()
+    other = theirs()
+    return ours(), other
+
+
+def busy_cores(seconds: float = 0.2) -> float:
+    """Returns how many cores others keep busy while ours sleep; 0 where the system doesn't say.
+
+    Threads that wait for each other by spinning, as PyTorch's do, get ten times slower where one
+    of them has to share its core.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    counts = []
+    for pause in (seconds, 0):
+        user, nice, system, _, _, *more = map(int, stat.read_text().split("\n")[0].split()[1:9])
+        counts.append(user + nice + system + sum(more))
+        time.sleep(pause)
+    return (counts[1] - counts[0]) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def make_row(
+    words: str, peer: str, unit: str, pairs: Sequence[tuple[float, float]], goal: float | None
+) -> dict[str, Any]:
+    """Returns a row of the result: medians, and the median and range of the rounds' ratios.
+
+    Example:
+      >>> row = make_row("a step", "PyTorch", "images/s", [(3, 2), (2, 2), (5, 2)], 1.3)
+      >>> row["ours"], row["theirs"], row["ratio"], row["reached"]
+      (3, 2, {'median': 1.5, 'low': 1.0, 'high': 2.5}, True)
+    """
+    ratios = [ours / theirs for ours, theirs in pairs]
+    median = statistics.median(ratios)
+    reached = None
+    if goal is not None:
+        reached = median >= goal if unit == "images/s" else median <= goal
+    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {
-        "name": name,
-        "words": SCENARIOS[name].words,
+        "words": words,
         "peer": peer,
-        "kind": kind,
+        "unit": unit,
+        "ours": ours,
+        "theirs": theirs,
+        "ratio": {"median": median, "low": min(ratios), "high": max(ratios)},
         "goal": goal,
-        "reached": measure.is_reached(ratio["median"], goal, kind),
-        "disturbed": False,
-        "ratio": ratio,
-        "ours": {"median": statistics.median(ours)},
-        "theirs": {"median": statistics.median(theirs)},
-        "rounds": pairs,
+        "reached": reached,
+        "rounds": list(pairs),
     }
 
 
-def _machine():
-    return {
-        "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        # Others' work on the machine blurs a ratio; a reader sees it here.
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-    }
-
-
-def _versions():
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+def markdown(result: dict[str, Any]) -> str:
+    """Returns the table, and what its numbers are."""
+    settings, machine, cells = result["settings"], result["machine"], []
+    for row in result["rows"]:
+        shown = [f"{fixed(row[x], int(row['unit'] == 's'))} {row['unit']}" for x in _SIDES]
+        if row["unit"] == "s":
+            pairs = zip(shown, row["accuracies"], strict=True)
+            shown = [f"{text} ({percent(accuracy)})" for text, accuracy in pairs]
+        ratio, goal = row["ratio"], None
+        if row["goal"] is not None:
+            # A ratio measured beside others' work is shown, but nothing follows from it.
+            verdict = "disturbed" if row["disturbed"] else "yes" if row["reached"] else "no"
+            goal = f"{'≥' if row['unit'] == 'images/s' else '≤'} {row['goal']:g}: {verdict}"
+        low, high = fixed(ratio["low"], 2), fixed(ratio["high"], 2)
+        cells.append(
+            [row["words"], row["peer"], *shown, f"{ratio['median']:.2f}", f"{low} to {high}", goal]
+        )
+    heads = ["what", "against", "ours", "theirs", "ours / theirs", "range", "goal"]
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
+    return (
+        f"{markdown_table(cells, heads, 'llr')}\n\n"
+        f"Medians of {plural(settings['rounds'], 'round')} of {settings['seconds']:g} s for steps "
+        "(images per second: more is better) and of "
+        f"{plural(settings['processes'], 'process')} (seconds from start to exit and peak memory: "
+        "less is better), ours and the other in turn; ours / theirs is the median of the rounds' "
+        "ratios, and need not be that of the two medians beside it; "
+        f"{machine['processor']}, {plural(machine['cores'], 'core')}; {versions}.\n"
+        + "".join(f"\nNote: {note}.\n" for note in result["notes"])
+    )
 
 
 if __name__ == "__main__":

@@ -1,58 +1,31 @@
 """Our train step as a contender: python -m experiments.peers.ours --arch=cnn --preset=quick
 
-The step, the batches and how many steps are under way at once are those of `digits_jax.train`.
+It takes the steps of `digits_jax.train`, with its batches and as far ahead of the devices.
 """
 
-import itertools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 
-import jax
-
+from digits_jax.benchmarks.step import training_steps
 from digits_jax.cli import run_program
-from digits_jax.data.pipeline import open_stream
-from digits_jax.train import parse_config
-from digits_jax.training import parallel
-from digits_jax.training.compiling import bare_step, steps_ahead
-from digits_jax.training.plan import Plan, prepare
-from experiments.peers.server import serve
+from digits_jax.hardware import keep_freed_memory, use_compilation_cache
+from digits_jax.train import parse_arguments
+from digits_jax.training.multi_step import MultiStep
+from digits_jax.training.setup import prepare
+from experiments.peers.common import serve
 
 
-def make_runner(plan: Plan) -> Callable[[int], None]:
-    """``run_steps(count)``: goes on training, and returns when the last step has been computed."""
-    config = plan.config
-    step_fn = parallel.parallelize(bare_step(plan), plan.mesh, donate_state=True)
-    ahead = steps_ahead(plan)
-    stream = open_stream(plan.dataset.train, seed=config.seed, batch_size=config.batch_size)
-    (key,), state, numbers = plan.step_inputs, plan.initial_state(), itertools.count(1)
-    batch = parallel.shard(stream.batch(0), plan.mesh)
-
-    def run_steps(count):
-        nonlocal state, batch
-        pending = []
-        for left in range(count, 0, -1):
-            state, sums = step_fn(state, batch, key)
-            pending.append(sums)
-            # The next batch is made while the device is busy with this one.
-            batch = parallel.shard(stream.batch(next(numbers)), plan.mesh)
-            if left == 1 or len(pending) >= ahead:
-                jax.device_get(pending)
-                pending = []
-        jax.block_until_ready(state)
-
-    return run_steps
-
-
-def main(argv: list[str]) -> None:
-    """Compiles, then runs steps as it is told."""
-    config = parse_config(argv)
-    parallel.use_compilation_cache()
-    parallel.keep_freed_memory()
-    plan = prepare(config)
-    run_steps = make_runner(plan)
-    run_steps(5)
-    serve(run_steps, devices=plan.mesh.size, dtype=plan.config.dtype, pid=os.getpid())
+def main(argv: Sequence[str]) -> None:
+    """Compiles, then takes steps when asked to."""
+    arguments = parse_arguments(argv)
+    use_compilation_cache()
+    keep_freed_memory()
+    setup = prepare(arguments.config, arguments.options)
+    if setup.steps_per_call != 1:
+        sys.exit("steps_per_call is more than 1: the peers take their steps one by one; use a CPU")
+    with training_steps(setup, MultiStep([setup])) as run_steps:
+        run_steps(5)
+        serve(run_steps, devices=setup.mesh.size, dtype=setup.config.dtype)
 
 
 if __name__ == "__main__":

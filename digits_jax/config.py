@@ -327,6 +327,16 @@ _THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id
 _PATHS = ("workdir", "data_dir", "teacher")
 
 
+def check_processes(config: TrainConfig, options: RunOptions) -> None:
+    """Raises a ConfigError for an ensemble in several processes."""
+    places = (options.coordinator, options.num_processes, options.process_id)
+    if config.ensemble > 1 and any(place is not None for place in places):
+        raise ConfigError(
+            f"ensemble={config.ensemble}: its networks are trained by one process; leave "
+            "coordinator, num_processes and process_id out"
+        )
+
+
 def _canonical(arch: str) -> str:
     return "mlp" if arch == "ann" else arch
 

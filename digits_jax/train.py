@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.cli import leave, parse, parse_known, run_program
-from digits_jax.config import RunOptions, TrainConfig, read_config
+from digits_jax.config import RunOptions, TrainConfig, check_processes, read_config
 from digits_jax.errors import ConfigError
 from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
@@ -123,6 +123,7 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.training.interrupts import Interrupted
 
     options = arguments.options
+    check_processes(arguments.config, options)
     if not arguments.modes.dry_run:
         use_compilation_cache()
         keep_freed_memory()

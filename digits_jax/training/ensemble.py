@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from digits_jax.config import RunOptions, TrainConfig
+from digits_jax.config import RunOptions, TrainConfig, check_processes
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
@@ -73,10 +73,9 @@ def fit_ensemble(
       Estimation using Deep Ensembles, 2017.
     """
     options = options or RunOptions()
+    check_processes(config, options)
     setup = prepare(config, options, dataset)
     count = setup.config.ensemble
-    if options.num_processes not in (None, 1) or options.coordinator:
-        raise ConfigError(f"ensemble={count}: its networks are trained by one process; start one")
     together = _trains_together(setup) and not resuming
     workdir = Path(options.workdir or folder.new_workdir(default_name(setup.config)))
     with folder.hold_workdir(workdir, new=not resuming):

@@ -48,9 +48,9 @@ from digits_jax.training.resuming import (
     check_same_run,
     epoch_ends,
     fingerprint,
-    keep_training_results,
     start,
     unscored,
+    written_results,
 )
 from digits_jax.training.run_metadata import describe_run, make_results
 from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_norm
@@ -272,8 +272,8 @@ def train_members(
         values = make_results(
             setup, states[index], validation[index], test[index], training.seconds(index)
         )
-        if workdir and finished:
-            values = keep_training_results(values, workdir)
+        if workdir and finished:  # the seconds of its training stay
+            values = written_results(workdir, values["params_sha256"]) or values
         if workdir and training.main:
             folder.write_predictions(
                 workdir,

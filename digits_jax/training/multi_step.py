@@ -67,23 +67,25 @@ def lower_step(setup: TrainSetup) -> jax.stages.Lowered:
 
 def step_inputs(setups: Sequence[TrainSetup]) -> tuple[Any, ...]:
     """Returns what each step takes after the batch: the key, and the teacher's variables."""
-    first = setups[0]
-    teacher = (first.teacher.variables,) if first.teacher else ()
-    if len(setups) == 1:
-        return parallel.replicate((first.step_key, *teacher), first.mesh)
-    mesh = member_mesh(setups)
-    keys = jnp.stack([setup.step_key for setup in setups])
-    return (
-        jax.device_put(keys, NamedSharding(mesh, P(AXIS))),
-        *parallel.replicate(teacher, mesh),
-    )
+    teacher = setups[0].teacher
+    rest = parallel.replicate((teacher.variables,), member_mesh(setups)) if teacher else ()
+    return place([setup.step_key for setup in setups], setups), *rest
 
 
 def member_mesh(setups: Sequence[TrainSetup]) -> Mesh:
-    """Returns a mesh of as many devices as divide the members."""
+    """Returns the mesh of one network, or one of as many devices as divide the members."""
+    if len(setups) == 1:
+        return setups[0].mesh
     devices = list(setups[0].mesh.devices.flat)
     count = max(n for n in range(1, len(devices) + 1) if len(setups) % n == 0)
     return parallel.make_mesh(devices[:count])
+
+
+def place(trees: Sequence[Any], setups: Sequence[TrainSetup]) -> Any:
+    """Puts a pytree for each network on the devices; several with a leading member axis."""
+    if len(setups) == 1:
+        return parallel.replicate(trees[0], setups[0].mesh)
+    return parallel.shard(jax.tree.map(lambda *x: jnp.stack(x), *trees), member_mesh(setups))
 
 
 def initial_state(setups: Sequence[TrainSetup]) -> TrainState:
@@ -93,7 +95,7 @@ def initial_state(setups: Sequence[TrainSetup]) -> TrainState:
         return first.initial_state()
     keys = jnp.stack([setup.initial_key for setup in setups])
     states = create_train_states(first.module, first.tx, keys, averaged=first.averaged)
-    return jax.device_put(states, NamedSharding(member_mesh(setups), P(AXIS)))
+    return parallel.shard(states, member_mesh(setups))
 
 
 def split_members(state: TrainState, setups: Sequence[TrainSetup]) -> list[TrainState]:
@@ -125,7 +127,7 @@ class MultiStep:
         self.max_steps = first.steps_per_call
         self._setups = setups
         self._total_steps = first.total_steps
-        self._mesh = first.mesh if len(setups) == 1 else member_mesh(setups)
+        self._mesh = member_mesh(setups)
         self._inputs = step_inputs(setups)
         self._streams: list[Any] = []
         self._next_batch: tuple[int, Any] = (-1, None)
@@ -180,11 +182,7 @@ class MultiStep:
 
     def _stacked(self, streams: Sequence[Any], step: int) -> Any:
         """The batch of a step, on the devices; of several members along the member axis."""
-        batches = [stream.batch(step) for stream in streams]
-        if len(batches) == 1:
-            return parallel.shard(batches[0], self._mesh)
-        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
-        return parallel.shard(stacked, self._mesh)
+        return parallel.shard(_stack([stream.batch(step) for stream in streams]), self._mesh)
 
     def _axes(self, *batch: int | None) -> tuple[int | None, ...]:
         """What `jax.vmap` maps over: the states, the batches and the keys, not the teacher."""
@@ -212,15 +210,13 @@ class MultiStep:
         self._indices = np.zeros((members, self.max_steps, size), np.int32)
         shared = all(setup.dataset is first.dataset for setup in self._setups)
         splits: list[Any] = [setup.dataset.train for setup in self._setups]
-        data = [
-            {"image": np.asarray(train.images), "label": np.asarray(train.labels)}
-            for train in (splits[:1] if shared else splits)
-        ]
-        if shared:
-            self._data = parallel.replicate(data[0], self._mesh)
-        else:
-            stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *data)
-            self._data = parallel.shard(stacked, self._mesh)
+        data = _stack(
+            [
+                {"image": np.asarray(train.images), "label": np.asarray(train.labels)}
+                for train in (splits[:1] if shared else splits)
+            ]
+        )
+        self._data = (parallel.replicate if shared else parallel.shard)(data, self._mesh)
         many = partial(take_steps, make_step(first))
         if members > 1:
             many = jax.vmap(many, self._axes(None if shared else 0, 0, None))
@@ -233,6 +229,11 @@ class MultiStep:
             sharding = NamedSharding(self._mesh, P(None, AXIS))
             return jax.device_put(self._indices[0].copy(), sharding)
         return jax.device_put(self._indices.copy(), NamedSharding(self._mesh, P(AXIS)))
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """Stacks pytrees of NumPy arrays along a member axis; a single one stays as it is."""
+    return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def take_steps(

@@ -25,12 +25,6 @@ from digits_jax.training.state import TrainState
 ZERO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
 ZERO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
 ZERO_TOTALS = {**ZERO_SUMS, **ZERO_SECONDS, "skipped_in_a_row": 0.0}
-# What resuming a finished run doesn't change in its results.
-_OF_THE_TRAINING = (
-    *ZERO_SECONDS,
-    *("images_per_second", "convolution", "steps_per_call"),
-    *("device", "num_devices", "num_cores", "jax_version"),
-)
 
 
 def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
@@ -52,7 +46,7 @@ def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
 
 
 def check_same_run(setup: TrainSetup, workdir: Path) -> None:
-    """Raises an error where a setup isn't that of the run in a folder."""
+    """Raises a ConfigError where a setup isn't that of the run in a folder."""
     run, _ = read_config(workdir)
     if name := first_difference(setup.config, run):
         raise ConfigError(
@@ -64,22 +58,18 @@ def check_same_run(setup: TrainSetup, workdir: Path) -> None:
 
 
 def check_same_data(setup: TrainSetup, workdir: Path) -> None:
-    """Raises a ConfigError where the run in a folder was trained on another version of the data.
-
-    A data set of another name is accepted: that is a choice.
-    """
-    described = _described(workdir, "dataset")
-    sha256, name = described.get("sha256"), described.get("name")
-    if sha256 != setup.dataset.sha256 and name in (None, setup.dataset.name):
+    """Raises a ConfigError where a run was trained on other data of the same name."""
+    described, dataset = _described(workdir, "dataset"), setup.dataset
+    sha256 = described.get("sha256")
+    if sha256 != dataset.sha256 and described.get("name") in (None, dataset.name):
         raise ConfigError(
-            f"{workdir}: was trained on another version of {setup.dataset.name!r} "
-            f"(dataset_sha256 {str(sha256)[:12]}..., now {setup.dataset.sha256[:12]}...); "
-            "give the same data as data_dir"
+            f"{workdir}: was trained on another version of {dataset.name!r} (dataset_sha256 "
+            f"{str(sha256)[:12]}..., now {dataset.sha256[:12]}...); give the same data as data_dir"
         )
 
 
 def check_same_teacher(setup: TrainSetup, workdir: Path) -> None:
-    """Raises a ConfigError where the run in a folder learned from another network."""
+    """Raises a ConfigError where a run learned from another network."""
     if setup.teacher and _described(workdir, "teacher").get("sha256") != list(setup.teacher.sha256):
         raise ConfigError(
             f"teacher={setup.config.teacher}: this isn't the network that {workdir} learns from; "
@@ -174,19 +164,13 @@ def fingerprint(setup: TrainSetup) -> dict[str, Any]:
     return json.loads(json.dumps(config))
 
 
-def keep_training_results(results: dict[str, Any], workdir: Path) -> dict[str, Any]:
-    """Returns a finished run's results with what its training took, from ``results.json``.
-
-    Args:
-      results: computed now, without training.
-      workdir: the run's folder, whose results may be of other parameters.
-    """
-    with contextlib.suppress(DigitsError, KeyError, TypeError):
-        old = folder.read_json(workdir / folder.RESULTS)
-        if old["params_sha256"] == results["params_sha256"]:
-            kept = {name: old[name] for name in _OF_THE_TRAINING if name in old}
-            return results | {k: v for k, v in kept.items() if isinstance(v, type(results[k]))}
-    return results
+def written_results(workdir: Path, params_sha256: str) -> dict[str, Any] | None:
+    """Returns a finished run's results, if they are there and of these parameters."""
+    with contextlib.suppress(DigitsError, AttributeError):
+        results = folder.read_json(workdir / folder.RESULTS)
+        if results.get("params_sha256") == params_sha256:
+            return results
+    return None
 
 
 def load_trained(

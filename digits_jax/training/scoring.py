@@ -18,7 +18,7 @@ from digits_jax.errors import TrainingDivergedError
 from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
 from digits_jax.runs.ensembles import mean_log_probabilities
 from digits_jax.training import parallel
-from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, split_members
+from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, place, split_members
 from digits_jax.training.setup import TrainSetup
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import eval_step, predict_step, to_float
@@ -37,15 +37,7 @@ _VIEW_CHUNK = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """How a split was classified.
-
-    Attributes:
-      loss: mean cross-entropy in nats.
-      correct: images classified correctly.
-      count: images scored.
-      labels: int32 [count].
-      logits: float32 [count, classes].
-    """
+    """How a split was classified: mean loss in nats, counts, int32 labels, float32 logits."""
 
     loss: float
     correct: int
@@ -95,7 +87,7 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
     """
     first, members = setups[0], len(setups)
     share, size = first.share, first.eval_batch_size
-    mesh = first.mesh if members == 1 else member_mesh(setups)
+    mesh = member_mesh(setups)
     on_cpu = first.platform == "cpu"
     if members > 1 and on_cpu:  # together as large as one network's: five took 3 times the memory
         size = -(-size * mesh.size // members)
@@ -197,10 +189,7 @@ def recalibrate_batch_norm(state: TrainState, setups: Sequence[TrainSetup]) -> T
         _recalibrate(each, setup, statistics)
         for each, setup in zip(split_members(state, setups), setups, strict=True)
     ]
-    if len(states) == 1:
-        return states[0]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(jax.device_get, states))
-    return parallel.shard(stacked, member_mesh(setups))
+    return states[0] if len(states) == 1 else place(states, setups)
 
 
 def _recalibrate(state: TrainState, setup: TrainSetup, statistics: Callable) -> TrainState:

@@ -1,4 +1,4 @@
-"""The configuration of a training: `TrainConfig` says what is trained, `RunOptions` where and how."""
+"""`TrainConfig` says what is trained, `RunOptions` where and how; both are checked when made."""
 
 import dataclasses
 import math
@@ -119,7 +119,7 @@ class TrainConfig(_Checked):
     space_to_depth: ByPreset[bool] = BY_PRESET
     """cnn: fold 2x2 pixels into channels first, for a quarter of the work."""
     ema_decay: ByPreset[float] = BY_PRESET
-    """Evaluate an exponential moving average of the parameters: its decay, in [0, 1); 0 for none."""
+    """Evaluate a moving average of the parameters: its decay, in [0, 1); 0 for none."""
     recalibrate_batch_norm: ByPreset[bool] = BY_PRESET
     """After the last step, estimate BatchNorm's statistics from training images without augmentation."""  # noqa: E501
     augment: ByPreset[

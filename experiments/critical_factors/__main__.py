@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from digits_jax import ConfigError, Dataset, load_dataset
+from digits_jax import ConfigError, Dataset, FitResult, load_dataset
 from digits_jax.cli import parse, run_program
+from digits_jax.formatting import plural
 from digits_jax.runs.folder import hold_folder, read_json, write_json
 from experiments.critical_factors.corruptions import all_corruptions, corrupt
 from experiments.critical_factors.factors import (
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--seeds={arguments.seeds}: give 1 to 1000; intervals need 2 or more")
     if not arguments.archs or not set(arguments.archs) <= {"mlp", "cnn"}:
         raise ConfigError(f"--archs={','.join(arguments.archs)}: give mlp, cnn or mlp,cnn")
-    from digits_jax.hardware import keep_freed_memory, processor_name, use_compilation_cache
+    from digits_jax.hardware import keep_freed_memory, use_compilation_cache
 
     keep_freed_memory()
     use_compilation_cache()
@@ -86,19 +87,18 @@ def main(argv: Sequence[str]) -> int:
     baselines = {a: baseline(a, dataset.name, quick=arguments.quick) for a in ("mlp", "cnn")}
     factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
     chosen = choose_factors(factors, arguments.factors)
+    wanted = {arch: baselines[arch] for arch in baselines if arch in arguments.archs}
+    if not any(factor.levels[arch] for factor in chosen for arch in wanted):
+        names = ",".join(arguments.factors)
+        raise ConfigError(f"--factors={names}: not of the {' or '.join(wanted)}; give both --archs")
     facts = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
     folder = arguments.folder
     with hold_folder(folder):
-        machines = check_settings(folder, facts, baselines)
+        check_settings(folder, facts, baselines)
         seeds = range(arguments.seeds)
-        wanted = {arch: baselines[arch] for arch in baselines if arch in arguments.archs}
-        trained = train_factors(chosen, wanted, seeds, dataset, folder / "factors.csv")
+        train_factors(chosen, wanted, seeds, dataset, folder / "factors.csv")
         if arguments.robustness:
-            trained |= score_corruptions(wanted, seeds, dataset, folder / "robustness.csv")
-        machine = processor_name()
-        if trained and machine not in machines:
-            settings = read_json(folder / "settings.json")
-            write_json(folder / "settings.json", {**settings, "machines": [*machines, machine]})
+            score_corruptions(wanted, seeds, dataset, folder / "robustness.csv")
         from experiments.critical_factors.report import write_report
 
         command = " ".join(["python -m experiments.critical_factors", *argv])
@@ -106,10 +106,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check_settings(
-    folder: Path, facts: dict[str, Any], baselines: dict[str, Settings]
-) -> list[str]:
-    """Notes what all rows have in common; returns the machines that trained rows there.
+def check_settings(folder: Path, facts: dict[str, Any], baselines: dict[str, Settings]) -> None:
+    """Notes what all rows of a folder have in common.
 
     Raises:
       ConfigError: the folder has the results of another data set or of other baselines.
@@ -117,7 +115,7 @@ def check_settings(
     path = folder / "settings.json"
     wanted = {**facts, "baselines": {arch: key_of(own) for arch, own in baselines.items()}}
     if not path.exists():
-        write_json(path, {**wanted, "machines": []})
+        write_json(path, wanted)
     there = read_json(path)
     for name, value in wanted.items():
         if there.get(name) != value:
@@ -125,7 +123,6 @@ def check_settings(
                 f"{folder} holds a study with {name}={there.get(name)}, not {value}; delete it, or "
                 "give another --output"
             )
-    return there["machines"]
 
 
 def train_factors(
@@ -134,8 +131,8 @@ def train_factors(
     seeds: Sequence[int],
     dataset: Dataset,
     path: Path,
-) -> bool:
-    """Trains every level that has no row yet; returns whether it trained any."""
+) -> None:
+    """Trains every level that has no row yet."""
     from tqdm import tqdm
 
     from experiments.critical_factors.training import train
@@ -143,7 +140,6 @@ def train_factors(
     rows = read_rows(path)
     levels = [(a, f, level) for f in factors for a in baselines for level in f.levels[a]]
     known: dict[tuple[str, int], Row] = {}
-    trained = False
     for arch, factor, level in tqdm(levels, "levels", disable=None):
         settings = {**baselines[arch], **level.changes}
         keys = {seed: (arch, factor.name, level.label, seed) for seed in seeds}
@@ -156,19 +152,21 @@ def train_factors(
             results = train(settings, missing, dataset)
             seconds = round((time.perf_counter() - started) / len(missing), 3)
             for seed, result in zip(missing, results, strict=True):
-                score = result.validation
-                rows[keys[seed]] = Row(*keys[seed], score.correct, score.count, seconds)
+                score, device = result.validation, _device(result)
+                rows[keys[seed]] = Row(*keys[seed], score.correct, score.count, seconds, device)
             write_rows(path, rows.values())
-            trained = True
         known |= {(key_of(settings), seed): rows[key] for seed, key in keys.items()}
     write_rows(path, rows.values())
-    return trained
+
+
+def _device(result: FitResult) -> str:
+    return f"{result.results['device']}, {plural(result.results['num_cores'], 'core')}"
 
 
 def score_corruptions(
     baselines: dict[str, Settings], seeds: Sequence[int], dataset: Dataset, path: Path
-) -> bool:
-    """Scores the baselines on corrupted test images; returns whether it trained any."""
+) -> None:
+    """Scores the baselines that have no rows yet on corrupted test images."""
     from tqdm import tqdm
 
     from experiments.critical_factors.training import count_correct, train
@@ -181,16 +179,15 @@ def score_corruptions(
             found = train(settings, missing, dataset)
             results |= {(arch, seed): r for seed, r in zip(missing, found, strict=True)}
     if not results:
-        return False
+        return
     images, labels = np.asarray(dataset.test.images), dataset.test.labels
     for name, severity in tqdm(all_corruptions(), "corruptions", disable=None):
         corrupted = corrupt(name, images, severity)
         for (arch, seed), result in results.items():
             correct = count_correct(result, corrupted, labels)
-            row = Row(arch, name, str(severity), seed, correct, len(labels), 0.0)
-            rows[row.key] = row
+            key = arch, name, str(severity), seed
+            rows[key] = Row(*key, correct, len(labels), 0.0, _device(result))
     write_rows(path, rows.values())
-    return True
 
 
 if __name__ == "__main__":

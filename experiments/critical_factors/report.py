@@ -7,7 +7,7 @@ from statistics import fmean
 
 from digits_jax import Dataset
 from digits_jax.formatting import fixed, interval, markdown_table, mean_sd, plural
-from digits_jax.runs.folder import read_json, replace_files
+from digits_jax.runs.folder import replace_files
 from experiments.critical_factors.corruptions import CORRUPTIONS
 from experiments.critical_factors.factors import DATA, Factor, Settings, key_of
 from experiments.critical_factors.figures import draw_all
@@ -41,14 +41,14 @@ def write_report(
     robustness = list(read_rows(folder / "robustness.csv").values())
     ranked = rank(factors, baselines, rows)
     figures = draw_all(factors, baselines, rows, ranked, robustness, dataset.test.images, folder)
-    machines = "; ".join(read_json(folder / "settings.json")["machines"])
+    devices = "; ".join(sorted({row.device for row in rows}))
 
     def figure(name: str) -> list[str]:
         return [f"![{name}]({name}.png)"] if name in figures else []
 
     parts = [
         "# What influences recognition, and how much",
-        f"Written by `{command}`; trained on {machines}.",
+        f"Written by `{command}`; trained on {devices}.",
         _head(dataset, baselines, factors, rows),
     ]
     if ranked:

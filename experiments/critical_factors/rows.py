@@ -20,6 +20,7 @@ class Row:
       level: of the factor; or the severity.
       correct, count: images classified correctly, and all of them.
       seconds: of the training; its share, where several networks were trained side by side.
+      device: that trained.
     """
 
     arch: str
@@ -29,6 +30,7 @@ class Row:
     correct: int
     count: int
     seconds: float
+    device: str
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -54,8 +56,8 @@ def read_rows(path: Path) -> dict[tuple, Row]:
         if head != [field.name for field in fields(Row)]:
             raise ValueError("other columns")
         rows = [
-            Row(arch, factor, level, int(seed), int(correct), int(count), float(seconds))
-            for arch, factor, level, seed, correct, count, seconds in lines
+            Row(arch, factor, level, int(seed), int(correct), int(count), float(seconds), device)
+            for arch, factor, level, seed, correct, count, seconds, device in lines
         ]
     except ValueError as error:
         raise ConfigError(

@@ -66,18 +66,17 @@ def read_run(path: Path, name: str) -> "Predictions":
 def read_predictions(path: Path, name: str) -> "Predictions":
     """Reads an .npz file of any framework; tables call it `name`."""
     from digits_jax.evaluation import Predictions
-    from digits_jax.runs.folder import read_npz
 
     hint = "write it with numpy.savez(FILE, labels=..., logits=...)"
     try:
-        arrays = read_npz(path)
+        arrays = folder.read_npz(path)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror}); give an .npz file") from None
     except ValueError as error:
         raise ConfigError(f"{path}: isn't an intact .npz file ({error}); {hint}") from None
-    for key in ("labels", "logits"):
-        if key not in arrays:
-            raise ConfigError(f"{path}: has no {key}; {hint}")
+    missing = {"labels", "logits"} - arrays.keys()
+    if missing:
+        raise ConfigError(f"{path}: has no {' and '.join(sorted(missing))}; {hint}")
     validation = arrays.get("validation_labels"), arrays.get("validation_logits")
     return Predictions(name, arrays["labels"], arrays["logits"], *validation, source=str(path))
 
@@ -91,9 +90,8 @@ def read_groups(arguments: Arguments) -> tuple[list["Predictions"], list["Predic
         )
     if arguments.dataset and not files:
         raise ConfigError("--dataset goes with --predictions; a run knows its own data set")
-    for given, what in ((runs, "runs"), (files, "--predictions")):
-        if given and len(given) != 2:
-            raise ConfigError(f"{what}: {len(given)} given; give two")
+    if not (a or b) and len(runs or files) != 2:
+        raise ConfigError(f"{len(runs or files)} to compare: give two")
     if (a or b) and min(len(a), len(b)) < 2:
         raise ConfigError(
             f"{len(a)} run(s) in --a and {len(b)} in --b: give two seeds or more of each, "
@@ -126,19 +124,6 @@ def load_test_set(run: "Predictions", arguments: Arguments) -> "Dataset | None":
     return data
 
 
-def preset_notes(groups: Sequence[Sequence["Predictions"]]) -> list[str]:
-    """Returns a sentence for each group whose runs differ in their preset."""
-    notes = []
-    for flag, group in zip(("--a", "--b"), groups, strict=True):
-        presets = sorted({str(run.results["preset"]) for run in group if "preset" in run.results})
-        if len(presets) > 1:
-            notes.append(
-                f"The runs of {flag} were trained with several presets ({', '.join(presets)}): "
-                "their spread is not that of seeds alone."
-            )
-    return notes
-
-
 def main(argv: Sequence[str]) -> int:
     """Reads, compares, writes, prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
@@ -148,21 +133,27 @@ def main(argv: Sequence[str]) -> int:
     if output:
         report.check_output(output, arguments.overwrite)
     a, b = read_groups(arguments)
-    notes = preset_notes((a, b))
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    notes = []
+    for flag, group in (("--a", a), ("--b", b)):
+        presets = sorted({str(run.results["preset"]) for run in group if "preset" in run.results})
+        if len(presets) > 1:
+            notes.append(
+                f"The runs of {flag} were trained with several presets ({', '.join(presets)}): "
+                "their spread is not that of seeds alone."
+            )
+            print(f"note: {notes[-1]}", file=sys.stderr)
     data = load_test_set(a[0], arguments) if output else None
     names, dataset = (arguments.name_a, arguments.name_b), data.name if data else arguments.dataset
     found = compare(a, b, names=names, dataset=dataset, resamples=arguments.resamples)
     classes = data.class_names if data else [str(i) for i in range(found.num_classes)]
     if output:
-        command = shlex.join(["python", "-m", "digits_jax.compare", *argv])
+        notes.append(f"Made with: {shlex.join(['python', '-m', 'digits_jax.compare', *argv])}")
         report.write_report(
             found,
             output,
             class_names=classes,
             images=data.test.images if data else None,
-            notes=[*notes, f"Made with: {command}"],
+            notes=notes,
             overwrite=arguments.overwrite,
         )
     if arguments.json:

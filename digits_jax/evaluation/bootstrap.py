@@ -17,6 +17,7 @@ from digits_jax.evaluation.metrics import check_predictions, wilson_interval
 from digits_jax.evaluation.overlap import WHY_UNDEFINED, error_overlap, pair_values
 
 _CHUNK = 1000  # resamples held at once: some 50 MB for ten runs
+_MOST_LABELINGS = 20_000
 
 
 @dataclass(frozen=True)
@@ -159,25 +160,21 @@ def permutation_test(
     predictions_b: ArrayLike,
     *,
     measure: Literal["error_consistency", "jaccard"] = "error_consistency",
-    max_labelings: int = 20_000,
     resamples: int = 2_000,
-    seed: int = 0,
 ) -> PermutationTest:
     """Tests whether runs of one kind share more errors with each other than with the other kind.
 
     The overlap of every two runs is averaged over the pairs within A, within B and between
     them; excess = (within_a + within_b) / 2 - between. If the kind made no difference, the
     names A and B could be given to the runs in any way: p is the fraction of all such
-    labelings (each once, if there are at most `max_labelings`; 5 and 5 runs have 252) whose
-    excess is at least the observed one.
+    labelings (each once; 5 and 5 runs have 252; of more than 20,000, that many drawn at random)
+    whose excess is at least the observed one.
 
     Args:
       labels: int [n].
       predictions_a, predictions_b: int [seeds, n], at least two seeds each.
       measure: "error_consistency" is corrected for accuracy.
-      max_labelings: above it, that many random labelings are drawn instead.
       resamples: bootstrap resamples of images, not of runs, for `excess_ci95`.
-      seed: of the random numbers.
 
     Raises:
       DataError: fewer than two runs on a side, or runs without errors.
@@ -207,12 +204,12 @@ def permutation_test(
     sides = np.arange(len(a)), np.arange(len(a), len(everyone))
     within_a, within_b, between = (float(mean) for mean in _group_means(matrix, *sides))
     excess = (within_a + within_b) / 2 - between
-    images = np.random.default_rng(seed).multinomial(
-        truth.size, counts / truth.size, size=resamples
-    )
+    rng = np.random.default_rng(0)
+    images = rng.multinomial(truth.size, counts / truth.size, size=resamples)
     resampled = pair_values(everyone, everyone, images)[measure]
-    exact = comb(len(everyone), len(a)) <= max_labelings
-    labelings = comb(len(everyone), len(a)) if exact else max_labelings
+    labelings = comb(len(everyone), len(a))
+    exact = labelings <= _MOST_LABELINGS
+    labelings = min(labelings, _MOST_LABELINGS)
     tested = stats.permutation_test(
         sides,
         # Rounded, so that labelings that tie with the observed one don't fall below it.
@@ -220,7 +217,7 @@ def permutation_test(
         vectorized=True,
         n_resamples=labelings if exact else labelings - 1,  # the observed one counts, too
         alternative="greater",
-        rng=np.random.default_rng(seed),
+        rng=rng,
     )
     return PermutationTest(
         measure=measure,

@@ -84,10 +84,8 @@ def _classes(values: ArrayLike, name: str, ndims: tuple[int, ...], num_classes: 
     return array.astype(np.int64)
 
 
-def wilson_interval(
-    successes: ArrayLike, count: ArrayLike, confidence: float = 0.95
-) -> tuple[Any, Any]:
-    """Computes the Wilson score interval of a proportion.
+def wilson_interval(successes: ArrayLike, count: ArrayLike) -> tuple[Any, Any]:
+    """Computes the 95% Wilson score interval of a proportion.
 
     With p = successes / count and z the normal quantile,
     (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). It stays inside [0, 1] and has a
@@ -96,7 +94,6 @@ def wilson_interval(
     Args:
       successes: in [0, count]; a mean over seeds need not be whole.
       count: number of trials, above 0.
-      confidence: coverage, in (0, 1).
 
     Returns:
       (low, high), floats, or arrays where arrays were given.
@@ -111,12 +108,9 @@ def wilson_interval(
       JASA 22.
     """
     k, n = np.asarray(successes, np.float64), np.asarray(count, np.float64)
-    if not (np.all(n > 0) and np.all(k >= 0) and np.all(k <= n) and 0 < confidence < 1):
-        raise DataError(
-            f"{successes} successes of {count}, confidence={confidence}: give "
-            "0 <= successes <= count, count > 0, 0 < confidence < 1"
-        )
-    z, p = ndtri(0.5 + confidence / 2), k / n
+    if not (np.all(n > 0) and np.all(k >= 0) and np.all(k <= n)):
+        raise DataError(f"{successes} successes of {count}: give 0 <= successes <= count > 0")
+    z, p = ndtri(0.975), k / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     # Rounding would leave the ends a hair off 0 and 1, where the formula gives them exactly.

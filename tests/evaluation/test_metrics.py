@@ -19,14 +19,13 @@ PREDICTIONS = np.where(RNG.random(500) < 0.8, LABELS, RNG.integers(0, 10, 500))
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (1, 3), (9987, 10_000)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_wilson_is_statsmodels(k, n, confidence):
-    expected = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
-    np.testing.assert_allclose(wilson_interval(k, n, confidence), expected, atol=1e-12)
-    assert wilson_interval(np.array([k]), n, confidence)[0] == wilson_interval(k, n, confidence)[0]
+def test_wilson_is_statsmodels(k, n):
+    expected = proportion_confint(k, n, method="wilson")
+    np.testing.assert_allclose(wilson_interval(k, n), expected, atol=1e-12)
+    assert wilson_interval(np.array([k]), n)[0] == wilson_interval(k, n)[0]
 
 
-@pytest.mark.parametrize("arguments", [(-1, 10), (11, 10), (0, 0), (1, 2, 1.0), (np.nan, 10)])
+@pytest.mark.parametrize("arguments", [(-1, 10), (11, 10), (0, 0), (np.nan, 10)])
 def test_wilson_refuses(arguments):
     with pytest.raises(DataError):
         wilson_interval(*arguments)

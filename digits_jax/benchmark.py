@@ -157,7 +157,9 @@ def headline(result: dict[str, Any]) -> str:
     """Returns what was measured on what, in a line."""
     machine, device = result["machine"], result.get("device", "cpu: ")
     accelerator = "" if device.startswith("cpu: ") else f"{device}; "
-    name = "digits (MNIST isn't here)" if result["dataset"] == "digits" else result["dataset"]
+    name, asked = result["dataset"], result["settings"]["dataset"]
+    if (asked, name) == ("auto", "digits"):
+        name = "digits of scikit-learn, as MNIST isn't here (--data-dir names its folder)"
     return f"{name}; {accelerator}{machine['processor']}, {plural(machine['cores'], 'core')}"
 
 

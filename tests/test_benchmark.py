@@ -57,7 +57,7 @@ def test_step(one_process, monkeypatch, tmp_path):
         assert row["fraction"] == row["flops"] / row["step_seconds"]["median"] / 1e12
     assert json.loads((tmp_path / "new" / "step.json").read_text())["steps"] == result["steps"]
     page = (tmp_path / "new" / "step.md").read_text()
-    assert page.startswith("# step\n\n`the command`\n\ndigits (MNIST isn't here); ")
+    assert page.startswith("# step\n\n`the command`\n\ndigits; ")
     assert f"| mlp | {row['dtype']} | – | 32 | 2 | 1 |" in page
 
 
@@ -241,7 +241,8 @@ def test_all_print_a_summary_first(here, monkeypatch):
     def measure(name, given, command):
         measured.append(name)
         machine = {"processor": "a CPU", "cores": 2}
-        return {"dataset": "mnist", "device": "gpu: G", "machine": machine, **tables}
+        where = {"device": "gpu: G", "machine": machine, "settings": {"dataset": "auto"}}
+        return {"dataset": "mnist", **where, **tables}
 
     monkeypatch.setattr(benchmark, "measure", measure)
     lines = [

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from digits_jax.data.augment import cutout as cutout
     from digits_jax.data.augment import make_augment as make_augment
     from digits_jax.data.augment import warp as warp
+    from digits_jax.data.datasets import Dataset as Dataset
+    from digits_jax.data.datasets import Split as Split
     from digits_jax.data.datasets import load_dataset as load_dataset
     from digits_jax.data.pipeline import TrainStream as TrainStream
     from digits_jax.data.pipeline import eval_batches as eval_batches
-    from digits_jax.data.splits import Dataset as Dataset
-    from digits_jax.data.splits import Split as Split
     from digits_jax.errors import CheckpointError as CheckpointError
     from digits_jax.errors import ConfigError as ConfigError
     from digits_jax.errors import DataError as DataError
@@ -54,8 +54,8 @@ _HOME = {
     "cutout": "data.augment",
     "make_augment": "data.augment",
     "warp": "data.augment",
-    "Dataset": "data.splits",
-    "Split": "data.splits",
+    "Dataset": "data.datasets",
+    "Split": "data.datasets",
     "load_dataset": "data.datasets",
     "TrainStream": "data.pipeline",
     "eval_batches": "data.pipeline",

@@ -14,9 +14,9 @@ def made_images(count, seed=0):
 
 
 def png(image):
-    """PNG bytes of a grey image [28, 28, 1]."""
+    """PNG bytes of an image [height, width, channels]."""
     with io.BytesIO() as stream:
-        Image.fromarray(image[..., 0]).save(stream, "PNG")
+        Image.fromarray(image.squeeze()).save(stream, "PNG")
         return stream.getvalue()
 
 

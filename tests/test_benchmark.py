@@ -22,7 +22,7 @@ from digits_jax.benchmarks import (
     timing,
 )
 from digits_jax.benchmarks import input as input_benchmark
-from digits_jax.data.datasets import load_dataset, load_digits
+from digits_jax.data.datasets import load_dataset
 from digits_jax.errors import ConfigError, DataError
 from digits_jax.training.setup import prepare
 
@@ -167,7 +167,7 @@ def test_input_in_memory_alone_where_there_are_no_files(monkeypatch):
     streamed, held = input_benchmark.open_datasets(options.InputOptions(dataset="digits"))
     assert streamed is None
     assert held.name == "digits"
-    larger = dataclasses.replace(load_digits(), name="larger")
+    larger = dataclasses.replace(load_dataset("digits"), name="larger")
     monkeypatch.setattr(input_benchmark, "MEMORY_IMAGES", 1000)
     monkeypatch.setattr(input_benchmark.datasets, "load_dataset", lambda *_, **__: larger)
     assert input_benchmark.open_datasets(options.InputOptions()) == (larger, None)

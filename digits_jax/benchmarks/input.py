@@ -15,8 +15,8 @@ from digits_jax.benchmarks.options import InputOptions
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.timing import spread
 from digits_jax.data import datasets
-from digits_jax.data.pipeline import PrefetchedStream, TrainStream, open_stream
-from digits_jax.data.splits import Dataset
+from digits_jax.data.datasets import Dataset
+from digits_jax.data.pipeline import TrainStream
 from digits_jax.errors import ConfigError, DigitsError
 
 # A larger data set isn't read into memory to be compared.
@@ -89,12 +89,9 @@ def _measure(
     if threads and options.evict:
         _evict(train.paths)
     started = time.perf_counter()
-    stream: TrainStream | PrefetchedStream
     if threads:
-        stream = PrefetchedStream(train, **order, threads=threads, at_once=options.at_once)
-    else:
-        stream = open_stream(train, **order)
-    with stream:
+        order |= {"threads": threads, "at_once": options.at_once}
+    with TrainStream(train, **order) as stream:
         stream.batch(0)
         first = time.perf_counter() - started
         steps = itertools.count(1)
@@ -111,9 +108,7 @@ def _measure(
     }
 
 
-def _batches_per_second(
-    stream: TrainStream | PrefetchedStream, steps: Iterator[int], seconds: float
-) -> float:
+def _batches_per_second(stream: TrainStream, steps: Iterator[int], seconds: float) -> float:
     started, count = time.perf_counter(), 0
     while (passed := time.perf_counter() - started) < seconds or not count:
         stream.batch(next(steps))
@@ -136,10 +131,10 @@ _COLD = """
 import sys, time
 started = time.perf_counter()
 from digits_jax.data.datasets import load_dataset
-from digits_jax.data.pipeline import open_stream
+from digits_jax.data.pipeline import TrainStream
 name, folder, way, size = sys.argv[1:]
 train = load_dataset(name, folder or None, input=way).train
-with open_stream(train, seed=0, batch_size=int(size)) as stream:
+with TrainStream(train, seed=0, batch_size=int(size)) as stream:
     stream.batch(0)
     print(time.perf_counter() - started)
 """

@@ -18,7 +18,7 @@ from digits_jax.benchmarks.processes import in_child
 from digits_jax.benchmarks.products import flops
 from digits_jax.benchmarks.step import training_steps
 from digits_jax.benchmarks.timing import spread, time_in_turn
-from digits_jax.data.splits import Dataset, Split
+from digits_jax.data.datasets import Dataset, Split
 from digits_jax.hardware import cpu_count, use_compilation_cache
 from digits_jax.training.multi_step import MultiStep, lower_step
 from digits_jax.training.parallel import start_backend

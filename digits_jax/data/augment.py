@@ -1,6 +1,7 @@
 """Random changes to training images: pure functions of (key, images), for use inside a step.
 
-Images are float32 [batch, height, width, channels] in [0, 1]; so is the result.
+Images are floats [batch, height, width, channels] in [0, 1]; the result is float32. Strengths are
+constants of what is compiled: Python numbers from 0 to 1,000,000, else a DataError.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,8 @@ from digits_jax.errors import DataError
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 _MOST = 1e6  # of any strength: beyond it are overflows, and nothing is left of an image
 _AFFINE = {"rotation_degrees": 10.0, "scale_factor": 1.1, "shear_degrees": 8.0, "shift_pixels": 2.0}
-_ELASTIC = {
-    "rotation_degrees": 10.0,
-    "scale_factor": 1.15,
-    "shear_degrees": 10.0,
-    "elastic_pixels": 0.6,
-}
+_ELASTIC = {"rotation_degrees": 10.0, "scale_factor": 1.15, "shear_degrees": 10.0}
+_ELASTIC |= {"elastic_pixels": 0.6}
 # Strengths of the named policies, as `warp`, `cutout` and `add_noise` take them.
 POLICIES: dict[str, dict[str, float]] = {
     "none": {},
@@ -44,9 +41,6 @@ def make_augment(policy: str, strength: float = 1.0) -> Augment | None:
       strength: multiplies the policy's own strengths: 2 means 20 degrees for 10, and up to 1.3
         times the size for 1.15; the side of a square is rounded.
 
-    Raises:
-      DataError: an unknown policy, or a strength that isn't a number from 0 to 1,000,000.
-
     Example:
       >>> make_augment("none") is None
       True
@@ -57,19 +51,17 @@ def make_augment(policy: str, strength: float = 1.0) -> Augment | None:
         raise DataError(f"augment={policy!r}: must be one of {', '.join(POLICIES)}")
     _check_strength("augment_strength", strength)
     strengths = {name: strength * value for name, value in POLICIES[policy].items()}
-    if "scale_factor" in strengths:  # 1 means no scaling
-        strengths["scale_factor"] += 1 - strength
-    if "cutout_pixels" in strengths:
-        strengths["cutout_pixels"] = round(strengths["cutout_pixels"])
     if "noise_sd" in strengths:
         return partial(add_noise, **strengths)
-    size = strengths.pop("cutout_pixels", 0)
+    if "scale_factor" in strengths:  # 1 means no scaling
+        strengths["scale_factor"] += 1 - strength
+    size = round(strengths.pop("cutout_pixels", 0))
     if not size:
         return partial(warp, **strengths) if strengths else None
 
     def warp_and_cut(key: jax.Array, images: jax.Array) -> jax.Array:
         warp_key, cut_key = jax.random.split(key)
-        return cutout(cut_key, warp(warp_key, images, **strengths), size_pixels=int(size))
+        return cutout(cut_key, warp(warp_key, images, **strengths), size_pixels=size)
 
     return warp_and_cut
 
@@ -92,7 +84,7 @@ def warp(
 
     Args:
       key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which are converted.
+      images: see the top of this module.
       rotation_degrees: angles are uniform in plus and minus this.
       scale_factor: width and height are each multiplied by a factor that is log-uniform
         between one over this and this; 1 leaves them.
@@ -101,15 +93,6 @@ def warp(
       elastic_pixels: standard deviation of the displacement field.
       elastic_sigma_pixels: its smoothness, the standard deviation of the Gaussian that
         filters it.
-
-    Returns:
-      float32 [batch, height, width, channels]. If all strengths are zero (and the scale factor is
-      1), it is the identity.
-
-    Raises:
-      DataError: a strength that isn't a Python number from 0 to 1,000,000, a scale factor under 1,
-        or a smoothness of 0. (They are constants of what is compiled.)
-      AssertionError: images of another rank, or of integers.
 
     Example:
       >>> images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
@@ -120,15 +103,11 @@ def warp(
       Simard, Steinkraus and Platt, Best Practices for Convolutional Neural Networks Applied
       to Visual Document Analysis, 2003 (the elastic field).
     """
-    strengths = {
-        "rotation_degrees": rotation_degrees,
-        "shear_degrees": shear_degrees,
-        "shift_pixels": shift_pixels,
-        "elastic_pixels": elastic_pixels,
-    }
-    for name, value in strengths.items():
-        _check_strength(name, value)
+    _check_strength("rotation_degrees", rotation_degrees)
     _check_strength("scale_factor", scale_factor, least=1)
+    _check_strength("shear_degrees", shear_degrees)
+    _check_strength("shift_pixels", shift_pixels)
+    _check_strength("elastic_pixels", elastic_pixels)
     _check_strength("elastic_sigma_pixels", elastic_sigma_pixels, least=1e-6)
     images = _float32(images)
     if not images.size:
@@ -158,18 +137,9 @@ def warp(
 
 
 def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
-    """Blanks a square of each image.
+    """Blanks a square of each image, with sides of ``size_pixels``, a whole number.
 
     Its centre is anywhere in the image, so a part of the square may be outside.
-
-    Args:
-      key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which are converted.
-      size_pixels: the square's side; 0 leaves the images.
-
-    Raises:
-      DataError: a size that isn't a whole number from 0 to 1,000,000.
-      AssertionError: images of another rank, or of integers.
 
     Example:
       >>> images = jnp.ones((1, 28, 28, 1))
@@ -199,16 +169,7 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
 
 
 def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Array:
-    """Adds Gaussian noise to each pixel, and clips the result to [0, 1].
-
-    Args:
-      key: a JAX key.
-      images: float32 [batch, height, width, channels], or other floats, which are converted.
-      noise_sd: its standard deviation; white is 1.
-
-    Raises:
-      DataError: a standard deviation that isn't a number from 0 to 1,000,000.
-      AssertionError: images of another rank, or of integers.
+    """Adds Gaussian noise of a standard deviation to each pixel, and clips the result to [0, 1].
 
     Example:
       >>> images = jnp.full((1, 28, 28, 1), 0.5)

@@ -1,4 +1,6 @@
-"""From a data set's name to its arrays, wherever they are.
+"""Data sets: their arrays, their splits, and where they are found.
+
+Images are uint8 [n, 28, 28, 1], 0 for paper and 255 for ink; labels are int32 [n] from 0.
 
 The folders searched are ``data_dir``, else that in ``DIGITS_JAX_DATA_DIR``, and, if it isn't given
 or can't be written, that of tensorflow-datasets (``TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
@@ -11,43 +13,106 @@ split. It depends on nothing but the number of examples. Within each split, the 
 order of the original files.
 """
 
-import difflib
+import hashlib
 import json
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from digits_jax.data.digits import load_digits
-from digits_jax.data.files import (
-    first_writable,
-    is_prepared,
-    require_folder,
-    scratch_folder,
-)
+from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.originals import (
     DATA_DIR_VARIABLE,
     REGISTERED,
     Registered,
     UnavailableError,
+    download_originals,
     find_originals,
     read_originals,
 )
-from digits_jax.data.splits import (
-    SPLITS,
-    Dataset,
-    make_dataset,
-    sha256_of_arrays,
-    validation_indices,
-)
 from digits_jax.errors import DataError, shown
 
+if TYPE_CHECKING:
+    from digits_jax.data.tfds import RecordSplit
+
 DATASETS = ("auto", *REGISTERED, "digits")
-INPUTS = ("memory", "stream")
-PREPARED_PREFIX = "tfds/"
+SPLITS = ("train", "validation", "test")
+# Never change it: another key gives another validation split, and results no longer compare.
+_SPLIT_KEY = 1998
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a data set, in memory; its arrays are read-only.
+
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      labels: int32 [n], from 0.
+
+    Raises:
+      DataError: images of another type or rank, or another number of labels.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images).view(), np.asarray(self.labels).view()
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise DataError(
+                f"images are {images.dtype} {list(images.shape)}: must be uint8 [n, height, "
+                "width, channels]"
+            )
+        if labels.shape != images.shape[:1]:
+            raise DataError(
+                f"labels are {list(labels.shape)}: must be [{len(images)}], as the images"
+            )
+        images.flags.writeable = labels.flags.writeable = False
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels at some indices, as `RecordSplit` does from files."""
+        return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, its splits and where it comes from.
+
+    Attributes:
+      name: one of ``DATASETS`` but never ``auto``; or ``tfds/NAME:VERSION``.
+      version: the version of its source.
+      source: where it comes from, for a person.
+      sha256: over all arrays (`sha256_of_splits`); for ``tfds/NAME:VERSION`` see
+        `digits_jax.data.tfds`.
+      class_names: a name for each label.
+      train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
+        holds no arrays but has a length and `rows`.
+      notice: why ``auto`` fell back to ``digits``; else empty.
+    """
+
+    name: str
+    version: str
+    source: str
+    sha256: str
+    class_names: tuple[str, ...]
+    train: "Split | RecordSplit"
+    validation: Split
+    test: Split
+    notice: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
 
 def load_dataset(
@@ -71,9 +136,6 @@ def load_dataset(
       input: with "stream" the training images stay in the files that tfds prepared and are read
         when they are needed, in the same order.
 
-    Returns:
-      The data set, with read-only arrays.
-
     Raises:
       DataError: an unknown name; a folder that doesn't exist; files that are missing or damaged;
         no place to download from or to write to.
@@ -88,15 +150,21 @@ def load_dataset(
       KMNIST: https://arxiv.org/abs/1812.01718; EMNIST: https://arxiv.org/abs/1702.05373;
       digits: https://doi.org/10.24432/C50P49; tfds: https://www.tensorflow.org/datasets
     """
-    _check(name, input)
-    if data_dir in ("", None):  # "" is how a command line says none
-        data_dir = None
-    else:
-        require_folder(data_dir, "data_dir")
+    from digits_jax.data.digits import load_digits  # it imports this module
+
+    if input not in ("memory", "stream"):
+        raise DataError(f"input={shown(input)}: must be memory or stream")
+    if name not in DATASETS and not str(name).startswith("tfds/"):
+        raise DataError(
+            f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, or tfds/NAME of a "
+            "prepared data set of your own"
+        )
+    roots = _roots(data_dir) if data_dir or name != "digits" else []
     if name == "digits":
+        if input == "stream":
+            raise DataError("input=stream: digits has no files to read; give input=memory")
         return load_digits()
-    roots = _roots(data_dir)
-    if name.startswith(PREPARED_PREFIX):
+    if name.startswith("tfds/"):
         from digits_jax.data import tfds
 
         return tfds.load_prepared(name, roots, in_memory=input == "memory")
@@ -115,26 +183,77 @@ def load_dataset(
         return dataset
     from digits_jax.data import tfds
 
-    return replace(dataset, train=tfds.stream_registered(data, roots, dataset))
+    folder = _find_prepared(data, roots) or tfds.prepare(data, roots, dataset)
+    return replace(dataset, train=tfds.open_registered(data, folder, "train", training_only=True))
 
 
-def _check(name: str, input_: str) -> None:
-    if input_ not in INPUTS:
-        raise DataError(f"input={shown(input_)}: must be one of {', '.join(INPUTS)}")
-    if name not in DATASETS and not str(name).startswith(PREPARED_PREFIX):
-        word = shown(name).lower()
-        near = [other for other in DATASETS if word and other.startswith(word)]
-        near = near or difflib.get_close_matches(word, DATASETS, 1, 0.5)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise DataError(
-            f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, or tfds/NAME of a "
-            f"prepared data set of your own{hint}"
-        )
-    if name == "digits" and input_ == "stream":
-        raise DataError(
-            "input=stream: reads files that tfds prepared, which digits doesn't have; give "
-            "input=memory, or another dataset"
-        )
+# --- splits --------------------------------------------------------------------------------
+
+
+def random_order(size: int, *key: int) -> np.ndarray:
+    """Returns a permutation that is a pure function of a key of one or two numbers: int64 [size].
+
+    Example:
+      >>> random_order(5, 0, 3).tolist()
+      [4, 0, 1, 2, 3]
+    """
+    # Philox is counter-based: each key is a stream of its own, at no cost. NumPy promises never to
+    # change the raw words of a bit generator; its permutations may change.
+    words = np.random.Philox(key=[*key, 0][:2]).random_raw(size)
+    return np.argsort(words, kind="stable")
+
+
+def validation_indices(count: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Divides an original train split into training and validation examples.
+
+    Args:
+      count: number of examples.
+      most: largest size of the validation split; None for no limit.
+
+    Returns:
+      Two sorted int64 arrays, train and validation; the second holds a twelfth, or ``most``.
+
+    Example:
+      >>> [len(part) for part in validation_indices(60_000)]
+      [55000, 5000]
+    """
+    order = random_order(count, _SPLIT_KEY)
+    size = min(count // 12, count if most is None else most)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divides examples 7 : 1 : 2 within every class: sorted int64 arrays train, validation, test.
+
+    The examples are sorted by class, in a fixed random order within each; of every ten, two go to
+    test and one to validation.
+    """
+    order = random_order(len(labels), _SPLIT_KEY)
+    line = order[np.argsort(labels[order], kind="stable")]
+    part = np.resize([2, 0, 0, 1, 0, 2, 0, 0, 0, 0], len(labels))
+    train, validation, test = (np.sort(line[part == number]) for number in range(3))
+    return train, validation, test
+
+
+def sha256_of_splits(splits: Iterable[Split]) -> str:
+    """Computes one SHA-256 over dtype, shape and bytes of all images and labels.
+
+    Example:
+      >>> split = Split(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32))
+      >>> sha256_of_splits([split])[:16]
+      'b115996a7f57cf74'
+    """
+    total = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.labels):
+            # Little-endian on every machine: the sum identifies the data, not the computer.
+            plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            total.update(f"{plain.dtype.str}{list(plain.shape)}".encode())
+            total.update(plain.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+# --- the registered data sets --------------------------------------------------------------
 
 
 def _roots(data_dir: str | os.PathLike | None) -> list[Path]:
@@ -142,13 +261,17 @@ def _roots(data_dir: str | os.PathLike | None) -> list[Path]:
     # As tfds has it, without importing tfds.
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     default = Path(os.path.expanduser(default)).absolute()
-    if data_dir is not None:
-        given = require_folder(data_dir, "data_dir")
-    elif os.environ.get(DATA_DIR_VARIABLE):
-        given = require_folder(os.environ[DATA_DIR_VARIABLE], DATA_DIR_VARIABLE)
-    else:
+    variable = os.environ.get(DATA_DIR_VARIABLE)
+    what, given = ("data_dir", data_dir) if data_dir else (DATA_DIR_VARIABLE, variable)
+    if not given:
         return [default]
-    return [given] if first_writable([given]) else [given, default]
+    root = Path(os.path.expanduser(given)).absolute()
+    if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
+        raise DataError(
+            f"{what}={given}: does not exist, is not a folder or can't be read; give an existing "
+            "folder (it may be empty), or none for the default"
+        )
+    return [root] if first_writable([root]) else [root, default]
 
 
 def _load_registered(data: Registered, roots: list[Path]) -> Dataset:
@@ -156,49 +279,37 @@ def _load_registered(data: Registered, roots: list[Path]) -> Dataset:
         cached = _read_cache(data, root)
         if cached is not None:
             return cached
-    for root in roots:
-        folder = find_originals(data, root)
-        if folder is not None:
-            return _finish(data, read_originals(data, folder), f"the files in {folder}", roots)
-    for root in roots:
-        folder = root / data.name / data.version
-        if is_prepared(folder):
-            from digits_jax.data import tfds
+    folder = next(filter(None, (find_originals(data, root) for root in roots)), None)
+    prepared = None if folder else _find_prepared(data, roots)
+    if prepared:
+        from digits_jax.data import tfds
 
-            arrays = tfds.read_registered(data, folder)
-            return _finish(data, arrays, f"the tfds data set in {folder}", roots)
-    from digits_jax.data.download import download_originals  # it imports http and ssl
-
-    folder = download_originals(data, roots)
-    return _finish(data, read_originals(data, folder), f"the files in {folder}", roots)
-
-
-def _finish(
-    data: Registered, arrays: dict[str, np.ndarray], source: str, roots: list[Path]
-) -> Dataset:
-    """Splits the arrays, and leaves a cache."""
-    for split in ("train", "test"):
-        labels = arrays[f"{split}_labels"]
-        if not 0 <= labels.min() <= labels.max() < len(data.class_names):
-            raise DataError(
-                f"{source}: {split} labels of {data.name} are {labels.min()} to {labels.max()}, "
-                f"not 0 to {len(data.class_names) - 1}; give another folder as data_dir"
-            )
+        parts = {s: tfds.open_registered(data, prepared, s).read_all() for s in ("train", "test")}
+        source = f"the tfds data set in {prepared}"
+    else:
+        folder = folder or download_originals(data, roots)
+        parts = {split: Split(*arrays) for split, arrays in read_originals(data, folder).items()}
+        source = f"the files in {folder}"
     train, validation = validation_indices(data.train_count)
-    rows = {"train": train, "validation": validation, "test": slice(None)}
-    arrays = {
-        f"{split}_{kind}": arrays[f"{'test' if split == 'test' else 'train'}_{kind}"][rows[split]]
-        for split in SPLITS
-        for kind in ("images", "labels")
+    splits: dict[str, Any] = {
+        "train": Split(*parts["train"].rows(train)),
+        "validation": Split(*parts["train"].rows(validation)),
+        "test": parts["test"],
     }
     facts = {
         "name": data.name,
         "version": data.version,
         "source": f"{data.name} {data.version} from {source}",
-        "sha256": sha256_of_arrays(arrays.values()),
+        "sha256": sha256_of_splits(splits.values()),
     }
-    _write_cache(data, roots, arrays, facts)
-    return make_dataset(arrays, **facts, class_names=data.class_names)
+    _write_cache(data, roots, splits, facts)
+    return Dataset(**facts, class_names=data.class_names, **splits)
+
+
+def _find_prepared(data: Registered, roots: list[Path]) -> Path | None:
+    folders = [root / data.name / data.version for root in roots]
+    # os.path says no where pathlib raises: in folders that may not be entered.
+    return next((f for f in folders if os.path.isfile(f / "dataset_info.json")), None)
 
 
 def cache_path(data: Registered, root: Path) -> Path:
@@ -220,23 +331,25 @@ def _read_cache(data: Registered, root: Path) -> Dataset | None:
         # NumPy doesn't close the file of an archive that it can't read.
         with path.open("rb") as stream, np.load(stream) as file:
             facts = json.loads(str(file["facts"]))
-            arrays = {name: file[name] for name in file.files if name != "facts"}
+            splits: Any = {s: Split(file[f"{s}_images"], file[f"{s}_labels"]) for s in SPLITS}
         if (facts["name"], facts["version"]) != (data.name, data.version):
             return None
-        return make_dataset(arrays, **facts, class_names=data.class_names)
+        return Dataset(**facts, class_names=data.class_names, **splits)
     except Exception:  # zipfile's, NumPy's and json's errors, depending on what is damaged
         return None
 
 
 def _write_cache(
-    data: Registered, roots: list[Path], arrays: dict[str, np.ndarray], facts: dict[str, str]
+    data: Registered, roots: list[Path], splits: dict[str, Split], facts: dict[str, str]
 ) -> None:
     root = first_writable(roots)
     if root is None:
         print(f"notice: no cache of {data.name}: {roots[0]} can't be written", file=sys.stderr)
         return
     path = cache_path(data, root)
-    members: dict[str, Any] = {**arrays, "facts": np.array(json.dumps(facts))}
+    members: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
+    for name, split in splits.items():
+        members |= {f"{name}_images": split.images, f"{name}_labels": split.labels}
     try:
         path.parent.mkdir(exist_ok=True)
         with scratch_folder(path.parent) as scratch:

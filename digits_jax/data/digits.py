@@ -4,13 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.data.splits import (
-    SPLITS,
-    Dataset,
-    make_dataset,
-    sha256_of_arrays,
-    stratified_indices,
-)
+from digits_jax.data.datasets import SPLITS, Dataset, Split, sha256_of_splits, stratified_indices
 
 # uint8 [1797, 8, 8] with 17 levels and labels uint8 [1797]: the test set of "Optical Recognition
 # of Handwritten Digits" (Alpaydin and Kaynak, UCI repository, CC BY 4.0,
@@ -22,16 +16,14 @@ def load_digits() -> Dataset:
     """Loads ``digits``: 1,257 training, 180 validation and 360 test images."""
     with np.load(FILE) as file:
         images, labels = enlarge_digits(file["images"]), file["labels"].astype(np.int32)
-    arrays = {}
-    for split, rows in zip(SPLITS, stratified_indices(labels), strict=True):
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = images[rows], labels[rows]
-    return make_dataset(
-        arrays,
+    parts = [Split(images[rows], labels[rows]) for rows in stratified_indices(labels)]
+    return Dataset(
         name="digits",
         version="sklearn-1797",
         source="scikit-learn's load_digits (8x8, from the UCI repository), enlarged",
-        sha256=sha256_of_arrays(arrays.values()),
+        sha256=sha256_of_splits(parts),
         class_names=tuple("0123456789"),
+        **dict(zip(SPLITS, parts, strict=True)),
     )
 
 
@@ -48,7 +40,13 @@ def enlarge_digits(images: np.ndarray) -> np.ndarray:
     Returns:
       uint8 [n, 28, 28, 1], 0 to 255.
     """
-    weights = _cubic_weights(8, 20)
+    weights = np.zeros((20, 8), np.int64)  # in 1/2000; the pixels at the edges are repeated
+    for row in range(20):
+        position = (row + 0.5) * 8 / 20 - 0.5
+        for neighbour in range(int(np.floor(position)) - 1, int(np.floor(position)) + 3):
+            t = abs(position - neighbour)
+            w = 1.5 * t**3 - 2.5 * t**2 + 1 if t < 1 else -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
+            weights[row, min(max(neighbour, 0), 7)] += round(2000 * w) if t < 2 else 0
     large = np.einsum("ri,nij,cj->nrc", weights, images.astype(np.int64), weights, optimize=True)
     scale = 2000 * 2000 * 16
     box = np.clip((large * 255 + scale // 2) // scale, 0, 255).astype(np.uint8)
@@ -57,18 +55,6 @@ def enlarge_digits(images: np.ndarray) -> np.ndarray:
         top, left = _offset(digit.sum(1, np.int64)), _offset(digit.sum(0, np.int64))
         image[top : top + 20, left : left + 20, 0] = digit
     return result
-
-
-def _cubic_weights(small: int, large: int) -> np.ndarray:
-    """Interpolation weights in 1/2000, edge pixels repeated: int64 [large, small]."""
-    weights = np.zeros((large, small), np.int64)
-    for row in range(large):
-        position = (row + 0.5) * small / large - 0.5
-        for neighbour in range(int(np.floor(position)) - 1, int(np.floor(position)) + 3):
-            t = abs(position - neighbour)
-            w = 1.5 * t**3 - 2.5 * t**2 + 1 if t < 1 else -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2
-            weights[row, min(max(neighbour, 0), small - 1)] += round(2000 * w) if t < 2 else 0
-    return weights
 
 
 def _offset(profile: np.ndarray) -> int:

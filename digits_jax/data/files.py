@@ -1,7 +1,6 @@
-"""Folders: what the user names, and what is written aside and renamed into place."""
+"""Folders that are written aside and renamed into place."""
 
 import contextlib
-import os
 import shutil
 import signal
 import tempfile
@@ -9,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-
-from digits_jax.errors import DataError
 
 
 @contextlib.contextmanager
@@ -44,10 +41,10 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def first_writable(folders: list[Path]) -> Path | None:
-    """Returns the first folder in which files can be created; None if there is none.
+    """Returns the first folder in which files can be created, made if necessary; or None.
 
-    Folders that don't exist are created. It tries, because permission bits don't tell everything. A
-    folder that nobody may write is left alone even by root, whom the bits don't stop.
+    It tries, because permission bits don't tell everything. A folder that nobody may write is left
+    alone even by root, whom the bits don't stop.
     """
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -56,26 +53,3 @@ def first_writable(folders: list[Path]) -> Path | None:
                 with scratch_folder(folder):
                     return folder
     return None
-
-
-def is_prepared(folder: Path) -> bool:
-    """Whether tfds has prepared a data set in ``folder``."""
-    # os.path says no where pathlib raises: in folders that may not be entered.
-    return os.path.isfile(folder / "dataset_info.json")
-
-
-def require_folder(folder: str | os.PathLike, what: str) -> Path:
-    """Returns the absolute path of a folder that the user named as ``what``.
-
-    Raises:
-      DataError: it doesn't exist, isn't a folder, or can't be read.
-    """
-    path = Path(os.path.expanduser(folder)).absolute()
-    if os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK):
-        return path
-    state = "can't be read" if os.path.isdir(path) else "is not a folder"
-    state = state if os.path.exists(path) else "does not exist"
-    raise DataError(
-        f"{what}={folder}: {state}; give an existing folder (it may be empty), or none for the "
-        "default"
-    )

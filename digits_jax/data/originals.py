@@ -1,4 +1,4 @@
-"""The registered data sets: their original files found, verified and read, with NumPy alone."""
+"""The registered data sets: their original files found, downloaded, verified and read."""
 
 import gzip
 import hashlib
@@ -6,18 +6,24 @@ import io
 import math
 import os
 import struct
+import sys
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.errors import DataError
 
 DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
 # EMNIST's largest file holds 240,000 images of 28x28 bytes.
 MAX_IDX_BYTES = 1_000_000_000
+# Below the five seconds that a decision without a network may take, imports included.
+REACH_SECONDS = 3.0
 _PIECE = 2**20
 _IDX_FILES = {
     "train_images": "train-images-idx3-ubyte.gz",
@@ -141,9 +147,17 @@ def find_originals(data: Registered, root: Path) -> Path | None:
     }
     for place in (root / data.base_name, root):
         # os.path says no where pathlib raises: in folders that may not be entered.
-        sums = {f: sha256_of_file(place / f) for f in data.sha256 if os.path.isfile(place / f)}
+        sums = {f: _sha256_of_file(place / f) for f in data.sha256 if os.path.isfile(place / f)}
         if not sums:
-            _refuse_unpacked(data, place)
+            # The sums are those of the packed files; to take the folder for an empty one would be
+            # worse.
+            plain = [file.removesuffix(".gz") for file in data.sha256 if file.endswith(".gz")]
+            for name in (*plain, *(name.replace("-idx", ".idx") for name in plain)):
+                if os.path.isfile(place / name):
+                    raise DataError(
+                        f"{place / name} is unpacked, and its checksum isn't known; put the "
+                        f"original files there: {', '.join(data.sha256)}, from {data.url}"
+                    )
         elif place != root or not foreign.issuperset(sums.values()):
             missing = [file for file in data.sha256 if file not in sums]
             if missing:
@@ -162,19 +176,7 @@ def find_originals(data: Registered, root: Path) -> Path | None:
     return None
 
 
-def _refuse_unpacked(data: Registered, place: Path) -> None:
-    # The sums are those of the packed files. To take the folder for an empty one would be worse.
-    for file in data.sha256:
-        plain = file.removesuffix(".gz")
-        for name in {plain, plain.replace("-idx", ".idx")} - {file}:
-            if os.path.isfile(place / name):
-                raise DataError(
-                    f"{place / name} is unpacked, and its checksum isn't known; put the original "
-                    f"{file} there, from {data.url}"
-                )
-
-
-def sha256_of_file(path: Path) -> str:
+def _sha256_of_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -182,33 +184,94 @@ def sha256_of_file(path: Path) -> str:
         raise DataError(f"{path} can't be read: {error.strerror}; check its permissions") from None
 
 
-def read_originals(data: Registered, folder: Path) -> dict[str, np.ndarray]:
-    """Reads the verified original files.
+def download_originals(data: Registered, roots: list[Path]) -> Path:
+    """Downloads the original files into ``NAME`` in the first of ``roots`` that can be written.
 
     Returns:
-      ``train_images``, ``test_images`` uint8 [n, 28, 28, 1], upright, and ``train_labels``,
-      ``test_labels`` int32 [n] from 0, in the order of the files.
+      The folder of the files.
+
+    Raises:
+      UnavailableError: the server can't be reached or sends something else, or the files can't be
+        written.
+    """
+    from tqdm import tqdm
+
+    reason = "can't be written"
+    try:
+        _open_url(data.url + next(iter(data.sha256)), "HEAD").close()  # before a folder is made
+        root = first_writable(roots)
+        if root is not None:
+            print(f"downloading {data.name} to {root} (once) ...", file=sys.stderr, flush=True)
+            folder = root / data.base_name
+            with scratch_folder(root) as scratch:
+                for file, digest in data.sha256.items():
+                    with _open_url(data.url + file) as response, (scratch / file).open("wb") as out:
+                        size = int(response.headers["Content-Length"] or 0) or None
+                        bar = {"total": size, "desc": file, "leave": False, "disable": None}
+                        with tqdm.wrapattr(out, "write", **bar) as counted:
+                            while piece := response.read(_PIECE):
+                                counted.write(piece)
+                    if _sha256_of_file(scratch / file) != digest:
+                        raise OSError(f"{file} isn't the original file")
+                folder.mkdir(exist_ok=True)
+                for file in data.sha256:
+                    (scratch / file).replace(folder / file)
+            return folder
+    except Exception as error:  # of urllib, http and the system
+        reason = str(error)
+    raise UnavailableError(
+        f"{data.name} is not in {' or '.join(map(str, roots))}, and can't be downloaded from "
+        f"{data.url}: {reason}; put {', '.join(data.sha256)} into a folder and give it as "
+        f"data_dir, or in {DATA_DIR_VARIABLE}"
+    )
+
+
+def _open_url(url: str, method: str = "GET") -> Any:
+    """Opens an address in a thread that is left behind: a name lookup can block for a minute."""
+    import urllib.error
+    import urllib.request  # as long as all other imports of this module
+
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method=method)
+            answer.append(urllib.request.urlopen(request, timeout=30))
+        except Exception as error:
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    if not answer:
+        raise TimeoutError(f"no answer within {REACH_SECONDS:g} s")
+    if isinstance(answer[0], Exception):
+        if isinstance(answer[0], urllib.error.HTTPError):
+            answer[0].close()  # it is a response too
+        raise answer[0]
+    return answer[0]
+
+
+def read_originals(data: Registered, folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Reads the verified original files, in their order.
+
+    Returns:
+      For "train" and "test" the images, uint8 [n, 28, 28, 1], upright, and the labels, int32 [n]
+      from 0.
     """
     arrays = {}
     for split, count in (("train", data.train_count), ("test", data.test_count)):
-        images, labels = (
-            read_idx(_read_member(data, folder, part), count, f"the {part} of {data.name}")
-            for part in (f"{split}_images", f"{split}_labels")
-        )
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = data.upright(images, labels)
+        parts = []
+        for part in (f"{split}_images", f"{split}_labels"):
+            if data.config is None:
+                packed = (folder / _IDX_FILES[part]).read_bytes()
+            else:
+                member = f"gzip/emnist-{data.config}-{_IDX_FILES[part].replace('t10k', 'test')}"
+                with zipfile.ZipFile(folder / "gzip.zip") as archive:
+                    packed = archive.read(member)
+            parts.append(read_idx(packed, count, f"the {part} of {data.name}"))
+        arrays[split] = data.upright(*parts)
     return arrays
-
-
-def _read_member(data: Registered, folder: Path, part: str) -> bytes:
-    file = _IDX_FILES[part]
-    if data.config is None:
-        return (folder / file).read_bytes()
-    file = file.replace("t10k", "test")
-    try:
-        with zipfile.ZipFile(folder / "gzip.zip") as archive:
-            return archive.read(f"gzip/emnist-{data.config}-{file}")
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{folder / 'gzip.zip'} isn't the archive of EMNIST ({error})") from None
 
 
 def read_idx(data: bytes, count: int, name: str) -> np.ndarray:

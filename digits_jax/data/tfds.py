@@ -26,30 +26,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+from tqdm import tqdm
 
-from digits_jax.data.files import first_writable, is_prepared, scratch_folder
+from digits_jax.data.datasets import Dataset, Split, sha256_of_splits, validation_indices
+from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.originals import REGISTERED, Registered
-from digits_jax.data.splits import (
-    Dataset,
-    Split,
-    make_dataset,
-    sha256_of_arrays,
-    validation_indices,
-)
 from digits_jax.errors import DataError
 
 MAX_VALIDATION = 10_000
 MAX_TEST = 500_000  # 400 MB
-_SIZE = (28, 28)
-_SAMPLE = 1_000
-_CHUNK = 10_000
-_NAME = re.compile(r"tfds/(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<version>\d+\.\d+\.\d+))?", re.ASCII)
 STOCK_BUILDERS = {
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
     "kmnist": "KMNIST",
     "emnist": "EMNIST",
 }
+_SIZE = (28, 28)
+_CHUNK = 10_000
 _FEATURES = {
     f"tensorflow_datasets.core.features.{name}"
     for name in (
@@ -58,6 +54,11 @@ _FEATURES = {
         "class_label_feature.ClassLabel",
     )
 }
+
+tfds: Any = tensorflow_datasets  # types would be in the way of its lazy and generated modules
+proto: Any = tf_example_pb2
+logging.getLogger("absl").setLevel(logging.ERROR)
+tfds.disable_progress_bar()
 
 
 class RecordSplit:
@@ -73,9 +74,8 @@ class RecordSplit:
     Args:
       builder: of tfds.
       split: "train" or "test".
-      num_classes: labels are below it.
-      layout: of a registered data set, to turn its images upright and count its labels from 0.
       places: int64 [n], which of the stored examples are these; None for all.
+      layout: of a registered data set, to turn its images upright and count its labels from 0.
 
     Raises:
       DataError: a file is missing or damaged.
@@ -85,15 +85,13 @@ class RecordSplit:
         self,
         builder: Any,
         split: str,
-        num_classes: int,
-        layout: Registered | None = None,
         places: np.ndarray | None = None,
+        layout: Registered | None = None,
     ):
-        from tensorflow_datasets import decode
-
         info = builder.info.splits[split]
-        self._num_classes, self._layout = num_classes, layout
-        self._first_label = layout.first_label if layout else 0
+        names = layout.class_names if layout else builder.info.features["label"].names
+        first = layout.first_label if layout else 0
+        self._labels, self._layout = range(first, first + len(names)), layout
         self.paths = tuple(map(Path, info.filepaths))
         self._ends = np.cumsum(info.shard_lengths)
         self._places = np.arange(info.num_examples)
@@ -102,7 +100,7 @@ class RecordSplit:
                 raise DataError(f"{path} is missing; put it back, or prepare that data set again")
         try:
             self._source = builder.as_data_source(
-                split, deserialize_method=decode.DeserializeMethod.RAW_BYTES
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
             )
         except Exception as error:
             raise self._unreadable(0, error) from None
@@ -120,61 +118,54 @@ class RecordSplit:
         Raises:
           DataError: a record can't be read; the message names its file.
         """
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        proto: Any = tf_example_pb2  # generated, without types
         places = self._places[indices].tolist()
         images, labels = np.empty((len(places), *_SIZE), np.uint8), np.empty(len(places), np.int32)
         try:
-            records = self._source.__getitems__(places)
-        except Exception:
-            records = None  # they are read one by one, to find the file
+            records = iter(self._source.__getitems__(places))
+        except Exception:  # one by one, to find the file
+            records = map(self._source.__getitem__, places)
         for row, place in enumerate(places):
             try:
-                record = self._source[place] if records is None else records[row]
-                feature = proto.Example.FromString(record).features.feature
-                (png,) = feature["image"].bytes_list.value
-                (labels[row],) = feature["label"].int64_list.value
-                images[row] = _decode(png)
-                if not 0 <= labels[row] - self._first_label < self._num_classes:
-                    raise ValueError(f"a label is not one of {self._num_classes} classes")
+                feature = proto.Example.FromString(next(records)).features.feature
+                (png,), (label,) = (
+                    feature["image"].bytes_list.value,
+                    feature["label"].int64_list.value,
+                )
+                image = Image.open(io.BytesIO(png), formats=("PNG", "JPEG"))
+                if image.size != _SIZE or image.mode not in ("1", "L"):
+                    raise ValueError(
+                        f"an image is {image.size} of mode {image.mode}, not 28x28 grey"
+                    )
+                if label not in self._labels:
+                    raise ValueError(f"a label is not one of {len(self._labels)} classes")
+                # Half the time of np.asarray(image).
+                pixels = (image if image.mode == "L" else image.convert("L")).tobytes()
+                images[row], labels[row] = np.frombuffer(pixels, np.uint8).reshape(_SIZE), label
             except Exception as error:
                 raise self._unreadable(place, error) from None
-        if self._layout is None:
-            return images[..., None], labels
-        return self._layout.upright(images, labels)
+        return self._layout.upright(images, labels) if self._layout else (images[..., None], labels)
+
+    def read_all(self) -> Split:
+        """Reads all examples into memory."""
+        images, labels = np.empty((len(self), *_SIZE, 1), np.uint8), np.empty(len(self), np.int32)
+        with tqdm(total=len(self), desc="reading", leave=False, disable=None) as bar:
+            for start in range(0, len(self), _CHUNK):
+                rows = np.arange(start, min(start + _CHUNK, len(self)))
+                images[rows], labels[rows] = self.rows(rows)
+                bar.update(len(rows))
+        return Split(images, labels)
 
     def _unreadable(self, place: int, error: Exception) -> DataError:
         path = self.paths[int(np.searchsorted(self._ends, place, side="right"))]
-        line = " ".join(str(error).split())[:200] or "it ends too early"  # array_record is silent
+        # array_record says nothing about a file that ends too early.
         return DataError(
-            f"{path} can't be read ({line}): it is damaged, or has changed; put an intact copy "
-            "there, or prepare that data set again"
+            f"{path} can't be read ({_one_line(error) or 'it ends too early'}): it is damaged, or "
+            "has changed; put an intact copy there, or prepare that data set again"
         )
 
 
-def _decode(png: bytes) -> np.ndarray:
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(png), formats=("PNG", "JPEG"))
-    if image.size != _SIZE or image.mode not in ("1", "L"):
-        width, height = image.size
-        raise ValueError(f"an image is {width}x{height} of mode {image.mode}, not 28x28 grey")
-    image = image if image.mode == "L" else image.convert("L")
-    # Half the time of np.asarray(image).
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(_SIZE)
-
-
-def _read_all(split: RecordSplit, name: str) -> Split:
-    from tqdm import tqdm
-
-    images, labels = np.empty((len(split), *_SIZE, 1), np.uint8), np.empty(len(split), np.int32)
-    with tqdm(total=len(split), desc=f"reading {name}", leave=False, disable=None) as bar:
-        for start in range(0, len(split), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(split)))
-            images[rows], labels[rows] = split.rows(rows)
-            bar.update(len(rows))
-    return Split(images, labels)
+def _one_line(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
 
 
 # --- data sets of the user's own -----------------------------------------------------------
@@ -186,7 +177,7 @@ def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Datas
     Raises:
       DataError: it isn't there, or can't be used.
     """
-    folder, title = _find(name, roots)
+    folder, full_name = _find(name, roots)
     builder = _open_builder(folder)
     info = builder.info
     class_names = tuple(info.features["label"].names)
@@ -197,96 +188,62 @@ def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Datas
             f"{folder} has {counts['train']:,} training and {counts['test']:,} test examples; "
             f"needed are at least 12, and 1 to {MAX_TEST:,} (those are held in memory)"
         )
-    streamed = RecordSplit(builder, "train", len(class_names), places=train)
-    held = {
-        "validation": _read_all(
-            RecordSplit(builder, "train", len(class_names), places=validation), "validation"
-        ),
-        "test": _read_all(RecordSplit(builder, "test", len(class_names)), "test"),
-    }
-    digest = _sha256(info, class_names, held, streamed)
-    if in_memory:
-        held["train"] = _read_all(streamed, "train")
-    arrays = {
-        f"{split}_{kind}": getattr(part, kind)
-        for split, part in held.items()
-        for kind in ("images", "labels")
-    }
-    return make_dataset(
-        arrays,
-        **({} if in_memory else {"train": streamed}),
-        name=title,
-        version=str(info.version),
-        source=f"{title}, prepared in {folder}",
-        sha256=digest,
-        class_names=class_names,
-    )
-
-
-def _sha256(
-    info: Any, class_names: Sequence[str], held: dict[str, Split], train: RecordSplit
-) -> str:
+    streamed = RecordSplit(builder, "train", train)
+    held = RecordSplit(builder, "train", validation).read_all()
+    test = RecordSplit(builder, "test").read_all()
     total = hashlib.sha256("\n".join(class_names).encode())
-    for split in ("train", "test"):
+    for split in counts:
         shards = zip(info.splits[split].filepaths, info.splits[split].shard_lengths, strict=True)
         for path, length in shards:
             total.update(f"{split} {length} {os.path.getsize(path)}\n".encode())
-    sample = np.linspace(0, len(train) - 1, min(_SAMPLE, len(train))).astype(np.int64)
-    arrays = [
-        a for split in ("test", "validation") for a in (held[split].images, held[split].labels)
-    ]
-    total.update(sha256_of_arrays([*arrays, *train.rows(sample)]).encode())
-    return total.hexdigest()
+    sample = np.linspace(0, len(train) - 1, min(1_000, len(train))).astype(np.int64)
+    total.update(sha256_of_splits([test, held, Split(*streamed.rows(sample))]).encode())
+    return Dataset(
+        name=full_name,
+        version=str(info.version),
+        source=f"{full_name}, prepared in {folder}",
+        sha256=total.hexdigest(),
+        class_names=class_names,
+        train=streamed.read_all() if in_memory else streamed,
+        validation=held,
+        test=test,
+    )
 
 
 def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
     """The folder of a prepared data set, and its full name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise DataError(
-            f"dataset={name}: must be tfds/NAME or tfds/NAME:VERSION, as tensorflow-datasets names "
-            "a prepared data set, such as tfds/large_digits:1.0.0"
-        )
-    base, wanted = match["name"], match["version"]
-    if base in REGISTERED:
-        raise DataError(f"dataset={name}: has a name of its own here; give dataset={base}")
+    base, _, version = name.partition(":")
+    if base.removeprefix("tfds/") in REGISTERED:
+        raise DataError(f"dataset={name}: has a name here; give dataset={base[5:]}")
     there = [
-        (str(path.parent.parent.relative_to(root)), path.parent)
+        (f"tfds/{path.parent.parent.relative_to(root)}", path.parent)
         for root in roots
         for depth in ("*/*", "*/*/*")
         for path in root.glob(f"{depth}/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
     ]
-    versions = {
-        folder.name: folder
-        for found, folder in reversed(there)
-        if found == base and re.fullmatch(r"\d+\.\d+\.\d+", folder.name)
-    }
-    newest = max(versions, key=lambda v: [int(n) for n in v.split(".")], default=None)
-    version = wanted or newest
-    if version in versions:
-        return versions[version], f"tfds/{base}:{version}"
-    names = sorted({f"tfds/{found}:{at.name}" for found, at in there if found not in REGISTERED})
-    raise DataError(
-        f"dataset={name}: no such prepared data set in {' or '.join(map(str, roots))} (there: "
-        f"{', '.join(names[:10]) or 'none'}); give another name, or its folder as data_dir"
-    )
-
-
-# --- what tfds knows -----------------------------------------------------------------------
+    found = [folder for known, folder in there if known == base and version in ("", folder.name)]
+    if not found:
+        names = sorted(f"{known}:{folder.name}" for known, folder in there)
+        raise DataError(
+            f"dataset={name}: no such prepared data set in {' or '.join(map(str, roots))} (there: "
+            f"{', '.join(names[:10]) or 'none'}); give tfds/NAME or tfds/NAME:VERSION of one, or "
+            "its folder as data_dir"
+        )
+    newest = max(found, key=lambda folder: [int(n) for n in folder.name.split(".")])
+    return newest, f"{base}:{newest.name}"
 
 
 def _open_builder(folder: Path) -> Any:
     """The tfds builder of a folder, checked to hold images and labels with random access."""
-    tfds = _import_tfds()
     try:
         # tfds imports, that is runs, whatever module a file names as the class of a feature.
         classes = _feature_classes(json.loads((folder / "features.json").read_text()))
         builder = tfds.builder_from_directory(folder) if classes <= _FEATURES else None
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{folder} can't be read ({type(error).__name__}: {line}); delete it and prepare "
-            "that data set again, or give another folder as data_dir"
+            f"{folder} can't be read ({type(error).__name__}: {_one_line(error)}); delete it and "
+            "prepare that data set again, or give another folder as data_dir"
         ) from None
     features = dict(builder.info.features) if builder else {}
     if not builder or "image" not in features or not getattr(features.get("label"), "names", ()):
@@ -295,15 +252,13 @@ def _open_builder(folder: Path) -> Any:
             f"{folder} has other features ({names or 'none'}): they must be image, an "
             "Image(shape=(28, 28, 1)), and label, a ClassLabel with its classes"
         )
-    info = builder.info
-    if info.file_format.value != "array_record":
+    kind = builder.info.file_format.value
+    if kind != "array_record" or not {"train", "test"} <= set(builder.info.splits):
         raise DataError(
-            f"{folder} is in the {info.file_format.value} format, which has no random access; "
-            'prepare it with file_format="array_record", or give another folder as data_dir'
+            f"{folder} has the splits {', '.join(builder.info.splits) or 'none'} in the {kind} "
+            "format: needed are train and test, and random access; prepare it with both and "
+            'file_format="array_record"'
         )
-    missing = {"train", "test"}.difference(info.splits)
-    if missing:
-        raise DataError(f"{folder} has no split {' and no '.join(sorted(missing))}; prepare both")
     return builder
 
 
@@ -317,57 +272,7 @@ def _feature_classes(value: Any) -> set[str]:
     return {str(value[key]) for key in keys}.union(*map(_feature_classes, value.values()))
 
 
-def _import_tfds() -> Any:
-    """Imports tfds, without its log and its progress bars."""
-    import tensorflow_datasets as tfds
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    return tfds
-
-
 # --- the registered data sets --------------------------------------------------------------
-
-
-def read_registered(data: Registered, folder: Path) -> dict[str, np.ndarray]:
-    """Reads what tfds, ours or anybody's, prepared in ``folder``: as `read_originals` does."""
-    arrays = {}
-    for split, count in (("train", data.train_count), ("test", data.test_count)):
-        stored = _read_all(_open_registered(data, folder, split), split)
-        order = np.argsort(stored_order(split, count))
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = stored.rows(order)
-    return arrays
-
-
-def stream_registered(data: Registered, roots: list[Path], dataset: Dataset) -> RecordSplit:
-    """Opens the files of ``dataset.train``, in its order, and prepares them if necessary."""
-    folders = [root / data.name / data.version for root in roots]
-    folder = next(filter(is_prepared, folders), None)
-    if folder is None:
-        root = first_writable(roots)
-        if root is None:
-            raise DataError(
-                f"input=stream: {data.name} isn't prepared in {' or '.join(map(str, roots))}, and "
-                "nothing can be written there; give another folder as data_dir"
-            )
-        folder = prepare(data, root, dataset)
-    train, _ = validation_indices(data.train_count)
-    places = np.argsort(stored_order("train", data.train_count))[train]
-    return _open_registered(data, folder, "train", places)
-
-
-def _open_registered(
-    data: Registered, folder: Path, split: str, places: np.ndarray | None = None
-) -> RecordSplit:
-    builder = _open_builder(folder)
-    stored = builder.info.splits[split].num_examples
-    expected = data.train_count if split == "train" else data.test_count
-    if stored != expected:
-        raise DataError(
-            f"{folder} has {stored} examples in {split}, not {expected}; "
-            "delete that folder, and it is prepared again"
-        )
-    return RecordSplit(builder, split, len(data.class_names), data, places)
 
 
 def stored_order(split: str, count: int) -> np.ndarray:
@@ -384,8 +289,36 @@ def stored_order(split: str, count: int) -> np.ndarray:
     return np.array(sorted(range(count), key=digest), np.int64)
 
 
-def prepare(data: Registered, root: Path, dataset: Dataset) -> Path:
-    """Prepares the stock tfds data set without TensorFlow, as ``root/NAME/VERSION``.
+def open_registered(
+    data: Registered, folder: Path, split: str, *, training_only: bool = False
+) -> RecordSplit:
+    """Opens what tfds, ours or anybody's, prepared in ``folder``, in the order of the originals.
+
+    Args:
+      data: of the table.
+      folder: of the version.
+      split: "train" or "test".
+      training_only: without the validation examples.
+
+    Raises:
+      DataError: it can't be read, or has another number of examples.
+    """
+    builder = _open_builder(folder)
+    stored = builder.info.splits[split].num_examples
+    count = data.train_count if split == "train" else data.test_count
+    if stored != count:
+        raise DataError(
+            f"{folder} has {stored} examples in {split}, not {count}; delete that folder, and it "
+            "is prepared again"
+        )
+    places = np.argsort(stored_order(split, count))
+    if training_only:
+        places = places[validation_indices(count)[0]]
+    return RecordSplit(builder, split, places, data)
+
+
+def prepare(data: Registered, roots: list[Path], dataset: Dataset) -> Path:
+    """Prepares the stock tfds data set without TensorFlow, as ``NAME/VERSION`` in one of ``roots``.
 
     The stock builders extract, read and encode with TensorFlow. Here they are subclassed under
     their own name, so that only those steps differ: the result is the stock data set, and
@@ -396,35 +329,32 @@ def prepare(data: Registered, root: Path, dataset: Dataset) -> Path:
     Raises:
       DataError: it can't be written.
     """
-    target = root / data.name / data.version
-    print(f"preparing {data.name} in {root} (once) ...", file=sys.stderr, flush=True)
+    root = first_writable(roots)
+    target = (root or roots[0]) / data.name / data.version
+    reason = "it can't be written"
     try:
-        with scratch_folder(root) as scratch, contextlib.redirect_stdout(io.StringIO()):
-            builder = _builder_class(data, dataset)(
-                data_dir=scratch, file_format="array_record", config=data.config
-            )
-            builder.download_and_prepare(download_dir=scratch / "downloads")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                (scratch / data.name / data.version).rename(target)
-            except OSError:
-                if not is_prepared(target):
-                    raise
+        if root is not None:
+            print(f"preparing {data.name} in {root} (once) ...", file=sys.stderr, flush=True)
+            with scratch_folder(root) as scratch, contextlib.redirect_stdout(io.StringIO()):
+                builder = _builder_class(data, dataset)(
+                    data_dir=scratch, file_format="array_record", config=data.config
+                )
+                builder.download_and_prepare(download_dir=scratch / "downloads")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):
+                    (scratch / data.name / data.version).rename(target)
+                if (target / "dataset_info.json").is_file():
+                    return target
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError for a full disk
-        line = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
-        raise DataError(
-            f"{data.name} can't be prepared in {target}: {line}; make room there, or give another "
-            "folder as data_dir"
-        ) from None
-    return target
+        reason = _one_line(error)
+    raise DataError(
+        f"{data.name} can't be prepared in {target}: {reason}; make room there, or give another "
+        "folder as data_dir"
+    )
 
 
 def _builder_class(data: Registered, dataset: Any) -> type:
     """The stock builder, fed from arrays."""
-    from PIL import Image
-    from tqdm import tqdm
-
-    tfds = _import_tfds()
     train, validation = validation_indices(data.train_count)
     # Keys of the examples: the indices in the original files. Their order is tfds's.
     parts = {

@@ -20,7 +20,7 @@ import numpy as np
 
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
-from digits_jax.data.pipeline import BatchOrder
+from digits_jax.data.pipeline import TrainStream
 from digits_jax.errors import ConfigError, TrainingDivergedError
 from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
@@ -421,8 +421,8 @@ class _Training:
         """The error; the images of the last step are written to ``skipped.json``."""
         setup, config = self.setups[index], self.setups[index].config
         size, batch_size = len(setup.dataset.train), config.batch_size
-        order = BatchOrder(size, seed=config.seed, batch_size=batch_size)
-        indices = order.indices(step - 1).tolist()
+        stream = TrainStream(setup.dataset.train, seed=config.seed, batch_size=batch_size)
+        indices = stream.indices(step - 1).tolist()
         epoch = (step - 1) * batch_size / size
         details, kept = "", "nothing was saved"
         if self.workdirs:

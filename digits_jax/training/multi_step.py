@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.augment import make_augment
-from digits_jax.data.pipeline import BatchOrder, open_stream, share_size
+from digits_jax.data.pipeline import TrainStream, share_size
 from digits_jax.training import parallel
 from digits_jax.training.parallel import AXIS
 from digits_jax.training.setup import TrainSetup
@@ -204,7 +204,7 @@ class MultiStep:
         first, members = self._setups[0], len(self._setups)
         size = first.config.batch_size
         self._orders = [
-            BatchOrder(len(setup.dataset.train), seed=setup.config.seed, batch_size=size)
+            TrainStream(setup.dataset.train, seed=setup.config.seed, batch_size=size)
             for setup in self._setups
         ]
         self._indices = np.zeros((members, self.max_steps, size), np.int32)
@@ -272,10 +272,10 @@ def take_steps(
     return jax.lax.fori_loop(0, count, body, (state, zeros))
 
 
-def open_batches(setup: TrainSetup) -> Any:
+def open_batches(setup: TrainSetup) -> TrainStream:
     """Opens the batches of a setup, by step: from memory, or streamed from files."""
     config = setup.config
-    return open_stream(
+    return TrainStream(
         setup.dataset.train, seed=config.seed, batch_size=config.batch_size, share=setup.share
     )
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.data.augment import warp
+from digits_jax.data.datasets import Split
 from digits_jax.data.pipeline import eval_batches, share_size
-from digits_jax.data.splits import Split
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
 from digits_jax.runs.ensembles import mean_log_probabilities
@@ -115,7 +115,7 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
         state = first.for_scoring(state)
         under_way: collections.deque = collections.deque()
         fetched: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
-        each = [eval_batches(split.images, split.labels, size, share) for split in splits]
+        each = [eval_batches(split, size, share) for split in splits]
         for batches in zip(*each, strict=True):
             check()
             batch = batches[0]

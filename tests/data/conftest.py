@@ -6,7 +6,7 @@ import pytest
 from prepared_sets import write_prepared
 from small_mnist import stand_in
 
-from digits_jax.data import download
+from digits_jax.data import originals
 from digits_jax.data.datasets import load_dataset
 
 
@@ -17,7 +17,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(download, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(originals, "REACH_SECONDS", 0.5)
     return tmp_path / "home"
 
 

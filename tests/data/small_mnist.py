@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from digits_jax.data.datasets import validation_indices
 from digits_jax.data.originals import REGISTERED
-from digits_jax.data.splits import validation_indices
 
 TRAIN, TEST = 120, 24
 NAMES = {  # the four names, written again

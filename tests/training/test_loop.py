@@ -310,13 +310,13 @@ def test_a_stop_while_an_epoch_is_scored(finished, toy, tmp_path, monkeypatch):
     """The epoch is scored again, once, when the run goes on; also where that is killed."""
     real, workdir, scored = scoring.eval_batches, tmp_path / "run", []
 
-    def batches(images, labels, size, share):
-        scored.append(len(labels))
+    def batches(split, size, share):
+        scored.append(len(split))
         if len(scored) == 1:
             signal.raise_signal(signal.SIGTERM)
         if len(scored) == 3:
             raise MemoryError
-        return real(images, labels, size, share)
+        return real(split, size, share)
 
     monkeypatch.setattr(scoring, "eval_batches", batches)
     with pytest.raises(Interrupted, match="at step 8 of 15, saved"):
@@ -474,7 +474,7 @@ def test_too_many_bad_batches_stop_the_run(toy, tmp_path, monkeypatch):
         train(toy, workdir, resuming=True, **options)
     assert list_steps(workdir / "checkpoints") == [3, 6]
     found = read_json(workdir / "skipped.json")
-    stream = TrainStream(toy.train.images, toy.train.labels, seed=0, batch_size=16)
+    stream = TrainStream(toy.train, seed=0, batch_size=16)
     assert found["indices"] == stream.indices(7).tolist()
     assert (found["step"], found["skipped_in_a_row"]) == (8, 4)
 

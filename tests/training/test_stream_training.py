@@ -8,7 +8,7 @@ import pytest
 from prepared_sets import png, write_prepared
 
 from digits_jax import ConfigError, DigitsError, RunOptions, TrainConfig, fit, load_trained, resume
-from digits_jax.data.pipeline import PrefetchedStream
+from digits_jax.data.pipeline import TrainStream
 from digits_jax.training.interrupts import Interrupted
 
 # 138 images in batches of 16: 8.6 steps in an epoch.
@@ -55,7 +55,7 @@ def test_the_same_to_the_last_bit(root, streamed, tmp_path):
 
 @pytest.mark.parametrize("then", ["memory", "stream"])
 def test_stopped_in_an_epoch_it_goes_on_exactly(root, streamed, tmp_path, monkeypatch, then):
-    batch = PrefetchedStream.batch
+    batch = TrainStream.batch
 
     def stop_at_11(stream, step):
         if step == 11:
@@ -63,7 +63,7 @@ def test_stopped_in_an_epoch_it_goes_on_exactly(root, streamed, tmp_path, monkey
         return batch(stream, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PrefetchedStream, "batch", stop_at_11)
+        patch.setattr(TrainStream, "batch", stop_at_11)
         with pytest.raises(Interrupted, match="at step 11 of 18, saved"):
             train(root, tmp_path / "run")
     assert_same(resume(tmp_path / "run", quiet=True, devices=1, input=then), streamed)

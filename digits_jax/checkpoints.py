@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     run, path = arguments.run, arguments.run / folder.CHECKPOINTS
     folder.check_run(run)
     if not path.exists() and (member := member_path(run, 0)).is_dir():
-        raise CheckpointError(f"{run}: is an ensemble; give the folder of a member, like {member}")
+        raise CheckpointError(f"{run}: is an ensemble; give one of its members, like {member}")
     rows = describe(path)
     good = [row["step"] for row in rows if row["damage"] is None]
     if arguments.json:

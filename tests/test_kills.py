@@ -67,9 +67,9 @@ def newest(checkpoints):
 
 @pytest.mark.slow
 def test_killed_again_and_again(home, undisturbed):
-    """15 times, while it saves and while it removes: nothing that was saved is lost."""
+    """8 times, while it saves and while it removes: nothing that was saved is lost."""
     rng, name, saving, last = random.Random(1), "killed – ünïcode", 0, 0
-    for _ in range(15):
+    for _ in range(8):
         status, err = end(home, name, signal.SIGKILL, rng.randint(5, 15))
         assert (status, err) == (-signal.SIGKILL, "")
         now = newest(home / name / "checkpoints")
@@ -86,9 +86,9 @@ def test_killed_again_and_again(home, undisturbed):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_asked_to_stop_again_and_again(home, undisturbed, number):
-    """5 times, while it saves: each time it saves, says how to resume, and resumes exactly."""
+    """3 times, while it saves: each time it saves, says how to resume, and resumes exactly."""
     rng, name = random.Random(number), f"stopped-{number}"
-    for _ in range(5):
+    for _ in range(3):
         status, err = end(home, name, number, rng.randint(5, 15))
         assert status == 128 + number
         step = newest(home / name / "checkpoints")

@@ -134,7 +134,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
                 int8,
             )
         )
-    columns = ["preset", "parameters (BatchNorm folded)", "multiply-adds", "npz, float32"]
+    columns = ["preset", "parameters", "multiply-adds", "npz, float32"]
     columns += ["ONNX, int8", "one image", "images/s", "test accuracy", "float32 to int8, seed 0"]
     note = (
         "Accuracy: mean ± standard deviation over the seeds, last step. Speeds: medians in one "

@@ -292,7 +292,7 @@ def test_sizes_of_a_preset_with_and_without_runs(ensemble, tmp_path, monkeypatch
     assert trained["same_run_accuracy"] == trained["accuracies"][0]
     # BatchNorm has a scale and a bias for each unit.
     assert untrained["parameters"] == 784 * 512 + 512 * 512 + 4 * 512 + 512 * 10 + 10
-    assert 4 * 669_706 < untrained["npz_bytes"]  # BatchNorm folded
+    assert untrained["npz_bytes"] > 4 * 669_706  # BatchNorm folded
     assert "not measured" in sizes.markdown([trained, untrained])
 
 

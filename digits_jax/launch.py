@@ -16,6 +16,7 @@ from typing import IO
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
 from digits_jax.train import parse_arguments
+from digits_jax.training.interrupts import SIGNALS
 
 POLL_SECONDS = 0.05
 # A process may be stopped (SIGSTOP) for so long.
@@ -27,7 +28,6 @@ SAVE_SECONDS = 30.0
 TERM_SECONDS = 5.0
 MAX_PROCESSES = 64
 TRAIN = (sys.executable, "-m", "digits_jax.train")
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def launch(
       0, or the status of the first that failed: 128 + N where signal N ended it.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        place = [f"--coordinator=127.0.0.1:{listener.getsockname()[1]}"]
-    place = [*place, f"--num-processes={num_processes}"]
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    place = [f"--coordinator={address}", f"--num-processes={num_processes}"]
     devices = [] if devices_per_process is None else [f"--devices={devices_per_process}"]
     received: list[int] = []
     previous = {number: signal.getsignal(number) for number in SIGNALS}
@@ -97,8 +97,11 @@ def launch(
         for index in range(num_processes):
             own = [*place, f"--process-id={index}"] if num_processes > 1 else []
             processes.append(_Process(index, num_processes, [*command, *devices, *own]))
-            if devices_per_process is None:
-                processes[-1].share_cores(num_processes)
+            if not devices and num_processes > 1 and hasattr(os, "sched_setaffinity"):
+                cores = sorted(os.sched_getaffinity(0))
+                share = {cores[i % len(cores)] for i in range(index, len(cores), num_processes)}
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(processes[-1].popen.pid, share or cores)
         return _watch(processes, received, stopped_seconds, save_seconds)
     finally:
         _end(processes)
@@ -120,43 +123,29 @@ class _Process:
             # would end a process before it has saved.
             process_group=0,
         )
-        self.stopped_since: float | None = None
+        self.stopped_since = time.monotonic()
         prefix = f"[{index}] ".encode() if count > 1 else b""
-        self.readers = []
-        for pipe, target in ((self.popen.stdout, 1), (self.popen.stderr, 2)):
-            reader = threading.Thread(target=_pass_on, args=(pipe, target, prefix), daemon=True)
+        pipes = ((self.popen.stdout, 1, prefix), (self.popen.stderr, 2, prefix))
+        self.readers = [threading.Thread(target=_pass_on, args=p, daemon=True) for p in pipes]
+        for reader in self.readers:
             reader.start()
-            self.readers.append(reader)
-
-    def share_cores(self, count: int) -> None:
-        """Lets it use its share of the cores, where they can be told apart."""
-        if count > 1 and hasattr(os, "sched_setaffinity"):
-            cores = sorted(os.sched_getaffinity(0))
-            own = range(self.index, max(len(cores), self.index + 1), count)
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(self.popen.pid, {cores[i % len(cores)] for i in own})
 
     def failure(self, stopped_seconds: float) -> tuple[int, str] | None:
         """Its exit status and what happened, once it has failed or is stopped."""
         who = f"process {self.index} (process id {self.popen.pid})"
         code = self.popen.poll()
-        if code == 0:
-            return None
-        if code is not None and code > 0:
-            return code, f"{who} ended with status {code}"
+        if code is not None and code >= 0:
+            return (code, f"{who} ended with status {code}") if code else None
         if code is not None:
-            with contextlib.suppress(ValueError):
-                return 128 - code, f"{who} was ended by {signal.Signals(-code).name}"
-            return 128 - code, f"{who} was ended by signal {-code}"
+            name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+            return 128 - code, f"{who} was ended by {name}"
         look = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
-        if not hasattr(os, "waitid") or os.waitid(os.P_PID, self.popen.pid, look) is None:
-            self.stopped_since = None
-            return None
         now = time.monotonic()
-        self.stopped_since = self.stopped_since or now
-        if now - self.stopped_since < stopped_seconds:
-            return None
-        return 128 + signal.SIGSTOP, f"{who} is stopped, for {now - self.stopped_since:.0f} s"
+        if not hasattr(os, "waitid") or os.waitid(os.P_PID, self.popen.pid, look) is None:
+            self.stopped_since = now
+        elif (seconds := now - self.stopped_since) >= stopped_seconds:
+            return 128 + signal.SIGSTOP, f"{who} is stopped, for {seconds:.0f} s"
+        return None
 
 
 def _pass_on(pipe: IO[bytes], target: int, prefix: bytes) -> None:

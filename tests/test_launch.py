@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ SCRIPT = """
 import sys
 from digits_jax.cli import leave, run_program
 from digits_jax.launch import launch
-leave(run_program(lambda argv: launch(argv[1:], int(argv[0]), stopped_seconds=1.0)))
+count, seconds, *command = sys.argv[1:]
+leave(run_program(lambda argv: launch(command, int(count), stopped_seconds=float(seconds))))
 """
 SLEEPER = ("-c", "import time; print('here', flush=True); time.sleep(3600)")
 SECONDS = 90  # in which all end, whatever happens to one
@@ -31,8 +33,9 @@ def started(home):
     """Starts a launcher of a Python command in some processes."""
     launchers = []
 
-    def start(*command, count=2):
-        command = [sys.executable, "-c", SCRIPT, str(count), sys.executable, *map(str, command)]
+    def start(*command, count=2, stopped_seconds=1):
+        launching = [sys.executable, "-c", SCRIPT, str(count), str(stopped_seconds)]
+        command = [*launching, sys.executable, *map(str, command)]
         launcher = subprocess.Popen(
             command,
             cwd=home,
@@ -126,6 +129,32 @@ def test_one_is_stopped(started):
     status, _, err = outcome(launcher, pids)
     assert status == 128 + signal.SIGSTOP
     assert err.splitlines()[-1].startswith(f"{who(1, pids)} is stopped, for 1 s; all have ended")
+
+
+@pytest.mark.slow
+def test_jax_notices_one_that_is_stopped(started):
+    """Without the launcher's help, as on several machines."""
+    launcher = started(WORKER, "--heartbeat-seconds=5", stopped_seconds=3600)
+    wait_for(launcher, "[0] step 3 ", "[1] step 3 ")
+    pids = children(launcher)
+    os.kill(pids[1], signal.SIGSTOP)
+    status, _, err = outcome(launcher, pids)
+    assert status == 128 + signal.SIGABRT
+    assert err.splitlines()[-1].startswith(f"{who(0, pids)} was ended by SIGABRT")
+
+
+@pytest.mark.slow
+def test_a_port_in_use(home):
+    """JAX 0.10 often crashes there, after a line of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        flags = [f"--coordinator=127.0.0.1:{port}", "--num-processes=2", "--process-id=0"]
+        command = [sys.executable, WORKER, *flags]
+        done = subprocess.run(
+            command, env=environment(home), capture_output=True, text=True, timeout=SECONDS
+        )
+    assert done.returncode
+    assert port in done.stderr
 
 
 @pytest.mark.slow

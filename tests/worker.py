@@ -30,6 +30,7 @@ def main(argv):
 
     coordinator, num_processes, process_id = list(told.values())[:3]
     distributed.INITIALIZATION_SECONDS = told.get("initialization_seconds", 60)
+    distributed.HEARTBEAT_SECONDS = told.get("heartbeat_seconds", 30)
     if told.get("only", process_id) != process_id:  # the rest is for another process
         told = {"steps": told.get("steps", 5000)}
     if told.get("late"):

@@ -64,7 +64,7 @@ def two_by_two(home):
 def test_two_processes_of_two_devices_are_one_of_four(home):
     with launch(home, *FIFTY, "--workdir=fifty-2x2") as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, err) == (0, ""), err
     assert "devices  4 x cpu" in out
     status, _, err = call(home, "train", *FIFTY, "--devices=4", "--workdir=fifty-1x4")
     assert (status, err) == (0, "")

@@ -29,7 +29,7 @@ T = TypeVar("T")
 INITIALIZATION_SECONDS = 60
 # A stopped process (SIGSTOP) was noticed after 13 to 15 s with a timeout of 15 s.
 HEARTBEAT_SECONDS = 30
-SHUTDOWN_SECONDS = 10
+SHUTDOWN_SECONDS = 30
 NOTICE_SECONDS = 5.0
 
 
@@ -157,6 +157,7 @@ def _first_line(error: Exception) -> str:
 
 def _leave() -> None:
     """Waits for all, however long one takes to finish; the shutdown itself is impatient."""
+    disarm_watchdog()  # whoever keeps the others waiting has its own
     if jax.distributed.is_initialized():
         barrier("the end")
         jax.distributed.shutdown()

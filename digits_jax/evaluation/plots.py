@@ -212,13 +212,10 @@ def run_accuracies(found: Comparison) -> "Figure":
     labels, bars = [], set()
     for row, values in enumerate(groups):
         mean = values.mean()
-        if len(values) > 1:
-            bar = values.std(ddof=1)
-            bars.add("sd")
-        else:
-            ends = wilson_interval(mean / 100 * found.labels.size, found.labels.size)
-            bar = np.abs(100 * np.array(ends) - mean)[:, None]
-            bars.add("one seed: Wilson's 95% interval")
+        ends = 100 * np.array(wilson_interval(mean / 100 * found.labels.size, found.labels.size))
+        several = len(values) > 1
+        bar = values.std(ddof=1) if several else np.abs(ends - mean)[:, None]
+        bars.add("sd" if several else "one seed: Wilson's 95% interval")
         axes.errorbar(mean, row + 0.26, xerr=bar, fmt="|", ms=12, color=TEXT, capsize=3)
         # Three heights in turn: equal accuracies stay apart, and the figure is reproducible.
         heights = row + 0.09 * (np.arange(len(values)) % 3 - 1)

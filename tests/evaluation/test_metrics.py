@@ -7,9 +7,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from digits_jax.errors import DataError
 from digits_jax.evaluation import (
+    brier_score,
     class_accuracy,
     confusion_matrix,
-    negative_log_likelihood,
     wilson_interval,
 )
 
@@ -25,10 +25,10 @@ def test_wilson_is_statsmodels(k, n):
     assert wilson_interval(np.array([k]), n)[0] == wilson_interval(k, n)[0]
 
 
-@pytest.mark.parametrize("arguments", [(-1, 10), (11, 10), (0, 0), (np.nan, 10)])
-def test_wilson_refuses(arguments):
+@pytest.mark.parametrize(("k", "n"), [(-1, 10), (11, 10), (0, 0), (np.nan, 10)])
+def test_wilson_refuses(k, n):
     with pytest.raises(DataError):
-        wilson_interval(*arguments)
+        wilson_interval(k, n)
 
 
 def test_confusion_is_sklearns_and_of_runs_the_mean():
@@ -47,38 +47,26 @@ def test_class_accuracy_is_sklearns_recall():
     np.testing.assert_allclose((found.low[3], found.high[3]), expected)
 
 
-@pytest.mark.parametrize(
-    ("labels", "predictions", "says"),
-    [
-        ([], [], "labels has shape"),
-        ([[0]], [0], "labels has shape"),
-        ([0.0, 1.0], [0, 1], "dtype float64"),
-        ([0, -1], [0, 1], "holds -1"),
-        ([0, 1], [0, 1, 1], "3 predictions"),
-        ([0, 1], ["a", "b"], "predictions has"),
-        ([0, 1], [[[0, 1]]], "predictions has shape"),
-        ([0, 2], [0, 1], "from 0 to 1"),
-        ([0, 1], [0, 2], "from 0 to 1"),
-    ],
-)
-def test_bad_predictions_are_refused_in_one_line(labels, predictions, says):
-    with pytest.raises(DataError, match=says) as caught:
-        confusion_matrix(labels, predictions, 2)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("logits", "says"),
-    [
-        ([[0.0, 1.0]], "1 rows"),
-        ([[0.0, np.nan], [0.0, 1.0]], "NaN"),
-        ([[0.0, 1.0], [np.inf, 1.0]], "row 1"),
-        ([[0.0], [1.0]], "shape"),
-        ([["a", "b"]], "dtype"),
-        ([[0.0, 1.0, 2.0]] * 2, "holds 3"),
-    ],
-)
-def test_bad_logits_are_refused_in_one_line(logits, says):
-    with pytest.raises(DataError, match=says) as caught:
-        negative_log_likelihood([0, 3] if says == "holds 3" else [0, 1], logits)
-    assert "\n" not in str(caught.value)
+def test_bad_arrays_are_refused_in_one_line():
+    nan, infinite, two = np.nan, np.inf, [[0.0, 1.0]] * 2
+    cases = [
+        (confusion_matrix, ([], []), "labels has shape"),
+        (confusion_matrix, ([[0]], [0]), "labels has shape"),
+        (confusion_matrix, ([0.0, 1.0], [0, 1]), "dtype float64"),
+        (confusion_matrix, ([0, -1], [0, 1]), "holds -1"),
+        (confusion_matrix, ([0, 1], [0, 1, 1]), "3 predictions"),
+        (confusion_matrix, ([0, 1], ["a", "b"]), "predictions has"),
+        (confusion_matrix, ([0, 1], [[[0, 1]]]), "predictions has shape"),
+        (confusion_matrix, ([0, 2], [0, 1], 2), "from 0 to 1"),
+        (confusion_matrix, ([0, 1], [0, 2], 2), "from 0 to 1"),
+        (brier_score, ([0, 1], [[0.0, 1.0]]), "1 rows"),
+        (brier_score, ([0, 1], [[0.0, nan], [0.0, 1.0]]), "NaN"),
+        (brier_score, ([0, 1], [[0.0, 1.0], [infinite, 1.0]]), "row 1"),
+        (brier_score, ([0, 1], [[0.0], [1.0]]), "shape"),
+        (brier_score, ([0, 1], [["a", "b"]]), "dtype"),
+        (brier_score, ([0, 2], two), "holds 2"),
+    ]
+    for function, arguments, says in cases:
+        with pytest.raises(DataError, match=says) as caught:
+            function(*arguments)
+        assert "\n" not in str(caught.value)

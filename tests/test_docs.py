@@ -1,0 +1,66 @@
+"""The pages: links and tests that they name exist, and their Python passes a type checker."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [
+    *REPOSITORY.glob("*.md"),
+    *REPOSITORY.glob("docs/*.md"),
+    REPOSITORY / "experiments/README.md",
+]
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    files = [link for link in links if not link.startswith(("http:", "https:"))]
+    assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_is_short():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_promise_has_tests_that_exist():
+    text = (REPOSITORY / "RELIABILITY.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| **")]
+    assert len(rows) >= 15
+    for row in rows:
+        tests = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row)
+        assert tests, row
+        for path, name in tests:
+            tree = ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))
+            defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert not name or name in defined, f"{path}::{name}"
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readmes_python_runs(tmp_path):
+    [snippet] = snippets(REPOSITORY / "README.md")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) > 0.9
+
+
+@pytest.mark.slow
+def test_python_in_the_pages_passes_the_type_checker(tmp_path):
+    pytest.importorskip("pyright")
+    for page in PAGES:
+        for number, snippet in enumerate(snippets(page)):
+            code = f"from typing import Any\n\nimages: Any = None\n{snippet}"
+            (tmp_path / f"{page.stem.lower()}_{number}.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout

@@ -3,7 +3,6 @@
 `python -m digits_jax.train --arch=cnn` and `digits-jax train --arch=cnn` are the same.
 """
 
-import argparse
 import ast
 import contextlib
 import difflib
@@ -27,8 +26,10 @@ from digits_jax.errors import ConfigError, DigitsError
 
 T = TypeVar("T")
 
-PROGRAMS = ("train", "evaluate", "compare", "predict", "export", "benchmark")
-PROGRAMS = (*PROGRAMS, "checkpoints", "launch")
+PROGRAMS = (
+    *("train", "evaluate", "compare", "predict", "export"),
+    *("benchmark", "checkpoints", "launch"),
+)
 # What a disk, its permissions or what lies on it do to a program that did nothing wrong.
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -166,14 +167,6 @@ def _with_flags(message: str) -> str:
         return f"--{match[1].replace('_', '-')}{match[2]}" if known else match[0]
 
     return re.sub(r"(?<![\w/.-])([a-z_]+)(=|\b)", flag, message)
-
-
-class Parser(argparse.ArgumentParser):
-    """To be deleted with the last program that uses argparse."""
-
-    def error(self, message: str) -> NoReturn:
-        """One line, as everywhere."""
-        raise ConfigError(f"{message} (--help shows how)")
 
 
 def _end_on_signal(number: int, _frame: FrameType | None = None) -> None:

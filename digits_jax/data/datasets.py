@@ -318,7 +318,7 @@ def cache_path(data: Registered, root: Path) -> Path:
 
 
 def _read_cache(data: Registered, root: Path) -> Dataset | None:
-    """The cached data set; None if it is absent, damaged or another version's.
+    """The cached data set; None if it is absent or damaged.
 
     An uncompressed npz holds a CRC-32 of each array, which is verified here: MNIST's 55 MB take
     27 ms, checksum included. The arrays are in memory, so what happens to the file later can't
@@ -332,8 +332,6 @@ def _read_cache(data: Registered, root: Path) -> Dataset | None:
         with path.open("rb") as stream, np.load(stream) as file:
             facts = json.loads(str(file["facts"]))
             splits: Any = {s: Split(file[f"{s}_images"], file[f"{s}_labels"]) for s in SPLITS}
-        if (facts["name"], facts["version"]) != (data.name, data.version):
-            return None
         return Dataset(**facts, class_names=data.class_names, **splits)
     except Exception:  # zipfile's, NumPy's and json's errors, depending on what is damaged
         return None

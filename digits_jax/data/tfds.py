@@ -46,13 +46,10 @@ STOCK_BUILDERS = {
 }
 _SIZE = (28, 28)
 _CHUNK = 10_000
-_FEATURES = {
-    f"tensorflow_datasets.core.features.{name}"
-    for name in (
-        "features_dict.FeaturesDict",
-        "image_feature.Image",
-        "class_label_feature.ClassLabel",
-    )
+_FEATURES = {  # under tensorflow_datasets.core.features
+    "features_dict.FeaturesDict",
+    "image_feature.Image",
+    "class_label_feature.ClassLabel",
 }
 
 tfds: Any = tensorflow_datasets  # types would be in the way of its lazy and generated modules
@@ -127,17 +124,13 @@ class RecordSplit:
         for row, place in enumerate(places):
             try:
                 feature = proto.Example.FromString(next(records)).features.feature
-                (png,), (label,) = (
-                    feature["image"].bytes_list.value,
-                    feature["label"].int64_list.value,
-                )
+                (png,) = feature["image"].bytes_list.value
+                (label,) = feature["label"].int64_list.value
                 image = Image.open(io.BytesIO(png), formats=("PNG", "JPEG"))
                 if image.size != _SIZE or image.mode not in ("1", "L"):
-                    raise ValueError(
-                        f"an image is {image.size} of mode {image.mode}, not 28x28 grey"
-                    )
+                    raise ValueError(f"{image.size} of mode {image.mode}, not 28x28 grey")
                 if label not in self._labels:
-                    raise ValueError(f"a label is not one of {len(self._labels)} classes")
+                    raise ValueError(f"label {label}, not one of {len(self._labels)} classes")
                 # Half the time of np.asarray(image).
                 pixels = (image if image.mode == "L" else image.convert("L")).tobytes()
                 images[row], labels[row] = np.frombuffer(pixels, np.uint8).reshape(_SIZE), label
@@ -238,8 +231,9 @@ def _open_builder(folder: Path) -> Any:
     """The tfds builder of a folder, checked to hold images and labels with random access."""
     try:
         # tfds imports, that is runs, whatever module a file names as the class of a feature.
-        classes = _feature_classes(json.loads((folder / "features.json").read_text()))
-        builder = tfds.builder_from_directory(folder) if classes <= _FEATURES else None
+        found = _feature_classes(json.loads((folder / "features.json").read_text()))
+        names = {name.removeprefix("tensorflow_datasets.core.features.") for name in found}
+        builder = tfds.builder_from_directory(folder) if names <= _FEATURES else None
     except Exception as error:
         raise DataError(
             f"{folder} can't be read ({type(error).__name__}: {_one_line(error)}); delete it and "
@@ -247,9 +241,8 @@ def _open_builder(folder: Path) -> Any:
         ) from None
     features = dict(builder.info.features) if builder else {}
     if not builder or "image" not in features or not getattr(features.get("label"), "names", ()):
-        names = ", ".join(sorted(name.rpartition(".")[2] for name in classes))
         raise DataError(
-            f"{folder} has other features ({names or 'none'}): they must be image, an "
+            f"{folder} has other features ({', '.join(sorted(names))}): they must be image, an "
             "Image(shape=(28, 28, 1)), and label, a ClassLabel with its classes"
         )
     kind = builder.info.file_format.value
@@ -294,11 +287,7 @@ def open_registered(
 ) -> RecordSplit:
     """Opens what tfds, ours or anybody's, prepared in ``folder``, in the order of the originals.
 
-    Args:
-      data: of the table.
-      folder: of the version.
-      split: "train" or "test".
-      training_only: without the validation examples.
+    With ``training_only`` it leaves the validation examples out.
 
     Raises:
       DataError: it can't be read, or has another number of examples.

@@ -20,6 +20,8 @@ from programs import here, home, trained  # noqa: F401 - fixtures
 # test interrupts would never end. A handler isn't inherited: the default takes its place.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tests compile much and compute little. Code compiled with optimizations runs in test_programs.

@@ -279,8 +279,8 @@ def test_two_at_once(home, here):
             assert_one_error_line(*ending)
             assert "in use by another process" in ending[2]
         assert process.poll() is None
-        status, err = stop(process, signal.SIGTERM)
-    assert status == 143
+        status, err = stop(process, signal.SIGHUP)
+    assert status == 129
     assert ", saved; go on with" in err
 
 

@@ -64,7 +64,7 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 MAX_STEPS_AHEAD = 16
 # Several processes agree on stops and saves this often: it is a collective of its own.
 AGREE_EVERY_STEPS = 16
-# A request to save; a request to stop is a signal's number, which is larger.
+# A request to save; a request to stop is larger: a signal's number, which may be 1, and SAVE.
 SAVE = 1
 # What saves and draws takes half a second and more to import, and nothing of it is needed before.
 _NEEDED_LATER = ("orbax.checkpoint", "matplotlib.backends.backend_agg")
@@ -381,19 +381,23 @@ class _Training:
                         with contextlib.suppress(Interrupted):
                             self._end_epoch(step, state, score, progress)
                 if processes == 1:  # a signal may have come since
-                    request = self.stop.signal_number or request
+                    request = max(request, self._stop_request())
                 if save or request:
                     self._save(step, state)
                     last_save = time.monotonic()
                 if request > SAVE:
-                    raise Interrupted("stopped", request)
+                    raise Interrupted("stopped", request - SAVE)
         return state
 
     def _request(self, last_save: float) -> int:
-        """What this process asks for after a step: a signal's number, SAVE or 0."""
+        """What this process asks for after a step: to stop, SAVE or 0."""
         every = self.setup.options.checkpoint_every_steps
         due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
-        return self.stop.signal_number or (SAVE if due else 0)
+        return self._stop_request() or (SAVE if due else 0)
+
+    def _stop_request(self) -> int:
+        number = self.stop.signal_number
+        return number + SAVE if number else 0
 
     def _next_pause(self, step: int) -> int:
         """The next step after which something else than a step is done."""

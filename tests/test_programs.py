@@ -114,7 +114,7 @@ BAD = [
     (["--epoch=1"], "did you mean --epochs?"),
     (["--epochs=-1"], "--epochs=-1.0: must be more than 0"),
     (["--optimizer=adam", "--weight-decay=0.1"], "use adamw"),
-    (["--dataset=minst"], "did you mean mnist?"),
+    (["--dataset=minst"], "--dataset=minst: must be one of auto, mnist"),
     (["--data-dir=nowhere", "--dataset=mnist"], "does not exist"),
     (["--data-dir=cut", "--dataset=mnist"], "train-images-idx3-ubyte"),
     (["--devices=99"], "--devices=99: JAX has 8 here"),

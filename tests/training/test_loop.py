@@ -482,7 +482,7 @@ def test_too_many_bad_batches_stop_the_run(toy, tmp_path, monkeypatch):
 def test_a_damaged_checkpoint_is_passed_over(finished, toy, tmp_path, capsys):
     """The one before is taken, with a warning; training reaches the same end from there."""
     workdir = shutil.copytree(finished.workdir, tmp_path / "run")
-    (workdir / "checkpoints" / "15" / "manifest.json").unlink()
+    (workdir / "checkpoints" / "15" / "SHA256SUMS").unlink()
     resumed = train(toy, workdir, resuming=True)
     assert "going back to step 14" in capsys.readouterr().err
     assert_same_run(resumed, finished)

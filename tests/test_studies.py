@@ -12,13 +12,11 @@ from digits_jax.vision.decode import decode_image
 from experiments import (
     accuracy,
     ann_vs_cnn,
-    augmentation,
     choose,
     drawing,
     handwriting,
     large_data,
     out_of_distribution,
-    release,
     sizes,
     study,
     training_table,
@@ -71,8 +69,8 @@ def test_folds_are_of_one_size_and_begin_with_the_validation_split(digits):
     np.testing.assert_array_equal(first, digits.validation.images)
 
 
-PROGRAMS = [accuracy, ann_vs_cnn, augmentation, choose, handwriting, large_data]
-PROGRAMS += [out_of_distribution, release, sizes, training_table]
+PROGRAMS = [accuracy, ann_vs_cnn, choose, handwriting, large_data]
+PROGRAMS += [out_of_distribution, sizes, training_table]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -149,7 +147,6 @@ def test_doubtful_labels_are_left_out():
         (training_table, ["--rows=rnn"], "--rows=rnn: give some of"),
         (training_table, ["--seeds=1"], "--seeds=1"),
         (handwriting, ["x", "--conditions=rain"], "--conditions=rain: give some of"),
-        (augmentation, ["--policies=rain"], "--policies=rain: give some of"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_trained(program, flags, words, tmp_path):
@@ -294,13 +291,6 @@ def test_sizes_of_a_preset_with_and_without_runs(ensemble, tmp_path, monkeypatch
     assert untrained["parameters"] == 784 * 512 + 512 * 512 + 4 * 512 + 512 * 10 + 10
     assert untrained["npz_bytes"] > 4 * 669_706  # BatchNorm folded
     assert "not measured" in sizes.markdown([trained, untrained])
-
-
-def test_augmented_images_are_drawn(digits):
-    images = np.asarray(digits.train.images[:20])
-    plain, changed = (augmentation.draw(policy, images) for policy in ("none", "noise"))
-    assert plain.shape == (3 * 60, 3 * 300)
-    assert (plain != changed).any()
 
 
 def test_large_data_is_a_repeatable_stock_data_set(tmp_path, monkeypatch):

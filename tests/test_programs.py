@@ -201,7 +201,7 @@ def test_mnist_through_tfds(mnist_dir, home):
     data.mkdir()
     for path in mnist_dir.glob("*-ubyte.gz"):
         (data / path.name).symlink_to(path)
-    argv = ["--arch=cnn", "--preset=quick", "--dataset=mnist", "--epochs=0.2"]
+    argv = ["--arch=cnn", "--preset=quick", "--dataset=mnist", "--epochs=0.2", "--input=stream"]
     status, out, err = call(home, "train", *argv, f"--data-dir={data}", "--workdir=mnist")
     assert status == 0, err
     results = results_of(home / "mnist")

@@ -13,6 +13,7 @@ split. It depends on nothing but the number of examples. Within each split, the 
 order of the original files.
 """
 
+import difflib
 import hashlib
 import json
 import os
@@ -155,9 +156,10 @@ def load_dataset(
     if input not in ("memory", "stream"):
         raise DataError(f"input={shown(input)}: must be memory or stream")
     if name not in DATASETS and not str(name).startswith("tfds/"):
+        near = difflib.get_close_matches(shown(name).lower(), DATASETS, 1)
         raise DataError(
             f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, or tfds/NAME of a "
-            "prepared data set of your own"
+            "prepared data set of your own" + (f" (did you mean {near[0]}?)" if near else "")
         )
     roots = _roots(data_dir) if data_dir or name != "digits" else []
     if name == "digits":

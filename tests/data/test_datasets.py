@@ -51,7 +51,9 @@ def refused(what, *args, **kwargs):
 
 
 def test_what_is_given_must_exist(tmp_path, monkeypatch):
-    refused(f"dataset=minst: must be one of {', '.join(DATASETS)}", "minst")
+    message = refused(f"dataset=MINST: must be one of {', '.join(DATASETS)}", "MINST")
+    assert "did you mean mnist?" in message
+    assert "did you mean" not in refused("dataset=x: must be one of", "x")
     refused("input=disk: must be memory or stream", "mnist", input="disk")
     refused("input=stream: digits has no files", "digits", input="stream")
     (tmp_path / "file").touch()

@@ -20,16 +20,19 @@ from digits_jax import ConfigError, Dataset, FitResult, load_dataset
 from digits_jax.cli import parse, run_program
 from digits_jax.formatting import plural
 from digits_jax.runs.folder import hold_folder, read_json, write_json
-from experiments.critical_factors.corruptions import all_corruptions, corrupt
+from experiments.critical_factors.effects import Row, read_rows, write_rows
 from experiments.critical_factors.factors import (
-    Factor,
+    FACTORS,
+    Factors,
     Settings,
     baseline,
-    choose_factors,
     key_of,
     make_factors,
 )
-from experiments.critical_factors.rows import Row, read_rows, write_rows
+from experiments.critical_factors.images import all_corruptions, corrupt
+from experiments.study import RESULTS
+
+ARCHS = ("mlp", "cnn")
 
 
 @dataclass(frozen=True)
@@ -42,41 +45,23 @@ class Arguments:
     """Data set, as for training."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
-    archs: tuple[str, ...] = ("mlp", "cnn")
-    """mlp, cnn or both."""
     factors: tuple[str, ...] = ()
-    """Only these factors."""
+    """Train only for these factors."""
     seeds: int = 3
     """Seeds 0, 1, ... of each training."""
     quick: bool = False
     """Try it in a few minutes: small networks, and one other level of each factor."""
-    robustness: bool = True
-    """Score the baselines on corrupted test images, too."""
-    output: Annotated[
-        Path | None,
-        tyro.conf.arg(
-            aliases=["-o"],
-            help_behavior_hint="(default: experiments/results/critical_factors; with --quick "
-            "runs/critical_factors_quick)",
-        ),
-    ] = None
-    """Folder of the results."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go."""
-        quick = Path("runs/critical_factors_quick")
-        full = Path(__file__).parent.parent / "results" / "critical_factors"
-        return self.output or (quick if self.quick else full)
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder of the results (default: experiments/results/critical_factors; with --quick runs/critical_factors_quick)."""  # noqa: E501
 
 
 def main(argv: Sequence[str]) -> int:
     """Trains what is missing, then reports."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
-    if not 1 <= arguments.seeds <= 1000:
-        raise ConfigError(f"--seeds={arguments.seeds}: give 1 to 1000; intervals need 2 or more")
-    if not arguments.archs or not set(arguments.archs) <= {"mlp", "cnn"}:
-        raise ConfigError(f"--archs={','.join(arguments.archs)}: give mlp, cnn or mlp,cnn")
+    if arguments.seeds < 1:
+        raise ConfigError(f"--seeds={arguments.seeds}: give 1 or more; intervals need 2")
+    if unknown := set(arguments.factors) - set(FACTORS):
+        raise ConfigError(f"--factors={min(unknown)}: give some of {', '.join(FACTORS)}")
     from digits_jax.hardware import keep_freed_memory, use_compilation_cache
 
     keep_freed_memory()
@@ -84,21 +69,19 @@ def main(argv: Sequence[str]) -> int:
     # Not auto: without MNIST it would study another data set for hours.
     name = arguments.dataset or ("digits" if arguments.quick else "mnist")
     dataset = load_dataset(name, arguments.data_dir)
-    baselines = {a: baseline(a, dataset.name, quick=arguments.quick) for a in ("mlp", "cnn")}
+    baselines = {arch: baseline(arch, dataset.name, quick=arguments.quick) for arch in ARCHS}
     factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
-    chosen = choose_factors(factors, arguments.factors)
-    wanted = {arch: baselines[arch] for arch in baselines if arch in arguments.archs}
-    if not any(factor.levels[arch] for factor in chosen for arch in wanted):
-        names = ",".join(arguments.factors)
-        raise ConfigError(f"--factors={names}: not of the {' or '.join(wanted)}; give both --archs")
     facts = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
-    folder = arguments.folder
+    default = (
+        Path("runs/critical_factors_quick") if arguments.quick else RESULTS / "critical_factors"
+    )
+    folder = arguments.output or default
     with hold_folder(folder):
         check_settings(folder, facts, baselines)
         seeds = range(arguments.seeds)
-        train_factors(chosen, wanted, seeds, dataset, folder / "factors.csv")
-        if arguments.robustness:
-            score_corruptions(wanted, seeds, dataset, folder / "robustness.csv")
+        chosen = {name: factors[name] for name in factors if name in (arguments.factors or FACTORS)}
+        train_factors(chosen, baselines, seeds, dataset, folder / "factors.csv")
+        score_corruptions(baselines, seeds, dataset, folder / "robustness.csv")
         from experiments.critical_factors.report import write_report
 
         command = " ".join(["python -m experiments.critical_factors", *argv])
@@ -107,11 +90,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check_settings(folder: Path, facts: dict[str, Any], baselines: dict[str, Settings]) -> None:
-    """Notes what all rows of a folder have in common.
-
-    Raises:
-      ConfigError: the folder has the results of another data set or of other baselines.
-    """
+    """Notes what all rows of a folder have in common; refuses another study's folder."""
     path = folder / "settings.json"
     wanted = {**facts, "baselines": {arch: key_of(own) for arch, own in baselines.items()}}
     if not path.exists():
@@ -126,7 +105,7 @@ def check_settings(folder: Path, facts: dict[str, Any], baselines: dict[str, Set
 
 
 def train_factors(
-    factors: Sequence[Factor],
+    factors: Factors,
     baselines: dict[str, Settings],
     seeds: Sequence[int],
     dataset: Dataset,
@@ -138,14 +117,18 @@ def train_factors(
     from experiments.critical_factors.training import train
 
     rows = read_rows(path)
-    levels = [(a, f, level) for f in factors for a in baselines for level in f.levels[a]]
+    levels = [
+        (arch, factor, label, {**settings, **factors[factor][arch][label]})
+        for factor in factors
+        for arch, settings in baselines.items()
+        for label in factors[factor].get(arch, {})
+    ]
     known: dict[tuple[str, int], Row] = {}
-    for arch, factor, level in tqdm(levels, "levels", disable=None):
-        settings = {**baselines[arch], **level.changes}
-        keys = {seed: (arch, factor.name, level.label, seed) for seed in seeds}
+    for arch, factor, label, settings in tqdm(levels, "levels", disable=None):
+        keys = {seed: (arch, factor, label, seed) for seed in seeds}
         for seed, key in keys.items():  # what another factor has trained isn't trained again
             if key not in rows and (same := known.get((key_of(settings), seed))):
-                rows[key] = dataclasses.replace(same, factor=factor.name, level=level.label)
+                rows[key] = dataclasses.replace(same, factor=factor, level=label)
         missing = [seed for seed, key in keys.items() if key not in rows]
         if missing:
             started = time.perf_counter()

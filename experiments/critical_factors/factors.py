@@ -8,13 +8,14 @@ baseline's, and every other is compared with it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from digits_jax import ConfigError, TrainConfig
-from experiments.critical_factors.preprocessing import PREPROCESSING
+from digits_jax import TrainConfig
+from experiments.critical_factors.images import PREPROCESSING
 
 Settings = dict[str, Any]
+Levels = dict[str, Settings]  # label -> what it changes
+Factors = dict[str, dict[str, Levels]]  # name -> architecture, where it has the factor -> levels
 
 CONFIG_FIELDS = {
     "mlp": ("hidden_sizes",),
@@ -36,34 +37,27 @@ WARPS: dict[str, dict[str, float]] = {
     "scaling": {"scale_factor": 1.15},
     "shear": {"shear_degrees": 10.0},
     "elastic": {"elastic_pixels": 0.6},
-    "all": {
-        "rotation_degrees": 10.0,
-        "scale_factor": 1.15,
-        "shear_degrees": 10.0,
-        "shift_pixels": 2.0,
-        "elastic_pixels": 0.6,
-    },
 }
-# Factor -> its name in a sentence, what its levels are, and the scale of their axis.
+WARPS["all"] = {name: value for warp in WARPS.values() for name, value in warp.items()}
+# Factor -> its name in a heading, and what its levels are.
 FACTORS = {
-    "depth": ("Depth", "hidden layers (MLP), convolutions (CNN)", "linear"),
-    "width": ("Width", "units of a hidden dense layer", "log"),
-    "filters": ("The number of filters", "filters of the first block", "log"),
-    "kernel": ("The size of the filters", "side of a filter (pixels)", "linear"),
-    "pooling": ("Pooling", "pooling", "kinds"),
-    "activation": ("The activation", "activation", "kinds"),
-    "dropout": ("Dropout", "share of activations dropped", "linear"),
-    "normalization": ("Normalization", "normalization", "kinds"),
-    "preprocessing": ("Preprocessing of the images", "preprocessing", "kinds"),
-    "augmentation": ("Augmentation", "augmentation, one at a time", "kinds"),
-    "learning_rate": ("The learning rate", "peak learning rate of AdamW", "log"),
-    "optimizer": ("The optimizer", "peak learning rate", "log"),
-    "batch_size": ("The batch size", "images in a batch", "log"),
-    "label_smoothing": ("Label smoothing", "label smoothing", "linear"),
-    "train_size": ("The number of training images", "training images", "log"),
-    "label_noise": ("Wrong training labels", "share of labels that are wrong", "linear"),
+    "depth": ("Depth", "hidden layers (MLP), convolutions (CNN)"),
+    "width": ("Width", "units of a hidden dense layer"),
+    "filters": ("The number of filters", "filters of the first block"),
+    "kernel": ("The size of the filters", "side of a filter (pixels)"),
+    "pooling": ("Pooling", "pooling"),
+    "activation": ("The activation", "activation"),
+    "dropout": ("Dropout", "share of activations dropped"),
+    "normalization": ("Normalization", "normalization"),
+    "preprocessing": ("Preprocessing of the images", "preprocessing"),
+    "augmentation": ("Augmentation", "augmentation, one at a time"),
+    "learning_rate": ("The learning rate", "peak learning rate of AdamW"),
+    "optimizer": ("The optimizer", "peak learning rate"),
+    "batch_size": ("The batch size", "images in a batch"),
+    "label_smoothing": ("Label smoothing", "label smoothing"),
+    "train_size": ("The number of training images", "training images"),
+    "label_noise": ("Wrong training labels", "share of labels that are wrong"),
 }
-ACTIVATIONS = ("relu", "leaky_relu", "gelu", "tanh", "sigmoid", "linear")
 RATES = {
     "adamw": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
     "adam": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
@@ -72,51 +66,6 @@ RATES = {
 }
 # Adam has no weight decay, and SGD's is added to the gradient, which the others' is not.
 DECAYS = {"adam": 0.0, "sgd": 0.0005, "lion": 0.1}
-
-
-@dataclass(frozen=True, eq=False)
-class Level:
-    """One level of a factor.
-
-    Attributes:
-      label: its name in tables and figures.
-      changes: of the baseline's settings.
-      value: its place on the factor's axis of numbers.
-      curve: the curve that it belongs to, where a factor has several (an optimizer's).
-    """
-
-    label: str
-    changes: Settings = field(default_factory=dict)
-    value: float = 0.0
-    curve: str = ""
-
-    def is_baseline(self, baseline: Settings) -> bool:
-        """Whether it changes nothing."""
-        return {**baseline, **self.changes} == baseline
-
-
-@dataclass(frozen=True)
-class Factor:
-    """Something that may influence recognition.
-
-    Attributes:
-      name: on the command line.
-      subject: at the start of a sentence.
-      axis: what the levels are, with a unit.
-      scale: "linear", "log", or "kinds" where levels are no numbers.
-      levels: by architecture; a factor that an architecture doesn't have has none there.
-    """
-
-    name: str
-    subject: str
-    axis: str
-    scale: str
-    levels: dict[str, list[Level]]
-
-    @property
-    def has_curves(self) -> bool:
-        """Whether its levels belong to several curves."""
-        return any(level.curve for levels in self.levels.values() for level in levels)
 
 
 def baseline(arch: str, dataset: str, *, quick: bool = False) -> Settings:
@@ -150,112 +99,93 @@ def key_of(settings: Settings) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def make_factors(
-    baselines: Mapping[str, Settings], size: int, *, quick: bool = False
-) -> list[Factor]:
-    """Makes all factors, in the order of the report.
+def is_baseline(changes: Settings, base: Settings) -> bool:
+    """Tells whether a level changes nothing."""
+    return {**base, **changes} == base
+
+
+def make_factors(baselines: Mapping[str, Settings], size: int, *, quick: bool = False) -> Factors:
+    """Makes all factors, in the order of `FACTORS`.
 
     Args:
       baselines: by architecture.
       size: number of training images.
       quick: of each factor the baseline's level and one other.
     """
-    levels = {arch: _levels(arch, base, size) for arch, base in baselines.items()}
-    if quick:
-        for arch, base in baselines.items():
-            levels[arch] = {name: _two(own, base) for name, own in levels[arch].items()}
-    return [
-        Factor(name, *words, {arch: levels[arch].get(name, []) for arch in baselines})
-        for name, words in FACTORS.items()
-    ]
+    factors: Factors = {name: {} for name in FACTORS}
+    for arch, base in baselines.items():
+        for name, levels in _levels(arch, base, size).items():
+            if quick:
+                others = [label for label in levels if not is_baseline(levels[label], base)]
+                kept = others[-1] if others[-1] == list(levels)[-1] else others[0]
+                levels = {k: v for k, v in levels.items() if k == kept or k not in others}
+            factors[name][arch] = levels
+    return factors
 
 
-def _two(levels: list[Level], base: Settings) -> list[Level]:
-    others = [level for level in levels if not level.is_baseline(base)]
-    kept = others[0] if levels[-1].is_baseline(base) else others[-1]
-    return [level for level in levels if level is kept or level.is_baseline(base)]
-
-
-def _levels(arch: str, base: Settings, size: int) -> dict[str, list[Level]]:
+def _levels(arch: str, base: Settings, size: int) -> dict[str, Levels]:
     """The levels of each factor that an architecture has."""
 
-    def numbers(name: str, values: Iterable[float]) -> list[Level]:
-        """The baseline's own value is among them."""
-        ordered = sorted({*values, base[name]})
-        return [Level(f"{v:g}", {name: v}, float(v)) for v in ordered]
+    def numbers(name: str, *values: float) -> Levels:
+        return {f"{v:g}": {name: v} for v in sorted({*values, base[name]})}
 
-    def kinds(name: str, values: Iterable[str]) -> list[Level]:
-        return [Level(value.replace("_", " "), {name: value}) for value in values]
+    def kinds(name: str, values: Iterable[str]) -> Levels:
+        return {value.replace("_", " "): {name: value} for value in values}
 
-    def multiples(name: str, factors: Sequence[float]) -> list[Level]:
-        own = base[name] if isinstance(base[name], tuple) else (base[name],)
-        found = []
-        for factor in factors:
-            scaled = tuple(max(1, round(value * factor)) for value in own)
-            value = scaled if isinstance(base[name], tuple) else scaled[0]
-            found.append(Level(str(scaled[0]), {name: value}, scaled[0]))
-        return found
+    def multiples(name: str, *factors: float) -> Levels:
+        if not isinstance(base[name], tuple):
+            return {str(v): {name: v} for v in (round(base[name] * k) for k in factors)}
+        scaled = [tuple(max(1, round(v * k)) for v in base[name]) for k in factors]
+        return {str(sizes[0]): {name: sizes} for sizes in scaled}
 
+    sizes = [n for n in (100, 300, 1000, 3000, 10_000, 30_000) if n < size]
     found = {
-        "activation": kinds("activation", ACTIVATIONS),
-        "dropout": numbers("dropout", (0.0, 0.1, 0.25, 0.5, 0.75)),
+        "activation": kinds(
+            "activation", ("relu", "leaky_relu", "gelu", "tanh", "sigmoid", "linear")
+        ),
+        "dropout": numbers("dropout", 0.0, 0.1, 0.25, 0.5, 0.75),
         "normalization": kinds("norm", ("batch", "layer", "group", "none")),
         "preprocessing": kinds("preprocessing", PREPROCESSING),
         "augmentation": kinds("warp", WARPS),
-        "learning_rate": numbers("learning_rate", RATES["adamw"]),
+        "learning_rate": numbers("learning_rate", *RATES["adamw"]),
         "optimizer": _optimizers(base),
-        "batch_size": multiples("batch_size", (1 / 4, 1 / 2, 1, 2, 4, 8)),
-        "label_smoothing": numbers("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.4)),
-        "train_size": [
-            *(
-                Level(f"{n:,}", {"train_images": n}, n)
-                for n in (100, 300, 1000, 3000, 10_000, 30_000)
-                if n < size
-            ),
-            Level(f"{size:,}", {"train_images": 0}, size),
-        ],
-        "label_noise": numbers("label_noise", (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)),
+        "batch_size": multiples("batch_size", 1 / 4, 1 / 2, 1, 2, 4, 8),
+        "label_smoothing": numbers("label_smoothing", 0.0, 0.05, 0.1, 0.2, 0.4),
+        "train_size": {
+            **{f"{n:,}": {"train_images": n} for n in sizes},
+            f"{size:,}": {"train_images": 0},
+        },
+        "label_noise": numbers("label_noise", 0.0, 0.05, 0.1, 0.2, 0.3, 0.4),
     }
     if arch == "mlp":
         width = base["hidden_sizes"][0]
         return found | {
-            "depth": [Level(str(n), {"hidden_sizes": (width,) * n}, n) for n in range(5)],
-            "width": multiples("hidden_sizes", (1 / 16, 1 / 4, 1 / 2, 1, 2)),
+            "depth": {str(n): {"hidden_sizes": (width,) * n} for n in range(5)},
+            "width": multiples("hidden_sizes", 1 / 16, 1 / 4, 1 / 2, 1, 2),
         }
     first, last = base["channels"][0], base["channels"][-1]
     return found | {
-        "depth": [
-            Level("1", {"channels": (first,)}, 1),
-            Level("2", {"channels": (first, last)}, 2),
-            Level("3", {"channels": (first, last, 2 * last)}, 3),
-            Level("4", {"channels": (first, last), "convs_per_block": 2}, 4),
-        ],
-        "width": multiples("dense_size", (1 / 8, 1 / 4, 1 / 2, 1, 2)),
-        "filters": multiples("channels", (1 / 4, 1 / 2, 1, 2)),
-        "kernel": [Level(f"{side}x{side}", {"kernel_size": side}, side) for side in (1, 3, 5, 7)],
+        "depth": {
+            "1": {"channels": (first,)},
+            "2": {"channels": (first, last)},
+            "3": {"channels": (first, last, 2 * last)},
+            "4": {"channels": (first, last), "convs_per_block": 2},
+        },
+        "width": multiples("dense_size", 1 / 8, 1 / 4, 1 / 2, 1, 2),
+        "filters": multiples("channels", 1 / 4, 1 / 2, 1, 2),
+        "kernel": {f"{side}x{side}": {"kernel_size": side} for side in (1, 3, 5, 7)},
         "pooling": kinds("pool", ("max", "average", "stride")),
     }
 
 
-def _optimizers(base: Settings) -> list[Level]:
-    levels = []
+def _optimizers(base: Settings) -> Levels:
+    levels = {}
     for name, rates in RATES.items():
+        own: Sequence[float] = rates
         decay = DECAYS.get(name, base["weight_decay"])
         if name == base["optimizer"]:
-            rates, decay = tuple(sorted({*rates, base["learning_rate"]})), base["weight_decay"]
-        for rate in rates:
+            own, decay = sorted({*rates, base["learning_rate"]}), base["weight_decay"]
+        for rate in own:
             changes = {"optimizer": name, "weight_decay": decay, "learning_rate": rate}
-            levels.append(Level(f"{name} {rate:g}", changes, rate, name))
+            levels[f"{name} {rate:g}"] = changes
     return levels
-
-
-def choose_factors(factors: Sequence[Factor], names: Sequence[str]) -> list[Factor]:
-    """Returns the factors with the given names, in their own order; all where none is given.
-
-    Raises:
-      ConfigError: no factor has a name.
-    """
-    if unknown := set(names) - {factor.name for factor in factors}:
-        allowed = ", ".join(factor.name for factor in factors)
-        raise ConfigError(f"--factors={','.join(names)}: no {min(unknown)}; give {allowed}")
-    return [factor for factor in factors if factor.name in names or not names]

@@ -1,8 +1,8 @@
 """Trains what settings describe, with the library's own loop; see `factors` for the settings."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,8 @@ from digits_jax import (
     warp,
 )
 from experiments.critical_factors.factors import CONFIG_FIELDS, WARPS, Settings
-from experiments.critical_factors.preprocessing import preprocess, scale_and_offset
+from experiments.critical_factors.images import preprocess, scale_and_offset
+from experiments.study import without_test
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -66,18 +67,19 @@ def train(settings: Settings, seeds: Sequence[int], dataset: Dataset) -> list[Fi
     """Trains what some settings describe with several seeds, and scores the validation split.
 
     A seed decides on the initial parameters, the order of the images, dropout, augmentation, and
-    which images and labels are drawn. The test split is replaced by the validation split.
+    which images and labels are drawn. The test split has no part in it.
     """
     arch = settings["arch"]
     names = ("arch", *CONFIG_FIELDS[arch], *CONFIG_FIELDS["both"])
     config = TrainConfig(
         preset="quick", dtype="float32", **{name: settings[name] for name in names}
     )
+    scale, offset = scale_and_offset(settings["preprocessing"], _rows(dataset.train)[0])
+    dataset = preprocess_dataset(dataset, settings["preprocessing"])
     datasets = [change_dataset(dataset, settings, seed) for seed in seeds]
     setup = prepare(config, RunOptions(devices=1), datasets[0])
     changes = {name: settings[name] for name in ("norm", "pool", "kernel_size") if name in settings}
     changes["activation"] = ACTIVATIONS[settings["activation"]]
-    scale, offset = scale_and_offset(settings["preprocessing"], _rows(dataset, "train")[0])
     warped = tuple(WARPS[settings["warp"]].items())
     modules = {
         name: ChangedInput(getattr(setup, name).clone(**changes), scale, offset, warped)
@@ -96,43 +98,42 @@ def train(settings: Settings, seeds: Sequence[int], dataset: Dataset) -> list[Fi
     return [result for each in setups for result in train_members([each])]
 
 
+def preprocess_dataset(dataset: Dataset, kind: str) -> Dataset:
+    """Preprocesses the images to train on and to validate with; leaves out the test split."""
+    splits = {}
+    for name in ("train", "validation"):
+        images, labels = _rows(getattr(dataset, name))
+        # In parts: coordinates take many times the bytes of the images.
+        parts = np.array_split(images, -(-len(images) // 5000))
+        splits[name] = Split(np.concatenate([preprocess(kind, part) for part in parts]), labels)
+    return without_test(dataclasses.replace(dataset, **splits))
+
+
+def _rows(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    return split.rows(np.arange(len(split)))
+
+
 def change_dataset(dataset: Dataset, settings: Settings, seed: int) -> Dataset:
-    """Returns the data that a training sees: preprocessed, fewer images, wrong labels.
+    """Draws fewer training images and wrong labels, as settings say.
 
     Fewer images are repeated, so that all trainings have equally many steps.
     """
-    kind, share = settings["preprocessing"], settings["label_noise"]
-    (images, labels), validation = (_rows(dataset, part, kind) for part in ("train", "validation"))
-    if share:
-        labels = noisy_labels(labels, share, seed, dataset.num_classes)
+    images, labels = _rows(dataset.train)
+    if settings["label_noise"]:
+        labels = noisy_labels(labels, settings["label_noise"], seed, dataset.num_classes)
     if settings["train_images"]:
         rows = draw_images(settings["train_images"], seed, len(labels))
         images, labels = images[rows], labels[rows]
-    held_out = Split(*validation)
-    return dataclasses.replace(
-        dataset, train=Split(images, labels), validation=held_out, test=held_out
-    )
-
-
-@functools.lru_cache(maxsize=4)
-def _rows(dataset: Dataset, split: str, kind: str = "none") -> tuple[np.ndarray, np.ndarray]:
-    """The preprocessed images and the labels of a split."""
-    own = getattr(dataset, split)
-    images, labels = own.rows(np.arange(len(own)))
-    # In parts: coordinates take many times the bytes of the images.
-    parts = np.array_split(images, -(-len(images) // 5000))
-    return np.concatenate([preprocess(kind, part) for part in parts]), labels
+    return dataclasses.replace(dataset, train=Split(images, labels))
 
 
 def draw_images(count: int, seed: int, size: int) -> np.ndarray:
     """Draws images: int64 [size], ``count`` different ones, repeated; fewer are part of more.
 
     Example:
-      >>> sorted(set(draw_images(0, seed=0, size=3).tolist()))
-      [0, 1, 2]
+      >>> len(set(draw_images(2, seed=0, size=5).tolist()))
+      2
     """
-    if not count:
-        return np.arange(size)
     words = np.random.Philox(key=[seed, _DRAWN]).random_raw(size)
     return np.resize(np.argsort(words, kind="stable")[:count], size)
 

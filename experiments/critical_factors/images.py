@@ -1,25 +1,26 @@
-"""Corruptions of test images, each in several severities: pure functions of (images, seed).
+"""Changes of images: corruptions in several severities, and preprocessing. All are pure functions.
 
-images: uint8 [n, height, width, 1], 0 for paper and 255 for ink. Every image is changed by random
-amounts of its own.
+images: uint8 [n, height, width, 1], 0 for paper and 255 for ink; each is changed by itself.
 
 Reference:
-  The list is that of Mu and Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision, 2019
-  (after Hendrycks and Dietterich, 2019). The implementations and their strengths are our own.
+  The corruptions are those of Mu and Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision,
+  2019 (after Hendrycks and Dietterich, 2019). The implementations and strengths are our own.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.random import Generator, Philox
 from scipy import ndimage
 
-from digits_jax.errors import ConfigError
+from digits_jax import ConfigError
 
 # f(rng, grey, strength) -> grey; grey: float32 [n, height, width] in [0, 1].
-Change = Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
+Change = Callable[[Generator, np.ndarray, float], np.ndarray]
 # Name -> the change and its strength at severity 1, 2, ... The order is part of each seed.
 CORRUPTIONS: dict[str, tuple[Change, tuple[float, ...]]] = {}
-_EYE = np.eye(2, dtype=np.float32)
+PREPROCESSING = ("none", "scaling", "standardising", "deskewing", "centring", "binarising")
+EYE = np.eye(2, dtype=np.float32)
 
 
 def corrupt(name: str, images: np.ndarray, severity: int, seed: int = 0) -> np.ndarray:
@@ -31,58 +32,44 @@ def corrupt(name: str, images: np.ndarray, severity: int, seed: int = 0) -> np.n
       severity: from 1.
       seed: of the random amounts.
 
-    Returns:
-      uint8 [n, height, width, 1].
-
-    Raises:
-      ConfigError: another name or severity.
-
     Example:
       >>> corrupt("inversion", np.zeros((1, 2, 2, 1), np.uint8), 1).ravel().tolist()
       [255, 255, 255, 255]
     """
     if name == "none":
         return images
-    if name not in CORRUPTIONS:
-        raise ConfigError(f"corruption={name!r}: allowed: {', '.join(CORRUPTIONS)}")
+    if (name, severity) not in all_corruptions():
+        raise ConfigError(f"{name} {severity}: allowed: {all_corruptions()}")
     change, strengths = CORRUPTIONS[name]
-    if not 1 <= severity <= len(strengths):
-        raise ConfigError(f"severity={severity!r}: allowed for {name}: 1 to {len(strengths)}")
-    stream = list(CORRUPTIONS).index(name) * 100 + severity
-    rng = np.random.Generator(np.random.Philox(key=[seed, stream]))
+    rng = Generator(Philox(key=[seed, list(CORRUPTIONS).index(name) * 100 + severity]))
     changed = change(rng, images[..., 0].astype(np.float32) / 255, strengths[severity - 1])
     return np.rint(255 * np.clip(changed, 0, 1)).astype(np.uint8)[..., None]
 
 
 def all_corruptions() -> list[tuple[str, int]]:
     """Returns every (name, severity) of the study, the unchanged images first."""
-    return [
-        ("none", 1),
-        *((name, k) for name, (_, all_) in CORRUPTIONS.items() for k in range(1, len(all_) + 1)),
-    ]
+    severities = {name: len(strengths) for name, (_, strengths) in CORRUPTIONS.items()}
+    return [("none", 1), *((name, k + 1) for name, n in severities.items() for k in range(n))]
 
 
-def affine(images: np.ndarray, matrices: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def affine(images: np.ndarray, matrices: np.ndarray, shifts: np.ndarray | float = 0) -> np.ndarray:
     """Samples each image at ``matrix @ (y, x) + shift`` about its center; outside is 0.
 
     Args:
       images: float32 [n, height, width].
-      matrices: [n, 2, 2], from the new image's coordinates (down, right) to the old one's.
+      matrices: [n, 2, 2] or [2, 2], from the new coordinates (down, right) to the old ones.
       shifts: [n, 2], in pixels.
-
-    Returns:
-      float32 [n, height, width].
 
     Example:
       >>> image = np.array([[[0, 1], [0, 0]]], np.float32)
-      >>> affine(image, np.eye(2)[None], np.array([[0.0, 1.0]]))[0].tolist()
+      >>> affine(image, EYE, np.array([[0.0, 1.0]]))[0].tolist()
       [[1.0, 0.0], [0.0, 0.0]]
     """
     y, x = grid(images)
-    m, s = matrices[..., None, None], shifts[..., None, None]
-    return _sample(
-        images, m[:, 0, 0] * y + m[:, 0, 1] * x + s[:, 0], m[:, 1, 0] * y + m[:, 1, 1] * x + s[:, 1]
-    )
+    m = np.broadcast_to(matrices, (len(images), 2, 2))[..., None, None]
+    s = np.broadcast_to(shifts, (len(images), 2))[..., None, None]
+    old_y, old_x = (m[:, i, 0] * y + m[:, i, 1] * x + s[:, i] for i in range(2))
+    return _sample(images, old_y, old_x)
 
 
 def grid(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +88,62 @@ def _sample(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return ndimage.map_coordinates(images, places, order=1, mode="grid-constant")
 
 
+def preprocess(kind: str, images: np.ndarray) -> np.ndarray:
+    r"""Changes images before a network sees them, by one of `PREPROCESSING`.
+
+    "deskewing" shears the ink so that it no longer leans: rows are moved by
+    :math:`y\,\sigma_{yx} / \sigma_{yy}`, the slope of the regression of the column on the row.
+    "centring" moves the ink's center of mass to the image's center, by whole pixels.
+
+    Example:
+      >>> preprocess("binarising", np.array([[[[127], [128]]]], np.uint8)).ravel().tolist()
+      [0, 255]
+    """
+    if kind == "binarising":
+        return np.where(images < 128, 0, 255).astype(np.uint8)
+    if kind not in ("deskewing", "centring"):
+        return images
+    grey = images[..., 0].astype(np.float32)
+    y, x = grid(grey)
+    total = grey.sum((1, 2), dtype=np.float64)
+    share = grey / np.where(total > 0, total, 1)[:, None, None]
+    center = np.stack([(share * y).sum((1, 2)), (share * x).sum((1, 2))], -1)
+    if kind == "centring":
+        changed = affine(grey, EYE, np.rint(center))
+    else:
+        dy, dx = y - center[:, :1, None], x - center[:, 1:, None]
+        yy, yx = (share * dy * dy).sum((1, 2)), (share * dy * dx).sum((1, 2))
+        slope = np.where(yy > 0, yx / np.where(yy > 0, yy, 1), 0)
+        shifts = np.stack([np.zeros_like(slope), -slope * center[:, 0]], -1)
+        changed = affine(grey, _sheared(slope), shifts)
+    return np.rint(changed).astype(np.uint8)[..., None]
+
+
+def scale_and_offset(kind: str, train_images: np.ndarray) -> tuple[float, float]:
+    """Returns what pixels in [0, 1] are multiplied by, and what is added.
+
+    "none" leaves the numbers from 0 to 255, "standardising" gives all pixels of all training images
+    mean 0 and variance 1.
+
+    Example:
+      >>> scale_and_offset("none", np.zeros((1, 2, 2, 1), np.uint8))
+      (255.0, 0.0)
+    """
+    if kind == "none":
+        return 255.0, 0.0
+    if kind != "standardising":
+        return 1.0, 0.0
+    mean = float(train_images.mean(dtype=np.float64)) / 255
+    deviation = float(train_images.std(dtype=np.float64)) / 255 or 1.0
+    return 1 / deviation, -mean / deviation
+
+
+def _sheared(slopes: np.ndarray) -> np.ndarray:
+    matrices = np.repeat(np.eye(2, dtype=slopes.dtype)[None], len(slopes), 0)
+    matrices[:, 1, 0] = slopes
+    return matrices
+
+
 def _corruption(*strengths: float) -> Callable[[Change], Change]:
     def register(change: Change) -> Change:
         CORRUPTIONS[change.__name__.strip("_")] = change, strengths
@@ -109,7 +152,7 @@ def _corruption(*strengths: float) -> Callable[[Change], Change]:
     return register
 
 
-def _signs(rng: np.random.Generator, n: int) -> np.ndarray:
+def _signs(rng: Generator, n: int) -> np.ndarray:
     return rng.choice(np.array([-1, 1], np.float32), n)
 
 
@@ -117,12 +160,12 @@ def _signs(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 @_corruption(20, 8, 4, 2, 1)
-def _shot_noise(rng: np.random.Generator, grey: np.ndarray, photons: float) -> np.ndarray:
+def _shot_noise(rng: Generator, grey: np.ndarray, photons: float) -> np.ndarray:
     return rng.poisson((grey + 0.02) * photons) / np.float32(photons)
 
 
 @_corruption(0.04, 0.08, 0.15, 0.25, 0.35)
-def _impulse_noise(rng: np.random.Generator, grey: np.ndarray, share: float) -> np.ndarray:
+def _impulse_noise(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
     """Some pixels are black or white."""
     random = rng.random(grey.shape, np.float32)
     return np.where(random < share, (random < share / 2).astype(np.float32), grey)
@@ -132,12 +175,12 @@ def _impulse_noise(rng: np.random.Generator, grey: np.ndarray, share: float) -> 
 
 
 @_corruption(0.6, 1.0, 1.5, 2.0, 2.7)
-def _blur(_: np.random.Generator, grey: np.ndarray, sigma: float) -> np.ndarray:
+def _blur(_: Generator, grey: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(grey, (0, sigma, sigma), mode="constant")
 
 
 @_corruption(4, 7, 10, 13, 16)
-def _motion_blur(rng: np.random.Generator, grey: np.ndarray, length: float) -> np.ndarray:
+def _motion_blur(rng: Generator, grey: np.ndarray, length: float) -> np.ndarray:
     """The mean along a straight path, in any direction."""
     angle = rng.uniform(0, np.pi, (len(grey), 1, 1)).astype(np.float32)
     y, x = grid(grey)
@@ -152,38 +195,36 @@ def _motion_blur(rng: np.random.Generator, grey: np.ndarray, length: float) -> n
 
 
 @_corruption(0.2, 0.4, 0.6, 0.8, 1.0)
-def _shear(rng: np.random.Generator, grey: np.ndarray, slope: float) -> np.ndarray:
-    matrices = np.repeat(_EYE[None], len(grey), 0)
-    matrices[:, 1, 0] = _signs(rng, len(grey)) * slope
-    return affine(grey, matrices, np.zeros((len(grey), 2)))
+def _shear(rng: Generator, grey: np.ndarray, slope: float) -> np.ndarray:
+    return affine(grey, _sheared(_signs(rng, len(grey)) * slope))
 
 
 @_corruption(0.85, 0.7, 0.6, 0.5, 0.4)
-def _scale(_: np.random.Generator, grey: np.ndarray, factor: float) -> np.ndarray:
+def _scale(_: Generator, grey: np.ndarray, factor: float) -> np.ndarray:
     """Smaller. Each new pixel covers more than one old one, hence the blur."""
     spread = 0.35 * np.sqrt(1 / factor**2 - 1)
     smooth = ndimage.gaussian_filter(grey, (0, spread, spread), mode="constant")
-    return affine(smooth, np.repeat(_EYE[None] / factor, len(grey), 0), np.zeros((len(grey), 2)))
+    return affine(smooth, EYE / factor)
 
 
 @_corruption(12, 24, 36, 48, 60)
-def _rotation(rng: np.random.Generator, grey: np.ndarray, degrees: float) -> np.ndarray:
+def _rotation(rng: Generator, grey: np.ndarray, degrees: float) -> np.ndarray:
     angle = np.deg2rad(degrees) * _signs(rng, len(grey))
     cos, sin = np.cos(angle), np.sin(angle)
     matrices = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
-    return affine(grey, matrices, np.zeros((len(grey), 2)))
+    return affine(grey, matrices)
 
 
 # --- light ---------------------------------------------------------------------------------
 
 
 @_corruption(0.15, 0.3, 0.45, 0.6, 0.75)
-def _brightness(_: np.random.Generator, grey: np.ndarray, added: float) -> np.ndarray:
+def _brightness(_: Generator, grey: np.ndarray, added: float) -> np.ndarray:
     return grey + added
 
 
 @_corruption(2, 4, 6, 8, 11)
-def _stripe(rng: np.random.Generator, grey: np.ndarray, width: float) -> np.ndarray:
+def _stripe(rng: Generator, grey: np.ndarray, width: float) -> np.ndarray:
     """A vertical stripe of the image is its negative."""
     x = np.arange(grey.shape[2])
     start = rng.integers(0, grey.shape[2] - int(width) + 1, (len(grey), 1))
@@ -192,28 +233,22 @@ def _stripe(rng: np.random.Generator, grey: np.ndarray, width: float) -> np.ndar
 
 
 @_corruption(0.25, 0.4, 0.55, 0.68, 0.8)
-def _fog(rng: np.random.Generator, grey: np.ndarray, density: float) -> np.ndarray:
+def _fog(rng: Generator, grey: np.ndarray, density: float) -> np.ndarray:
     """Noise of several sizes in front of it, the coarse ones stronger."""
     n, height, width = grey.shape
     clouds = np.zeros_like(grey)
     for cells, weight in ((2, 0.5), (4, 0.3), (8, 0.2)):
         noise = rng.random((n, cells + 1, cells + 1), np.float32)
-        rows, columns = _bilinear(cells + 1, height), _bilinear(cells + 1, width)
-        clouds += weight * np.einsum("ij,njk,lk->nil", rows, noise, columns, optimize=True)
+        zoom = (1, height / (cells + 1), width / (cells + 1))
+        clouds += weight * ndimage.zoom(noise, zoom, order=1)
     return grey * (1 - density) + density * (0.4 + 0.6 * clouds)
-
-
-def _bilinear(old: int, new: int) -> np.ndarray:
-    """float32 [new, old]: weights that spread ``old`` values evenly over ``new`` places."""
-    places = np.linspace(0, old - 1, new)
-    return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old))).astype(np.float32)
 
 
 # --- what is drawn over it -----------------------------------------------------------------
 
 
 @_corruption(0.04, 0.09, 0.15, 0.22, 0.3)
-def _spatter(rng: np.random.Generator, grey: np.ndarray, share: float) -> np.ndarray:
+def _spatter(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
     """Round drops of ink."""
     field = ndimage.gaussian_filter(rng.standard_normal(grey.shape, np.float32), (0, 1.2, 1.2))
     level = np.quantile(field, 1 - share, axis=(1, 2), keepdims=True)
@@ -222,7 +257,7 @@ def _spatter(rng: np.random.Generator, grey: np.ndarray, share: float) -> np.nda
 
 
 def _lines(
-    rng: np.random.Generator, grey: np.ndarray, count: float
+    rng: Generator, grey: np.ndarray, count: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each of some straight lines through each image: coordinates along and across it."""
     y, x = grid(grey)
@@ -234,7 +269,7 @@ def _lines(
 
 
 @_corruption(1, 2, 3, 4, 5)
-def _dotted_line(rng: np.random.Generator, grey: np.ndarray, count: float) -> np.ndarray:
+def _dotted_line(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     for along, across in _lines(rng, grey, count):
         from_dot = np.abs((along + 2) % 4 - 2)
         grey = np.maximum(grey, np.clip(1.9 - np.hypot(from_dot, across), 0, 1))
@@ -242,7 +277,7 @@ def _dotted_line(rng: np.random.Generator, grey: np.ndarray, count: float) -> np
 
 
 @_corruption(1, 2, 3, 4, 5)
-def _zigzag(rng: np.random.Generator, grey: np.ndarray, count: float) -> np.ndarray:
+def _zigzag(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     for along, across in _lines(rng, grey, count):
         wave = np.abs((along + 4) % 8 - 4) - 2
         # Its sides rise by one for one: the nearest point is nearer by a factor of sqrt(1/2).
@@ -252,7 +287,7 @@ def _zigzag(rng: np.random.Generator, grey: np.ndarray, count: float) -> np.ndar
 
 
 @_corruption(0.3, 0.5, 0.7, 0.85, 1.0)
-def _canny_edges(_: np.random.Generator, grey: np.ndarray, part: float) -> np.ndarray:
+def _canny_edges(_: Generator, grey: np.ndarray, part: float) -> np.ndarray:
     """Edges in place of strokes: thinned, and followed where they are faint.
 
     Reference:
@@ -276,21 +311,21 @@ def _canny_edges(_: np.random.Generator, grey: np.ndarray, part: float) -> np.nd
 
 
 @_corruption(2.0, 3.5, 5.0, 6.5, 8.0)
-def _translation(rng: np.random.Generator, grey: np.ndarray, distance: float) -> np.ndarray:
+def _translation(rng: Generator, grey: np.ndarray, distance: float) -> np.ndarray:
     """By a distance, in any direction."""
     angle = rng.uniform(0, 2 * np.pi, len(grey))
     shifts = distance * np.stack([np.sin(angle), np.cos(angle)], -1)
-    return affine(grey, np.broadcast_to(_EYE, (len(grey), 2, 2)), shifts)
+    return affine(grey, EYE, shifts)
 
 
 @_corruption(1)
-def _inversion(_: np.random.Generator, grey: np.ndarray, __: float) -> np.ndarray:
+def _inversion(_: Generator, grey: np.ndarray, __: float) -> np.ndarray:
     return 1 - grey
 
 
 @_corruption(1, 2, 3, 4, 5, 6, 7, 8)
-def _off_centre(rng: np.random.Generator, grey: np.ndarray, pixels: float) -> np.ndarray:
+def _off_centre(rng: Generator, grey: np.ndarray, pixels: float) -> np.ndarray:
     """By whole pixels in one of eight directions; MNIST's margin is four pixels wide."""
     directions = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b])
     shifts = pixels * directions[rng.integers(0, 8, len(grey))]
-    return affine(grey, np.broadcast_to(_EYE, (len(grey), 2, 2)), shifts)
+    return affine(grey, EYE, shifts)

@@ -35,14 +35,13 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
 
     Args:
       networks: 1 to 4, of the same classes; each may be an ensemble.
-      path: the file to write.
+      path: of a new file, or of an earlier page.
 
     Returns:
-      The bytes written.
+      The number of bytes written.
 
     Raises:
-      DataError: none or too many networks, networks of different classes, or a path that can't
-        be written.
+      DataError: the networks don't fit on one page, or the path can't be written.
     """
     path = Path(path)
     if not 1 <= len(networks) <= MAX_NETWORKS:
@@ -61,18 +60,9 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
 
 
 def to_html(networks: Sequence[Network]) -> str:
-    """Returns the page as text, to be written as UTF-8.
-
-    Example:
-      >>> from digits_jax.deploy.network import Member
-      >>> dense = {"kernel": np.zeros((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
-      >>> settings = {"arch": "mlp", "batch_norm": False, "hidden_sizes": []}
-      >>> member = Member(settings, {"params": {"logits": dense}})
-      >>> to_html([Network("zeros", ("0", "1"), (member,), 0.5, {})])[:15]
-      '<!DOCTYPE html>'
-    """
+    """Returns the page as text, to be written as UTF-8."""
     style = _part("style.css")
-    # A module: its names are its own, and it starts when the page is there.
+    # A module has its own namespace, and starts when the page is parsed.
     script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
     policy = {
         "default-src": "'none'",

@@ -1,5 +1,5 @@
 // Ink of a picture -> its one digit, as `read_digit` of digits_jax/vision/segment.py finds it:
-// ruled lines, noise and other pieces are taken away.
+// without ruled lines, noise and other pieces.
 
 // Ruled rows as {start, stop, levels}: thin, and inked from border to border.
 function findRules({ data, width, height }, noise) {
@@ -23,7 +23,7 @@ function findRules({ data, width, height }, noise) {
   return rules;
 }
 
-// Takes ruled rows away; `full` is the depth of ink, which stays where it crosses them.
+// Removes ruled rows; `full` is the depth of ink, which stays where it crosses them.
 function removeRules(depth, rules, full) {
   const { data, width, height } = depth;
   for (const { start, stop, levels } of rules) {
@@ -110,7 +110,7 @@ function findPieces({ data, width, height }, limit) {
   return pieces;
 }
 
-// Takes away pieces that are nowhere dark: noise, and the ringing of JPEG.
+// Removes pieces that are nowhere dark: noise, and the ringing of JPEG.
 function dropFaint(ink) {
   for (const { pixels, peak } of findPieces(ink, 0)) {
     if (peak < 0.45) for (const i of pixels) ink.data[i] = 0;
@@ -132,7 +132,7 @@ function gapBetween(a, b) {
   return Math.hypot(across, Math.max(b.top - a.bottom, a.top - b.bottom, 0));
 }
 
-function unite(a, b) {
+function union(a, b) {
   return {
     left: Math.min(a.left, b.left),
     top: Math.min(a.top, b.top),
@@ -153,7 +153,7 @@ function choosePieces(pieces) {
     const near = rest.find(isNear);
     if (!near) return kept;
     kept = [...kept, near];
-    box = unite(near, box);
+    box = union(near, box);
     rest = rest.filter((piece) => piece !== near);
   }
 }

@@ -1,6 +1,6 @@
 // The drawing: a list of marks, drawn with mouse, finger, pen or the keyboard.
 // A mark is {kind: "stroke", points: [{x, y}]} in shares of the canvas's side,
-// {kind: "picture", ink} or {kind: "clear"}; undo takes the last one away.
+// {kind: "picture", ink} or {kind: "clear"}; undo removes the last one.
 
 const INK_SIDE = 280;
 const PEN = 1 / 12; // the pen's width, of the canvas's side
@@ -102,7 +102,7 @@ class Drawing {
     return stroke;
   }
 
-  // Extends a stroke, or begins another where it was undone meanwhile.
+  // Extends a stroke, or begins another where it has been undone.
   extend(stroke, point) {
     if (this.marks.at(-1) !== stroke) return this.begin(point);
     this.segment(stroke.points.at(-1), point);

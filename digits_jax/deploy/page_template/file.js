@@ -1,32 +1,32 @@
-// A picture file -> grey levels, in bounded memory: what is wrong is found before it is decoded.
+// A picture file -> grey levels, in bounded memory: files are checked before they are decoded.
 
 const MOST_BYTES = 50e6;
 const MOST_PIXELS = 50e6;
 const LONGEST = 1000; // Pictures are worked on at this size at most.
 const ALLOWED = "PNG, JPEG, WebP and BMP files";
 
-// What is wrong with a file, in one line for a person.
+// The error of a file that can't be used: one line.
 class PictureError extends Error {}
 
 function textAt(bytes, from, count) {
   return String.fromCharCode(...bytes.subarray(from, from + count));
 }
 
-// Each readHeader gives {width, height, whole, animated}, or throws RangeError where it is cut off.
-// `whole`: the file's end is there.
+// Each readHeader returns {width, height, complete, animated}, or throws a RangeError where the
+// header is cut off. `complete`: the file has its end.
 
 function readPng(bytes, view) {
   const facts = { width: view.getUint32(16), height: view.getUint32(20) };
   for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
     const kind = textAt(bytes, at + 4, 4);
     if (kind === "acTL") facts.animated = view.getUint32(at + 8) > 1;
-    if (kind === "IEND") facts.whole = true;
+    if (kind === "IEND") facts.complete = true;
   }
   return facts;
 }
 
 function readJpeg(bytes, view) {
-  const whole = endsJpeg(bytes);
+  const complete = endsJpeg(bytes);
   let at = 2;
   for (;;) {
     const marker = view.getUint16(at);
@@ -34,12 +34,12 @@ function readJpeg(bytes, view) {
     const kind = marker & 0xff;
     if (kind === 0xff) at += 1;
     else if (kind >= 0xc0 && kind <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(kind)) {
-      return { width: view.getUint16(at + 7), height: view.getUint16(at + 5), whole };
+      return { width: view.getUint16(at + 7), height: view.getUint16(at + 5), complete };
     } else at += 2 + view.getUint16(at + 2);
   }
 }
 
-// Whether the end marker is there; cameras write more behind it.
+// Whether there is an end marker; cameras write more behind it.
 function endsJpeg(bytes) {
   for (let i = bytes.length - 2; i >= 0; i -= 1) {
     if (bytes[i] === 0xff && bytes[i + 1] === 0xd9) return true;
@@ -48,28 +48,28 @@ function endsJpeg(bytes) {
 }
 
 function readWebp(bytes, view) {
-  const whole = view.getUint32(4, true) + 8 <= bytes.length;
+  const complete = view.getUint32(4, true) + 8 <= bytes.length;
   const kind = textAt(bytes, 12, 4);
   const three = (at) => view.getUint16(at, true) + (view.getUint8(at + 2) << 16) + 1;
   if (kind === "VP8X") {
     const animated = (view.getUint8(20) & 2) !== 0;
-    return { width: three(24), height: three(27), whole, animated };
+    return { width: three(24), height: three(27), complete, animated };
   }
   if (kind === "VP8L") {
     const bits = view.getUint32(21, true);
-    return { width: (bits & 0x3fff) + 1, height: ((bits >> 14) & 0x3fff) + 1, whole };
+    return { width: (bits & 0x3fff) + 1, height: ((bits >> 14) & 0x3fff) + 1, complete };
   }
   const side = (at) => view.getUint16(at, true) & 0x3fff;
-  return { width: side(26), height: side(28), whole };
+  return { width: side(26), height: side(28), complete };
 }
 
 function readBmp(bytes, view) {
-  const whole = view.getUint32(2, true) <= bytes.length;
+  const complete = view.getUint32(2, true) <= bytes.length;
   if (view.getUint32(14, true) === 12) {
-    return { width: view.getUint16(18, true), height: view.getUint16(20, true), whole };
+    return { width: view.getUint16(18, true), height: view.getUint16(20, true), complete };
   }
   const [width, height] = [view.getInt32(18, true), view.getInt32(22, true)];
-  return { width: Math.abs(width), height: Math.abs(height), whole };
+  return { width: Math.abs(width), height: Math.abs(height), complete };
 }
 
 const FORMATS = [
@@ -84,12 +84,12 @@ const FORMATS = [
 
 // Throws a PictureError where a file can't be read, or not within bounds.
 function checkPicture(bytes, name) {
-  const fail = (what) => {
-    throw new PictureError(`${name}: ${what}`);
+  const fail = (problem) => {
+    throw new PictureError(`${name}: ${problem}`);
   };
   const format = FORMATS.find(({ starts }) => starts(bytes));
   if (!format) fail(`is not a picture that can be read; allowed are ${ALLOWED}.`);
-  let facts = { whole: false };
+  let facts = { complete: false };
   try {
     const view = new DataView(bytes.buffer);
     facts = format.readHeader(bytes, view);
@@ -102,7 +102,7 @@ function checkPicture(bytes, name) {
     const size = `${facts.width.toLocaleString("en")} x ${facts.height.toLocaleString("en")}`;
     fail(`is ${size} pixels; save it smaller, up to ${MOST_PIXELS / 1e6} million are allowed.`);
   }
-  if (!facts.whole || !pixels) fail("is damaged or cut off; save it again.");
+  if (!facts.complete || !pixels) fail("is damaged or cut off; save it again.");
 }
 
 // Pixels as red, green, blue, alpha, with the longer side at most LONGEST.
@@ -146,7 +146,7 @@ async function readPicture(file) {
   try {
     bytes = new Uint8Array(await file.arrayBuffer());
   } catch {
-    throw new PictureError(`${name}: can't be read; is it a folder, or gone?`);
+    throw new PictureError(`${name}: can't be read; give a file that exists, not a folder.`);
   }
   checkPicture(bytes, name);
   const image = await decodePicture(bytes, name);

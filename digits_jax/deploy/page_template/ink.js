@@ -1,4 +1,4 @@
-// Grey levels -> ink: what `find_ink` of digits_jax/vision/ink.py does, for lines that lie level.
+// Grey levels -> ink: what `find_ink` of digits_jax/vision/ink.py does; ruled lines must be level.
 // Pictures are {data: Float32Array, width, height}.
 
 const FAINTEST = 0.06; // less contrast than this is no ink
@@ -40,7 +40,7 @@ function valueOf(fit, terms) {
   return fit.reduce((sum, factor, i) => sum + factor * terms[i], 0);
 }
 
-// Reweighted least squares with the first `order` terms: what lies far off has no say.
+// Reweighted least squares with the first `order` terms: outliers have no weight.
 function fitSurface(points, start, order, rounds) {
   let [fit, spread] = [start, 0];
   for (let round = 0; round < rounds; round += 1) {
@@ -138,7 +138,7 @@ function sampleAt({ data, width, height }, x, y) {
   return upper * (1 - v) + lower * v;
 }
 
-// {depth, noise}: how far each pixel lies below (or above) its paper, as a share of what it can.
+// {depth, noise}: how far each pixel lies below (or above) its paper, as a share of the largest possible depth.
 function flattenPaper(grey) {
   const { width, height } = grey;
   const step = Math.max(Math.floor(Math.max(width, height) / 96), 1);

@@ -1,25 +1,25 @@
-// Connects the drawing and the pictures with the networks and their answers.
+// Connects the drawing and the pictures with the networks and their predictions.
 
 function byId(id) {
   return document.getElementById(id);
 }
 
 // Shows the networks' predictions for the drawing as it is now; returns the milliseconds taken.
-function makeAnswering(networks, cards, announce) {
+function makePredicting(networks, cards, announce) {
   return (drawing) => {
     const start = performance.now();
     const ink = drawing.readInk();
     const pixels = placeDigit(ink.data, ink.width, ink.height);
-    const answers = pixels && networks.map((network) => answerOf(network, pixels));
-    cards.forEach((card, i) => showAnswer(card, networks[i], answers && answers[i]));
-    const { kind, text } = verdictOf(networks, answers);
+    const predictions = pixels && networks.map((network) => predict(network, pixels));
+    cards.forEach((card, i) => showPrediction(card, networks[i], predictions && predictions[i]));
+    const { kind, text } = verdictOf(networks, predictions);
     const verdict = byId("verdict");
     verdict.className = kind;
     verdict.textContent = text;
     document.body.dataset.verdict = kind;
     showPixels(byId("seen"), pixels);
     const milliseconds = performance.now() - start;
-    byId("time").textContent = pixels ? `Answered in ${milliseconds.toFixed(1)} ms.` : "";
+    byId("time").textContent = pixels ? `Predicted in ${milliseconds.toFixed(1)} ms.` : "";
     byId("undo").disabled = drawing.marks.length === 0;
     byId("clear").disabled = drawing.blank;
     announce(text);
@@ -27,7 +27,7 @@ function makeAnswering(networks, cards, announce) {
   };
 }
 
-// Calls `work` once in the next frame, however often it is asked to.
+// Returns a function that calls `work` once in the next frame, however often it is called.
 function oncePerFrame(work) {
   let waiting = false;
   return () => {
@@ -40,12 +40,12 @@ function oncePerFrame(work) {
   };
 }
 
-// Puts a picture file on the drawing, or what is wrong with it on the page.
+// Adds a picture file to the drawing, or shows why it can't be used.
 async function takePicture(drawing, files) {
   const problem = byId("problem");
   problem.textContent = "";
   if (files.length === 0) {
-    problem.textContent = "That holds no picture file; give a PNG, JPEG, WebP or BMP file.";
+    problem.textContent = "No picture file was given; give a PNG, JPEG, WebP or BMP file.";
     return;
   }
   const main = document.querySelector("main");
@@ -99,12 +99,12 @@ function listen(drawing) {
   });
 }
 
-// Classifies a made-up image a few times, so that the first stroke meets compiled code.
+// Classifies a made-up image a few times, so that its code is compiled before the first stroke.
 function warmUp(networks, rounds) {
   const ink = newInk(INK_SIDE, INK_SIDE);
   for (let i = 0; i < ink.data.length; i += 1) ink.data[i] = Number(i % INK_SIDE > 100 && i % 7 > 2);
   const pixels = placeDigit(ink.data, ink.width, ink.height);
-  for (const network of networks) answerOf(network, pixels);
+  for (const network of networks) predict(network, pixels);
   if (rounds > 1) setTimeout(() => warmUp(networks, rounds - 1));
 }
 
@@ -114,15 +114,15 @@ function start() {
   byId("models").append(...cards.map(({ card }) => card));
   byId("models").dataset.count = networks.length;
   const longest = Math.max(...networks[0].class_names.map((name) => name.length));
-  byId("models").classList.toggle("words", longest > 2);
+  byId("models").classList.toggle("long-names", longest > 2);
   byId("facts").append(...networks.map((network) => element("li", "", describe(network))));
   const announce = makeAnnouncer(byId("live"), 700);
-  const answer = makeAnswering(networks, cards, announce);
+  const update = makePredicting(networks, cards, announce);
   const milliseconds = [];
   const drawing = new Drawing(
     byId("canvas"),
     oncePerFrame(() => {
-      milliseconds.push(answer(drawing));
+      milliseconds.push(update(drawing));
       if (milliseconds.length > 1000) milliseconds.shift();
     }),
   );
@@ -131,7 +131,7 @@ function start() {
   listen(drawing);
   new ResizeObserver(() => drawing.redraw()).observe(byId("canvas"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawing.redraw());
-  // For programs: pure functions, and how long the last answers took.
+  // For programs: pure functions, and how long the last predictions took.
   window.digits = Object.freeze({
     logits: (index, pixels) => [...networkLogits(networks[index], pixels)],
     placeDigit,

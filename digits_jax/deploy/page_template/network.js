@@ -146,18 +146,18 @@ function memberLogits(layers, pixels) {
 
 // The logits of a network; of an ensemble, the logarithm of the mean probability.
 function networkLogits(network, pixels) {
-  const answers = network.members.map((layers) => memberLogits(layers, pixels));
-  if (answers.length === 1) return answers[0];
-  const probabilities = answers.map((logits) => softmax(logits));
-  return Float32Array.from(answers[0], (_, i) => {
+  const members = network.members.map((layers) => memberLogits(layers, pixels));
+  if (members.length === 1) return members[0];
+  const probabilities = members.map((logits) => softmax(logits));
+  return Float32Array.from(members[0], (_, i) => {
     const sum = probabilities.reduce((total, member) => total + member[i], 0);
-    return Math.log(sum / answers.length);
+    return Math.log(sum / members.length);
   });
 }
 
 // {probabilities, order, confident}: the classes by descending probability, and whether the first
 // one reaches the threshold.
-function answerOf(network, pixels) {
+function predict(network, pixels) {
   const probabilities = softmax(networkLogits(network, pixels), network.temperature);
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
   return { probabilities, order, confident: probabilities[order[0]] >= network.threshold };

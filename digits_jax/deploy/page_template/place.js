@@ -42,7 +42,7 @@ function cutOut({ data, width, height }) {
   return box;
 }
 
-// For each of `size` new pixels, the first old one that it draws from and the weights from there.
+// For each of `size` new pixels, the first old one that it averages and the weights from there on.
 function areaWeights(old, size) {
   const step = old / size;
   return Array.from({ length: size }, (_, i) => {
@@ -161,7 +161,7 @@ function placeSide(masses) {
   return Math.min(Math.max(start, 0), SIDE - masses.length);
 }
 
-// The 28x28 that the models see: Uint8Array, 0 paper and 255 ink; null where there is no ink.
+// The models' 28x28 input: Uint8Array, 0 paper and 255 ink; null where there is no ink.
 function placeDigit(data, width, height) {
   const box = cutOut({ data, width, height });
   if (!box) return null;

@@ -40,7 +40,7 @@ function makeCard(network, index) {
   const title = element("h2", "", network.name);
   title.id = `model-${index}`;
   card.setAttribute("aria-labelledby", title.id);
-  const answer = element("p", "answer");
+  const prediction = element("p", "prediction");
   const state = element("p", "state");
   const table = element("table");
   table.append(element("caption", "hidden", `Probabilities by ${network.name}`));
@@ -49,27 +49,27 @@ function makeCard(network, index) {
   const rows = Array.from({ length: count }, makeRow);
   body.append(...rows.map(({ row }) => row));
   table.append(body);
-  card.append(title, answer, state, table);
-  return { card, answer, state, rows };
+  card.append(title, prediction, state, table);
+  return { card, prediction, state, rows };
 }
 
-// Fills a card with an answer of `answerOf`, or empties it where there is none.
-function showAnswer(card, network, answer) {
+// Fills a card with the result of `predict`, or empties it where there is none.
+function showPrediction(card, network, prediction) {
   const names = network.class_names;
-  const best = answer && names[answer.order[0]];
-  card.answer.textContent = best ?? "–";
-  card.answer.classList.toggle("long", (best ?? "").length > 2);
-  card.card.classList.toggle("doubtful", Boolean(answer) && !answer.confident);
-  card.card.classList.toggle("blank", !answer);
-  card.state.textContent = answer ? stateOf(names, answer) : "No answer yet";
-  const ranked = answer && names.length > MOST_ROWS;
+  const best = prediction && names[prediction.order[0]];
+  card.prediction.textContent = best ?? "–";
+  card.prediction.classList.toggle("long", (best ?? "").length > 2);
+  card.card.classList.toggle("doubtful", Boolean(prediction) && !prediction.confident);
+  card.card.classList.toggle("blank", !prediction);
+  card.state.textContent = prediction ? stateOf(names, prediction) : "No prediction yet";
+  const ranked = prediction && names.length > MOST_ROWS;
   card.rows.forEach(({ row, name, bar, number }, i) => {
-    const index = ranked ? answer.order[i] : i;
-    const probability = answer ? answer.probabilities[index] : 0;
+    const index = ranked ? prediction.order[i] : i;
+    const probability = prediction ? prediction.probabilities[index] : 0;
     name.textContent = names[index];
     bar.style.width = `${100 * probability}%`;
-    number.textContent = answer ? percent(probability) : "–";
-    row.classList.toggle("best", Boolean(answer) && index === answer.order[0]);
+    number.textContent = prediction ? percent(probability) : "–";
+    row.classList.toggle("best", Boolean(prediction) && index === prediction.order[0]);
   });
 }
 
@@ -80,25 +80,25 @@ function stateOf(names, { probabilities, order, confident }) {
 }
 
 // The verdict over all networks: {kind, text}.
-function verdictOf(networks, answers) {
-  const noun = isDigits(networks[0].class_names) ? "digit" : "answer";
-  if (!answers) return { kind: "blank", text: `No ${noun}: the drawing area is blank.` };
+function verdictOf(networks, predictions) {
+  const noun = isDigits(networks[0].class_names) ? "digit" : "input";
+  if (!predictions) return { kind: "blank", text: `No ${noun}: the drawing area is blank.` };
   const name = ({ class_names: names }, { order }) => names[order[0]];
-  const said = networks.map((network, i) => {
-    const doubt = answers[i].confident ? "" : " (not confident)";
-    return `${network.name} predicts ${name(network, answers[i])}${doubt}`;
+  const statements = networks.map((network, i) => {
+    const doubt = predictions[i].confident ? "" : " (not confident)";
+    return `${network.name} predicts ${name(network, predictions[i])}${doubt}`;
   });
-  const predicted = new Set(networks.map((network, i) => name(network, answers[i])));
-  if (predicted.size > 1) return { kind: "differ", text: `The models disagree: ${said.join(", ")}.` };
+  const predicted = new Set(networks.map((network, i) => name(network, predictions[i])));
+  if (predicted.size > 1) return { kind: "differ", text: `The models disagree: ${statements.join(", ")}.` };
   const [only] = predicted;
-  const confident = answers.filter((answer) => answer.confident).length;
+  const confident = predictions.filter((prediction) => prediction.confident).length;
   const all = ["", ": both models agree", ": all models agree"][Math.min(networks.length, 3) - 1];
-  if (confident === answers.length) return { kind: "confident", text: `It is ${only}${all}.` };
+  if (confident === predictions.length) return { kind: "confident", text: `It is ${only}${all}.` };
   if (confident === 0) return { kind: "doubtful", text: `Not confident: it may be ${only}.` };
-  return { kind: "doubtful", text: `It may be ${only}: ${said.join(", ")}.` };
+  return { kind: "doubtful", text: `It may be ${only}: ${statements.join(", ")}.` };
 }
 
-// The 28x28 that the models see, or paper, onto a canvas of that size.
+// Shows the models' 28x28 input, or blank paper, on a canvas of that size.
 function showPixels(canvas, pixels) {
   const image = new ImageData(SIDE, SIDE);
   for (let i = 0; i < SIDE * SIDE; i += 1) {
@@ -106,7 +106,7 @@ function showPixels(canvas, pixels) {
     image.data.set([level, level, level, 255], 4 * i);
   }
   canvas.getContext("2d", { willReadFrequently: true }).putImageData(image, 0, 0);
-  canvas.setAttribute("aria-label", pixels ? "28 by 28 pixels, as the models see it" : "Blank");
+  canvas.setAttribute("aria-label", pixels ? "28 by 28 pixels, the input of the models" : "Blank");
 }
 
 // Announces `text` to screen readers after `delay` ms without a newer one.

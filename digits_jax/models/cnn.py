@@ -35,7 +35,6 @@ class CNN(nn.Module):
     """Blocks of 3x3 convolutions, each block halved by 2x2 max-pooling; a dense layer; logits.
 
     Attributes:
-      num_classes: number of logits.
       channels: filters of each block's convolutions.
       convs_per_block: convolutions in a block, before its pooling.
       dense_size: width of the hidden dense layer; 0 leaves it out.
@@ -56,7 +55,8 @@ class CNN(nn.Module):
         BatchNorm or none) is computed as "lax".
 
     Example:
-      >>> variables = CNN(channels=(8, 16)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> init = jax.jit(CNN(channels=(8, 16)).init)
+      >>> variables = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["conv_0_0"]["kernel"].shape
       (3, 3, 4, 8)
     """

@@ -8,7 +8,7 @@ is long, and every operation fills the vector registers. ``shards`` is the numbe
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import chex
@@ -25,7 +25,6 @@ class MatmulConv(nn.Module):
 
     Attributes:
       features: number of filters.
-      use_bias: whether to add a bias to each filter's results.
       crop: leave out an odd last row and column of the result, which 2x2 pooling would drop: of
         7x7 positions that is a quarter of the work.
       dtype: that the products' factors are rounded to; sums and results are float32.
@@ -49,7 +48,7 @@ class MatmulConv(nn.Module):
         chex.assert_rank(x, 5)
         shape = (KERNEL, KERNEL, x.shape[1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = _convolve(x, kernel, self.crop, jnp.dtype(self.dtype))
+        y: Any = _convolve(x, kernel, self.crop, jnp.dtype(self.dtype))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias[None, :, None, None, None]
@@ -70,18 +69,14 @@ def to_batch_last(images: jax.Array, shards: int = 1) -> jax.Array:
 
 
 def from_batch_last(x: jax.Array) -> jax.Array:
-    """Undoes `to_batch_last`.
-
-    Example:
-      >>> from_batch_last(jnp.zeros((2, 1, 28, 28, 3))).shape
-      (6, 28, 28, 1)
-    """
+    """Undoes `to_batch_last`."""
     chex.assert_rank(x, 5)
     x = x.transpose(0, 4, 2, 3, 1)
     return x.reshape(-1, *x.shape[2:])
 
 
-def _convolve_values(x: jax.Array, kernel: jax.Array, crop: bool, dtype: Any) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, crop: bool, dtype: Any) -> jax.Array:
     return _convolve_forward(x, kernel, crop, dtype)[0]
 
 
@@ -116,7 +111,6 @@ def _convolve_backward(
     return _sum_patches(patches_grad, shape, cut), kernel_grad.reshape(kernel_shape)
 
 
-_convolve = jax.custom_vjp(_convolve_values, nondiff_argnums=(2, 3))
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
@@ -136,7 +130,7 @@ def _transposed(matrix: jax.Array) -> jax.Array:
 
 
 def _patches(x: jax.Array, cut: tuple[int, int]) -> jax.Array:
-    """What each position's filter sees: [shards, 9 * channels, height * width * batch]."""
+    """The 3x3 inputs of each position: [shards, 9 * channels, height * width * batch]."""
     dtype, shards = x.dtype, x.shape[0]
     # XLA's CPU backend would widen bfloat16 to copy it.
     if dtype == jnp.bfloat16:
@@ -150,7 +144,7 @@ def _patches(x: jax.Array, cut: tuple[int, int]) -> jax.Array:
 
 
 def _sum_patches(patches: jax.Array, shape: tuple[int, ...], cut: tuple[int, int]) -> jax.Array:
-    """The transpose of `_patches`: each pixel's sum over the positions that see it."""
+    """The transpose of `_patches`: each pixel's sum over the positions that use it."""
     shards, channels, height, width, batch = shape
     sizes = (height - cut[0], width - cut[1], batch)
     x = patches.reshape(shards, KERNEL, KERNEL, channels, *sizes)
@@ -167,12 +161,7 @@ def _shifted(x: jax.Array, axis: int, by: int, cut: int) -> jax.Array:
 
 
 def max_pool_batch_last(x: jax.Array) -> jax.Array:
-    """`max_pool` with the batch last.
-
-    Example:
-      >>> max_pool_batch_last(jnp.arange(16.0).reshape(1, 1, 4, 4, 1))[0, 0, :, :, 0].tolist()
-      [[5.0, 7.0], [13.0, 15.0]]
-    """
+    """Does what `max_pool` does, with the batch last."""
     shards, channels, *shape = x.shape
     # It pools over the middle axes of four, whatever the others are.
     y = max_pool(x.reshape(shards * channels, *shape))
@@ -241,10 +230,6 @@ def precision_of(dtype: Any) -> jax.lax.Precision | None:
     """Returns the precision with which XLA computes products of a type in that type.
 
     By default a GPU rounds float32 factors to the 10 bits of TF32, a TPU to the 7 of bfloat16.
-
-    Example:
-      >>> precision_of(jnp.bfloat16) is None, precision_of(jnp.float32).name
-      (True, 'HIGHEST')
     """
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
@@ -274,7 +259,8 @@ def dense_product(dtype: Any) -> Callable[..., jax.Array]:
     return product
 
 
-def _rounded_product_values(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _rounded_product(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
     return _rounded_product_forward(x, w, dtype)[0]
 
 
@@ -291,7 +277,6 @@ def _rounded_product_backward(
     return _product(grad, w, 1, 1), _product(x, grad, 0, 0)
 
 
-_rounded_product = jax.custom_vjp(_rounded_product_values, nondiff_argnums=(2,))
 _rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
 
 

@@ -21,16 +21,16 @@ class MLP(nn.Module):
     """Flattens the image; then dense layers with ReLU; then logits.
 
     Attributes:
-      num_classes: number of logits.
       hidden_sizes: width of each hidden layer; any number of them, none included.
       dropout: fraction of each hidden layer's activations dropped in training.
       batch_norm: normalize each hidden layer over the batch, before its ReLU.
       dtype: of the products' factors; their sums, parameters and statistics are float32.
       activation: after each hidden layer.
-      norm: "batch", "layer", "group" or "none", instead of what ``batch_norm`` says.
+      norm: "batch", "layer", "group" or "none", overrides ``batch_norm``.
 
     Example:
-      >>> variables = MLP(hidden_sizes=(64,)).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> init = jax.jit(MLP(hidden_sizes=(64,)).init)
+      >>> variables = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["hidden_0"]["kernel"].shape
       (784, 64)
     """
@@ -69,9 +69,9 @@ def normalize(
       kind: "batch", "layer" (over all values of an image), "group" (four groups of channels) or
         "none".
       x: float [batch, ..., channels].
-      train: see ``use_running_average`` of ``flax.linen.BatchNorm``.
-      axis_name: of ``flax.linen.BatchNorm``.
-      name: the layer's.
+      train: whether BatchNorm takes its statistics from the batch.
+      axis_name: that BatchNorm's statistics are averaged over.
+      name: of the layer, among the parameters.
       batch_norm: further arguments of ``flax.linen.BatchNorm``.
     """
     if kind == "batch":

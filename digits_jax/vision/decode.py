@@ -1,7 +1,7 @@
 """The bytes of anybody's picture -> grey levels, in bounded memory and time.
 
-Whatever the bytes are, the answer is an array or a `DataError` of one line. Pillow decodes; it is
-told which formats to try, so that a file's name plays no part.
+Whatever the bytes are, the result is an array or a `DataError` of one line. Pillow decodes and
+tries the formats that we list, whatever the file is called.
 """
 
 import io
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from digits_jax.errors import DataError
 
@@ -20,11 +20,11 @@ MAX_BYTES = 50_000_000
 # keeps two canvases, and Pillow copies the one that it gives twice.
 MAX_PIXELS = 24_000_000
 MAX_PIXELS_WEBP = 12_000_000
-# A baseline JPEG is scaled while it is decoded and never lies whole in memory: only time counts.
+# A baseline JPEG is scaled while it is decoded, without the complete picture in memory: only time
+# limits its size.
 MAX_PIXELS_JPEG = 450_000_000
 _STRIP_PIXELS = 1_000_000
-_ORIENTATION = 0x0112  # the EXIF tag
-# How a picture is shown, by its orientation; 1 is as it is stored.
+# How a picture is shown, by its EXIF orientation; 1 is as it is stored.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
     3: lambda a: a[::-1, ::-1],
@@ -39,7 +39,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decodes a picture file to grey levels: PNG, JPEG, WebP, BMP or TIFF.
 
-    The picture is turned as its EXIF data says, what is transparent lies on white paper (or,
+    The picture is turned as its EXIF data requires, what is transparent lies on white paper (or,
     where nothing would be seen on white, on black), and 16 bits, 32 bits and floats are scaled
     to 8 bits, not clipped. A JPEG over ``MAX_PIXELS`` comes back at 1/2, 1/4 or 1/8 of its size.
 
@@ -54,12 +54,10 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
       DataError: it is empty, too large, truncated, animated, or of none of these formats.
 
     Example:
-      >>> import io
-      >>> from PIL import Image
       >>> stream = io.BytesIO()
       >>> Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(stream, "PNG")
-      >>> decode_image(stream.getvalue(), "clear.png").shape
-      (2, 3)
+      >>> decode_image(stream.getvalue(), "clear.png").tolist()
+      [[255, 255, 255], [255, 255, 255]]
     """
     if not data:
         raise DataError(f"{name}: is empty (0 bytes); give a picture file")
@@ -89,7 +87,7 @@ def _decode(data: bytes, name: str) -> np.ndarray:
         _check_pixels(name, size, MAX_PIXELS_WEBP)
     try:
         if data[:2] == b"\xff\xd8":
-            # Past Pillow's own limit of pixels, which doesn't know of `_draft_jpeg`.
+            # Not `Image.open`, whose limit of pixels doesn't take `_draft_jpeg` into account.
             image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
         else:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -111,7 +109,7 @@ def _decode(data: bytes, name: str) -> np.ndarray:
             _check_pixels(name, image.size, MAX_PIXELS)
         image.load()
         # Read now: Pillow turns a TIFF as it loads it, and takes the tag away.
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1), lambda a: a)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda a: a)
         return np.ascontiguousarray(turn(_to_grey(image)))
 
 
@@ -193,11 +191,9 @@ def _on_paper(image: Image.Image, colour: str) -> np.ndarray:
 
 
 def _scale_levels(strips: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
-    """Integers or floats of more than 8 bits -> uint8; their range is taken from their values.
-
-    16 bits are 0 to 65,535. Others are taken for 0 to 1, 255 or 65,535, the first that holds
-    all of them; what fits none is stretched from its least to its greatest.
-    """
+    """Integers or floats of more than 8 bits -> uint8; their range is taken from their values."""
+    # 16 bits are 0 to 65,535. Others are taken for 0 to 1, 255 or 65,535, the first that holds
+    # all of them; what fits none is stretched from its least to its greatest.
     first = next(strips())
     if first.dtype.itemsize == 2:
         # Rounded division by 257.

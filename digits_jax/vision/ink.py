@@ -49,13 +49,9 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
       >>> float(ink[20, 20]), float(ink[5, 5])
       (1.0, 0.0)
     """
-    if (
-        not isinstance(grey, np.ndarray)
-        or grey.dtype != np.uint8
-        or grey.ndim != 2
-        or not grey.size
-    ):
-        what = f"{grey.dtype} {list(grey.shape)}" if isinstance(grey, np.ndarray) else type(grey)
+    array = isinstance(grey, np.ndarray)
+    if not (array and grey.dtype == np.uint8 and grey.ndim == 2 and grey.size):
+        what = f"{grey.dtype} {list(grey.shape)}" if array else type(grey).__name__
         raise DataError(f"a picture is {what}; give a uint8 array [height, width], not empty")
     small = _shrink(grey)
     ink = _flat_ink(small)
@@ -113,11 +109,9 @@ def _flat_ink(grey: np.ndarray) -> np.ndarray:
 
 
 def _close_cut_ink(grey: np.ndarray) -> np.ndarray:
-    """The ink of a digit that was cut out along its strokes: no border shows the paper.
-
-    Dark on light is supposed, and the picture set on such paper; one without two clear levels,
-    like a blank sheet in uneven light, holds none.
-    """
+    """The ink of a digit that was cut out along its strokes: no border shows the paper."""
+    # Dark on light is supposed, and the picture set on such paper; one without two clear levels,
+    # like a blank sheet in uneven light, holds none.
     low, high = np.percentile(grey, (5, 95))
     between = np.mean((grey > low + 0.3 * (high - low)) & (grey < high - 0.3 * (high - low)))
     if high - low < 60 or between > 0.25:
@@ -145,11 +139,9 @@ def _border_share(ink: np.ndarray) -> float:
 
 
 def _even_light(grey: np.ndarray, dark: bool) -> np.ndarray:
-    """The picture with the same light everywhere: what is wider than any stroke is paper.
-
-    A closing fills what is dark and narrower than its window, and keeps steps as they are; the
-    quotient by it has neither desk nor shadow. uint8 [h, w], ink dark.
-    """
+    """The picture with the same light everywhere, uint8 [h, w] with dark ink."""
+    # A closing fills what is dark and narrower than its window, and keeps steps as they are: the
+    # quotient by it has neither desk nor shadow.
     smooth = ndimage.gaussian_filter((grey if dark else 255 - grey).astype(np.float32), 0.8)
     window = max(round(_WINDOW * min(grey.shape)), 3)
     light = ndimage.grey_closing(smooth, (window, window), mode="nearest")
@@ -160,11 +152,7 @@ def _even_light(grey: np.ndarray, dark: bool) -> np.ndarray:
 
 
 def _depth_and_noise(grey: np.ndarray) -> tuple[np.ndarray, float]:
-    """How far each pixel is from the paper, float32 [h, w], and the paper's noise.
-
-    The depth is a share: of the paper's light where ink is dark, of what is missing to white
-    where it is light.
-    """
+    """How far each pixel is from the paper, float32 [h, w], and the paper's noise."""
     step = max(max(grey.shape) // 64, 1)
     sample = grey[::step, ::step]
     y, x = (np.linspace(-1, 1, n) if n > 1 else np.zeros(1) for n in grey.shape)
@@ -189,6 +177,7 @@ def _depth_and_noise(grey: np.ndarray) -> tuple[np.ndarray, float]:
     paper = np.clip(paper + correction, 0, 255)
     rest = grey - paper
     out = np.abs(rest) > far
+    # A share: of the paper's light where ink is dark, of what is missing to white elsewhere.
     dark = -rest[out & (rest < 0)].sum() >= rest[out & (rest > 0)].sum()
     depth = -rest / np.maximum(paper, 20) if dark else rest / np.maximum(255 - paper, 20)
     quiet = np.abs(depth[~out]) if not out.all() else np.zeros(1)
@@ -196,11 +185,9 @@ def _depth_and_noise(grey: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _fit_paper(terms: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, float]:
-    """The surface of the paper's light and the spread about it: from the border inwards.
-
-    The border is paper even where ink is most of the picture. It is left for all of the
-    picture where that gives a surface that much more lies on: a ruled line may run there.
-    """
+    """The surface of the paper's light and the spread about it: from the border inwards."""
+    # The border is paper even where ink is most of the picture. It is left for all of the picture
+    # where that gives a surface that much more lies on: a ruled line may run there.
     margin = max(round(0.1 * min(sample.shape)), 1)
     border = np.ones(sample.shape, bool)
     border[margin:-margin, margin:-margin] = False

@@ -40,8 +40,8 @@ class Rules:
 def find_rules(depth: np.ndarray, noise: float) -> Rules:
     """Finds lines across the picture, thin and from border to border, tilted by up to 3 degrees.
 
-    The picture is looked at in 24 strips from left to right. At each slope, a row is as deep
-    as all but the palest fifth of the strips are there; the slope that shows most is taken.
+    The picture is divided into 24 strips from left to right. At each slope, the depth of a row is
+    the one that four in five strips have there; the slope with the deepest rows is taken.
     """
     height, width = depth.shape
     none = Rules(np.zeros(width, int), [])
@@ -52,7 +52,7 @@ def find_rules(depth: np.ndarray, noise: float) -> Rules:
     strips = np.add.reduceat(capped, edges[:-1], axis=1) / np.diff(edges)
     middles = (edges[:-1] + edges[1:]) / 2
     limit = max(noise, 0.025)
-    if (strips.max(axis=0) > limit).mean() < 0.8:  # the quick answer for most pictures
+    if (strips.max(axis=0) > limit).mean() < 0.8:  # most pictures end here, quickly
         return none
     step = max(1.0 / width, 0.002)
     best, shown, found = 0.0, 0.0, []

@@ -1,4 +1,4 @@
-"""What is written in one picture: its pieces of ink, the digits they make, rows of digits.
+"""A picture's pieces of ink, the digits that they make, and rows of digits.
 
 Ink is found once, by `segment`; what it returns is read as one digit or as rows of them.
 """
@@ -22,13 +22,7 @@ _ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights o
 
 @dataclass(frozen=True)
 class Piece:
-    """A connected piece of ink.
-
-    Attributes:
-      label: in `Segmentation.labels`.
-      box: in pixels of the ink.
-      weight: the sum of its ink.
-    """
+    """A connected piece of ink: its label in `Segmentation.labels`, and the sum of its ink."""
 
     label: int
     box: Box
@@ -67,7 +61,7 @@ class Glyph:
     """A digit that was found.
 
     Attributes:
-      image: uint8 [28, 28], 0 the paper and 255 the ink: what a network sees.
+      image: uint8 [28, 28], 0 the paper and 255 the ink: the input of a network.
       box: in pixels of the picture.
     """
 
@@ -76,10 +70,7 @@ class Glyph:
 
 
 def segment(grey: np.ndarray) -> Segmentation:
-    """Finds the ink of a picture, and its connected pieces that can be writing.
-
-    Args:
-      grey: uint8 [height, width].
+    """Finds the ink of a picture, uint8 [height, width], and its pieces that can be writing.
 
     Raises:
       DataError: an array of another type or shape.
@@ -129,10 +120,7 @@ def find_digit(found: Segmentation) -> Glyph | None:
 
 
 def read_digit(grey: np.ndarray) -> np.ndarray | None:
-    """Places the one digit of a picture as MNIST's makers did.
-
-    Args:
-      grey: uint8 [height, width].
+    """Places the one digit of a picture, uint8 [height, width], as MNIST's makers did.
 
     Returns:
       uint8 [28, 28], or None where there is no ink.
@@ -149,18 +137,6 @@ def read_digit(grey: np.ndarray) -> np.ndarray | None:
     """
     digit = find_digit(segment(grey))
     return None if digit is None else digit.image
-
-
-def find_lines(found: Segmentation) -> list[list[Glyph]]:
-    """Finds rows of digits, top to bottom, each from left to right; touching digits stay together.
-
-    Example:
-      >>> page = np.full((60, 100), 255, np.uint8)
-      >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
-      >>> [[glyph.box for glyph in line] for line in find_lines(segment(page))]
-      [[(10, 20, 14, 40), (50, 20, 54, 40)]]
-    """
-    return [_place(found, row) for row in find_rows(found)]
 
 
 def read_line(found: Segmentation, score: Score) -> list[Glyph]:
@@ -183,6 +159,12 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
 
     Returns:
       Rows from top to bottom, each from left to right; none for a blank picture.
+
+    Example:
+      >>> page = np.full((60, 100), 255, np.uint8)
+      >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
+      >>> [[part.box for part in row] for row in find_rows(segment(page))]
+      [[(10, 20, 14, 40), (50, 20, 54, 40)]]
     """
     if not found.pieces:
         return []
@@ -234,10 +216,8 @@ def _stack(pieces: list[Piece]) -> list[list[Piece]]:
 
 
 def _attach(piece: Piece, rows: list[list[list[Piece]]], height: float) -> None:
-    """Gives a small piece to the digit over, under or close by; else it is a speck, or a separator.
-
-    The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
-    """
+    """Adds a small piece to the digit over, under or close by, and drops specks and separators."""
+    # The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
     digits = [digit for row in rows for digit in row]
     near = min(digits, key=lambda digit: _gap(piece.box, _bounds(digit)))
     box = _bounds(near)

@@ -77,14 +77,11 @@ def split_touching(parts: list[Part], score: Callable[[np.ndarray], np.ndarray])
 
 
 def choose_cuts(logs: Mapping[Span, float], width: float) -> list[Span]:
-    """Chooses which spans between cuts are digits.
+    """Chooses spans between cuts, from 0 to the last one, that are digits.
 
     Args:
       logs: log probability of each span (i, j) of candidate cuts; the whole is (0, last).
       width: of the whole, in heights of the line.
-
-    Returns:
-      Spans that follow each other from 0 to the last cut.
 
     Example:
       >>> choose_cuts({(0, 1): -0.1, (1, 2): -0.1, (0, 2): -3.0}, 1.2)

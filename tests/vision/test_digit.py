@@ -54,16 +54,6 @@ def test_size_makes_almost_no_difference(scale):
     assert np.abs(large.astype(int) - image).mean() < 8
 
 
-def test_a_box_of_20_is_left_alone():
-    ink = np.zeros((40, 40), np.float32)
-    ink[3:23, 7:10] = np.random.default_rng(0).uniform(0.5, 1, (20, 3)).astype(np.float32)
-    ink[3, 7] = 1
-    image = place_digit(ink)
-    (top, bottom), (left, right) = bounds(image)
-    inside = image[top : bottom + 1, left : right + 1]
-    np.testing.assert_array_equal(inside, np.floor(ink[3:23, 7:10] * 255 + 0.5))
-
-
 def test_averages_are_those_of_blocks():
     ink = np.zeros((120, 120), np.float32)
     ink[10:110, 20:35] = np.random.default_rng(0).uniform(0.95, 1, (100, 15))

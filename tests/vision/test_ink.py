@@ -34,8 +34,6 @@ def test_polarity_is_found(ink, paper):
 BLANK = {
     "1x1": np.full((1, 1), 255, np.uint8),
     "black": np.zeros((28, 28), np.uint8),
-    "grey": np.full((300, 200), 128, np.uint8),
-    "1x500": np.full((1, 500), 255, np.uint8),
     "grain": np.random.default_rng(0).normal(200, 6, (200, 300)).clip(0, 255).astype(np.uint8),
     "shade": np.tile(np.linspace(90, 250, 300), (200, 1)).astype(np.uint8),
 }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from digits_jax.vision.segment import (
     find_digit,
-    find_lines,
+    find_rows,
     read_digit,
     read_line,
     read_page,
@@ -31,7 +31,8 @@ def paint_ring(page, left, top, height=40, width=30, pen=5):
 
 
 def boxes(lines):
-    return [[glyph.box for glyph in line] for line in lines]
+    """The boxes of glyphs, or of parts, line by line."""
+    return [[each.box for each in line] for line in lines]
 
 
 def uncertain(images):
@@ -74,8 +75,8 @@ def test_rows_and_digits_come_in_reading_order():
     for left, top, *_ in [box for line in expected for box in line][::-1]:
         paint_ring(page, left, top)
     found = segment(page)
-    assert boxes(find_lines(found)) == boxes(read_page(found, uncertain)) == expected
-    image = find_lines(found)[0][0].image
+    assert boxes(find_rows(found)) == boxes(read_page(found, uncertain)) == expected
+    image = read_page(found, uncertain)[0][0].image
     assert (image.dtype, image.shape) == (np.uint8, (28, 28))
 
 
@@ -85,21 +86,21 @@ def test_a_bar_apart_is_of_its_digit_and_specks_are_of_none():
     page[28:33, 24:52] = 0  # over the first
     paint_ring(page, 90, 30)
     page[80:83, 150:153] = page[50, 130] = 0
-    assert boxes(find_lines(segment(page))) == [[(20, 28, 52, 70), (90, 30, 120, 70)]]
+    assert boxes(find_rows(segment(page))) == [[(20, 28, 52, 70), (90, 30, 120, 70)]]
 
 
 @pytest.mark.parametrize("page", [np.full((50, 50), 9, np.uint8), np.zeros((1, 1), np.uint8)])
 def test_a_blank_page_has_no_rows(page):
     found = segment(page)
     assert find_digit(found) is None
-    assert find_lines(found) == read_page(found, uncertain) == read_line(found, uncertain) == []
+    assert find_rows(found) == read_page(found, uncertain) == read_line(found, uncertain) == []
 
 
 def test_boxes_are_in_the_pictures_pixels():
     page = blank(600, 2400)
     for left in (200, 1000):
         paint_ring(page, left, 100, 400, 300, 50)
-    found = boxes(find_lines(segment(page)))
+    found = boxes(read_page(segment(page), uncertain))
     np.testing.assert_allclose(found, [[(200, 100, 500, 500), (1000, 100, 1300, 500)]], atol=4)
 
 
@@ -136,7 +137,7 @@ def test_touching_digits_are_cut():
         scores[:, 0] = np.where(one, 0.95, 0.2)
         return scores
 
-    assert boxes(find_lines(touching())) == [[(30, 30, 88, 70)]]
+    assert boxes(find_rows(touching())) == [[(30, 30, 88, 70)]]
     found = boxes([read_line(touching(), score)])
     np.testing.assert_allclose(found, [[(30, 30, 59, 70), (59, 30, 88, 70)]], atol=6)
 

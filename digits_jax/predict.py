@@ -14,10 +14,8 @@ import tyro
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
 
-COLUMNS = (
-    *("file", "model", "digit", "probability", "runner_up", "runner_up_probability"),
-    *("sure", "found", "error"),
-)
+COLUMNS = ["file", "model", "digit", "probability", "runner_up", "runner_up_probability"]
+COLUMNS += ["sure", "found", "error"]
 
 
 @dataclass(frozen=True)
@@ -26,14 +24,13 @@ class Arguments:
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of a finished run, or a .npz file of digits_jax.export."""
-    paths: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = field(
-        default_factory=list
-    )
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
     """Picture files, folders of them, or - for standard input; with --image: more runs."""
+    # A list: the command line splits tuples at commas, which names of files may hold.
     image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...")] = field(default_factory=list)
     """The pictures; all else are runs to compare."""
     ensemble: bool = False
-    """Several runs answer as one."""
+    """Average the probabilities of several runs."""
     line: bool = False
     """Read a row of digits."""
     page: bool = False
@@ -52,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
     args = parse(Arguments, argv, doc=__doc__ or "")
     runs, names = ([args.run, *args.paths], args.image) if args.image else ([args.run], args.paths)
-    _check(args, names)
+    sheet = Path(args.output or "seen.png") if args.show or args.output else None
+    _check(args, names, sheet)
     from tqdm import tqdm
 
     from digits_jax.deploy.predictor import Predictor
@@ -62,38 +60,42 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.vision.decode import decode_image
 
     files = list(_find_files(names))
-    sheet = _check_sheet(args.output or "seen.png", files) if args.show or args.output else None
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
     models = [predictor.network.name for predictor in predictors]
     mode = "page" if args.page else "line" if args.line else "digit"
     as_text = not (args.json or args.csv)
-    entries, seen = [], []
-    # A bar, where the answers themselves don't run past.
+    entries, readings = [], []
+    # Printed results show the progress themselves.
     hidden = as_text or not sys.stderr.isatty()
     for name in tqdm(files, unit="picture", delay=2, leave=False, disable=hidden):
         try:
-            read = read_picture(decode_image(_read_bytes(name), name), predictors, mode)
-            entries.append(_entry(name, read.rows, models))
+            reading = read_picture(decode_image(_read_bytes(name), name), predictors, mode)
+            entries.append(_entry(name, reading.rows, models))
         except DataError as error:
-            read = error
+            reading = error
             entries.append({"file": name, "error": str(error)})
-        if len(seen) < MOST:
-            seen.append((name, read))
+        if len(readings) < MOST:
+            readings.append((name, reading))
         if as_text:
             _print_text(entries[-1])
     if args.json:
         print(json.dumps(entries, indent=1))
     if args.csv:
-        _print_csv(entries, models)
+        columns = [column for column in COLUMNS if column != "model" or len(models) > 1]
+        table = csv.DictWriter(sys.stdout, columns, "", "ignore", lineterminator="\n")
+        table.writeheader()
+        for entry in entries:
+            rows = entry.get("models", [{"model": model} for model in models])
+            table.writerows({**entry, **row} for row in rows)
     if sheet:
-        write_sheet(sheet, seen)
-        more = f" (the first {len(seen)} of {len(files)})" if len(seen) < len(files) else ""
+        write_sheet(sheet, readings)
+        more = f" (the first {MOST} of {len(files)})" if len(files) > MOST else ""
         print(f"what was read: {sheet}{more}", file=sys.stderr)
     return int(any("error" in entry for entry in entries))
 
 
-def _check(args: Arguments, names: list[str]) -> None:
+def _check(args: Arguments, names: Sequence[str], sheet: Path | None) -> None:
     if not names:
         raise ConfigError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
     if (args.line and args.page) or (args.json and args.csv):
@@ -106,24 +108,17 @@ def _check(args: Arguments, names: list[str]) -> None:
             raise ConfigError(
                 f"{name} is a run; to compare runs give RUN_A RUN_B --image IMAGE..., or --ensemble"
             )
+    if sheet:
+        from digits_jax.deploy.sheet import is_sheet
+
+        if sheet.suffix.lower() != ".png" or sheet.is_dir() or not sheet.parent.is_dir():
+            raise ConfigError(f"{sheet}: can't be written; give a .png file in an existing folder")
+        if sheet.exists() and not is_sheet(sheet):
+            raise ConfigError(f"{sheet}: exists, and isn't a sheet of this program; give another")
 
 
-def _check_sheet(name: str, files: list[str]) -> Path:
-    from digits_jax.deploy.sheet import is_sheet
-
-    path = Path(name)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{path}: can't be written; give a file in a folder that is there")
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"{path}: the picture is a PNG; give a file that ends in .png")
-    given = [file for file in files if Path(file).exists()]
-    if path.exists() and (not is_sheet(path) or any(map(path.samefile, given))):
-        raise ConfigError(f"{path}: is there already, and not made by this program; give another")
-    return path
-
-
-def _find_files(names: list[str]) -> Iterator[str]:
-    """Folders are opened, one level deep; hidden files in them are left out."""
+def _find_files(names: Sequence[str]) -> Iterator[str]:
+    """The files given, and those in the folders given, one level deep, without hidden ones."""
     for name in names:
         inside = []
         with contextlib.suppress(OSError, ValueError):  # see `_read_bytes`
@@ -146,9 +141,6 @@ def _read_bytes(name: str) -> bytes:
         raise DataError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
 
 
-# --- answers as JSON, text and CSV ---------------------------------------------------------
-
-
 def _entry(name: str, rows: list[dict[str, Any]], models: list[str]) -> dict[str, Any]:
     if len(models) == 1:
         return {"file": name, **rows[0]}
@@ -163,37 +155,28 @@ def _print_text(entry: dict[str, Any]) -> None:
     if "error" in entry:
         print(f"error: {entry['error']}", file=sys.stderr)
     elif "models" not in entry:
-        print(f"{name}: {_said(entry)}", flush=True)
+        print(f"{name}: {_result(entry)}", flush=True)
     else:
         print(f"{name}:{'' if entry['agree'] else ' (they disagree)'}")
         for row in entry["models"]:
-            print(f"  {row['model']}: {_said(row)}", flush=True)
+            print(f"  {row['model']}: {_result(row)}", flush=True)
 
 
-def _said(row: dict[str, Any]) -> str:
+def _result(row: dict[str, Any]) -> str:
     from digits_jax.deploy.reading import show_probability as show
 
     if row.get("lines"):
-        return "\n  " + "\n  ".join(map(_said, row["lines"]))
+        return "\n  " + "\n  ".join(map(_result, row["lines"]))
     if row.get("digits"):
-        unsure = [str(i) for i, digit in enumerate(row["digits"], 1) if not digit["sure"]]
-        note = f"; not sure of number {', '.join(unsure)}" if unsure else ""
+        doubtful = [str(i) for i, digit in enumerate(row["digits"], 1) if not digit["sure"]]
+        note = f"; not confident of number {', '.join(doubtful)}" if doubtful else ""
         return f"{row['text']}  ({' '.join(show(d['probability']) for d in row['digits'])}{note})"
     if row.get("digit") is None:
         return "no digit"
     text = f"{row['digit']}  {show(row['probability'])}, then {row['runner_up']} "
-    text += show(row["runner_up_probability"]) + ("" if row["sure"] else "; not sure")
+    text += show(row["runner_up_probability"]) + ("" if row["sure"] else "; not confident")
     more = f"; {row['found']} digits seem to be there: give --line or --page"
     return text + (more if row["found"] > 1 else "")
-
-
-def _print_csv(entries: list[dict[str, Any]], models: list[str]) -> None:
-    columns = [column for column in COLUMNS if column != "model" or len(models) > 1]
-    table = csv.DictWriter(sys.stdout, columns, "", "ignore", lineterminator="\n")
-    table.writeheader()
-    for entry in entries:
-        for row in entry.get("models", [{"model": model} for model in models]):
-            table.writerow({**entry, **row})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What is written in a picture, by one or several networks: plain values, as programs print them.
+"""The digits of a picture, by one or several networks: plain values, as programs print them.
 
-One digit is {"digit", "probability", "runner_up", "runner_up_probability", "sure"}; where nothing
-is written, "digit" is None. "digit" is a number where the class's name is one, "sure" is whether
+One digit is {"digit", "probability", "runner_up", "runner_up_probability", "sure"}; on a blank
+picture, "digit" is None. "digit" is a number where the class's name is one, "sure" is whether
 the network is confident of it, and "found" is how many digits seem to be on the picture.
 """
 
@@ -28,28 +28,25 @@ _FIELDS = ("digit", "probability", "runner_up", "runner_up_probability", "sure")
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What was read in one picture.
+    """The digits of one picture.
 
     Attributes:
       grey: uint8 [height, width], the picture.
       lines: the digits found, line by line.
-      answers: of each network, to the digits of each line.
+      predictions: of each network, for the digits of each line.
       rows: for each network, what programs print: JSON values.
     """
 
     grey: np.ndarray
     lines: list[list[Glyph]]
-    answers: list[list[Predictions]]
+    predictions: list[list[Predictions]]
     rows: list[dict[str, Any]]
 
 
 def read_picture(grey: np.ndarray, predictors: Sequence[Predictor], mode: Mode) -> Reading:
-    """Reads a picture.
+    """Reads one digit somewhere on a picture, uint8 [height, width], or a line or page of them.
 
-    Args:
-      grey: uint8 [height, width].
-      predictors: one or several networks; the first one also divides lines into digits.
-      mode: "digit" (one, somewhere on it), "line" or "page".
+    The first of the predictors also divides lines into digits.
     """
 
     def score(images: np.ndarray) -> np.ndarray:  # not calibrated: see `Score`
@@ -64,10 +61,10 @@ def read_picture(grey: np.ndarray, predictors: Sequence[Predictor], mode: Mode) 
         digit = find_digit(found)
         lines = [[digit]] if digit else []
     images = [np.stack([glyph.image for glyph in line]) for line in lines]
-    answers = [[predictor.predict(each) for each in images] for predictor in predictors]
+    predictions = [[predictor.predict(each) for each in images] for predictor in predictors]
     count = sum(map(len, find_rows(found))) if mode == "digit" else 0
     rows = []
-    for of_one in answers:
+    for of_one in predictions:
         read = [_line(line, each) for line, each in zip(lines, of_one, strict=True)]
         if mode == "page":
             rows.append({"text": "\n".join(line["text"] for line in read), "lines": read})
@@ -76,21 +73,18 @@ def read_picture(grey: np.ndarray, predictors: Sequence[Predictor], mode: Mode) 
         else:
             one = read[0]["digits"][0] if read else {}
             rows.append({**{name: one.get(name) for name in _FIELDS}, "found": count})
-    return Reading(grey, lines, answers, rows)
+    return Reading(grey, lines, predictions, rows)
 
 
-def _line(glyphs: list[Glyph], answers: Predictions) -> dict[str, Any]:
-    names = [
-        int(name) if name.isascii() and name.isdecimal() and len(name) == 1 else name
-        for name in answers.class_names
-    ]
+def _line(glyphs: list[Glyph], predictions: Predictions) -> dict[str, Any]:
+    names = [int(name) if name in tuple("0123456789") else name for name in predictions.class_names]
     digits = [
         {
-            "digit": names[answers.labels[i]],
-            "probability": round(float(answers.confidence[i]), 6),
-            "runner_up": names[answers.runners_up[i]],
-            "runner_up_probability": round(float(answers.runner_up_confidence[i]), 6),
-            "sure": bool(answers.confident[i]),
+            "digit": names[predictions.labels[i]],
+            "probability": round(float(predictions.confidence[i]), 6),
+            "runner_up": names[predictions.runners_up[i]],
+            "runner_up_probability": round(float(predictions.runner_up_confidence[i]), 6),
+            "sure": bool(predictions.confident[i]),
             "box": list(glyph.box),
         }
         for i, glyph in enumerate(glyphs)
@@ -98,13 +92,13 @@ def _line(glyphs: list[Glyph], answers: Predictions) -> dict[str, Any]:
     return {
         "text": "".join(str(digit["digit"]) for digit in digits),
         # That all are right, if the digits are independent.
-        "probability": round(float(np.prod(answers.confidence)), 6),
+        "probability": round(float(np.prod(predictions.confidence)), 6),
         "digits": digits,
     }
 
 
 def show_probability(probability: float) -> str:
-    """Formats a probability for a person, who mustn't see certainty where there is none.
+    """Formats a probability for a person, without certainty that the network hasn't.
 
     Example:
       >>> show_probability(0.9996), show_probability(0.5), show_probability(0.0001)

@@ -1,4 +1,4 @@
-"""A picture of what the networks saw: each picture with its boxes, and the 28x28 images below."""
+"""A sheet of pictures, each with its boxes, and the 28x28 inputs of the networks below."""
 
 import textwrap
 import warnings
@@ -50,19 +50,19 @@ def _draw(name: str, reading: Reading | DataError, width: int) -> Image.Image:
     letters = width // 8
     parts = [_text([(name if len(name) <= letters else f"...{name[-letters:]}", _INK)], width)]
     if isinstance(reading, DataError):
-        said = textwrap.wrap(str(reading).removeprefix(f"{name}: "), letters)[:4]
-        return _grid([*parts, _text([(line, _QUIET) for line in said], width)], 1, width)
+        problem = textwrap.wrap(str(reading).removeprefix(f"{name}: "), letters)[:4]
+        return _grid([*parts, _text([(line, _QUIET) for line in problem], width)], 1, width)
     parts.append(_picture(reading, width))
     tiles = []
     for number, line in enumerate(reading.lines):
         for i, glyph in enumerate(line):
             image = Image.fromarray(255 - glyph.image).resize((_DIGIT, _DIGIT), 0)
-            said = []
-            for answers in (of_one[number] for of_one in reading.answers):
-                text = f"{answers.names[i]}  {show_probability(answers.confidence[i])}"
-                said.append((text, _CONFIDENT if answers.confident[i] else _UNCERTAIN))
+            lines = []
+            for predicted in (of_one[number] for of_one in reading.predictions):
+                text = f"{predicted.names[i]}  {show_probability(predicted.confidence[i])}"
+                lines.append((text, _CONFIDENT if predicted.confident[i] else _UNCERTAIN))
             framed = ImageOps.expand(image, 1, _QUIET)
-            tiles.append(_grid([framed, _text(said, _DIGIT + _GAP)], 1, _DIGIT + _GAP, gap=4))
+            tiles.append(_grid([framed, _text(lines, _DIGIT + _GAP)], 1, _DIGIT + _GAP, gap=4))
     parts.append(_grid(tiles, max(width // (_DIGIT + _GAP), 1), _DIGIT + _GAP))
     return _grid(parts if tiles else [*parts, _text([("no digit", _QUIET)], width)], 1, width)
 

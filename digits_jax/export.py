@@ -86,7 +86,7 @@ def _file_name(name: str) -> str:
 
 
 def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.ndarray] | None":
-    """The logits of all runs as one, and the labels: None where one is no folder."""
+    """The logits of all runs as one, and the labels; None for archives, which hold neither."""
     from digits_jax.runs.ensembles import mean_log_probabilities
     from digits_jax.runs.folder import read_run
 
@@ -105,7 +105,13 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
     from digits_jax.runs.folder import replace_file, write_json
 
     file = folder / f"model.{args.format}"
-    _make_folder(folder, file.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise ConfigError(f"{folder}: can't be written ({error.strerror}); give another") from None
+    if present - {file.name, MANIFEST, CARD}:
+        raise ConfigError(f"{folder}: holds other files; give a new folder with --output")
     about: dict[str, Any] = {**archive.describe(network), "file": file.name}
     measured: dict[str, str] = {}
     if args.format == "npz":
@@ -118,9 +124,12 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         write_stablehlo(network, file)
         about |= {"platforms": PLATFORMS, "jax_version": jax.__version__}
     else:
-        from digits_jax.deploy.onnx import OPSET
+        from digits_jax.deploy.onnx import OPSET, write_onnx
 
-        measured = _write_onnx(network, args, file)
+        if args.int8:
+            measured = _write_int8(network, args.data_dir, file)
+        else:
+            write_onnx(network, file)
         about |= {"opset": OPSET, "quantized": args.int8}
         measured |= {"ONNX opset": str(OPSET), "numbers": "int8" if args.int8 else "float32"}
         measured["second output"] = "`probabilities`, float32 [n, classes]"
@@ -129,40 +138,25 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         network,
         files={file.name: FORMATS[args.format], MANIFEST: "input, output, classes, origin: JSON"},
         metrics=_metrics(network, args.runs),
-        seeds=_seeds(args.runs) if len(args.runs) == 1 else (),
+        seeds=_seeds(Path(args.runs[0])) if len(args.runs) == 1 else (),
         measured={"size": f"{file.stat().st_size:,} bytes", **measured},
     )
     replace_file(folder / CARD, lambda out: out.write(text.encode()))
 
 
-def _make_folder(folder: Path, name: str) -> None:
-    """Makes a folder that is new, empty, or an earlier export of the same format."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise ConfigError(f"{folder}: can't be written ({error.strerror}); give another") from None
-    if there - {name, MANIFEST, CARD}:
-        raise ConfigError(f"{folder}: holds other files; give a new folder with --output")
-
-
-def _write_onnx(network: "Network", args: Arguments, file: Path) -> dict[str, str]:
-    """Writes the file; returns what int8 costs, which is measured and printed."""
-    from digits_jax.deploy.onnx import onnx_logits, write_onnx
-
-    if not args.int8:
-        write_onnx(network, file)
-        return {}
+def _write_int8(network: "Network", data_dir: str | None, file: Path) -> dict[str, str]:
+    """Writes the quantized network; prints and returns what it costs on the test set."""
     import numpy as np
 
     from digits_jax.data.datasets import load_dataset
+    from digits_jax.deploy.onnx import onnx_logits, write_onnx
     from digits_jax.deploy.predictor import Predictor, check_images
 
     if not network.facts.get("runs"):
-        raise ConfigError(f"{network.name}: doesn't say what it was trained on; --int8 needs that")
+        raise ConfigError(f"{network.name}: names no data set, which --int8 needs; give a run")
     name = network.facts["runs"][0]["dataset"]
     how = "stream" if name.startswith("tfds/") else "memory"  # it may be larger than memory
-    data = load_dataset(name, args.data_dir, input=how)
+    data = load_dataset(name, data_dir, input=how)
     some = np.arange(0, min(5000, len(data.train)), 5)
     write_onnx(network, file, check_images(data.train.rows(some)[0]))
     int8 = onnx_logits(file, check_images(data.test.images)).argmax(-1)
@@ -172,13 +166,11 @@ def _write_onnx(network: "Network", args: Arguments, file: Path) -> dict[str, st
         for kind, labels in (("int8", int8), ("float32", float32))
     }
     measured["predictions that differ"] = f"{int((int8 != float32).sum())} of {len(int8):,}"
-    for what, text in measured.items():
-        print(f"{what}: {text}")
+    print(*(f"{what}: {text}" for what, text in measured.items()), sep="\n")
     return measured
 
 
 def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
-    """Scores the network's own probabilities on the test set; an archive has no predictions."""
     from digits_jax.evaluation.calibration import calibration
 
     scored = _predictions(runs)
@@ -196,17 +188,16 @@ def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _seeds(runs: Sequence[str]) -> list[float]:
+def _seeds(run: Path) -> list[float]:
     """Test accuracies of the runs beside this one that differ in their seed alone."""
     from digits_jax.config import read_config
     from digits_jax.runs.folder import read_results
 
-    own = Path(runs[0]).resolve()
-    if not own.is_dir():
+    if not run.is_dir():
         return []
-    config, results = read_config(own)[0], read_results(own)
+    config, results = read_config(run)[0], read_results(run)
     by_seed = {config.seed: results["test_accuracy"]}
-    for path in sorted(own.parent.iterdir()):
+    for path in sorted(run.resolve().parent.iterdir()):
         try:
             other, found = read_config(path)[0], read_results(path)
             same = dataclasses.replace(other, seed=config.seed) == config

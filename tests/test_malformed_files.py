@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from programs import environment
+from programs import assert_one_error_line, environment
 
 from digits_jax import predict as predict_program
 from digits_jax.compare import read_predictions
@@ -27,7 +27,6 @@ from digits_jax.deploy.archive import read_archive, write_archive
 from digits_jax.deploy.network import load_network
 from digits_jax.deploy.sheet import is_sheet
 from digits_jax.errors import DigitsError
-from digits_jax.runs.folder import read_metrics
 from digits_jax.vision.decode import decode_image
 from digits_jax.vision.segment import read_digit
 
@@ -82,7 +81,7 @@ def repair_png(data):
 
 # --- random damage -------------------------------------------------------------------------
 
-EXTREMES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
+EXTREMES = (0, 1, 2**8 - 1, 2**15, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1)
 
 
 @st.composite
@@ -111,17 +110,14 @@ def damaged(draw, data):
 
 
 def damaged_png(data):
-    """As `damaged`, and the checksums fit."""
     return damaged(data).map(repair_png)
 
 
 def damaged_gzip(data):
-    """What is packed is damaged, or the packed file."""
     return damaged(data) | damaged(gzip.decompress(data)).map(gzip.compress)
 
 
 def damaged_zip(data):
-    """A member is damaged, or the packed file."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         members = {name: file.read(name) for name in file.namelist()}
     names = st.sampled_from(sorted(members))
@@ -154,18 +150,15 @@ def read_labels_and_logits(path):
 
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
-PACKED = {"compression": "tiff_lzw"}
 # A file, how it is damaged, and its reader.
 FILES = {
     "PNG": (encode("L", "PNG"), damaged, read_picture),
     "PNG with right checksums": (encode("P", "PNG", transparency=3), damaged_png, read_picture),
     "JPEG": (encode("L", "JPEG", quality=60, exif=EXIF), damaged, read_picture),
     "progressive JPEG": (encode("RGB", "JPEG", progressive=True), damaged, read_picture),
-    "WebP": (encode("RGB", "WEBP"), damaged, read_picture),
-    "lossless WebP": (encode("RGBA", "WEBP", lossless=True), damaged, read_picture),
+    "WebP": (encode("RGBA", "WEBP", lossless=True), damaged, read_picture),
     "BMP": (encode("L", "BMP"), damaged, read_picture),
-    "packed TIFF": (encode("L", "TIFF", **PACKED), damaged, read_picture),
-    "TIFF of floats": (encode("F", "TIFF"), damaged, read_picture),
+    "TIFF": (encode("F", "TIFF", compression="tiff_lzw"), damaged, read_picture),
     "sheet": (encode("L", "PNG"), damaged_png, is_sheet),
     "IDX": (gzip.compress(idx(COUNT, 28, 28) + IMAGES.tobytes()), damaged_gzip, read_images),
     "npz": (npz(), damaged_zip, read_labels_and_logits),
@@ -182,7 +175,7 @@ def read_or_refuse(read, path):
         return True
     assert str(path) in message
     assert message.isprintable()
-    assert len(message.replace(str(path), "")) <= 300
+    assert len(message) <= 300 + len(str(path))
     return False
 
 
@@ -191,25 +184,18 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("files") / "file"
 
 
-def read_damaged(place, name, data):
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+def test_damaged_files_are_read_or_refused(place, name, count):
     intact, damage, read = FILES[name]
-    place.write_bytes(data.draw(damage(intact)))
-    read_or_refuse(read, place)
 
+    @given(damage(intact))
+    @settings(max_examples=count, deadline=None)
+    def check(data):
+        place.write_bytes(data)
+        read_or_refuse(read, place)
 
-@pytest.mark.parametrize("name", FILES)
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_damaged_files_are_read_or_refused(place, name, data):
-    read_damaged(place, name, data)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
-@given(data=st.data())
-@settings(max_examples=2000, deadline=None)
-def test_thousands_of_damaged_files_are_read_or_refused(place, name, data):
-    read_damaged(place, name, data)
+    check()
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -221,19 +207,16 @@ def test_intact_files_are_read_and_halves_are_refused(place, name):
     assert read is is_sheet or not read_or_refuse(read, place)
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """An exported network."""
-    path = tmp_path_factory.mktemp("exported") / "model.npz"
-    write_archive(load_network(trained[0]), path)
-    return path.read_bytes()
+def test_damaged_networks_are_read_or_refused(place, trained):
+    write_archive(load_network(trained[0]), place)
 
+    @given(damaged_zip(place.read_bytes()))
+    @settings(max_examples=60, deadline=None)
+    def check(data):
+        place.write_bytes(data)
+        read_or_refuse(read_archive, place)
 
-@given(data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_damaged_networks_are_read_or_refused(place, exported, data):
-    place.write_bytes(data.draw(damaged_zip(exported)))
-    read_or_refuse(read_archive, place)
+    check()
 
 
 # --- files that claim, or unpack to, more than there is ------------------------------------
@@ -283,22 +266,18 @@ BOMBS = {
         npz_bomb("labels", GIGABYTES * 10**9),
         npz_bomb("network", GIGABYTES * 10**9),
         npz_bomb("labels", 4000),
-        *(
-            npz_claiming(shape, descr)
-            for shape in ("(1099511627776,)", "(4611686018427387904,)", "(0, 9999999999999999999)")
-            for descr in ("<f4", "|b1", "<U100000000")
-        ),
+        npz_claiming("(1099511627776,)", "<f4"),
+        npz_claiming("(0, 9999999999999999999)", "|b1"),
+        npz_claiming("(4611686018427387904,)", "<U100000000"),
     ],
     "IDX": lambda: [
-        *(gzip_bomb(head) for head in (idx(COUNT, 28, 28), idx(COUNT), b"", idx(2**32 - 1))),
-        *(
-            gzip.compress(idx(*shape) + bytes(100))
-            for shape in [(2**32 - 1,) * 3, (COUNT, 2**31, 2**31), (COUNT, 9_000, 9_000)]
-        ),
+        gzip_bomb(idx(COUNT, 28, 28)),
+        gzip_bomb(b""),
+        gzip.compress(idx(*(2**32 - 1,) * 3) + bytes(100)),
+        gzip.compress(idx(COUNT, 9_000, 9_000) + bytes(100)),
     ],
     "picture": lambda: [
-        *(png_claiming(*size) for size in [(2**31 - 1,) * 2, (20_000, 20_000), (24_000_001, 1)]),
-        png_claiming(100, 100),
+        *(png_claiming(*size) for size in [(2**31 - 1,) * 2, (24_000_001, 1), (100, 100)]),
         WEBP + (16382).to_bytes(3, "little") * 2 + b"\0" * 20,
     ],
 }
@@ -330,7 +309,7 @@ for path in map(Path, paths):
 
 
 def read_in_little_memory(kind, megabytes, files, folder):
-    """What a process says of files: all its memory is limited, also that of libraries in C."""
+    """What a process prints of files: all its memory is limited, also that of libraries in C."""
     paths = [folder / str(number) for number in range(len(files))]
     for path, data in zip(paths, files, strict=True):
         path.write_bytes(data)
@@ -357,50 +336,34 @@ def test_files_that_claim_much_are_refused_in_little_memory(tmp_path, kind):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("TIFF", "F"), ("JPEG", "L")])
-def test_the_largest_pictures_are_read_in_little_memory(tmp_path, kind, mode):
-    size = (20_000, 20_000) if kind == "JPEG" else (6000, 4000)
-    image = Image.new(mode, size, {"RGBA": (255,) * 4, "F": 1, "L": 255}[mode])
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
+def test_the_largest_pictures_are_read_in_little_memory(tmp_path):
+    pictures = []
+    for kind, mode, colour, size, options in (
+        ("PNG", "RGBA", (255,) * 4, (6000, 4000), {}),
+        ("TIFF", "F", 1, (6000, 4000), {"compression": "tiff_lzw"}),
+        ("JPEG", "L", 255, (20_000, 20_000), {}),
+    ):
+        stream = io.BytesIO()
+        Image.new(mode, size, colour).save(stream, kind, **options)
+        pictures.append(stream.getvalue())
     # A process has 512 MB at least: the rest is for itself and a network.
-    lines, _ = read_in_little_memory("picture", 330, [stream.getvalue()], tmp_path)
-    assert lines == ["read None"]
+    lines, _ = read_in_little_memory("picture", 330, pictures, tmp_path)
+    assert lines == ["read None"] * 3
 
 
 # --- a run's own files ---------------------------------------------------------------------
 
-DAMAGE = {
-    "cut off": lambda data: data[: len(data) // 2],
-    "empty": lambda _: b"",
-    "text": lambda _: b"?",
-}
 
-
-@pytest.fixture
-def run(trained, tmp_path):
-    shutil.copytree(trained[0], tmp_path / "run")
-    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
-    return tmp_path / "run"
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize(
     "name", ["config.json", "results.json", "predictions.npz", "checkpoints/*/SHA256SUMS"]
 )
-def test_a_runs_damaged_files_are_refused_in_one_line(run, here, name, damage):
-    for path in run.glob(name):
-        path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    status, out, err = here(predict_program, run, "a.png")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert str(run) in err
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_intact_lines_of_damaged_metrics_are_kept(run, damage):
-    path, rows = run / "metrics.jsonl", read_metrics(run)
-    assert rows
-    path.write_bytes(path.read_bytes() + DAMAGE[damage](b'{"step": 1') + b"\n")
-    assert read_metrics(run) == rows
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    assert read_metrics(run) == [row for row in rows if row in read_metrics(run)]
+def test_a_runs_damaged_files_are_refused_in_one_line(trained, here, tmp_path, name):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    intact = {path: path.read_bytes() for path in run.glob(name)}
+    for damage in (lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"?"):
+        for path, data in intact.items():
+            path.write_bytes(damage(data))
+        status, out, err = here(predict_program, run, "a.png")
+        assert_one_error_line(status, out, err)
+        assert str(run) in err

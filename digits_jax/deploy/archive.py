@@ -65,11 +65,7 @@ def write_archive(network: Network, path: Path) -> None:
 
 
 def read_archive(path: Path) -> Network:
-    """Reads a network that `write_archive` wrote.
-
-    Raises:
-      DataError: there is no such file, or it is another or damaged.
-    """
+    """Reads a network that `write_archive` wrote; raises a `DataError` for any other file."""
     try:
         arrays = read_npz(path)
         about = json.loads(str(arrays.pop("network")))

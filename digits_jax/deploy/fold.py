@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# What a layer of each kind does with its arrays; also what an archive says to its readers.
+# What a layer of each kind does with its arrays; archives hold this text for their readers.
 KINDS = {
     "space_to_depth": "[n, h, w, c] -> [n, h/2, w/2, 4c]: the pixels of each 2x2 block, by rows",
     "conv": "3x3, stride 1, one ring of zeros around; kernel [3, 3, in, out], then + bias, if any",
@@ -25,7 +25,7 @@ BATCH_NORM_EPSILON = 1e-5  # flax.linen.BatchNorm's default
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One layer: one of ``KINDS``, and its arrays by the names that it has there."""
+    """One layer: one of ``KINDS``, and its arrays by the names in its text."""
 
     kind: str
     arrays: Mapping[str, Any] = field(default_factory=dict)
@@ -38,9 +38,6 @@ def to_layers(settings: Mapping[str, Any], variables: Mapping[str, Any]) -> list
       settings: of `digits_jax.models.build.build_model`.
       variables: "params" and, with BatchNorm, "batch_stats" of the module. The leaves, arrays or
         anything else, become those of the layers.
-
-    Raises:
-      KeyError: the variables aren't those of that architecture.
 
     Example:
       >>> names = {"params": {"logits": {"kernel": "a", "bias": "b"}}}

@@ -1,4 +1,4 @@
-"""A trained network, or an ensemble, with what its predictions mean.
+"""A trained network, or an ensemble, with its classes, its threshold and its temperature.
 
 images: float32 [n, 28, 28, 1] in [0, 1]; logits: float32 [n, classes]. Probabilities are the
 softmax of the logits divided by the temperature. The logits of an ensemble are the logarithm of the
@@ -32,7 +32,7 @@ SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block",
 SETTINGS += ("space_to_depth",)
 # The share of the correct predictions that may fall below the threshold of confidence.
 CORRECT_GIVEN_UP = 0.02
-# What the card, the page and `combine` say of a run.
+# What the card, the page and `combine` need of a run, with its type.
 _RUN_FACTS: dict[str, Any] = {
     "arch preset dataset dataset_sha256 params_sha256 device jax_version": str,
     "seed batch_size test_errors test_count": int,
@@ -63,7 +63,6 @@ class Network:
     """A trained network, or an ensemble.
 
     Attributes:
-      name: for people.
       class_names: a name for each logit.
       members: one, or those of an ensemble.
       threshold: the least probability of a confident prediction.
@@ -96,7 +95,7 @@ class Network:
 def make_logits(network: Network) -> Callable[[Any, Any], jax.Array]:
     """Returns a pure function (variables of each member, images) -> logits.
 
-    The variables are an argument of their own, so that compiled code needn't hold them.
+    The variables are an argument, so that compiled code needn't hold them.
 
     Example:
       >>> dense = {"kernel": np.ones((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
@@ -120,17 +119,13 @@ def make_logits(network: Network) -> Callable[[Any, Any], jax.Array]:
 
 
 def load_network(path: str | Path) -> Network:
-    """Loads the network of a finished run, or of a finished ensemble.
-
-    Args:
-      path: the run's folder.
+    """Loads the network of a finished run, or of a finished ensemble, from its folder.
 
     Raises:
-      CheckpointError: no finished run is there, or its checkpoint isn't the one that was scored.
+      CheckpointError: it holds no finished run, or another checkpoint than was scored.
     """
     path = Path(path)
-    members = members_of(path)
-    run = folder.read_run(path)
+    members, run = members_of(path), folder.read_run(path)
     name = "".join(c if c.isprintable() else "?" for c in path.resolve().name)
     if members:
         network = combine([load_network(member) for member in members])
@@ -164,7 +159,7 @@ def load_network(path: str | Path) -> Network:
 
 
 def validate(network: Network) -> None:
-    """Raises a ValueError where a network that comes from a file can't be one."""
+    """Checks a network that comes from a file; raises ValueError, KeyError or TypeError."""
     for name in (network.name, *network.class_names):
         if not isinstance(name, str) or not name.isprintable():
             raise ValueError(f"{quoted(name)} isn't a printable name")
@@ -182,21 +177,19 @@ def validate(network: Network) -> None:
     if not isinstance(network.facts.get("threshold_cost") or 0.0, float):
         raise ValueError("its threshold_cost isn't a number")
     json.dumps(network.facts, allow_nan=False, ensure_ascii=False).encode()  # can be written
+    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
     for member in network.members:
         settings, params = member.settings, member.variables["params"]
-        if settings["arch"] == "cnn" and len(settings["channels"]) * settings[
-            "convs_per_block"
-        ] > len(params):
-            raise ValueError("it has fewer layers than its settings say")
+        convolutions = settings["convs_per_block"] if settings["arch"] == "cnn" else 0
+        if convolutions and convolutions * len(settings["channels"]) > len(params):
+            raise ValueError("it has fewer layers than its settings list")
         module = build_model(settings, len(network.class_names))
-        expected = jax.eval_shape(
-            lambda module=module: module.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-        )
-        shapes = [
+        expected = jax.eval_shape(module.init, jax.random.key(0), images)
+        wanted, found = (
             jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
             for tree in (expected, member.variables)
-        ]
-        if shapes[0] != shapes[1]:
+        )
+        if wanted != found:
             raise ValueError("its arrays don't fit its settings")
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(member.variables)):
             raise ValueError("its parameters aren't finite")
@@ -216,21 +209,23 @@ def combine(networks: Sequence[Network]) -> Network:
     if not networks:
         raise DataError("an ensemble needs a network; give the folder of a run")
     check_classes(networks, "an ensemble")
-    first = networks[0]
-    for other in networks[1:]:
-        if _datasets(other) != _datasets(first):
-            raise DataError(f"{other.name} and {first.name} were trained on different data sets")
     if len(networks) == 1:
-        return first
+        return networks[0]
+    runs = [network.facts.get("runs", ()) for network in networks]
+    data = [{run["dataset_sha256"] for run in each} for each in runs]
+    for other, of_other in zip(networks, data, strict=True):
+        if of_other != data[0]:
+            name = networks[0].name
+            raise DataError(f"{other.name} and {name} were trained on different data sets")
     names = [network.name for network in networks]
     # Letter by letter is intended: the runs differ in the digits after "seed".
     start = os.path.commonprefix(names).removesuffix("seed").strip("-_ ")  # noqa: RUF071
     return Network(
         name=f"ensemble-of-{len(names)}-{start or '-and-'.join(names)}",
-        class_names=first.class_names,
+        class_names=networks[0].class_names,
         members=tuple(member for network in networks for member in network.members),
         threshold=sum(network.threshold for network in networks) / len(networks),
-        facts={"runs": [run for network in networks for run in network.facts.get("runs", ())]},
+        facts={"runs": [run for each in runs for run in each]},
         temperature=sum(network.temperature for network in networks) / len(networks),
     )
 
@@ -246,21 +241,14 @@ def check_classes(networks: Sequence[Network], what: str) -> None:
             )
 
 
-def _datasets(network: Network) -> set[str]:
-    return {run["dataset_sha256"] for run in network.facts.get("runs", ())}
-
-
 def calibrate(network: Network, logits: np.ndarray, labels: np.ndarray) -> Network:
     """Returns the network with a temperature and a threshold chosen on a validation split.
 
     Args:
-      network: any.
+      network: any; "threshold_cost" in its new facts is the share of the correct predictions that
+        fall below the threshold.
       logits: float32 [n, classes], its own of the validation split.
       labels: int32 [n].
-
-    Returns:
-      The network; "threshold_cost" in its facts is the share of the correct predictions that fall
-      below the threshold.
     """
     temperature = fit_temperature(logits, labels)
     threshold, cost = choose_threshold(np.asarray(logits) / temperature, labels)
@@ -269,9 +257,9 @@ def calibrate(network: Network, logits: np.ndarray, labels: np.ndarray) -> Netwo
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fits what to divide logits by, so that their softmax says how often the network is right.
+    """Fits what to divide logits by, so that their softmax is how often the network is right.
 
-    Smoothed labels teach a network to say 90% where it is right 99 times of 100.
+    Smoothed labels teach a network a probability of 90% where it is right 99 times of 100.
 
     Args:
       logits: float32 [n, classes].
@@ -281,8 +269,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
       The temperature of the least cross-entropy in [0.25, 4]: where all are right, 0 is best.
 
     Example:
-      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # says 95%, is right 3 times of 4
-      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): says 75%
+      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # a confidence of 95%, right 3 times of 4
+      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): of 75%
       1.1
 
     Reference:

@@ -27,10 +27,7 @@ CALIBRATION_IMAGES = 1000
 
 
 def import_extra(name: str) -> Any:
-    """Imports a module of the extra "export".
-
-    Raises:
-      DataError: it isn't installed.
+    """Imports a module of the extra "export"; raises a `DataError` where it isn't installed.
 
     Example:
       >>> import_extra("no_such_package.module")
@@ -47,11 +44,7 @@ def import_extra(name: str) -> Any:
 
 
 def to_onnx(network: Network) -> Any:
-    """Returns a network as an ``onnx.ModelProto``.
-
-    Raises:
-      DataError: onnx isn't installed.
-    """
+    """Returns a network as an ``onnx.ModelProto``."""
     onnx = import_extra("onnx")
     graph = _Graph(onnx)
     logits = [graph.add_member(m.layers, f"m{i}_") for i, m in enumerate(network.members)]
@@ -126,7 +119,7 @@ class _Graph:
         return x
 
 
-# With one channel, ONNX's order of the depth is ours.
+# With one channel, ONNX orders the depth as `space_to_depth` does.
 _OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "space_to_depth": ("SpaceToDepth", {"blocksize": 2}),
     "conv": ("Conv", {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}),
@@ -146,9 +139,6 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
       calibration: float32 [n, 28, 28, 1] in [0, 1], training images: quantize to int8, with the
         ranges of the activations that these images have. None: float32.
 
-    Raises:
-      DataError: onnx, or for int8 onnxruntime, isn't installed.
-
     Reference:
       Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
       Only Inference, 2018: post-training quantization, weights by channel.
@@ -161,15 +151,12 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
 
 
 def _quantize(model: Any, images: np.ndarray) -> Any:
-    quantization = import_extra("onnxruntime.quantization")
-    onnx = import_extra("onnx")
+    quantization, onnx = import_extra("onnxruntime.quantization"), import_extra("onnx")
+    batches = iter(np.array_split(images, max(1, len(images) // 100)))
 
     class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self._batches = iter(np.array_split(images, max(1, len(images) // 100)))
-
         def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self._batches, None)
+            batch = next(batches, None)
             return None if batch is None else {"images": batch}
 
     logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing that isn't needed
@@ -194,16 +181,7 @@ def _quantize(model: Any, images: np.ndarray) -> Any:
 
 
 def onnx_logits(path: Path, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """Returns the logits that onnxruntime computes with a file.
-
-    Args:
-      path: of the file.
-      images: float32 [n, 28, 28, 1] in [0, 1].
-      batch_size: images at once.
-
-    Raises:
-      DataError: onnxruntime isn't installed.
-    """
+    """Returns the logits that onnxruntime computes for images, float32 [n, 28, 28, 1]."""
     runtime = import_extra("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     starts = range(0, len(images), batch_size)

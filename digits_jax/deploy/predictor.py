@@ -29,7 +29,7 @@ class Predictions:
     Attributes:
       class_names: a name for each label.
       logits: float32 [n, classes].
-      probabilities: float32 [n, classes]; rows sum to 1.
+      probabilities: float32 [n, classes].
       threshold: the least probability of a confident prediction.
 
     Example:
@@ -94,18 +94,6 @@ class Predictor:
 
     Args:
       network: see `load`.
-
-    Example:
-      >>> import tempfile
-      >>> from digits_jax import RunOptions, TrainConfig, fit, load_dataset
-      >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,))
-      >>> run = fit(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
-      >>> predictor = Predictor.load(run.workdir)
-      >>> found = predictor.predict(load_dataset("digits").test.images)
-      >>> bool((found.labels == load_dataset("digits").test.labels).mean() > 0.9)
-      True
-      >>> found.logits.shape
-      (360, 10)
     """
 
     def __init__(self, network: Network):
@@ -123,7 +111,7 @@ class Predictor:
 
         Raises:
           CheckpointError: a folder isn't a finished run.
-          DataError: a file isn't an exported network.
+          DataError: a file isn't an exported network, or the networks make no ensemble.
         """
         paths = path if isinstance(path, list | tuple) else [path]
         return cls(combine([open_network(each) for each in paths]))
@@ -168,12 +156,7 @@ class Predictor:
 
 
 def open_network(path: Any) -> Network:
-    """Opens the network in a run's folder or in an exported ``.npz``.
-
-    Raises:
-      CheckpointError: the folder isn't a finished run.
-      DataError: the file isn't an exported network.
-    """
+    """Opens the network in a run's folder or in an exported ``.npz``; see `Predictor.load`."""
     if not isinstance(path, str | Path):
         raise DataError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
     path = Path(path)
@@ -181,13 +164,7 @@ def open_network(path: Any) -> Network:
 
 
 def check_images(images: np.ndarray | Sequence) -> np.ndarray:
-    """Returns images as the networks take them: float32 [n, 28, 28, 1] in [0, 1].
-
-    Args:
-      images: see `Predictor.predict`.
-
-    Raises:
-      DataError: another shape, dtype or range, or NaN.
+    """Returns images, as `Predictor.predict` takes them, as float32 [n, 28, 28, 1] in [0, 1].
 
     Example:
       >>> check_images(np.full((28, 28), 255, np.uint8)).shape

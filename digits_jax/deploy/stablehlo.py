@@ -23,9 +23,6 @@ def to_stablehlo(network: Network) -> bytearray:
       What `jax.export.deserialize` reads: a function of images, float32 [n, 28, 28, 1] in
       [0, 1], that gives logits, float32 [n, classes].
 
-    Raises:
-      DataError: flatbuffers isn't installed.
-
     Reference:
       https://docs.jax.dev/en/latest/export/export.html: read by JAX for at least 6 months after
       it was written, and by what runs StableHLO for 5 years.
@@ -51,7 +48,7 @@ def read_stablehlo(path: Path) -> Callable[[Any], jax.Array]:
     """Reads the function in a file: images, float32 [n, 28, 28, 1] in [0, 1], to logits.
 
     Raises:
-      DataError: there is no such file, or `write_stablehlo` didn't write it.
+      DataError: it doesn't exist, or isn't a function of `jax.export`.
     """
     import_extra("flatbuffers")
     try:

@@ -11,19 +11,11 @@ import pytest
 from networks import SETTINGS, assert_close, numpy_logits, random_images, random_network
 from scipy.special import softmax
 
-from digits_jax import (
-    DataError,
-    RunOptions,
-    TrainConfig,
-    fit,
-    load_dataset,
-    read_run,
-)
+from digits_jax import DataError, load_dataset
 from digits_jax.deploy.archive import read_archive, write_archive
 from digits_jax.deploy.model_card import model_card
 from digits_jax.deploy.network import Member, combine, load_network
 from digits_jax.deploy.onnx import OPSET, onnx_logits, write_onnx
-from digits_jax.deploy.predictor import Predictor
 from digits_jax.deploy.stablehlo import PLATFORMS, read_stablehlo, write_stablehlo
 
 # onnx and onnxruntime have warnings of their own on a newer NumPy.
@@ -67,7 +59,6 @@ for layer in about["members"][0]["layers"]:
     elif layer["kind"] == "relu":
         x = np.maximum(x, 0)
 np.save(sys.argv[3], x)
-assert not {"jax", "digits_jax", "scipy"} & set(sys.modules)
 """
 
 
@@ -83,11 +74,9 @@ def test_an_archive_is_read_with_numpy_alone(tmp_path):
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(DataError, match="can't be read"):
         read_archive(tmp_path / "gone.npz")
-    path = tmp_path / "model.npz"
-    for data in (b"", b"PK\x03\x04", b"text"):
-        path.write_bytes(data)
-        with pytest.raises(DataError, match="isn't a network that digits_jax exported"):
-            read_archive(path)
+    (tmp_path / "model.npz").write_bytes(b"text")
+    with pytest.raises(DataError, match="isn't a network that digits_jax exported"):
+        read_archive(tmp_path / "model.npz")
 
 
 RUN = {
@@ -96,27 +85,22 @@ RUN = {
     **dict.fromkeys(("seed", "batch_size", "test_errors", "test_count"), 1),
     **dict.fromkeys(("epochs", "test_accuracy", "test_loss", "validation_accuracy"), 0.5),
 }
-
-
 SHORTER = {**SETTINGS["mlp"], "hidden_sizes": (12, 8)}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"temperature": -0.4},
         {"temperature": float("nan")},
         {"threshold": 7.0},
         {"name": "a\nb"},
         {"class_names": tuple("012")},
-        {"class_names": ()},
         {"members": ()},
         {"members": (Member(SHORTER, random_network("mlp").members[0].variables),)},
         {"facts": {"runs": [{}]}},
         {"facts": {"runs": [{**RUN, "seed": "1"}]}},
         {"facts": {"runs": [{**RUN, "test_loss": float("inf")}]}},
         {"facts": {"runs": [{**RUN, "config": []}]}},
-        {"facts": {"threshold_cost": "0"}},
     ],
 )
 def test_archives_that_hold_no_network_are_refused(tmp_path, change):
@@ -185,13 +169,14 @@ def test_int8_predicts_nearly_the_same(run, tmp_path):
     assert np.isfinite(onnx_logits(small, images)).all()
 
 
-@pytest.mark.parametrize("data", [None, b"", b"no function of jax's" * 20])
-def test_files_that_are_no_stablehlo(tmp_path, data):
+def test_files_that_are_no_stablehlo(tmp_path):
     path = tmp_path / "model.stablehlo"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(DataError, match=r"model.stablehlo: (can't be read|isn't a function)"):
+    with pytest.raises(DataError, match="can't be read"):
         read_stablehlo(path)
+    for data in (b"", b"no function of jax's" * 20):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="isn't a function"):
+            read_stablehlo(path)
 
 
 @pytest.mark.parametrize(
@@ -202,32 +187,6 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path, write, package):
     with pytest.raises(DataError, match=rf'needs {package}; .* pip install "digits_jax\[export\]"'):
         write(random_network("linear"), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.mnist
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", ["cnn", "mlp"])
-def test_every_format_computes_what_training_did(arch, mnist_dir, tmp_path):
-    """All 10,000 test images of MNIST; after a third of an epoch, as accuracy doesn't matter."""
-    config = TrainConfig(arch=arch, dataset="mnist", preset="quick", epochs=0.3)
-    options = RunOptions(data_dir=mnist_dir, devices=1, workdir=tmp_path / arch)
-    network, run = load_network(fit(config, options, quiet=True).workdir), read_run(tmp_path / arch)
-    images = load_dataset("mnist", mnist_dir).test.images
-    scaled = images.astype(np.float32) / 255
-    paths = {name: tmp_path / f"model.{name}" for name in ("npz", "onnx", "stablehlo")}
-    write_archive(network, paths["npz"])
-    write_onnx(network, paths["onnx"])
-    write_stablehlo(network, paths["stablehlo"])
-    archive = read_archive(paths["npz"])
-    logits = {
-        "numpy": np.concatenate([numpy_logits(archive, part) for part in np.split(scaled, 10)]),
-        "onnx": onnx_logits(paths["onnx"], scaled),
-        "stablehlo": np.asarray(read_stablehlo(paths["stablehlo"])(scaled)),
-        "predictor": Predictor(archive).predict(images).logits,
-    }
-    for name, found in logits.items():
-        np.testing.assert_allclose(found, run.logits, atol=1e-4, err_msg=name)
-        assert (found.argmax(-1) == run.logits.argmax(-1)).all(), name
 
 
 # --- the card ------------------------------------------------------------------------------
@@ -257,9 +216,4 @@ def test_a_card_states_the_runs_results(run):
     ):
         assert words in text
     assert "Over" not in model_card(network, files={}, seeds=[0.97])
-
-
-def test_a_card_of_a_network_without_facts():
-    text = model_card(random_network(facts={}), files={"a": "b"})
-    assert "Not known." in text
-    assert "nan" not in text
+    assert "Not known." in model_card(random_network(facts={}), files={"a": "b"})

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import (
-    SETTINGS,
-    assert_close,
-    numpy_logits,
-    random_images,
-    random_network,
-)
+from networks import SETTINGS, assert_close, numpy_logits, random_images, random_network
 from numpy_layers import apply_layers
 from scipy.special import softmax
 
@@ -117,10 +111,10 @@ def test_the_temperature_undoes_a_scale(seed, scale):
     assert fit_temperature(scale * logits, labels) == pytest.approx(scale, rel=0.15)
 
 
-@pytest.mark.parametrize(("labels", "bound"), [([0, 1], 0.25), ([1, 0], 4)])
-def test_the_temperature_has_bounds(labels, bound):
+def test_the_temperature_has_bounds():
     logits = np.array([[3.0, 0.0], [0.0, 3.0]])
-    assert fit_temperature(logits, np.array(labels)) == pytest.approx(bound, rel=1e-3)
+    for labels, bound in (([0, 1], 0.25), ([1, 0], 4)):
+        assert fit_temperature(logits, np.array(labels)) == pytest.approx(bound, rel=1e-3)
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -146,9 +140,7 @@ def change_results(path, **values):
     [
         (shutil.rmtree, "no such folder"),
         (lambda p: (p / "results.json").unlink(), "isn't finished"),
-        (lambda p: (p / "predictions.npz").unlink(), "predictions.npz: can't be read"),
         (lambda p: shutil.rmtree(p / "checkpoints"), "holds no checkpoint"),
-        (lambda p: (p / "config.json").write_text('{"config": {"arch": "mlp"}}'), "intact run"),
         (lambda p: (p / "config.json").write_text("[]"), "isn't an intact run"),
         (lambda p: change_results(p, class_names=["a", "b"]), "isn't an intact run"),
         (lambda p: change_results(p, params_sha256="0" * 64), "params_sha256 differs"),
@@ -157,6 +149,5 @@ def change_results(path, **values):
 def test_folders_that_are_no_finished_run(run, tmp_path, act, message):
     copy = shutil.copytree(run, tmp_path / "copy")
     act(copy)
-    with pytest.raises(DigitsError, match=message) as caught:
+    with pytest.raises(DigitsError, match=message):
         load_network(copy)
-    assert "\n" not in str(caught.value)

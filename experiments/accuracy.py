@@ -1,16 +1,17 @@
-"""How accurate each recipe can get: python -m experiments.accuracy
+"""What training reaches, and how long it takes: python -m experiments.accuracy
 
-Trains each recipe as an ensemble of several seeds, and writes accuracy.json and accuracy.md: what
-the networks reach one by one and together. Recipes were chosen on the validation split; the test
-set is read once per seed, after the last step. A recipe that is there already isn't repeated.
+Trains recipes with several seeds. Without --recipes, those of the README's table, each seed in a
+process of its own whose time is measured: training.json and training.md. The others are trained as
+ensembles and take hours: accuracy.json and accuracy.md, with what the networks reach one by one and
+together. The test set is read once per seed, after the last step.
 """
 
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -20,98 +21,104 @@ from digits_jax.cli import parse, run_program
 from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.formatting import fixed, markdown_table, mean_sd, percent, plural
+from digits_jax.hardware import cpu_count
 from digits_jax.runs.folder import hold_folder, read_json
 from experiments.study import RESULTS, train_run, write_results
 
-
-class Recipe(NamedTuple):
-    """Flags of `digits_jax.train`, and goals: of the mean, the best seed, and all together.
-
-    In the flags "{runs}" is the folder of all recipes.
-    """
-
-    flags: str
-    goal: float | None = None
-    best: float | None = None
-    together: float | None = None
-
-
-LARGE = "--arch=mlp --preset=best --hidden-sizes=2048,2048,2048 --adversarial=0.05"
-RECIPES = {
-    "cnn-standard": Recipe("--arch=cnn --dataset=mnist", 0.9962),
-    # The preset standard before, with a fifth of the parameters.
-    "cnn-small": Recipe(
-        "--arch=cnn --channels=24,48 --dense-size=128 --batch-size=256 --epochs=25 --dataset=mnist"
-    ),
-    "cnn-tiny": Recipe("--arch=cnn --preset=tiny --dataset=mnist", 0.994),
-    "mlp-adversarial": Recipe(
-        "--arch=mlp --augment=none --adversarial=0.1 --dropout=0.2 --hidden-sizes=1024,1024 "
-        "--epochs=30 --dataset=mnist",
-        0.99,
-    ),
-    "mlp-best": Recipe("--arch=mlp --preset=best --dataset=mnist", 0.996, best=0.9966),
-    "cnn-best": Recipe("--arch=cnn --preset=best --dataset=mnist", 0.9976, together=0.998),
-    # No preset, as it takes hours on a CPU.
-    "mlp-large": Recipe(f"{LARGE} --epochs=300 --dataset=mnist"),
-    # To learn from five networks takes minutes of a GPU, and hours of a CPU.
-    "cnn-distilled": Recipe("--arch=cnn --preset=best --dataset=mnist --teacher={runs}/cnn-best"),
-    "mlp-large-distilled": Recipe(
-        f"{LARGE} --epochs=60 --dataset=mnist --teacher={{runs}}/cnn-best"
-    ),
-    "mlp-distilled": Recipe(
-        "--arch=mlp --preset=best --epochs=20 --augment-strength=1 --dataset=mnist "
-        "--teacher={runs}/cnn-small"
-    ),
-    "cnn-digits": Recipe("--arch=cnn --dataset=digits", 0.99),
-    "mlp-digits": Recipe("--arch=mlp --dataset=digits", 0.98),
+# Flags of `digits_jax.train`.
+TIMED = {
+    "cnn-mnist-standard": "--arch=cnn --dataset=mnist",
+    "mlp-mnist-standard": "--arch=mlp --dataset=mnist",
+    "cnn-mnist-quick": "--arch=cnn --preset=quick --dataset=mnist",
+    "mlp-mnist-quick": "--arch=mlp --preset=quick --dataset=mnist",
+    "cnn-digits-standard": "--arch=cnn --dataset=digits",
+    "mlp-digits-standard": "--arch=mlp --dataset=digits",
 }
+LARGE = "--arch=mlp --preset=best --hidden-sizes=2048,2048,2048 --adversarial=0.05"
+# "{runs}" is the folder of all ensembles.
+ENSEMBLES = {
+    "cnn-standard": "--arch=cnn --dataset=mnist",
+    # The preset standard before, with a fifth of the parameters.
+    "cnn-small": "--arch=cnn --channels=24,48 --dense-size=128 --batch-size=256 --epochs=25 "
+    "--dataset=mnist",
+    "cnn-tiny": "--arch=cnn --preset=tiny --dataset=mnist",
+    "mlp-adversarial": "--arch=mlp --augment=none --adversarial=0.1 --dropout=0.2 "
+    "--hidden-sizes=1024,1024 --epochs=30 --dataset=mnist",
+    "mlp-best": "--arch=mlp --preset=best --dataset=mnist",
+    "cnn-best": "--arch=cnn --preset=best --dataset=mnist",
+    # No preset, as it takes hours on a CPU.
+    "mlp-large": f"{LARGE} --epochs=300 --dataset=mnist",
+    # To learn from five networks takes minutes of a GPU, and hours of a CPU.
+    "cnn-distilled": "--arch=cnn --preset=best --dataset=mnist --teacher={runs}/cnn-best",
+    "mlp-large-distilled": f"{LARGE} --epochs=60 --dataset=mnist --teacher={{runs}}/cnn-best",
+    "mlp-distilled": "--arch=mlp --preset=best --epochs=20 --augment-strength=1 --dataset=mnist "
+    "--teacher={runs}/cnn-small",
+    "cnn-digits": "--arch=cnn --dataset=digits",
+    "mlp-digits": "--arch=mlp --dataset=digits",
+}
+RECIPES = (*TIMED, *ENSEMBLES)
+KEPT = (
+    *("seed", "process_seconds", "test_accuracy", "test_errors", "test_count"),
+    *("validation_accuracy", "num_params", "steps", "train_seconds", "compile_seconds"),
+    *("total_seconds", "device", "num_devices", "jax_version", "params_sha256"),
+)
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What to train."""
 
-    recipes: tuple[str, ...] = tuple(RECIPES)
-    """Recipes, in this order."""
+    recipes: tuple[str, ...] = tuple(TIMED)
+    """Recipes, a teacher's before those that learn from it."""
     seeds: int = 5
-    """Seeds 0, 1, ... of each."""
+    """Seeds 0, 1, ... of each, at least 2."""
     together: bool = False
-    """Train a recipe's seeds in one vmapped step; on an accelerator they always are."""
-    runs: Path = Path("runs/accuracy")
-    """Folder of the runs."""
+    """Train an ensemble's seeds in one vmapped step; on an accelerator they always are."""
+    runs: Path = Path("runs")
+    """Folder of the runs: table/RECIPE-seedN, and accuracy/RECIPE for ensembles."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
-    """Folder of accuracy.json and accuracy.md."""
+    """Folder of the tables."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains what is missing, then writes the table of all that is there."""
+    """Trains what is missing, then writes the tables of all that is there."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     if unknown := set(arguments.recipes) - set(RECIPES):
         raise ConfigError(f"--recipes={min(unknown)}: give some of {', '.join(RECIPES)}")
     if arguments.seeds < 2:
         raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, for a standard deviation")
-    for place, name in enumerate(arguments.recipes):
-        teacher = RECIPES[name].flags.partition("--teacher={runs}/")[2]
-        there = (arguments.runs / teacher / "results.json").exists()
-        if teacher and not there and teacher not in arguments.recipes[:place]:
-            raise ConfigError(
-                f"--recipes={name}: its teacher {teacher} isn't in {arguments.runs}; give "
-                f"--recipes={teacher},{name}"
-            )
     with hold_folder(arguments.output):
-        path = arguments.output / "accuracy.json"
-        table = read_json(path) if path.exists() else {}
         for name in arguments.recipes:
-            workdir = arguments.runs / name
-            flags = [word.format(runs=arguments.runs) for word in RECIPES[name].flags.split()]
-            flags += [f"--ensemble={arguments.seeds}"]
-            flags += ["--together"] if arguments.together else []
-            flags += [f"--data-dir={arguments.data_dir}"] if arguments.data_dir else []
-            train_run(flags, workdir)
-            table[name] = {"flags": RECIPES[name].flags, **measure(workdir)}
-            write_results(path, table, markdown(table))
+            timed = name in TIMED
+            path = arguments.output / ("training.json" if timed else "accuracy.json")
+            table = read_json(path) if path.exists() else {}
+            table[name] = train_timed(name, arguments) if timed else train_ensemble(name, arguments)
+            write_results(path, table, (training_table if timed else accuracy_table)(table))
+
+
+def train_timed(name: str, arguments: Arguments) -> dict[str, Any]:
+    """Trains each seed in a process of its own; returns the row of training.json."""
+    runs = []
+    for seed in range(arguments.seeds):
+        flags = [*TIMED[name].split(), f"--seed={seed}", *_data_flag(arguments)]
+        run = train_run(flags, arguments.runs / "table" / f"{name}-seed{seed}")
+        runs.append({key: run[key] for key in KEPT})
+    return {"flags": TIMED[name], "cores": cpu_count(), "runs": runs}
+
+
+def train_ensemble(name: str, arguments: Arguments) -> dict[str, Any]:
+    """Trains the seeds as an ensemble; returns the row of accuracy.json."""
+    folder = arguments.runs / "accuracy"
+    flags = [*ENSEMBLES[name].format(runs=folder).split(), f"--ensemble={arguments.seeds}"]
+    flags += ["--together"] if arguments.together else []
+    train_run([*flags, *_data_flag(arguments)], folder / name)
+    return {"flags": ENSEMBLES[name], **measure(folder / name)}
+
+
+def _data_flag(arguments: Arguments) -> list[str]:
+    return [f"--data-dir={arguments.data_dir}"] if arguments.data_dir else []
 
 
 def measure(workdir: Path) -> dict[str, Any]:
@@ -138,40 +145,61 @@ def score(run: Run) -> dict[str, Any]:
         "test_count": len(correct),
         "first_half_accuracy": float(correct[:half].mean()),
         "second_half_accuracy": float(correct[half:].mean()),
-        **{
-            name: run.results[name]
-            for name in ("validation_accuracy", "total_seconds", "params_sha256")
-        },
     }
+    for name in ("validation_accuracy", "total_seconds", "params_sha256"):
+        found[name] = run.results[name]
     if doubtful := PUBLISHED_LABEL_ERRORS.get(run.results["dataset"]):
         found["without_doubtful_accuracy"] = float(np.delete(correct, list(doubtful)).mean())
     return found
 
 
-def markdown(table: dict[str, Any]) -> str:
-    """Makes the table: for each recipe a line for its seeds, and one for them together."""
+def training_table(table: dict[str, Any]) -> str:
+    """Makes the table of training.json, a line per recipe."""
     lines = []
-    for name in (name for name in RECIPES if name in table):
-        row, recipe = table[name], RECIPES[name]
+    for row in (table[name] for name in TIMED if name in table):
+        runs = row["runs"]
+        accuracies = [run["test_accuracy"] for run in runs]
+        seconds = [run["process_seconds"] for run in runs if run["process_seconds"] is not None]
+        lines.append(
+            (
+                f"`{row['flags']}`",
+                f"{mean_sd(accuracies, factor=100)}%",
+                _interval(statistics.mean(accuracies), runs[0]["test_count"]),
+                f"{statistics.median(seconds):.1f} s" if seconds else None,
+                f"{runs[0]['num_params']:,}",
+            )
+        )
+    columns = ["`python -m digits_jax.train` ...", "test accuracy", "95% interval"]
+    row = next(iter(table.values()))
+    run = row["runs"][0]
+    note = (
+        f"Mean ± standard deviation of {len(row['runs'])} seeds, last step, test set read once per "
+        f"seed; median time of the whole process; {row['cores']} cores ({run['device']}), jax "
+        f"{run['jax_version']}, warm file and compilation caches."
+    )
+    return f"{markdown_table(lines, [*columns, 'whole process', 'parameters'])}\n\n{note}"
+
+
+def accuracy_table(table: dict[str, Any]) -> str:
+    """Makes the table of accuracy.json: a line for a recipe's seeds, and one for all together."""
+    lines = []
+    for row in (table[name] for name in ENSEMBLES if name in table):
         members, ensemble = row["members"], row["ensemble"]
         accuracies = [run["test_accuracy"] for run in members]
-        mean, best = statistics.mean(accuracies), max(accuracies)
         minutes = statistics.median(run["total_seconds"] / 60 for run in members)
         platform, _, kind = row["device"].partition(": ")
         # On an accelerator networks train side by side, and a run has a share of it.
         where = plural(row["cores"], "core") if platform == "cpu" else kind
-        goals = [_goal("", recipe.goal, mean), _goal("best ", recipe.best, best)]
         accuracy, deviation = mean_sd(accuracies, 3, factor=100).split(" ± ")
         lines.append(
             (
                 f"`{row['flags']}`",
                 f"{row['num_params']:,}",
                 f"**{accuracy}%** ± {deviation}",
-                _interval(mean, members[0]["test_count"]),
-                percent(best),
+                _interval(statistics.mean(accuracies), members[0]["test_count"]),
+                percent(max(accuracies)),
                 *_parts(members),
                 f"{fixed(minutes, 1)} min, {where}",
-                "; ".join(filter(None, goals)),
             )
         )
         lines.append(
@@ -183,11 +211,10 @@ def markdown(table: dict[str, Any]) -> str:
                 "",
                 *_parts([ensemble]),
                 f"{fixed(ensemble['total_seconds'] / 60, 1)} min",
-                _goal("", recipe.together, ensemble["test_accuracy"]),
             )
         )
     columns = ["`python -m digits_jax.train` ...", "parameters", "test accuracy", "95% interval"]
-    columns += ["best", "without doubtful labels", "first, second half", "a run", "goal"]
+    columns += ["best", "without doubtful labels", "first, second half", "a run"]
     devices = ", ".join(dict.fromkeys(row["device"] for row in table.values()))
     seeds = sorted({len(row["members"]) for row in table.values()})
     note = (
@@ -198,25 +225,19 @@ def markdown(table: dict[str, Any]) -> str:
     return f"{markdown_table(lines, columns)}\n\n{note}"
 
 
-def _goal(what: str, goal: float | None, accuracy: float) -> str:
-    reached = "yes" if goal is not None and accuracy >= goal else "no"
-    return "" if goal is None else f"{what}≥ {percent(goal)}: {reached}"
-
-
 def _interval(accuracy: float, count: int) -> str:
     low, high = wilson_interval(accuracy * count, count)
     return f"{percent(low)} to {percent(high)}"
 
 
-def _parts(runs: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def _parts(runs: Iterable[dict[str, Any]]) -> tuple[str, str]:
     """Mean accuracies without doubtful labels, and of the halves of the test set."""
-
-    def mean(name: str) -> str:
-        values = [run[name] for run in runs if name in run]
-        return percent(statistics.mean(values)) if values else percent(None)
-
-    halves = f"{mean('first_half_accuracy')}, {mean('second_half_accuracy')}"
-    return mean("without_doubtful_accuracy"), halves
+    parts = [
+        [run[f"{name}_accuracy"] for run in runs if f"{name}_accuracy" in run]
+        for name in ("without_doubtful", "first_half", "second_half")
+    ]
+    doubtless, first, second = (percent(statistics.mean(own) if own else None) for own in parts)
+    return doubtless, f"{first}, {second}"
 
 
 if __name__ == "__main__":

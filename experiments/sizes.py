@@ -1,9 +1,8 @@
 """What each preset costs on a device: python -m experiments.sizes
 
 Parameters, file sizes, multiply-adds, and the latency of one image and of many, on one core, of
-every preset's network, with the accuracy of its trained runs (see experiments.training_table and
-experiments.accuracy). A preset without runs is measured after a few steps. Writes sizes.json and
-sizes.md.
+every preset's network, with the accuracy of its trained runs (see experiments.accuracy). A preset
+without runs is measured after a few steps. Writes sizes.json and sizes.md.
 """
 
 import os

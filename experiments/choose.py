@@ -11,6 +11,7 @@ Writes NAME.json and NAME.md. Trainings that are there are kept: with more seeds
 continues.
 """
 
+import json
 import shlex
 import statistics
 import sys
@@ -37,6 +38,10 @@ from digits_jax.hardware import keep_freed_memory, use_compilation_cache
 from digits_jax.runs.folder import hold_folder, read_json
 from experiments.study import RESULTS, hold_out, mean_se, without_test, write_results
 
+# Seeds trained side by side in one step: on an accelerator as fast as one, on a CPU in about two
+# thirds of the time.
+TOGETHER = 3
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -52,8 +57,6 @@ class Arguments:
     """Data set, as for training."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
-    together: int = 3
-    """Seeds trained side by side in one step: on an accelerator as fast as one, on a CPU in about two thirds of the time."""  # noqa: E501
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS / "choices"
     """Folder of the files."""
 
@@ -65,27 +68,22 @@ def main(argv: Sequence[str]) -> None:
     configs = check(arguments, candidates)
     keep_freed_memory()
     use_compilation_cache()
+    dataset = load_dataset(arguments.dataset, arguments.data_dir)
     with hold_folder(arguments.output):
         path = arguments.output / f"{arguments.name}.json"
         table = open_table(path, arguments, configs)
         table["command"] = shlex.join(["python", "-m", "experiments.choose", *argv])
-        missing = [
-            (flags, [s for s in range(arguments.seeds) if str(s) not in table["runs"][flags]])
-            for flags in configs
-        ]
-        if any(seeds for _, seeds in missing):
-            dataset = load_dataset(arguments.dataset, arguments.data_dir)
-            step = arguments.together
-            # All candidates of some seeds before the next: what is interrupted can be compared.
-            for first in range(0, arguments.seeds, step):
-                for flags, seeds in missing:
-                    part = [seed for seed in seeds if first <= seed < first + step]
-                    if part:
-                        found = train(configs[flags], dataset, part, arguments.folds)
-                        table["runs"][flags] |= found
-                        print(flags, found, flush=True)
-                        write_results(path, table, markdown(table))
         write_results(path, table, markdown(table))
+        # All candidates of some seeds before the next: what is interrupted can be compared.
+        for first in range(0, arguments.seeds, TOGETHER):
+            for flags, config in configs.items():
+                some = range(first, min(first + TOGETHER, arguments.seeds))
+                missing = [seed for seed in some if str(seed) not in table["runs"][flags]]
+                if missing:
+                    found = train(config, dataset, missing, arguments.folds)
+                    table["runs"][flags] |= found
+                    print(flags, found, flush=True)
+                    write_results(path, table, markdown(table))
 
 
 def split_candidates(argv: Sequence[str]) -> list[Any]:
@@ -105,22 +103,11 @@ def split_candidates(argv: Sequence[str]) -> list[Any]:
 
 
 def check(arguments: Arguments, candidates: Sequence[str]) -> dict[str, TrainConfig]:
-    """Returns each candidate's configuration.
-
-    Raises:
-      ConfigError: what can't be compared fairly.
-    """
-    if Path(arguments.name).name != arguments.name or arguments.name.startswith("."):
-        raise ConfigError(f"--name={arguments.name}: give a word that can name a file")
+    """Returns each candidate's configuration; refuses what can't be compared fairly."""
     if arguments.seeds < 2:
         raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more; one shows no spread")
-    if arguments.folds and not max(arguments.seeds, 2) <= arguments.folds:
-        raise ConfigError(
-            f"--folds={arguments.folds}: each of {arguments.seeds} seeds has a part of its own; "
-            f"give 0, or at least {arguments.seeds}"
-        )
-    if arguments.together < 1:
-        raise ConfigError(f"--together={arguments.together}: give 1 or more")
+    if arguments.folds and arguments.folds < arguments.seeds:
+        raise ConfigError(f"--folds={arguments.folds}: give 0, or at least as many as --seeds")
     if len(set(candidates)) < 2 or len(set(candidates)) < len(candidates):
         raise ConfigError("give two or more different candidates, each after a --")
     configs = {}
@@ -136,9 +123,8 @@ def check(arguments: Arguments, candidates: Sequence[str]) -> dict[str, TrainCon
 def open_table(path: Path, arguments: Arguments, configs: dict[str, TrainConfig]) -> dict[str, Any]:
     """Reads the table that is there, or begins one, with a row for each candidate.
 
-    Raises:
-      ConfigError: the table is of another data set or of other folds, or a candidate's flags were
-        another recipe when it was trained: presets change.
+    A table of another data set or of other folds is refused, and flags that were another recipe
+    when they were trained: presets change.
     """
     own = {"dataset": arguments.dataset, "folds": arguments.folds}
     table = read_json(path) if path.exists() else {**own, "recipes": {}, "runs": {}}
@@ -148,17 +134,14 @@ def open_table(path: Path, arguments: Arguments, configs: dict[str, TrainConfig]
                 f"--{name}={value}: {path} has --{name}={table[name]}; give another --name"
             )
     for flags, config in configs.items():
-        recipe = {**config.resolve(arguments.dataset).to_dict()}
-        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.items()}
-        runs = table["runs"].setdefault(flags, {})
-        noted = table["recipes"].get(flags)
-        if runs and noted != recipe:
-            changed = [k for k in recipe if noted and noted.get(k) != recipe[k]]
+        recipe = json.loads(json.dumps(config.resolve(arguments.dataset).to_dict()))
+        noted = table["recipes"].setdefault(flags, recipe)
+        table["runs"].setdefault(flags, {})
+        if changed := [name for name in recipe if noted.get(name) != recipe[name]]:
             raise ConfigError(
-                f"{flags}: trained in {path} with other {', '.join(changed) or 'settings'} than "
-                "today; give another --name"
+                f"{flags}: trained in {path} with other {', '.join(changed)} than today; give "
+                "another --name"
             )
-        table["recipes"][flags] = recipe
     return table
 
 

@@ -8,12 +8,12 @@ what the model sees.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -45,10 +45,8 @@ class Arguments:
     """Folders of trained runs; rows are read by the first."""
     count: int = 10_000
     """Number of images."""
-    split: str = "test"
+    split: Literal["test", "validation"] = "test"
     """The images: test, or validation to develop on."""
-    conditions: tuple[str, ...] = (*CONDITIONS, "rows")
-    """Only these conditions."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS
@@ -58,11 +56,6 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Draws, reads, prints and writes."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
-    allowed = (*CONDITIONS, "rows")
-    if unknown := set(arguments.conditions) - set(allowed):
-        raise ConfigError(f"--conditions={min(unknown)}: give some of {', '.join(allowed)}")
-    if arguments.split not in ("test", "validation"):
-        raise ConfigError(f"--split={arguments.split}: give test or validation")
     if not arguments.runs:
         raise ConfigError("RUN is missing: give folders of trained runs")
     use_compilation_cache()
@@ -80,31 +73,28 @@ def main(argv: Sequence[str]) -> None:
         "conditions": {},
         "rows": [],
     }
-    names = [name for name in CONDITIONS if name in arguments.conditions]
     # A process of the pool uses one core; NumPy reads this when it is imported there.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     pool = ProcessPoolExecutor(
         cpu_count(), get_context("spawn"), _start_worker, (arguments.runs[0],)
     )
     with hold_folder(arguments.output), pool:
-        for name in names:
+        for name, how in CONDITIONS.items():
             glyphs, found = read_condition(pool, name, images)
-            row: dict[str, Any] = {"drawing": CONDITIONS[name].title, "goal": CONDITIONS[name].goal}
+            row: dict[str, Any] = {"drawing": how.title, "goal": how.goal}
             row |= {"not_found": int((~found).sum()), "runs": []}
             for predictor, before in zip(predictors, plain, strict=True):
                 correct = found & (predictor.predict(glyphs).labels == labels)
                 change = difference(correct, before)
                 row["runs"].append({"accuracy": float(correct.mean()), "difference": change})
             table["conditions"][name] = row
-        if "rows" in arguments.conditions:
-            table["rows"] = [
-                study_rows(pool, images, labels, length, touching)
-                for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5)))
-                for length in lengths
-            ]
-        if names:
-            sheet = contact_sheet(names, images[:SHOWN])
-            sheet.quantize(32).save(arguments.output / "handwriting.png", optimize=True)
+        table["rows"] = [
+            study_rows(pool, images, labels, length, touching)
+            for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5)))
+            for length in lengths
+        ]
+        sheet = contact_sheet(images[:SHOWN])
+        sheet.quantize(32).save(arguments.output / "handwriting.png", optimize=True)
         write_results(arguments.output / "handwriting.json", table, markdown(table))
 
 
@@ -119,14 +109,11 @@ def read_condition(pool: Executor, name: str, images: np.ndarray) -> tuple[np.nd
     """Draws and reads images under a condition: the 28x28 found, and whether there was one."""
     starts = range(0, len(images), PART)
     jobs = [pool.submit(read_pictures, name, images[s : s + PART], s) for s in starts]
-    glyphs = [glyph for job in _watched(jobs, name) for _, glyph in job.result()]
+    jobs = tqdm(jobs, desc=name, leave=False, disable=None)
+    glyphs = [glyph for job in jobs for _, glyph in job.result()]
     blank = np.zeros((28, 28), np.uint8)
     found = np.array([glyph is not None for glyph in glyphs])
     return np.stack([blank if glyph is None else glyph for glyph in glyphs]), found
-
-
-def _watched(jobs: Sequence[Any], name: str) -> Iterable[Any]:
-    return tqdm(jobs, desc=name, leave=False, disable=None)
 
 
 def read_pictures(
@@ -163,7 +150,8 @@ def study_rows(
         pool.submit(read_rows, images, labels, length, touching, range(s, min(s + ROWS, count)))
         for s in range(0, count, ROWS)
     ]
-    done = [job.result() for job in _watched(jobs, f"rows of {length}")]
+    jobs = tqdm(jobs, desc=f"rows of {length}", leave=False, disable=None)
+    done = [job.result() for job in jobs]
     correct, counted = (sum(each) for each in zip(*done, strict=True))
     return {
         "digits": length,
@@ -209,36 +197,32 @@ def markdown(table: dict[str, Any]) -> str:
     columns = ["picture", "goal, points", "not found"]
     for run in table["runs"]:
         columns += [run, "points [95% interval]"]
-    if lines:
-        parts.append(markdown_table(lines, columns))
-    if table["rows"]:
-        parts.append(f"Rows of digits, read by {table['runs'][0]}:")
-        columns = ["digits", "apart or touching", "rows", "all read correctly [95% interval]"]
-        lines = [
-            (
-                row["digits"],
-                "touching" if row["touching"] else "apart",
-                f"{row['rows']:,}",
-                f"{percent(row['accuracy'], 1)} "
-                f"{interval(row['interval'], lambda end: percent(end, 1))}",
-                percent(row["right_number_of_digits"], 1),
-            )
-            for row in table["rows"]
-        ]
-        parts.append(markdown_table(lines, [*columns, "all found"]))
-    return "\n\n".join(parts)
+    parts += [markdown_table(lines, columns), f"Rows of digits, read by {table['runs'][0]}:"]
+    columns = ["digits", "apart or touching", "rows", "all read correctly [95% interval]"]
+    lines = [
+        (
+            row["digits"],
+            "touching" if row["touching"] else "apart",
+            f"{row['rows']:,}",
+            f"{percent(row['accuracy'], 1)} "
+            f"{interval(row['interval'], lambda end: percent(end, 1))}",
+            percent(row["right_number_of_digits"], 1),
+        )
+        for row in table["rows"]
+    ]
+    return "\n\n".join([*parts, markdown_table(lines, [*columns, "all found"])])
 
 
 def _points(value: float) -> str:
     return fixed(value, 2, "+")
 
 
-def contact_sheet(names: Sequence[str], images: np.ndarray) -> Image.Image:
+def contact_sheet(images: np.ndarray) -> Image.Image:
     """Draws a row per condition: pictures, each beside the 28x28 that a model sees."""
     cell, gap = 84, 6
-    size = (len(images) * 2 * (cell + gap) + gap, len(names) * (cell + gap) + gap)
+    size = (len(images) * 2 * (cell + gap) + gap, len(CONDITIONS) * (cell + gap) + gap)
     sheet = Image.new("L", size, 128)
-    for row, name in enumerate(names):
+    for row, name in enumerate(CONDITIONS):
         for column, (grey, glyph) in enumerate(read_pictures(name, images, 0)):
             picture = Image.fromarray(grey)
             picture.thumbnail((cell, cell), Image.Resampling.LANCZOS)

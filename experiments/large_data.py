@@ -47,17 +47,11 @@ def main(argv: Sequence[str]) -> None:
     """Writes, prints where."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     folder = write_large(arguments)
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"{folder}: {size / 1e9:.2f} GB")
-    print(f"train on it with --dataset=tfds/{NAME} --data-dir={arguments.folder} --input=stream")
+    print(f"{folder}: train on it with --dataset=tfds/{NAME} --data-dir={arguments.folder}")
 
 
 def write_large(arguments: Arguments) -> Path:
-    """Writes the data set and returns its folder.
-
-    Raises:
-      ConfigError: it is there already, or there is no room for it.
-    """
+    """Writes the data set and returns its folder."""
     target = arguments.folder.expanduser().absolute() / NAME / VERSION
     count = int(arguments.gigabytes * 1e9 / RECORD_BYTES) - TEST_COUNT
     if count < 1:
@@ -72,45 +66,35 @@ def write_large(arguments: Arguments) -> Path:
             f"--gigabytes={arguments.gigabytes:g}: {target.parent} has {free:.1f} GB free; make "
             "room, or give another folder"
         )
-    digits = load_dataset("digits")
     with scratch_folder(target.parent) as scratch:
         fresh = scratch / VERSION
         fresh.mkdir()
-        lengths = {}
-        for split, own, size in (("train", digits.train, count), ("test", digits.test, TEST_COUNT)):
-            images, labels = own.rows(np.arange(len(own)))
-            lengths[split] = _write_split(fresh, split, images, labels, size, arguments)
+        lengths = {
+            split: write_split(fresh, split, size, arguments)
+            for split, size in (("train", count), ("test", TEST_COUNT))
+        }
         _write_metadata(fresh, lengths)
         fresh.rename(target)
     return target
 
 
-def _write_split(
-    folder: Path,
-    split: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    count: int,
-    arguments: Arguments,
-) -> list[int]:
+def write_split(folder: Path, split: str, count: int, arguments: Arguments) -> list[int]:
     """Writes the files of a split; returns the number of images in each."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    per_shard = max(1, int(arguments.shard_megabytes * 1e6 / RECORD_BYTES))
-    shards = -(-count // per_shard)
-    lengths = [len(part) for part in np.array_split(np.empty(count, np.bool_), shards)]
-    with tqdm(total=count, desc=split, unit="image", unit_scale=True, disable=None) as bar:
-        for shard, length in enumerate(lengths):
-            path = folder / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
-            key = [arguments.seed, 2 * shard + (split == "test")]
-            rng = np.random.Generator(np.random.Philox(key=key))
-            writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
-            for start in range(0, length, CHUNK):
-                size = min(CHUNK, length - start)
-                for record in _records(images[..., 0], labels, size, rng):
-                    writer.write(record)
-                bar.update(size)
-            writer.close()
+    own = getattr(load_dataset("digits"), split)
+    images, labels = own.rows(np.arange(len(own)))
+    shards = -(-count // max(1, int(arguments.shard_megabytes * 1e6 / RECORD_BYTES)))
+    lengths = [(count + shard) // shards for shard in reversed(range(shards))]
+    for shard, length in enumerate(tqdm(lengths, desc=split, unit="file", disable=None)):
+        path = folder / f"{NAME}-{split}.array_record-{shard:05d}-of-{shards:05d}"
+        key = [arguments.seed, 2 * shard + (split == "test")]
+        rng = np.random.Generator(np.random.Philox(key=key))
+        writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+        for start in range(0, length, CHUNK):
+            for record in _records(images[..., 0], labels, min(CHUNK, length - start), rng):
+                writer.write(record)
+        writer.close()
     return lengths
 
 

@@ -67,12 +67,6 @@ def test_inversion_and_shift_by_hand():
     assert max(abs(y - 14), abs(x - 14)) == 3
 
 
-@pytest.mark.parametrize(("name", "severity"), [("rain", 1), ("blur", 6), ("blur", 0)])
-def test_unknown_corruptions_are_refused(name, severity, some):
-    with pytest.raises(DigitsError, match="allowed"):
-        images.corrupt(name, some, severity)
-
-
 def test_deskewing_and_centring_by_hand():
     slanted = np.zeros((1, 21, 21, 1), np.uint8)
     for row in range(4, 17):

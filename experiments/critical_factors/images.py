@@ -17,8 +17,6 @@ from digits_jax import ConfigError
 
 # f(rng, grey, strength) -> grey; grey: float32 [n, height, width] in [0, 1].
 Change = Callable[[Generator, np.ndarray, float], np.ndarray]
-# Name -> the change and its strength at severity 1, 2, ... The order is part of each seed.
-CORRUPTIONS: dict[str, tuple[Change, tuple[float, ...]]] = {}
 PREPROCESSING = ("none", "scaling", "standardising", "deskewing", "centring", "binarising")
 EYE = np.eye(2, dtype=np.float32)
 
@@ -144,42 +142,20 @@ def _sheared(slopes: np.ndarray) -> np.ndarray:
     return matrices
 
 
-def _corruption(*strengths: float) -> Callable[[Change], Change]:
-    def register(change: Change) -> Change:
-        CORRUPTIONS[change.__name__.strip("_")] = change, strengths
-        return change
-
-    return register
+def _smooth(grey: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(grey, (0, sigma, sigma), mode="constant")
 
 
 def _signs(rng: Generator, n: int) -> np.ndarray:
     return rng.choice(np.array([-1, 1], np.float32), n)
 
 
-# --- noise ---------------------------------------------------------------------------------
-
-
-@_corruption(20, 8, 4, 2, 1)
-def _shot_noise(rng: Generator, grey: np.ndarray, photons: float) -> np.ndarray:
-    return rng.poisson((grey + 0.02) * photons) / np.float32(photons)
-
-
-@_corruption(0.04, 0.08, 0.15, 0.25, 0.35)
 def _impulse_noise(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
     """Some pixels are black or white."""
     random = rng.random(grey.shape, np.float32)
     return np.where(random < share, (random < share / 2).astype(np.float32), grey)
 
 
-# --- blur ----------------------------------------------------------------------------------
-
-
-@_corruption(0.6, 1.0, 1.5, 2.0, 2.7)
-def _blur(_: Generator, grey: np.ndarray, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(grey, (0, sigma, sigma), mode="constant")
-
-
-@_corruption(4, 7, 10, 13, 16)
 def _motion_blur(rng: Generator, grey: np.ndarray, length: float) -> np.ndarray:
     """The mean along a straight path, in any direction."""
     angle = rng.uniform(0, np.pi, (len(grey), 1, 1)).astype(np.float32)
@@ -191,23 +167,12 @@ def _motion_blur(rng: Generator, grey: np.ndarray, length: float) -> np.ndarray:
     return total / len(places)
 
 
-# --- shape ---------------------------------------------------------------------------------
-
-
-@_corruption(0.2, 0.4, 0.6, 0.8, 1.0)
-def _shear(rng: Generator, grey: np.ndarray, slope: float) -> np.ndarray:
-    return affine(grey, _sheared(_signs(rng, len(grey)) * slope))
-
-
-@_corruption(0.85, 0.7, 0.6, 0.5, 0.4)
 def _scale(_: Generator, grey: np.ndarray, factor: float) -> np.ndarray:
     """Smaller. Each new pixel covers more than one old one, hence the blur."""
     spread = 0.35 * np.sqrt(1 / factor**2 - 1)
-    smooth = ndimage.gaussian_filter(grey, (0, spread, spread), mode="constant")
-    return affine(smooth, EYE / factor)
+    return affine(_smooth(grey, spread), EYE / factor)
 
 
-@_corruption(12, 24, 36, 48, 60)
 def _rotation(rng: Generator, grey: np.ndarray, degrees: float) -> np.ndarray:
     angle = np.deg2rad(degrees) * _signs(rng, len(grey))
     cos, sin = np.cos(angle), np.sin(angle)
@@ -215,15 +180,6 @@ def _rotation(rng: Generator, grey: np.ndarray, degrees: float) -> np.ndarray:
     return affine(grey, matrices)
 
 
-# --- light ---------------------------------------------------------------------------------
-
-
-@_corruption(0.15, 0.3, 0.45, 0.6, 0.75)
-def _brightness(_: Generator, grey: np.ndarray, added: float) -> np.ndarray:
-    return grey + added
-
-
-@_corruption(2, 4, 6, 8, 11)
 def _stripe(rng: Generator, grey: np.ndarray, width: float) -> np.ndarray:
     """A vertical stripe of the image is its negative."""
     x = np.arange(grey.shape[2])
@@ -232,7 +188,6 @@ def _stripe(rng: Generator, grey: np.ndarray, width: float) -> np.ndarray:
     return np.where(inside[:, None, :], 1 - grey, grey)
 
 
-@_corruption(0.25, 0.4, 0.55, 0.68, 0.8)
 def _fog(rng: Generator, grey: np.ndarray, density: float) -> np.ndarray:
     """Noise of several sizes in front of it, the coarse ones stronger."""
     n, height, width = grey.shape
@@ -244,10 +199,6 @@ def _fog(rng: Generator, grey: np.ndarray, density: float) -> np.ndarray:
     return grey * (1 - density) + density * (0.4 + 0.6 * clouds)
 
 
-# --- what is drawn over it -----------------------------------------------------------------
-
-
-@_corruption(0.04, 0.09, 0.15, 0.22, 0.3)
 def _spatter(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
     """Round drops of ink."""
     field = ndimage.gaussian_filter(rng.standard_normal(grey.shape, np.float32), (0, 1.2, 1.2))
@@ -268,7 +219,6 @@ def _lines(
         yield cos * x + sin * y, cos * y - sin * x - aside
 
 
-@_corruption(1, 2, 3, 4, 5)
 def _dotted_line(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     for along, across in _lines(rng, grey, count):
         from_dot = np.abs((along + 2) % 4 - 2)
@@ -276,7 +226,6 @@ def _dotted_line(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     return grey
 
 
-@_corruption(1, 2, 3, 4, 5)
 def _zigzag(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     for along, across in _lines(rng, grey, count):
         wave = np.abs((along + 4) % 8 - 4) - 2
@@ -286,14 +235,13 @@ def _zigzag(rng: Generator, grey: np.ndarray, count: float) -> np.ndarray:
     return grey
 
 
-@_corruption(0.3, 0.5, 0.7, 0.85, 1.0)
 def _canny_edges(_: Generator, grey: np.ndarray, part: float) -> np.ndarray:
     """Edges in place of strokes: thinned, and followed where they are faint.
 
     Reference:
       Canny, A Computational Approach to Edge Detection, 1986.
     """
-    smooth = ndimage.gaussian_filter(grey, (0, 0.8, 0.8), mode="constant")
+    smooth = _smooth(grey, 0.8)
     # Not ndimage.sobel, which would also smooth over neighboring images.
     slope = np.array([[[-1, -2, -1], [0, 0, 0], [1, 2, 1]]], np.float32)
     dy = ndimage.correlate(smooth, slope, mode="constant")
@@ -310,7 +258,6 @@ def _canny_edges(_: Generator, grey: np.ndarray, part: float) -> np.ndarray:
     return (1 - part) * grey + part * edges
 
 
-@_corruption(2.0, 3.5, 5.0, 6.5, 8.0)
 def _translation(rng: Generator, grey: np.ndarray, distance: float) -> np.ndarray:
     """By a distance, in any direction."""
     angle = rng.uniform(0, 2 * np.pi, len(grey))
@@ -318,14 +265,36 @@ def _translation(rng: Generator, grey: np.ndarray, distance: float) -> np.ndarra
     return affine(grey, EYE, shifts)
 
 
-@_corruption(1)
-def _inversion(_: Generator, grey: np.ndarray, __: float) -> np.ndarray:
-    return 1 - grey
-
-
-@_corruption(1, 2, 3, 4, 5, 6, 7, 8)
 def _off_centre(rng: Generator, grey: np.ndarray, pixels: float) -> np.ndarray:
     """By whole pixels in one of eight directions; MNIST's margin is four pixels wide."""
     directions = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b])
     shifts = pixels * directions[rng.integers(0, 8, len(grey))]
     return affine(grey, EYE, shifts)
+
+
+# Name -> the change and its strength at severity 1, 2, ... The order is part of each seed.
+CORRUPTIONS: dict[str, tuple[Change, tuple[float, ...]]] = {
+    "shot_noise": (
+        lambda rng, grey, photons: rng.poisson((grey + 0.02) * photons) / np.float32(photons),
+        (20, 8, 4, 2, 1),
+    ),
+    "impulse_noise": (_impulse_noise, (0.04, 0.08, 0.15, 0.25, 0.35)),
+    "blur": (lambda _, grey, sigma: _smooth(grey, sigma), (0.6, 1.0, 1.5, 2.0, 2.7)),
+    "motion_blur": (_motion_blur, (4, 7, 10, 13, 16)),
+    "shear": (
+        lambda rng, grey, slope: affine(grey, _sheared(_signs(rng, len(grey)) * slope)),
+        (0.2, 0.4, 0.6, 0.8, 1.0),
+    ),
+    "scale": (_scale, (0.85, 0.7, 0.6, 0.5, 0.4)),
+    "rotation": (_rotation, (12, 24, 36, 48, 60)),
+    "brightness": (lambda _, grey, added: grey + added, (0.15, 0.3, 0.45, 0.6, 0.75)),
+    "stripe": (_stripe, (2, 4, 6, 8, 11)),
+    "fog": (_fog, (0.25, 0.4, 0.55, 0.68, 0.8)),
+    "spatter": (_spatter, (0.04, 0.09, 0.15, 0.22, 0.3)),
+    "dotted_line": (_dotted_line, (1, 2, 3, 4, 5)),
+    "zigzag": (_zigzag, (1, 2, 3, 4, 5)),
+    "canny_edges": (_canny_edges, (0.3, 0.5, 0.7, 0.85, 1.0)),
+    "translation": (_translation, (2.0, 3.5, 5.0, 6.5, 8.0)),
+    "inversion": (lambda _, grey, __: 1 - grey, (1,)),
+    "off_centre": (_off_centre, (1, 2, 3, 4, 5, 6, 7, 8)),
+}

@@ -141,11 +141,7 @@ def draw_images(count: int, seed: int, size: int) -> np.ndarray:
 def noisy_labels(labels: np.ndarray, share: float, seed: int, num_classes: int) -> np.ndarray:
     """Replaces a share of the labels by another class, each other class as often.
 
-    Args:
-      labels: int32 [n].
-      share: in [0, 1]; so many are changed, rounded.
-      seed: the labels changed with a smaller share are changed alike with a larger one.
-      num_classes: at least 2.
+    The labels changed with a smaller share are changed alike with a larger one.
 
     Example:
       >>> labels = np.zeros(10, np.int32)

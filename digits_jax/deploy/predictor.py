@@ -4,8 +4,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -49,25 +49,30 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.probabilities)
 
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Classes by descending probability: int32 [n, classes]."""
+        return np.argsort(-self.probabilities, -1, kind="stable").astype(np.int32)
+
     @property
     def labels(self) -> np.ndarray:
         """The most probable class of each image: int32 [n]."""
-        return self._ranked(0)
+        return self._order[:, 0]
 
     @property
     def runners_up(self) -> np.ndarray:
         """The second most probable class of each image: int32 [n]."""
-        return self._ranked(1)
+        return self._order[:, 1]
 
     @property
     def confidence(self) -> np.ndarray:
         """The probability of each label: [n]."""
-        return self._probability_of(self.labels)
+        return self.probabilities[np.arange(len(self)), self.labels]
 
     @property
     def runner_up_confidence(self) -> np.ndarray:
         """The probability of each runner-up: [n]."""
-        return self._probability_of(self.runners_up)
+        return self.probabilities[np.arange(len(self)), self.runners_up]
 
     @property
     def confident(self) -> np.ndarray:
@@ -78,12 +83,6 @@ class Predictions:
     def names(self) -> list[str]:
         """The name of each label."""
         return [self.class_names[label] for label in self.labels]
-
-    def _ranked(self, rank: int) -> np.ndarray:
-        return np.argsort(-self.probabilities, -1, kind="stable")[:, rank].astype(np.int32)
-
-    def _probability_of(self, labels: np.ndarray) -> np.ndarray:
-        return np.take_along_axis(self.probabilities, labels[:, None], 1)[:, 0]
 
 
 class Predictor:
@@ -155,10 +154,8 @@ class Predictor:
             return self._compiled[size]
 
 
-def open_network(path: Any) -> Network:
+def open_network(path: str | Path) -> Network:
     """Opens the network in a run's folder or in an exported ``.npz``; see `Predictor.load`."""
-    if not isinstance(path, str | Path):
-        raise DataError(f"{path!r:.60} is no path; give a run's folder, or an exported .npz")
     path = Path(path)
     return read_archive(path) if path.is_file() else load_network(path)
 

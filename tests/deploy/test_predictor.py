@@ -106,7 +106,7 @@ def test_a_run_an_archive_and_an_ensemble(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("nowhere", "no such folder"), ([], "an ensemble needs"), (3, "no path")]
+    ("path", "message"), [("nowhere", "no such folder"), ([], "an ensemble needs")]
 )
 def test_paths_that_cannot_be_loaded(path, message):
     with pytest.raises(DigitsError, match=message):

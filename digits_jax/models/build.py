@@ -18,11 +18,8 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
       settings: "arch" ("mlp" or "cnn"), "batch_norm", and "hidden_sizes", or "channels",
         "convs_per_block" and "dense_size"; optional are "dropout" (0), "dtype" ("float32"),
         "space_to_depth" (True) and "convolution" ("lax"). Other keys are ignored.
-      num_classes: of the data set.
+      num_classes: the number of logits.
       shards: see `CNN`.
-
-    Raises:
-      ConfigError: "arch" is another.
 
     Example:
       >>> build_model({"arch": "mlp", "batch_norm": False, "hidden_sizes": [64]}, 10).hidden_sizes

@@ -88,7 +88,8 @@ def _convolve_forward(
     patches = _patches(x.astype(dtype), cut)
     matrix = kernel.reshape(-1, kernel.shape[-1]).astype(dtype)
     rows = _transposed(matrix)  # [filters, 9 * channels]
-    y = _product(_for_each_shard(rows, shards), patches, 2, 1, batched=True)
+    rows = jnp.broadcast_to(rows, (shards, *rows.shape))
+    y = _product(rows, patches, 2, 1, batched=True)
     y = y.reshape(shards, -1, height - cut[0], width - cut[1], batch)
     return y, (patches, matrix, x.shape)
 
@@ -106,16 +107,13 @@ def _convolve_backward(
         kernel_grad = _product(patches, grad, 2, 2, batched=True).sum(0)
     else:
         kernel_grad = _product(grad, patches, 2, 2, batched=True).sum(0).T
-    patches_grad = _product(_for_each_shard(matrix, shards), grad, 2, 1, batched=True)
+    rows = jnp.broadcast_to(matrix, (shards, *matrix.shape))
+    patches_grad = _product(rows, grad, 2, 1, batched=True)
     kernel_shape = (KERNEL, KERNEL, shape[1], matrix.shape[1])
     return _sum_patches(patches_grad, shape, cut), kernel_grad.reshape(kernel_shape)
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _for_each_shard(matrix: jax.Array, shards: int) -> jax.Array:
-    return jnp.broadcast_to(matrix, (shards, *matrix.shape))
 
 
 def _transposed(matrix: jax.Array) -> jax.Array:

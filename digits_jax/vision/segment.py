@@ -179,8 +179,8 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
         if piece.height < 0.45 * height and piece.weight >= least:
             _attach(piece, rows, height)
     for row in rows:
-        row.sort(key=lambda digit: _middle(digit)[0])
-    rows.sort(key=lambda row: np.mean([_middle(digit)[1] for digit in row]))
+        row.sort(key=lambda digit: sum(_bounds(digit)[0::2]))
+    rows.sort(key=lambda row: np.mean([sum(_bounds(digit)[1::2]) for digit in row]))
     return [[_cut_out(found, digit) for digit in row] for row in rows]
 
 
@@ -251,12 +251,6 @@ def _is_frame(box: Box, height: int, width: int) -> bool:
 def _bounds(pieces: list[Piece]) -> Box:
     left, top, right, bottom = zip(*(p.box for p in pieces), strict=True)
     return min(left), min(top), max(right), max(bottom)
-
-
-def _middle(pieces: list[Piece]) -> tuple[int, int]:
-    """Twice the middle of a digit's box, (x, y)."""
-    left, top, right, bottom = _bounds(pieces)
-    return left + right, top + bottom
 
 
 def _gap(a: Box, b: Box) -> float:

@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.reading import read_picture
-    from digits_jax.deploy.sheet import MOST, write_sheet
+    from digits_jax.deploy.sheet import MAX_PICTURES, write_sheet
     from digits_jax.hardware import use_compilation_cache
     from digits_jax.vision.decode import decode_image
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         except DataError as error:
             reading = error
             entries.append({"file": name, "error": str(error)})
-        if len(readings) < MOST:
+        if len(readings) < MAX_PICTURES:
             readings.append((name, reading))
         if as_text:
             _print_text(entries[-1])
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
             table.writerows({**entry, **row} for row in rows)
     if sheet:
         write_sheet(sheet, readings)
-        more = f" (the first {MOST} of {len(files)})" if len(files) > MOST else ""
+        more = f" (the first {MAX_PICTURES} of {len(files)})" if len(files) > MAX_PICTURES else ""
         print(f"what was read: {sheet}{more}", file=sys.stderr)
     return int(any("error" in entry for entry in entries))
 

@@ -31,7 +31,7 @@ from digits_jax.runs.ensembles import members_of
 SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
 SETTINGS += ("space_to_depth",)
 # The share of the correct predictions that may fall below the threshold of confidence.
-CORRECT_GIVEN_UP = 0.02
+MAX_BELOW_THRESHOLD = 0.02
 # What the card, the page and `combine` need of a run, with its type.
 _RUN_FACTS: dict[str, Any] = {
     "arch preset dataset dataset_sha256 params_sha256 device jax_version": str,
@@ -288,21 +288,21 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def choose_threshold(
-    logits: np.ndarray, labels: np.ndarray, give_up: float = CORRECT_GIVEN_UP
+    logits: np.ndarray, labels: np.ndarray, max_below: float = MAX_BELOW_THRESHOLD
 ) -> tuple[float, float]:
     """Chooses the probability below which a prediction isn't confident.
 
     Args:
       logits: float32 [n, classes], of a validation split.
       labels: int32 [n].
-      give_up: the share of the correct predictions that may fall below the threshold.
+      max_below: the share of the correct predictions that may fall below the threshold.
 
     Returns:
       The threshold, and the share of the correct predictions that does fall below it.
 
     Example:
       >>> logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.5, 0.5]]))
-      >>> threshold, cost = choose_threshold(logits, np.array([0, 0, 0, 1]), give_up=0.34)
+      >>> threshold, cost = choose_threshold(logits, np.array([0, 0, 0, 1]), max_below=0.34)
       >>> round(threshold, 3), round(cost, 3)
       (0.8, 0.333)
 
@@ -314,5 +314,5 @@ def choose_threshold(
     correct = np.sort(confidence[np.argmax(logits, -1) == labels])
     if not len(correct):
         return 1.0, 0.0
-    threshold = float(correct[math.floor(give_up * len(correct))])
+    threshold = float(correct[math.floor(max_below * len(correct))])
     return threshold, float(np.mean(correct < threshold))

@@ -112,7 +112,7 @@ class Predictor:
           CheckpointError: a folder isn't a finished run.
           DataError: a file isn't an exported network, or the networks make no ensemble.
         """
-        paths = path if isinstance(path, list | tuple) else [path]
+        paths = [path] if isinstance(path, str | Path) else path
         return cls(combine([open_network(each) for each in paths]))
 
     def predict(self, images: np.ndarray) -> Predictions:

@@ -13,7 +13,7 @@ from digits_jax.deploy.reading import Reading, show_probability
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
-MOST = 60  # pictures on one sheet: more are a file that no viewer shows well
+MAX_PICTURES = 60  # pictures on one sheet: more are a file that no viewer shows well
 _WIDTH, _GAP, _DIGIT, _LINE = 900, 15, 84, 18  # pixels
 _COLUMNS = 3  # of pictures with one digit each
 _SOFTWARE = "digits_jax.predict"

@@ -13,7 +13,7 @@ _FAINTEST = 0.06  # less contrast than this is no ink
 _INKED = 0.3  # at least this much ink makes a pixel count as inked in the checks of the result
 # Shares of the border that hold ink: more isn't ink, less may be a stroke that runs off the page.
 _LITTLE, _MUCH, _MOST = 0.06, 0.08, 0.4
-_MOST_AREA = 0.38  # of the picture: 1 of 20,000 of MNIST's images has more, as it is
+_MAX_AREA = 0.38  # of the picture: 1 of 20,000 of MNIST's images has more, as it is
 _SOLID = 0.35  # of the shorter side
 _WINDOW = 0.15  # of the shorter side: wider than strokes, narrower than shadows
 
@@ -58,7 +58,7 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     if not ink.any():
         return _close_cut_ink(small)
     share = _border_share(ink)
-    wide = share > _MUCH or float((ink > _INKED).mean()) > _MOST_AREA
+    wide = share > _MUCH or float((ink > _INKED).mean()) > _MAX_AREA
     if _is_solid(ink) or share > _MOST or (wide and not _meets_all_sides(ink)):
         for dark in (True, False):
             other = _flat_ink(_even_light(small, dark))
@@ -110,8 +110,8 @@ def _flat_ink(grey: np.ndarray) -> np.ndarray:
 
 def _close_cut_ink(grey: np.ndarray) -> np.ndarray:
     """The ink of a digit that was cut out along its strokes: no border shows the paper."""
-    # Dark on light is supposed, and the picture set on such paper; one without two clear levels,
-    # like a blank sheet in uneven light, holds none.
+    # Dark ink is assumed, and the picture is placed on light paper. A picture without two clear
+    # levels, like a blank sheet in uneven light, holds no ink.
     low, high = np.percentile(grey, (5, 95))
     between = np.mean((grey > low + 0.3 * (high - low)) & (grey < high - 0.3 * (high - low)))
     if high - low < 60 or between > 0.25:

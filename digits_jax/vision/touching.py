@@ -12,7 +12,7 @@ from digits_jax.vision.digit import place_digit
 Box = tuple[int, int, int, int]  # left, top, right, bottom; see `digits_jax.vision`
 Span = tuple[int, int]  # from one candidate cut to another
 
-MOST_PARTS = 12  # of one connected piece
+MAX_PARTS = 12  # of one connected piece
 _CUTS_PER_HEIGHT = 5  # candidates, in as much of a connected piece as it is high
 # By how much, in mean log probability, the parts must be better than the whole: for a piece as
 # wide as one digit may be (in heights of the line), and for a wider one.
@@ -49,7 +49,7 @@ class Part:
 def split_touching(parts: list[Part], score: Callable[[np.ndarray], np.ndarray]) -> list[Part]:
     """Splits the parts of a row of digits where the network is most confident of the result.
 
-    Every part is taken uncut or cut into up to ``MOST_PARTS``. Cuts run from top to bottom where
+    Every part is taken uncut or cut into up to ``MAX_PARTS``. Cuts run from top to bottom where
     they cross the least ink. For each number of parts, dynamic programming finds the cuts with
     the greatest sum of log probabilities (of each part's most probable class); the number is
     that with the greatest mean, where parts must be better than the whole by more than a margin,
@@ -94,7 +94,7 @@ def choose_cuts(logs: Mapping[Span, float], width: float) -> list[Span]:
     choice, most = [(0, last)], logs[0, last]
     # best[j]: the greatest sum over spans from 0 to cut j, by the number of spans so far.
     best: dict[int, tuple[float, list[Span]]] = {0: (0.0, [])}
-    for count in range(1, MOST_PARTS + 1):
+    for count in range(1, MAX_PARTS + 1):
         longer: dict[int, tuple[float, list[Span]]] = {}
         for (start, stop), value in logs.items():
             if start in best:

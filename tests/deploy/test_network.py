@@ -85,19 +85,19 @@ def test_networks_that_make_no_ensemble(changes, message):
 
 @settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 0.9), st.integers(0, 2**31))
-def test_the_threshold_is_the_highest_within_the_allowed_share(count, give_up, seed):
+def test_the_threshold_is_the_highest_within_the_allowed_share(count, max_below, seed):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(count, 4)) * 3
     labels = rng.integers(0, 4, count)
-    threshold, cost = choose_threshold(logits, labels, give_up)
+    threshold, cost = choose_threshold(logits, labels, max_below)
     confidence = softmax(logits, -1).max(-1)
     right = confidence[logits.argmax(-1) == labels]
     if not len(right):
         assert (threshold, cost) == (1.0, 0.0)
         return
-    assert cost == np.mean(right < threshold) <= give_up + 1e-9
+    assert cost == np.mean(right < threshold) <= max_below + 1e-9
     above = right[right > threshold]
-    assert not len(above) or np.mean(right < above.min()) > give_up - 1e-9
+    assert not len(above) or np.mean(right < above.min()) > max_below - 1e-9
 
 
 @settings(deadline=None, max_examples=30)

@@ -15,7 +15,7 @@ from digits_jax.vision.segment import (
     read_page,
     segment,
 )
-from digits_jax.vision.touching import MOST_PARTS, choose_cuts
+from digits_jax.vision.touching import MAX_PARTS, choose_cuts
 
 
 def blank(height=100, width=200):
@@ -162,7 +162,7 @@ def test_the_chosen_cuts_are_the_best_of_all(last, values, width):
             np.mean([logs[span] for span in pairwise([0, *cuts, last])])
             for cuts in combinations(range(1, last), count - 1)
         )
-        for count in range(1, min(last, MOST_PARTS) + 1)
+        for count in range(1, min(last, MAX_PARTS) + 1)
     }
     chosen = choose_cuts(logs, width)
     assert [start for start, _ in chosen] == [0, *(stop for _, stop in chosen[:-1])]
@@ -178,6 +178,6 @@ def test_the_chosen_cuts_are_the_best_of_all(last, values, width):
 def test_any_scores_give_digits_in_order(seed):
     rng = np.random.default_rng(seed)
     line = read_line(touching(), lambda images: rng.dirichlet(np.ones(10), len(images)))
-    assert 1 <= len(line) <= MOST_PARTS
+    assert 1 <= len(line) <= MAX_PARTS
     middles = [glyph.box[0] + glyph.box[2] for glyph in line]
     assert middles == sorted(middles)

@@ -1,7 +1,7 @@
 // A picture file -> grey levels, in bounded memory: files are checked before they are decoded.
 
-const MOST_BYTES = 50e6;
-const MOST_PIXELS = 50e6;
+const MAX_BYTES = 50e6;
+const MAX_PIXELS = 50e6;
 const LONGEST = 1000; // Pictures are worked on at this size at most.
 const ALLOWED = "PNG, JPEG, WebP and BMP files";
 
@@ -98,9 +98,9 @@ function checkPicture(bytes, name) {
   }
   const pixels = facts.width * facts.height;
   if (facts.animated) fail("is animated; give a still picture.");
-  if (pixels > MOST_PIXELS) {
+  if (pixels > MAX_PIXELS) {
     const size = `${facts.width.toLocaleString("en")} x ${facts.height.toLocaleString("en")}`;
-    fail(`is ${size} pixels; save it smaller, up to ${MOST_PIXELS / 1e6} million are allowed.`);
+    fail(`is ${size} pixels; save it smaller, up to ${MAX_PIXELS / 1e6} million are allowed.`);
   }
   if (!facts.complete || !pixels) fail("is damaged or cut off; save it again.");
 }
@@ -139,8 +139,8 @@ function toGrey({ data, width, height }, paper) {
 async function readPicture(file) {
   const name = file.name || "The picture";
   if (file.size === 0) throw new PictureError(`${name}: is empty (0 bytes); give a picture file.`);
-  if (file.size > MOST_BYTES) {
-    throw new PictureError(`${name}: is over ${MOST_BYTES / 1e6} MB; save it smaller.`);
+  if (file.size > MAX_BYTES) {
+    throw new PictureError(`${name}: is over ${MAX_BYTES / 1e6} MB; save it smaller.`);
   }
   let bytes;
   try {

@@ -1,6 +1,6 @@
 // What the page shows: a card for each network, the verdict over them, and their input.
 
-const MOST_ROWS = 10; // With more classes than that, the most probable are shown.
+const MAX_ROWS = 10; // With more classes than that, the most probable are shown.
 
 function element(name, className, text = "") {
   const made = document.createElement(name);
@@ -45,7 +45,7 @@ function makeCard(network, index) {
   const table = element("table");
   table.append(element("caption", "hidden", `Probabilities by ${network.name}`));
   const body = element("tbody");
-  const count = Math.min(network.class_names.length, MOST_ROWS);
+  const count = Math.min(network.class_names.length, MAX_ROWS);
   const rows = Array.from({ length: count }, makeRow);
   body.append(...rows.map(({ row }) => row));
   table.append(body);
@@ -62,7 +62,7 @@ function showPrediction(card, network, prediction) {
   card.card.classList.toggle("doubtful", Boolean(prediction) && !prediction.confident);
   card.card.classList.toggle("blank", !prediction);
   card.state.textContent = prediction ? stateOf(names, prediction) : "No prediction yet";
-  const ranked = prediction && names.length > MOST_ROWS;
+  const ranked = prediction && names.length > MAX_ROWS;
   card.rows.forEach(({ row, name, bar, number }, i) => {
     const index = ranked ? prediction.order[i] : i;
     const probability = prediction ? prediction.probabilities[index] : 0;

@@ -319,14 +319,15 @@ def damaged():
     """Files, and what the page says of each."""
     good = picture(STROKES["5"])
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 99, 255)]
-    animated = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    film = {"save_all": True, "append_images": frames[1:]}
     yield "empty.png", b"", "is empty"
     yield "text.png", b"a letter", "is not a picture"
     yield "cut.jpg", picture(STROKES["5"], form="JPEG")[:500], "cut off"
     yield "cut.png", good[:60], "cut off"
     yield "bent.png", good[:60] + bytes(20) + good[80:], "damaged"
     yield "bomb.png", good[:16] + (60_000).to_bytes(4) * 2 + good[24:], "60,000 x 60,000 pixels"
-    yield "film.png", animated, "is animated"
+    yield "film.png", encode(frames[0], "PNG", **film), "is animated"
+    yield "film.webp", encode(frames[0], "WEBP", **film), "is animated"
     yield "blank.png", encode(Image.new("L", (90, 90), 200)), "no ink"
 
 

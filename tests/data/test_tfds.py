@@ -204,7 +204,7 @@ IMAGE, LABEL = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(
         ({"encode": lambda image: png(image.repeat(3, -1))}, "mode RGB"),
         ({"encode": lambda image: b"?"}, r"own-.*array_record-00000-of-00001 can't be read"),
     ],
-    ids=str,
+    ids=range(8),
 )
 def test_what_is_stored_must_be_digits(changes, said, tmp_path):
     write_prepared(tmp_path, shards=1, **{"counts": {"train": 12, "test": 3}} | changes)

@@ -87,14 +87,16 @@ def _file_name(name: str) -> str:
 
 def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.ndarray] | None":
     """The logits of all runs as one, and the labels; None for archives, which hold neither."""
-    from digits_jax.runs.ensembles import mean_log_probabilities
+    from digits_jax.runs.ensembles import mean_log_probabilities, members_of
     from digits_jax.runs.folder import read_run
 
     if not all(Path(run).is_dir() for run in runs):
         return None
-    found = [vars(read_run(Path(run))) for run in runs]
+    # An ensemble counts as its members, as in the exported network.
+    members = [path for run in runs for path in members_of(Path(run)) or [Path(run)]]
+    found = [vars(read_run(path)) for path in members]
     logits = [run[f"{split}logits"] for run in found]
-    together = mean_log_probabilities(logits) if len(runs) > 1 else logits[0]
+    together = mean_log_probabilities(logits) if len(members) > 1 else logits[0]
     return together, found[0][f"{split}labels"]
 
 

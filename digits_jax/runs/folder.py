@@ -108,6 +108,12 @@ def hold_folder(path: Path) -> Iterator[None]:
         raise CheckpointError(
             f"{path}: is in use by another process; wait for it, or give another folder"
         ) from None
+    except OSError as error:  # as of some network file systems
+        print(
+            f"warning: {path}: can't be locked ({error.strerror}); let no other process write "
+            "there",
+            file=sys.stderr,
+        )
     try:
         yield
     finally:

@@ -224,11 +224,11 @@ def test_what_cannot_be_compared_is_refused(argv, words, tmp_path):
 
 
 def test_pictures_of_digits_are_read_as_those_digits(digits):
-    images = np.asarray(digits.test.images[:8, :, :, 0])
+    images = np.asarray(digits.test.images[:4, :, :, 0])
     for name in drawing.CONDITIONS:
         pairs = handwriting.read_pictures(name, images, 0)
         seen = [glyph for _, glyph in pairs if glyph is not None]
-        assert len(seen) >= 6, name
+        assert len(seen) >= 3, name
     again = handwriting.read_pictures(name, images[3:4], 3)
     np.testing.assert_array_equal(again[0][0], pairs[3][0])
     rng = np.random.Generator(np.random.Philox(key=1))

@@ -12,7 +12,7 @@ from networks import SETTINGS, assert_close, numpy_logits, random_images, random
 from numpy_layers import apply_layers
 from scipy.special import softmax
 
-from digits_jax import DigitsError, load_dataset, read_run
+from digits_jax import DigitsError
 from digits_jax.deploy.fold import KINDS, to_layers
 from digits_jax.deploy.network import (
     choose_threshold,
@@ -118,16 +118,6 @@ def test_the_temperature_has_bounds():
 
 
 # --- runs ------------------------------------------------------------------------------------
-
-
-def test_a_run_is_loaded(run):
-    network, found = load_network(run), read_run(run)
-    images = load_dataset("digits").test.images.astype(np.float32) / 255
-    np.testing.assert_allclose(numpy_logits(network, images), found.logits, atol=1e-4)
-    assert (network.name, network.class_names) == ("digits-cnn", tuple("0123456789"))
-    (facts,) = network.facts["runs"]
-    assert facts["test_accuracy"] == found.results["test_accuracy"]
-    assert facts["num_params"] == network.num_params
 
 
 def change_results(path, **values):

@@ -94,9 +94,12 @@ def test_threads_share_a_predictor_that_compiles_once():
 
 def test_a_run_an_archive_and_an_ensemble(run, tmp_path):
     images, labels = load_dataset("digits").test.images, load_dataset("digits").test.labels
-    from_run = Predictor.load(run).predict(images)
-    np.testing.assert_allclose(from_run.logits, read_run(run).logits, atol=1e-4)
-    write_archive(Predictor.load(run).network, tmp_path / "model.npz")
+    predictor, scored = Predictor.load(run), read_run(run)
+    assert predictor.network.name == "digits-cnn"
+    assert predictor.network.facts["runs"][0]["num_params"] == predictor.network.num_params
+    from_run = predictor.predict(images)
+    np.testing.assert_allclose(from_run.logits, scored.logits, atol=1e-4)
+    write_archive(predictor.network, tmp_path / "model.npz")
     from_file = Predictor.load(str(tmp_path / "model.npz")).predict(images)
     np.testing.assert_array_equal(from_file.logits, from_run.logits)
     # An ensemble of twice the same network is the same network.

@@ -241,8 +241,6 @@ def leave(status: int) -> NoReturn:
     To free the objects of JAX, Flax and Orbax one by one took 1 to 1.8 s after a quick training
     (two busy cores), and a process that fails among several would wait there for the others.
 
-    Args:
-      status: of `run_program`, which has flushed the output.
     """
     with contextlib.suppress(OSError):
         sys.stderr.flush()

@@ -75,8 +75,6 @@ def launch(
 
     Args:
       command: what each runs, with --coordinator, --num-processes and --process-id behind it.
-      num_processes: how many.
-      devices_per_process: given to each as --devices.
       stopped_seconds: for which one may be stopped (SIGSTOP).
       save_seconds: in which all are to end after SIGINT, SIGTERM or SIGHUP, which is passed on.
 

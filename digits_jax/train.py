@@ -181,20 +181,15 @@ def _train(arguments: Arguments, started: float) -> int:
 
 def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
     """Prints what will be done; raises where the data aren't those of a run that is repeated."""
-    from digits_jax.training.resuming import (
-        check_same_data,
-        check_same_teacher,
-        platform_differences,
-    )
+    from digits_jax.training.resuming import check_same_inputs, platform_differences
     from digits_jax.training.run_metadata import summarize
 
     differences = []
     if arguments.modes.config_from is not None:
         repeated = Path(arguments.modes.config_from).expanduser()
         repeated = repeated if repeated.is_dir() else repeated.parent
-        check_same_data(setup, repeated)
-        if read_config(repeated)[0].teacher == setup.config.teacher:
-            check_same_teacher(setup, repeated)
+        same_teacher = read_config(repeated)[0].teacher == setup.config.teacher
+        check_same_inputs(setup, repeated, same_teacher=same_teacher)
         differences = platform_differences(setup, repeated)
     if speaks:
         print(summarize(setup), flush=True)

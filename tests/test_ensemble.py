@@ -16,8 +16,9 @@ from digits_jax.deploy.predictor import Predictor
 from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.folder import read_metrics, read_run
 from digits_jax.train import main as train
-from digits_jax.training import loop
+from digits_jax.training import scoring
 from digits_jax.training.interrupts import Interrupted
+from digits_jax.training.loop import train_members
 from digits_jax.training.multi_step import MultiStep
 from digits_jax.training.setup import prepare
 
@@ -164,21 +165,21 @@ def test_stopped_together_they_go_on_one_by_one(tmp_path, monkeypatch, moment):
     config = dataclasses.replace(TOGETHER, epochs=2.0)
     undisturbed = fit_ensemble(config, RunOptions(workdir=tmp_path / "a", together=True))
     workdir = tmp_path / "run"
-    real = MultiStep.__call__, loop._Training._end_epoch
+    real = MultiStep.__call__, scoring.eval_batches
 
     def step(self, state, first, count):
         if moment == "steps" and first == 1:
             signal.raise_signal(signal.SIGTERM)
         return real[0](self, state, first, count)
 
-    def end_epoch(self, *arguments):
+    def eval_batches(*arguments):
         signal.raise_signal(signal.SIGTERM)
-        return real[1](self, *arguments)
+        return real[1](*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(MultiStep, "__call__", step)
         if moment == "scoring":
-            patch.setattr(loop._Training, "_end_epoch", end_epoch)
+            patch.setattr(scoring, "eval_batches", eval_batches)
         with pytest.raises(Interrupted):
             fit_ensemble(config, RunOptions(workdir=workdir, together=True), quiet=True)
     steps = [2] if moment == "steps" else [20]
@@ -195,4 +196,4 @@ def test_too_many_members_in_several_processes(monkeypatch):
     setup = prepare(SMALL)
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with pytest.raises(ConfigError, match="by one process"):
-        loop.train_members([setup, setup.with_seed(1)])
+        train_members([setup, setup.with_seed(1)])

@@ -21,9 +21,8 @@ class Teacher:
     """A trained network, or an ensemble, whose probabilities are a student's targets.
 
     Attributes:
-      variables: of each member, NumPy arrays.
-      applies: of each member, the module's ``apply``.
-      sha256: of the members' parameters.
+      variables, applies, sha256: of each member: NumPy arrays, the module's ``apply``, the sum of
+        the parameters.
     """
 
     variables: tuple[Any, ...]
@@ -31,14 +30,11 @@ class Teacher:
     sha256: tuple[str, ...]
 
     def logits(self, variables: tuple[Any, ...], images: jax.Array) -> jax.Array:
-        """Computes the teacher's logits.
+        """Computes float32 [batch, classes]; of several members the log of the mean probability.
 
         Args:
-          variables: as in the attribute, on the devices of the images.
+          variables: the attribute, on the devices of the images.
           images: float32 [batch, height, width, channels] in [0, 1].
-
-        Returns:
-          float32 [batch, classes]; for several members the logarithm of their mean probability.
         """
         logits = [
             apply(weights, images, train=False)
@@ -53,12 +49,10 @@ class Teacher:
 def load_teacher(
     path: str | Path, dataset: Dataset, *, dtype: str, convolution: str, shards: int
 ) -> Teacher:
-    """The teacher in the folder of a finished run or ensemble.
+    """Loads the teacher in the folder of a finished run or ensemble.
 
     Args:
-      path: the folder.
-      dataset: that the student is trained on.
-      dtype, convolution, shards: as the student computes.
+      dataset, dtype, convolution, shards: the student's.
 
     Raises:
       ConfigError: no finished run is there, or one of other data.

@@ -100,8 +100,6 @@ def _arguments(
         raise ConfigError(
             f"coordinator={shown(coordinator)}: must be HOST:PORT of process 0, like 10.0.0.1:1234"
         )
-    if num_processes < 1:
-        raise ConfigError(f"num_processes={num_processes}: must be at least 1")
     if not 0 <= process_id < num_processes:
         raise ConfigError(f"process_id={process_id}: must be 0 to {num_processes - 1}")
     if num_processes == 1:
@@ -143,16 +141,13 @@ def _join(arguments: dict[str, Any]) -> None:
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise ConfigError(
-            f"coordinator={address}: the processes can't be joined ({_first_line(error)}); is the "
+            f"coordinator={address}: the processes can't be joined ({why}); is the "
             "port in use? num_processes=1 trains in this process alone"
         ) from None
     finally:
         notice.cancel()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def _leave() -> None:
@@ -184,32 +179,21 @@ def _gather_text(text: str) -> list[str]:
 
 
 def max_over_processes(flag: int) -> int:
-    """The largest of all processes' values, for requests to save or to stop.
-
-    Args:
-      flag: of this process, such as the number of a signal, or 0.
-
-    Returns:
-      The same value in every process, after the slowest has called it too.
-    """
+    """Returns the largest of all processes' values, for requests to save or to stop."""
     if not jax.distributed.is_initialized():
         return flag
     return int(multihost_utils.process_allgather(np.int32(flag)).max())
 
 
 def broadcast_text(text: str | None) -> str:
-    """The text of process 0, for all; what the others give is ignored."""
+    """Returns the text of process 0 in all; what the others give is ignored."""
     if not jax.distributed.is_initialized():
         return text or ""
     return _gather_text((text or "") if jax.process_index() == 0 else "")[0]
 
 
 def assert_same(values: dict[str, Any]) -> None:
-    """Raises a ConfigError in every process where not all have given the same.
-
-    Args:
-      values: what can be written as JSON, by name; the same names in each process.
-    """
+    """Raises a ConfigError in every process where not all have given the same, by name."""
     if not jax.distributed.is_initialized():
         return
     first, *others = (json.loads(text) for text in _gather_text(json.dumps(values, default=str)))
@@ -234,12 +218,6 @@ def main_process_first(make: Callable[[], T]) -> T:
     """Calls a function in process 0, then in the others: it may prepare files for all.
 
     A `DigitsError` of process 0 is raised in every process.
-
-    Args:
-      make: called without arguments, once in each process.
-
-    Returns:
-      What it returned in this process.
     """
     if not jax.distributed.is_initialized():
         return make()

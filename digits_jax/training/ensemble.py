@@ -13,21 +13,15 @@ from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import ensemble_results, mean_log_probabilities, member_path
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.loop import FitResult, default_name, resume_command, run, train_members
+from digits_jax.training.loop import FitResult, run, train_members
 from digits_jax.training.resuming import check_same_run
-from digits_jax.training.run_metadata import describe_run
+from digits_jax.training.run_metadata import choose_workdir, describe_run, resume_command
 from digits_jax.training.setup import TrainSetup, prepare
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """A trained ensemble.
-
-    Attributes:
-      results: what its ``results.json`` holds.
-      workdir: its folder.
-      members: the runs of its members.
-    """
+    """A trained ensemble: its ``results.json``, its folder and the runs of its members."""
 
     results: dict[str, Any]
     workdir: Path
@@ -50,10 +44,8 @@ def fit_ensemble(
 
     Args:
       config: what to train; the members' seeds are ``config.seed`` and the next ones.
-      options: where and how.
       dataset: instead of the one that ``config.dataset`` names.
       resuming: go on in a folder; finished members are kept as they are.
-      quiet: print nothing.
       on_member: called with each member that was trained now.
 
     Raises:
@@ -77,7 +69,7 @@ def fit_ensemble(
     setup = prepare(config, options, dataset)
     count = setup.config.ensemble
     together = _trains_together(setup) and not resuming
-    workdir = Path(options.workdir or folder.new_workdir(default_name(setup.config)))
+    workdir = choose_workdir(setup)
     with folder.hold_workdir(workdir, new=not resuming):
         if resuming:
             check_same_run(setup, workdir)
@@ -146,10 +138,6 @@ def _train_together(
 
 def combine_members(workdir: Path, count: int) -> EnsembleResult:
     """Writes the results and predictions of an ensemble whose members are trained.
-
-    Args:
-      workdir: its folder, with the members' folders and its ``config.json``.
-      count: of members.
 
     Raises:
       CheckpointError: a member isn't finished.

@@ -20,9 +20,7 @@ class Progress:
     """Shows a run's progress on standard error; use it as a context manager.
 
     Args:
-      total_steps: of the run.
       first_step: completed steps when it starts.
-      quiet: show nothing at all.
     """
 
     def __init__(self, total_steps: int, first_step: int = 0, *, quiet: bool = False):
@@ -44,13 +42,7 @@ class Progress:
             self._bar.close()
 
     def update(self, step: int, totals: dict[str, float], batch_size: int) -> None:
-        """Shows the state after a step.
-
-        Args:
-          step: completed steps.
-          totals: "loss", "correct", "count" and "skipped", summed over the epoch so far.
-          batch_size: images in a step.
-        """
+        """Shows a step and the sums over its epoch so far."""
         if self._bar is None and time.monotonic() - self._last_line < LINE_EVERY_SECONDS:
             return
         speed = (step - self._first) * batch_size / (time.monotonic() - self._started)

@@ -115,8 +115,7 @@ class MultiStep:
     """Compiled training steps; use it as a context manager, which opens the streams of batches.
 
     Args:
-      setups: one, or one for each member; they differ in their seeds alone, or also in which
-        images train, of which all have equally many.
+      setups: as of `train_members`.
       on_lowered: called when the step is traced, before XLA compiles it.
     """
 
@@ -158,7 +157,6 @@ class MultiStep:
 
         Args:
           state: after ``first`` steps; its memory is reused.
-          first: completed steps.
           count: steps to take, at most ``max_steps``.
 
         Returns:
@@ -248,11 +246,9 @@ def take_steps(
 
     Args:
       step: ``f(state, batch, *rest) -> (state, sums)``.
-      state: before the first step.
       data: {"image": [n, height, width, channels], "label": [n]}, all training images.
       indices: int32 [max_steps, batch], of each step's images.
       count: int32, how many steps; at most ``max_steps``.
-      rest: what the step takes after the batch.
 
     Returns:
       The state after them, and the sums of each, float32 [max_steps]; zeros from ``count`` on.
@@ -281,14 +277,7 @@ def open_batches(setup: TrainSetup) -> TrainStream:
 
 
 def import_ahead(modules: Sequence[str]) -> threading.Thread:
-    """Imports modules in a thread while the devices are busy.
-
-    Args:
-      modules: their names; one that isn't installed is left to its user.
-
-    Example:
-      >>> import_ahead(["json", "no_such_module"]).join()
-    """
+    """Imports modules in a thread while the devices are busy, as far as they are installed."""
 
     def load() -> None:
         for name in modules:

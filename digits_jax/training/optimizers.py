@@ -20,9 +20,6 @@ def make_schedule(
       total_steps: length of the run.
       warmup_fraction: of ``total_steps``, before the peak.
 
-    Returns:
-      ``f(step) -> learning rate``.
-
     Raises:
       ConfigError: an unknown name.
 
@@ -64,9 +61,6 @@ def make_optimizer(
         decay added to the gradient) or "lion".
       schedule: a learning rate, or a function of the step.
       weight_decay: of kernels; biases and normalization parameters have none.
-
-    Returns:
-      An optax transformation.
 
     Raises:
       ConfigError: an unknown name, or Adam with weight decay.

@@ -61,7 +61,6 @@ def check_memory(state: Any, mesh: Mesh) -> None:
 
     Args:
       state: arrays or `jax.ShapeDtypeStruct`; each device has a copy.
-      mesh: of the devices.
     """
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     first = mesh.devices.flat[0]
@@ -115,11 +114,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard(batch: Any, mesh: Mesh) -> Any:
-    """Splits the first axis of a batch's arrays over the devices of the mesh.
+    """Splits the first axis of a pytree's arrays over the devices of the mesh.
 
-    Args:
-      batch: pytree of arrays; each of several processes passes its own share of the rows.
-      mesh: of the devices.
+    Each of several processes passes its own share of the rows.
     """
     sharding = NamedSharding(mesh, P(AXIS))
     if mesh.is_multi_process:
@@ -144,14 +141,10 @@ def parallelize(
 
     Args:
       step: ``step(state, batch, *rest, axis_name=...)``.
-      mesh: of one axis, "data".
       mode: "jit", "shard_map" or "pmap".
       outputs: which outputs are per image, like logits (``PartitionSpec("data")``), and which
         are the same everywhere (``PartitionSpec()``): one for all, or a tuple of one for each.
       donate_state: let the new state take the old one's memory.
-
-    Returns:
-      The compiled step, called like the bare one.
 
     Raises:
       ConfigError: an unknown mode.

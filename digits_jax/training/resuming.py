@@ -53,12 +53,15 @@ def check_same_run(setup: TrainSetup, workdir: Path) -> None:
             f"{name}={getattr(setup.config, name)}: the run in {workdir} has "
             f"{name}={getattr(run, name)}; leave it out, or start a new run"
         )
-    check_same_data(setup, workdir)
-    check_same_teacher(setup, workdir)
+    check_same_inputs(setup, workdir)
 
 
-def check_same_data(setup: TrainSetup, workdir: Path) -> None:
-    """Raises a ConfigError where a run was trained on other data of the same name."""
+def check_same_inputs(setup: TrainSetup, workdir: Path, *, same_teacher: bool = True) -> None:
+    """Raises a ConfigError where a run was trained on other data of the same name.
+
+    Args:
+      same_teacher: also raise where the run learned from another network.
+    """
     described, dataset = _described(workdir, "dataset"), setup.dataset
     sha256 = described.get("sha256")
     if sha256 != dataset.sha256 and described.get("name") in (None, dataset.name):
@@ -66,11 +69,8 @@ def check_same_data(setup: TrainSetup, workdir: Path) -> None:
             f"{workdir}: was trained on another version of {dataset.name!r} (dataset_sha256 "
             f"{str(sha256)[:12]}..., now {dataset.sha256[:12]}...); give the same data as data_dir"
         )
-
-
-def check_same_teacher(setup: TrainSetup, workdir: Path) -> None:
-    """Raises a ConfigError where a run learned from another network."""
-    if setup.teacher and _described(workdir, "teacher").get("sha256") != list(setup.teacher.sha256):
+    teacher = list(setup.teacher.sha256) if setup.teacher and same_teacher else None
+    if teacher and _described(workdir, "teacher").get("sha256") != teacher:
         raise ConfigError(
             f"teacher={setup.config.teacher}: this isn't the network that {workdir} learns from; "
             "give that one's folder"
@@ -97,11 +97,6 @@ def _described(workdir: Path, part: str) -> dict[str, Any]:
 def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
     """Restores the state and the totals to go on from, and drops what was logged after them.
 
-    Args:
-      setup: of the run.
-      workdir: its folder.
-      quiet: print nothing but warnings.
-
     Raises:
       CheckpointError: there are checkpoints, and none is intact and of this run.
     """
@@ -127,7 +122,10 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
         totals = {name: restored.values[name] for name in ZERO_TOTALS}
         action = "already finished" if step == setup.total_steps else "going on"
     if jax.process_index() == 0:
-        _record_teachers_place(setup, workdir)
+        described = folder.read_json(workdir / folder.CONFIG)
+        if described["config"]["teacher"] != setup.config.teacher:  # it has moved
+            described["config"]["teacher"] = setup.config.teacher
+            folder.write_json(workdir / folder.CONFIG, described)
         # A run that was stopped while an epoch was scored scores it again.
         done = step - 1 if unscored(totals) else step
         rows = folder.keep_metrics(workdir, done)
@@ -179,7 +177,6 @@ def load_trained(
     """Loads a run's setup and its newest intact checkpoint, for scoring.
 
     Args:
-      workdir: the run's folder.
       dataset: the one that it was trained on, where it isn't one that has a name.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
 
@@ -228,14 +225,6 @@ def _restore(setup: TrainSetup, workdir: Path) -> Any:
                 )
 
     return restore_newest(workdir / folder.CHECKPOINTS, setup.abstract_state, check)
-
-
-def _record_teachers_place(setup: TrainSetup, workdir: Path) -> None:
-    """Writes the teacher's present folder into ``config.json``."""
-    values = folder.read_json(workdir / folder.CONFIG)
-    if values["config"]["teacher"] != setup.config.teacher:
-        values["config"]["teacher"] = setup.config.teacher
-        folder.write_json(workdir / folder.CONFIG, values)
 
 
 def _warn_of_damage(path: Path, restored: Any) -> None:

@@ -1,13 +1,19 @@
-"""What a run's ``config.json`` and ``results.json`` say, and the summary that a program prints."""
+"""What a run's files say about it, and what a program prints about it."""
 
 import platform
+import shlex
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from digits_jax.config import TrainConfig
+from digits_jax.data.pipeline import TrainStream
+from digits_jax.errors import TrainingDivergedError
 from digits_jax.hardware import cpu_count, processor_name, version_of
-from digits_jax.runs.checkpoint import tree_sha256
+from digits_jax.runs import folder
+from digits_jax.runs.checkpoint import list_steps, tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.setup import TrainSetup
 from digits_jax.training.state import TrainState, count_params
@@ -101,10 +107,7 @@ def make_results(
     """Returns what ``results.json`` holds.
 
     Args:
-      setup: of the run.
       state: after the last step.
-      validation: the validation split's score.
-      test: the test set's.
       seconds: "train_seconds" (the steps alone), "compile_seconds", "total_seconds" (from the
         loading of the data to here, over all sessions).
     """
@@ -141,3 +144,51 @@ def make_results(
         "num_cores": cpu_count(),  # of this process, which on a CPU its seconds depend on
         "jax_version": jax.__version__,
     }
+
+
+def choose_workdir(setup: TrainSetup) -> Path:
+    """Returns the folder that was given, or a new one that is named after the configuration."""
+    return Path(setup.options.workdir or folder.new_workdir(default_name(setup.config)))
+
+
+def default_name(config: TrainConfig) -> str:
+    """Returns the name of the folder of a run that was given none."""
+    dataset = config.dataset.replace("/", "-").replace(":", "-")
+    name = f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
+    return f"{name}-ensemble{config.ensemble}" if config.ensemble > 1 else name
+
+
+def resume_command(workdir: Path) -> str:
+    """Returns what to do to go on with a run, for a message."""
+    return (
+        f"go on with\n  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
+    )
+
+
+def divergence(
+    setup: TrainSetup, workdir: Path | None, step: int, in_a_row: int
+) -> TrainingDivergedError:
+    """Makes the error of a training that has diverged, and writes ``skipped.json``.
+
+    Args:
+      step: the last one that was skipped.
+      in_a_row: how many were, up to that one.
+    """
+    config, train = setup.config, setup.dataset.train
+    stream = TrainStream(train, seed=config.seed, batch_size=config.batch_size)
+    indices = stream.indices(step - 1).tolist()
+    epoch = (step - 1) * config.batch_size / len(train)
+    details, kept = "", "nothing was saved"
+    if workdir:
+        found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed, "epoch": epoch}
+        if jax.process_index() == 0:
+            folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
+        details = f": all in {workdir / folder.SKIPPED}"
+        saved = list_steps(workdir / folder.CHECKPOINTS)
+        kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint yet"
+    return TrainingDivergedError(
+        f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} "
+        f"steps in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training "
+        f"images {', '.join(map(str, indices[:4]))}, ...{details}); {kept}; "
+        f"try a learning_rate under {config.learning_rate:g}, in another workdir"
+    )

@@ -133,9 +133,7 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
     return score
 
 
-def _score_step(
-    state: TrainState, batch: dict[str, jax.Array]
-) -> tuple[dict[str, jax.Array], jax.Array]:
+def _score_step(state: TrainState, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
     # One forward pass: the compiler sees that the two share it.
     return eval_step(state, batch), predict_step(state, batch["image"])
 
@@ -166,10 +164,6 @@ def recalibrate_batch_norm(state: TrainState, setups: Sequence[TrainSetup]) -> T
     In training they are running averages over augmented images and over past parameters. The
     statistics are estimated for the evaluated parameters: of the average, where there is one. A
     state without BatchNorm is returned as it is.
-
-    Args:
-      state: after the last step.
-      setups: one, or one for each member of a state with a member axis.
 
     Reference:
       Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021, section 3 (precise BatchNorm); Izmailov
@@ -215,12 +209,8 @@ def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax
 
     Args:
       apply: of a module of ours, without dropout.
-      params: its parameters.
       batch_stats: any statistics of it; only their shapes matter.
       images: uint8 or float32 [batch, height, width, channels].
-
-    Returns:
-      A pytree like ``batch_stats``.
     """
     # A training step adds the batch's share to running statistics of 0.
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
@@ -270,9 +260,7 @@ def score_views(
 
     Args:
       score: of `make_scorer` for one setup.
-      state: whose ``variables`` are evaluated.
-      split: of uint8 images.
-      count: number of views; the first is the image as it is.
+      count: of views; the first is the image as it is.
     """
     scores = [
         score(state, [Split(augmented_view(split.images, number), split.labels)])[0]

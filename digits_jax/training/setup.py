@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from digits_jax.config import RunOptions, TrainConfig
 from digits_jax.data.datasets import Dataset, load_dataset
-from digits_jax.data.pipeline import num_steps, share_size
+from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import ConfigError
 from digits_jax.hardware import cpu_count, processor_features
 from digits_jax.models.build import build_model, choose_convolution
@@ -36,17 +36,11 @@ class TrainSetup:
 
     Attributes:
       config: resolved.
-      options: as given.
-      dataset: loaded.
-      module: the network as it is trained.
       eval_module: the network as it is evaluated: in float32, whatever type it is trained in.
       schedule: learning rate by step, compiled.
-      tx: the optimizer.
       mesh: of the devices of all processes.
       convolution: "lax" or "matmul".
       steps_per_call: the most steps in one call of the devices.
-      total_steps: of the whole run.
-      teacher: the network to distil, or None.
       started: `time.perf_counter` when the preparation began.
     """
 
@@ -111,12 +105,7 @@ class TrainSetup:
         return state.replace(apply_fn=self.eval_module.apply)
 
     def with_seed(self, seed: int, dataset: Dataset | None = None) -> "TrainSetup":
-        """Returns the same training with another seed, and perhaps other images.
-
-        Args:
-          seed: of the other training.
-          dataset: with as many images in each part, or None for the same ones.
-        """
+        """Returns the same training with another seed, and perhaps other, equally many images."""
         config = dataclasses.replace(self.config, seed=seed)
         return dataclasses.replace(self, config=config, dataset=dataset or self.dataset)
 
@@ -131,8 +120,6 @@ def prepare(
     """Loads the data and sets up what trains on it; no run is written.
 
     Args:
-      config: what to train.
-      options: where and how.
       dataset: instead of the one that ``config.dataset`` names.
       to_train: False for a run that is only scored: its batches needn't fit the devices.
 
@@ -169,14 +156,14 @@ def prepare(
             f"batch_size={batch_size}: {dataset.name} has {size:,} training images; "
             "give at most that"
         )
-    processes = jax.process_count()
-    if to_train and batch_size % processes:
-        raise ConfigError(
-            f"batch_size={batch_size}: must be divisible by the {processes} processes; "
-            f"give {_multiples(batch_size, processes)}"
-        )
-    own_size = share_size(batch_size, (0, processes)) if to_train else 0  # any number divides 0
-    devices = choose_devices(devices, options.devices, own_size, heavy=heavy)
+    # Any number of devices divides 0.
+    devices = choose_devices(
+        devices,
+        options.devices,
+        batch_size if to_train else 0,
+        heavy=heavy,
+        processes=jax.process_count(),
+    )
     distributed.assert_same({"devices of a process": len(devices)})
     mesh = parallel.make_mesh(parallel.of_every_process(devices))
     convolution = choose_convolution(options.convolution, platform) if heavy else "lax"
@@ -216,19 +203,8 @@ def prepare(
     return setup
 
 
-def _multiples(number: int, divisor: int) -> str:
-    """The nearest multiples of a divisor, for a message."""
-    below = max(1, number // divisor) * divisor
-    above = -(-number // divisor) * divisor
-    return " or ".join(map(str, sorted({below, above})))
-
-
 def choose_dtype(wanted: str, platform: str) -> str:
-    """Returns the type in which matrix products are fastest.
-
-    Args:
-      wanted: "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it.
-      platform: of the devices: "cpu", "gpu" or "tpu".
+    """Returns the wanted type; for "auto", bfloat16 where the devices multiply it fast.
 
     Example:
       >>> choose_dtype("float32", "gpu"), choose_dtype("auto", "tpu")
@@ -241,16 +217,17 @@ def choose_dtype(wanted: str, platform: str) -> str:
 
 
 def choose_devices(
-    devices: list[Device], wanted: int | str, batch_size: int, *, heavy: bool
+    devices: list[Device], wanted: int | str, batch_size: int, *, heavy: bool, processes: int = 1
 ) -> list[Device]:
-    """Returns the devices to train on.
+    """Returns the devices of this process to train on.
 
     Args:
       devices: those that there are.
       wanted: a number, or "auto": as many as divide the batch; but one for a light step on a
         CPU, whose few large matrix products use all cores by themselves.
-      batch_size: images in each batch of this process.
+      batch_size: images in a batch, over all processes.
       heavy: whether the step has convolutions.
+      processes: that train together, each with as many devices.
 
     Raises:
       ConfigError: more devices than there are, or a batch that they don't divide.
@@ -259,20 +236,23 @@ def choose_devices(
       >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
       ['cpu:0', 'cpu:1']
     """
-    if wanted == "auto":
-        if not heavy and getattr(devices[0], "platform", "cpu") == "cpu":
-            return devices[:1]
-        return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
-    count = int(wanted)
+    count = 1
+    if wanted != "auto":
+        count = int(wanted)
+    elif heavy or getattr(devices[0], "platform", "cpu") != "cpu":
+        numbers = range(1, len(devices) + 1)
+        count = max((n for n in numbers if batch_size % (n * processes) == 0), default=1)
     if count > len(devices):
         raise ConfigError(
             f"devices={count}: JAX has {len(devices)} here ({devices[0].platform}); "
             f"give 1 to {len(devices)}, or auto"
         )
-    if batch_size % count:
+    if batch_size % (parts := count * processes):
+        below, above = max(1, batch_size // parts) * parts, -(-batch_size // parts) * parts
+        each = f" ({count} in each of {processes} processes)" if processes > 1 else ""
         raise ConfigError(
-            f"batch_size={batch_size}: must be divisible by the {count} devices; "
-            f"give {_multiples(batch_size, count)}"
+            f"batch_size={batch_size}: must be divisible by the {parts} devices{each}; "
+            f"give {' or '.join(map(str, sorted({below, above})))}"
         )
     return devices[:count]
 
@@ -281,8 +261,7 @@ def choose_steps_per_call(options: RunOptions, platform: str) -> int:
     """Returns how many steps a call of the devices takes at most.
 
     With "auto" that is 1 on a CPU, where a convolution's gradient inside a rolled loop is many
-    times slower (jax issue 12868), and where images are streamed or several processes train
-    together; elsewhere 256, so that a stop doesn't wait long.
+    times slower (jax issue 12868); elsewhere 256, so that a stop doesn't wait long.
 
     Raises:
       ConfigError: several, where only one is possible.

@@ -16,9 +16,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     Attributes:
       step: int32 scalar, completed updates.
-      params: the trained parameters.
       batch_stats: BatchNorm's running statistics; empty for a module without any.
-      opt_state: the optimizer's state.
       average: {"params": ..., "batch_stats": ...} averaged over the steps; empty without an
         average.
       apply_fn: the module's ``apply`` (static).
@@ -53,13 +51,8 @@ def create_train_state(
       module: called as ``module(images, train=bool)``, float32 [batch, *image_shape] in and
         logits [batch, classes] out. One that is to run under ``jax.shard_map`` or
         ``jax.pmap`` takes ``axis_name`` too, for its BatchNorm.
-      tx: an optax transformation.
-      key: a JAX key.
       image_shape: height, width, channels.
       averaged: keep an average over the steps too (see `train_step`).
-
-    Returns:
-      The state at step 0.
 
     Example:
       >>> from digits_jax import MLP
@@ -82,11 +75,7 @@ def create_train_states(
     """Creates the states of several keys, stacked along a member axis, compiled once.
 
     Args:
-      keys: [n] JAX keys.
-      module, tx, image_shape, averaged: as there.
-
-    Returns:
-      One state whose leaves are stacked, [n, ...].
+      keys: [n] JAX keys; the leaves of the state are [n, ...].
 
     Example:
       >>> from digits_jax import MLP

@@ -10,6 +10,7 @@ padding}. logits: float32 [batch, classes].
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import chex
@@ -69,13 +70,10 @@ def train_step(
     full batches.
 
     Args:
-      state: before the step.
-      batch: see the top of this module.
+      batch, axis_name: see the top of this module.
       key: the run's key, the same at every step; the step's own is folded from it, so that a
         resumed run has the keys of an uninterrupted one.
       teacher: the first argument of ``teacher_apply``.
-      axis_name: see the top of this module.
-      label_smoothing: see `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
       ema_decay: of the exponential moving average, for a state that keeps one: after t steps
         ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps fade quickly.
@@ -84,7 +82,6 @@ def train_step(
       teacher_apply: ``f(teacher, images) -> logits`` of a network to distil, which sees the images
         that the step trains on, as augmented; or None.
       teacher_weight: in [0, 1], the share of `distillation_loss` in the loss.
-      teacher_temperature: of `distillation_loss`.
 
     Returns:
       The state after the step, and `metric_sums` of the batch as trained on with "skipped": 1
@@ -158,9 +155,8 @@ def train_step(
     )
     # Every device sees the same sums, so either all skip the step or none does.
     finite = all_finite((grads, sums, batch_stats))
-    new_state, sums = _select(
-        finite, (new_state, sums), (state, jax.tree.map(jnp.zeros_like, sums))
-    )
+    unchanged = state, jax.tree.map(jnp.zeros_like, sums)
+    new_state, sums = jax.tree.map(partial(jnp.where, finite), (new_state, sums), unchanged)
     new_state = new_state.replace(step=state.step + 1)
     return new_state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
 
@@ -175,7 +171,6 @@ def fgsm_perturb(
     about which pixels are neighbours, which is why it helps an MLP.
 
     Args:
-      key: a JAX key.
       images: float32 in [0, 1], [batch, height, width, channels].
       grads: gradient of the loss by the images, of their shape.
       max_epsilon: the largest change of a pixel; white is 1.
@@ -210,7 +205,6 @@ def predict_step(state: TrainState, images: jax.Array) -> jax.Array:
     """Computes the logits of images in evaluation mode, with ``state.variables``.
 
     Args:
-      state: of any step.
       images: uint8, or float32 in [0, 1], [batch, height, width, channels].
 
     Returns:
@@ -223,16 +217,7 @@ def predict_step(state: TrainState, images: jax.Array) -> jax.Array:
 def eval_step(
     state: TrainState, batch: dict[str, jax.Array], *, axis_name: str | None = None
 ) -> dict[str, jax.Array]:
-    """Computes `metric_sums` of a batch in evaluation mode, over all devices.
-
-    Args:
-      state: of any step; its ``variables`` are evaluated.
-      batch: see the top of this module.
-      axis_name: see the top of this module.
-
-    Returns:
-      float32 scalars "loss", "correct" and "count".
-    """
+    """Computes `metric_sums` of a batch in evaluation mode, with ``state.variables``."""
     check_batch(batch)
     logits = predict_step(state, batch["image"])
     return _sum_over(metric_sums(logits, batch["label"], batch["mask"]), axis_name)
@@ -244,10 +229,6 @@ def _update_average(state: TrainState, params: Any, batch_stats: Any, decay: flo
     now = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     new = {"params": params, "batch_stats": batch_stats}
     return jax.tree.map(lambda old, value: now * old + (1 - now) * value, state.average, new)
-
-
-def _select(condition: jax.Array, then: Any, otherwise: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
 def _sum_over(tree: Any, axis_name: str | None) -> Any:

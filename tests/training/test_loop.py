@@ -29,9 +29,8 @@ from digits_jax.runs.checkpoint import list_steps
 from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
 from digits_jax.training import loop, scoring
 from digits_jax.training.interrupts import Interrupted
-from digits_jax.training.loop import default_name
 from digits_jax.training.multi_step import MultiStep
-from digits_jax.training.run_metadata import summarize
+from digits_jax.training.run_metadata import default_name, summarize
 from digits_jax.training.setup import choose_devices, choose_steps_per_call, prepare
 
 # 120 images in batches of 16: 7.5 steps in an epoch.
@@ -536,19 +535,31 @@ def test_evaluation_batches_fit_data_and_devices(toy, devices, size):
 
 
 @pytest.mark.parametrize(
-    ("count", "wanted", "batch_size", "heavy", "chosen"),
+    ("count", "wanted", "batch_size", "heavy", "processes", "chosen"),
     [
-        (8, "auto", 256, True, 8),
-        (6, "auto", 256, True, 4),
-        (3, "auto", 7, True, 1),
-        (8, "auto", 256, False, 1),
-        (8, 2, 256, False, 2),
+        (8, "auto", 256, True, 1, 8),
+        (6, "auto", 256, True, 1, 4),
+        (3, "auto", 7, True, 1, 1),
+        (8, "auto", 256, False, 1, 1),
+        (8, 2, 256, False, 1, 2),
+        (8, "auto", 64, True, 16, 4),
     ],
 )
-def test_choice_of_devices(count, wanted, batch_size, heavy, chosen):
+def test_choice_of_devices(count, wanted, batch_size, heavy, processes, chosen):
     devices = jax.devices()[:count]
-    found = choose_devices(devices, wanted, batch_size, heavy=heavy)
+    found = choose_devices(devices, wanted, batch_size, heavy=heavy, processes=processes)
     assert found == devices[:chosen]
+
+
+def test_a_batch_that_several_processes_cannot_share():
+    """The message names the whole batch, as the user gave it."""
+    for wanted, message in {
+        2: r"batch_size=66: .* the 4 devices \(2 in each of 2 processes\); give 64 or 68",
+        "auto": r"batch_size=63: .* the 2 devices \(1 in each of 2 processes\); give 62 or 64",
+    }.items():
+        batch_size = 66 if wanted == 2 else 63
+        with pytest.raises(ConfigError, match=message):
+            choose_devices(jax.devices(), wanted, batch_size, heavy=True, processes=2)
 
 
 def test_choice_of_steps_per_call():

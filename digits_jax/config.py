@@ -1,18 +1,15 @@
 """`TrainConfig` says what is trained, `RunOptions` where and how; both are checked when made."""
 
 import dataclasses
-import math
-import os
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from digits_jax.errors import ConfigError, quoted, shown
+from digits_jax.errors import ConfigError, shown
+from digits_jax.fields import MAX_INT, Checked, Range, can_be_a_path
 from digits_jax.presets import DISTILLATION, preset_values
 from digits_jax.runs.folder import CONFIG, read_json
 
@@ -24,53 +21,47 @@ else:
     ByPreset = Annotated[T | None, _hint]
 BY_PRESET: Any = None
 
-
-class _Checked:
-    """A frozen dataclass that converts its fields to their types and checks them."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _converted(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
-            if field.name in RANGES:
-                for number in value if isinstance(value, tuple) else (value,):
-                    if isinstance(number, int | float):
-                        _check_range(field.name, number)
-        for message in self._broken_rules():
-            raise ConfigError(message)
-
-    def _broken_rules(self) -> Iterator[str]:
-        """The message of each rule across fields that doesn't hold."""
-        yield from ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: Any, source: str) -> Self:
-        """Makes a configuration from plain values, as `to_dict` gives them.
-
-        Args:
-          values: a dictionary; a field that is missing has its default.
-          source: where the values came from, for the error.
-
-        Raises:
-          ConfigError: a field is unknown or has a value that isn't allowed.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: expected an object with the fields of {cls.__name__}")
-        if unknown := values.keys() - names:
-            raise ConfigError(f"{source}: unknown field {quoted(min(unknown))}")
-        try:
-            return cls(**values)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: {error}") from None
+MAX_BLOCKS = 3
+# Every layer is traced and compiled by itself.
+MAX_LAYERS = 64
+RANGES = {
+    "epochs": Range(0, 1e6, low_open=True),
+    "batch_size": Range(1, MAX_INT),
+    "learning_rate": Range(0, low_open=True),
+    "weight_decay": Range(0),
+    "label_smoothing": Range(0, 1, high_open=True),
+    "dropout": Range(0, 1, high_open=True),
+    "ema_decay": Range(0, 1, high_open=True),
+    "hidden_sizes": Range(1, MAX_INT),
+    "channels": Range(1, MAX_INT),
+    "convs_per_block": Range(1, 16),
+    "dense_size": Range(0, MAX_INT),
+    "augment_strength": Range(0, 10),
+    "adversarial": Range(0, 1),
+    "seed": Range(0, MAX_INT),
+    "teacher_weight": Range(0, 1),
+    # Below 0.01, quotients of float32 logits are so large that their differences are rounded away.
+    "teacher_temperature": Range(0.01, 1000),
+    "ensemble": Range(1, 1000),
+    "devices": Range(1, MAX_INT),
+    "steps_per_call": Range(1, 10_000),
+    "checkpoint_every_steps": Range(0, MAX_INT),
+    "max_skipped_steps": Range(1, MAX_INT),
+    "num_processes": Range(1, MAX_INT),
+    "process_id": Range(0, MAX_INT),
+    "stall_seconds": Range(1, 86_400),
+}
+# The fields that belong to the other architecture alone.
+OTHER_ARCH_FIELDS = {
+    "mlp": ("channels", "convs_per_block", "dense_size", "space_to_depth"),
+    "cnn": ("hidden_sizes",),
+}
+# What a resumed run doesn't take over from the call before.
+_THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id")
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked, ranges=RANGES):
     """What is trained. A field that is None is filled in by the preset, see `resolve`.
 
     Two runs with equal resolved configurations, on the same data, learn the same parameters, up to
@@ -156,8 +147,8 @@ class TrainConfig(_Checked):
             yield f"channels={shown(','.join(map(str, self.channels)))}: each block halves the image; give at most {MAX_BLOCKS} numbers"  # noqa: E501
         if self.hidden_sizes and len(self.hidden_sizes) > MAX_LAYERS:
             yield f"hidden_sizes has {len(self.hidden_sizes)} numbers; give at most {MAX_LAYERS}"
-        if self.seed + self.ensemble - 1 > _MAX_INT:
-            yield f"seed={self.seed} with ensemble={self.ensemble}: the last seed is more than {_MAX_INT}; give a smaller one"  # noqa: E501
+        if self.seed + self.ensemble - 1 > MAX_INT:
+            yield f"seed={self.seed} with ensemble={self.ensemble}: the last seed is more than {MAX_INT}; give a smaller one"  # noqa: E501
         if self.optimizer == "adam" and self.weight_decay:
             yield f"weight_decay={self.weight_decay}: adam has none; use adamw, or weight_decay=0"
         if self.augment == "none" and self.augment_strength not in (None, 1.0):
@@ -195,7 +186,7 @@ class TrainConfig(_Checked):
 
 
 @dataclass(frozen=True)
-class RunOptions(_Checked):
+class RunOptions(Checked, ranges=RANGES):
     """Where and how a run is computed: what may differ between a run and its resumption.
 
     Raises:
@@ -273,58 +264,12 @@ class RunOptions(_Checked):
             yield "workdir is empty; give a folder, or leave it out"
         for name in ("workdir", "data_dir"):
             path = getattr(self, name)
-            if path is not None and not _can_be_a_path(path):
+            if path is not None and not can_be_a_path(path):
                 yield f"{name}={shown(path)}: not a possible path; give another name"
 
 
-class Range(NamedTuple):
-    """The numbers that a field may have."""
-
-    low: float = 0
-    high: float = math.inf
-    low_open: bool = False
-    high_open: bool = False
-
-
-_MAX_INT = 2**31 - 1  # the largest size that XLA takes
-MAX_BLOCKS = 3
-# Every layer is traced and compiled by itself.
-MAX_LAYERS = 64
-RANGES = {
-    "epochs": Range(0, 1e6, low_open=True),
-    "batch_size": Range(1, _MAX_INT),
-    "learning_rate": Range(0, low_open=True),
-    "weight_decay": Range(0),
-    "label_smoothing": Range(0, 1, high_open=True),
-    "dropout": Range(0, 1, high_open=True),
-    "ema_decay": Range(0, 1, high_open=True),
-    "hidden_sizes": Range(1, _MAX_INT),
-    "channels": Range(1, _MAX_INT),
-    "convs_per_block": Range(1, 16),
-    "dense_size": Range(0, _MAX_INT),
-    "augment_strength": Range(0, 10),
-    "adversarial": Range(0, 1),
-    "seed": Range(0, _MAX_INT),
-    "teacher_weight": Range(0, 1),
-    # Below 0.01, quotients of float32 logits are so large that their differences are rounded away.
-    "teacher_temperature": Range(0.01, 1000),
-    "ensemble": Range(1, 1000),
-    "devices": Range(1, _MAX_INT),
-    "steps_per_call": Range(1, 10_000),
-    "checkpoint_every_steps": Range(0, _MAX_INT),
-    "max_skipped_steps": Range(1, _MAX_INT),
-    "num_processes": Range(1, _MAX_INT),
-    "process_id": Range(0, _MAX_INT),
-    "stall_seconds": Range(1, 86_400),
-}
-# The fields that belong to the other architecture alone.
-OTHER_ARCH_FIELDS = {
-    "mlp": ("channels", "convs_per_block", "dense_size", "space_to_depth"),
-    "cnn": ("hidden_sizes",),
-}
-# What a resumed run doesn't take over from the call before.
-_THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id")
-_PATHS = ("workdir", "data_dir", "teacher")
+def _canonical(arch: str) -> str:
+    return "mlp" if arch == "ann" else arch
 
 
 def check_processes(config: TrainConfig, options: RunOptions) -> None:
@@ -335,65 +280,6 @@ def check_processes(config: TrainConfig, options: RunOptions) -> None:
             f"ensemble={config.ensemble}: its networks are trained by one process; leave "
             "coordinator, num_processes and process_id out"
         )
-
-
-def _canonical(arch: str) -> str:
-    return "mlp" if arch == "ann" else arch
-
-
-def _converted(field: dataclasses.Field, value: Any) -> Any:
-    """The value as the field's type has it."""
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()  # NumPy's scalars, as sweeps give them
-    if field.name in _PATHS and isinstance(value, str | os.PathLike):
-        value = os.path.expanduser(os.fspath(value))
-    annotation = field.type
-    if typing.get_origin(annotation) is Annotated:
-        annotation = typing.get_args(annotation)[0]
-    union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
-    allowed = []
-    for kind in typing.get_args(annotation) if union else (annotation,):
-        if kind is types.NoneType:
-            if value is None:
-                return None
-        elif typing.get_origin(kind) is Literal:
-            if isinstance(value, str) and value in typing.get_args(kind):
-                return value
-            allowed += typing.get_args(kind)
-        elif typing.get_origin(kind) is tuple:
-            if isinstance(value, list | tuple) and all(type(each) is int for each in value):
-                return tuple(value)
-            allowed.append("a list of whole numbers")
-        else:
-            if kind is float and type(value) is int:
-                return float(value) if abs(value) < 2**63 else math.inf
-            if type(value) is kind:  # not isinstance: bool is a subclass of int
-                return value
-            allowed.append(_TYPE_NAMES[kind])
-    raise ConfigError(f"{field.name}={shown(value)}: allowed: {', '.join(allowed)}")
-
-
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
-
-
-def _check_range(name: str, number: float) -> None:
-    low, high, low_open, high_open = RANGES[name]
-    low_fits = low < number if low_open else low <= number
-    high_fits = number < high if high_open else number <= high
-    finite = -math.inf < number < math.inf  # math.isfinite raises for a huge integer
-    if low_fits and high_fits and finite:
-        return
-    words = f"{'more than' if low_open else 'at least'} {low:g}"
-    if high < math.inf:
-        words += f" and {'less than' if high_open else 'at most'} {high:.10g}"
-    raise ConfigError(f"{name}={shown(number)}: must be {words}{'' if finite else ' and finite'}")
-
-
-def _can_be_a_path(path: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
 
 
 def read_config(path: str | Path) -> tuple[TrainConfig, RunOptions]:

@@ -39,13 +39,7 @@ class TrainingDivergedError(DigitsError):
     """The loss or the gradients of several steps in a row weren't finite."""
 
 
-class PeerError(DigitsError):
-    """Another process, with which this one trains, has gone, or has stalled."""
-
-    status = 1
-
-
-def _printable(text):
+def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

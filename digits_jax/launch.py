@@ -15,6 +15,7 @@ from typing import IO
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Checked, Range
 from digits_jax.train import parse_arguments
 from digits_jax.training.interrupts import SIGNALS
 
@@ -26,12 +27,12 @@ OTHERS_SECONDS = 2.0
 # A process that is asked to end saves first; see `digits_jax.training.interrupts`.
 SAVE_SECONDS = 30.0
 TERM_SECONDS = 5.0
-MAX_PROCESSES = 64
+RANGES = {"num_processes": Range(1, 64), "devices_per_process": Range(1)}
 TRAIN = (sys.executable, "-m", "digits_jax.train")
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Checked, ranges=RANGES):
     """The launcher's own flags, before ``--``."""
 
     num_processes: int
@@ -50,12 +51,6 @@ def main(argv: Sequence[str]) -> int:
             "the flags of train are missing: give them after --, as in "
             "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
         )
-    if not 1 <= args.num_processes <= MAX_PROCESSES:
-        raise ConfigError(
-            f"num_processes={args.num_processes}: must be at least 1 and at most {MAX_PROCESSES}"
-        )
-    if args.devices_per_process is not None and args.devices_per_process < 1:
-        raise ConfigError(f"devices_per_process={args.devices_per_process}: must be at least 1")
     for flag in theirs:
         if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
             raise ConfigError(f"{flag}: launch gives it to each process; leave it out after --")

@@ -12,7 +12,7 @@ import digits_jax
 
 PACKAGE = Path(digits_jax.__file__).parent
 # What each package may import of ours, beside itself and the modules without such imports.
-BASE = {"errors", "formatting", "hardware"}
+BASE = {"errors", "fields", "formatting", "hardware"}
 ALLOWED = {
     "data": set(),
     "models": set(),

@@ -126,12 +126,15 @@ def test_what_cannot_be_trained_or_read(ensemble, tmp_path):
 @pytest.mark.parametrize(
     ("config", "options"),
     [
-        ({}, {"devices": 1}),
-        ({"batch_size": 48}, {"devices": 3, "steps_per_call": 4}),
-        ({"arch": "cnn", "hidden_sizes": None, "channels": (4,)}, {}),
-        ({"teacher": "TEACHER", "epochs": 0.5}, {}),
+        pytest.param({"batch_size": 48}, {"devices": 3, "steps_per_call": 4}, id="three devices"),
+        pytest.param({"teacher": "TEACHER", "epochs": 0.5}, {}, id="teacher"),
+        pytest.param(
+            {"arch": "cnn", "hidden_sizes": None, "channels": (4,)},
+            {},
+            id="cnn",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["one device", "three devices", "cnn", "teacher"],
 )
 def test_together_and_one_by_one_agree(ensemble, tmp_path, config, options):
     """Up to rounding differences, which 20 steps of a small network hardly magnify."""

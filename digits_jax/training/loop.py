@@ -303,11 +303,8 @@ class _Training:
 
     def train(self, state: TrainState, multi_step: MultiStep) -> TrainState:
         """Takes all steps that are left; logs, scores and saves between them."""
-        config, last = self.setup.config, self.setup.total_steps
-        step, every = (
-            int(np.ravel(jax.device_get(state.step))[0]),
-            self.options.checkpoint_every_steps,
-        )
+        config, every = self.setup.config, self.options.checkpoint_every_steps
+        step, last = int(np.ravel(jax.device_get(state.step))[0]), self.setup.total_steps
         ahead, alone = steps_ahead(self.setup), jax.process_count() == 1
         pending: list[tuple[int, int, dict[str, jax.Array]]] = []
         last_save = time.monotonic()
@@ -378,8 +375,8 @@ class _Training:
                 for i in range(count):
                     for name in ZERO_SUMS:
                         totals[name] += float(own[name][i])
-                    totals["skipped_in_a_row"] += 1
-                    totals["skipped_in_a_row"] *= float(own["skipped"][i])
+                    skipped = float(own["skipped"][i])
+                    totals["skipped_in_a_row"] = (totals["skipped_in_a_row"] + 1) * skipped
                     in_a_row = int(totals["skipped_in_a_row"])
                     if in_a_row >= self.options.max_skipped_steps:
                         workdir = self.workdirs[index] if self.workdirs else None
@@ -424,12 +421,12 @@ class _Training:
         return {**seconds, "total_seconds": totals["total_seconds"] + since}
 
     def finish(self, state: TrainState, *, keep_results: bool) -> list[FitResult]:
-        """Scores the test set, and writes results and predictions."""
-        datasets = [setup.dataset for setup in self.setups]
-        validations = self.validation or self.score(
-            state, [dataset.validation for dataset in datasets], self.check_stop
-        )
-        tests = self.score(state, [dataset.test for dataset in datasets], self.check_stop)
+        """Scores the splits after the last step; writes results and predictions."""
+        splits = [(setup.dataset.validation, setup.dataset.test) for setup in self.setups]
+        validations = self.validation or self.score(state, [v for v, _ in splits], self.check_stop)
+        tests = validations  # where a study gives the validation split in place of the test set
+        if any(validation is not test for validation, test in splits):
+            tests = self.score(state, [test for _, test in splits], self.check_stop)
         states = split_members(state, self.setups)
         finished = []
         for index, setup in enumerate(self.setups):

@@ -112,7 +112,7 @@ def split_members(state: TrainState, setups: Sequence[TrainSetup]) -> list[Train
 
 
 class MultiStep:
-    """Compiled training steps; use it as a context manager, which opens the streams of batches.
+    """Compiled training steps; use it as a context manager, which closes the streams of batches.
 
     Args:
       setups: as of `train_members`.
@@ -128,27 +128,24 @@ class MultiStep:
         self._total_steps = first.total_steps
         self._mesh = member_mesh(setups)
         self._inputs = step_inputs(setups)
-        self._streams: list[Any] = []
+        self._streams = [open_batches(setup) for setup in setups]
         self._next_batch: tuple[int, Any] = (-1, None)
-        self._open = contextlib.ExitStack()
         if self.max_steps > 1:
             lowered = self._lower_many_steps()
         elif len(setups) == 1:
             lowered = lower_step(first)
         else:
             step = jax.jit(jax.vmap(make_step(first), self._axes(0)), donate_argnums=0)
-            batches = [open_batches(setup) for setup in setups]
-            lowered = step.lower(self._abstract(), self._stacked(batches, 0), *self._inputs)
+            lowered = step.lower(self._abstract(), self._batch(0), *self._inputs)
         on_lowered()
         self._compiled = lowered.compile()
 
     def __enter__(self) -> Self:
-        if self.max_steps == 1:
-            self._streams = [self._open.enter_context(open_batches(s)) for s in self._setups]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        for stream in self._streams:
+            stream.close()
 
     def __call__(
         self, state: TrainState, first: int, count: int
@@ -164,23 +161,23 @@ class MultiStep:
           [members, max_steps].
         """
         if self.max_steps > 1:
-            for index, order in enumerate(self._orders):
+            for index, stream in enumerate(self._streams):
                 for i in range(count):
-                    self._indices[index, i] = order.indices(first + i)
+                    self._indices[index, i] = stream.indices(first + i)
             return self._compiled(
                 state, self._data, self._placed_indices(), np.int32(count), *self._inputs
             )
         step, batch = self._next_batch
         if step != first:
-            batch = self._stacked(self._streams, first)
+            batch = self._batch(first)
         state, sums = self._compiled(state, batch, *self._inputs)
         if first + 1 < self._total_steps:  # made while the device is busy with this one
-            self._next_batch = first + 1, self._stacked(self._streams, first + 1)
+            self._next_batch = first + 1, self._batch(first + 1)
         return state, sums
 
-    def _stacked(self, streams: Sequence[Any], step: int) -> Any:
+    def _batch(self, step: int) -> Any:
         """The batch of a step, on the devices; of several members along the member axis."""
-        return parallel.shard(_stack([stream.batch(step) for stream in streams]), self._mesh)
+        return parallel.shard(_stack([s.batch(step) for s in self._streams]), self._mesh)
 
     def _axes(self, *batch: int | None) -> tuple[int | None, ...]:
         """What `jax.vmap` maps over: the states, the batches and the keys, not the teacher."""
@@ -200,12 +197,7 @@ class MultiStep:
 
     def _lower_many_steps(self) -> jax.stages.Lowered:
         first, members = self._setups[0], len(self._setups)
-        size = first.config.batch_size
-        self._orders = [
-            TrainStream(setup.dataset.train, seed=setup.config.seed, batch_size=size)
-            for setup in self._setups
-        ]
-        self._indices = np.zeros((members, self.max_steps, size), np.int32)
+        self._indices = np.zeros((members, self.max_steps, first.config.batch_size), np.int32)
         shared = all(setup.dataset is first.dataset for setup in self._setups)
         splits: list[Any] = [setup.dataset.train for setup in self._setups]
         data = _stack(

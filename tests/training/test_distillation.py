@@ -60,7 +60,7 @@ def test_a_student_without_labels_agrees_with_its_teacher(teacher, tmp_path):
     assert result.results["test_accuracy"] > 0.93
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_student_resumes_exactly(teacher, tmp_path, steps_per_call):
     config = dataclasses.replace(SMALL, teacher=str(teacher))
     options = {"steps_per_call": steps_per_call, "checkpoint_every_steps": 5}

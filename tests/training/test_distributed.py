@@ -47,7 +47,6 @@ def cluster(monkeypatch):
         ((None, 2, None), "give all three"),
         ((None, None, 1), "give all three"),
         (("a:1", 2, 2), "process_id=2: must be 0 to 1"),
-        (("a:1", 0, 0), "num_processes=0: must be at least 1"),
         (("a", 2, 0), "must be HOST:PORT"),
         (("http://a:80", 2, 0), "must be HOST:PORT"),
         (("::1:80", 2, 0), "must be HOST:PORT"),

@@ -1,7 +1,7 @@
 """Training never hangs: thousands of steps on several devices of a CPU, to the end.
 
 Where collectives are dispatched without waiting, JAX's CPU devices wait for each other for ever,
-within 600 steps; see `digits_jax.training.compiling.MAX_STEPS_AHEAD`.
+within 600 steps; see `digits_jax.training.loop.MAX_STEPS_AHEAD`.
 """
 
 import json

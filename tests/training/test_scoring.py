@@ -58,8 +58,7 @@ def test_abstract_state_has_the_states_shapes():
     assert count_params(state.opt_state) == 2 * count_params(state.params) + 1
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("count", [1, 12, 13])
+@pytest.mark.parametrize(("devices", "count"), [(1, 1), (4, 12), (4, 13)])
 def test_every_image_is_scored_once(count, devices):
     random = np.random.default_rng(count)
     images = random.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)

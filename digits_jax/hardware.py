@@ -38,23 +38,13 @@ def processor_lines() -> tuple[str, ...]:
 
 
 def processor_features() -> frozenset[str]:
-    """The instruction sets that the processor has, in Linux's words; none where it isn't Linux.
-
-    Example:
-      >>> isinstance(processor_features(), frozenset)
-      True
-    """
+    """The instruction sets that the processor has, in Linux's words; none where it isn't Linux."""
     flags = [x.partition(":")[2] for x in processor_lines() if not x.startswith("model name")]
     return frozenset(" ".join(flags).split())
 
 
 def processor_name() -> str:
-    """The processor's name and its vectors: machines of one name differ in them, and in speed.
-
-    Example:
-      >>> isinstance(processor_name(), str)
-      True
-    """
+    """The processor's name and its vectors: machines of one name differ in them, and in speed."""
     names = [x.partition(":")[2].strip() for x in processor_lines() if x.startswith("model name")]
     # platform.processor() is empty or just "x86_64" on most Linux systems.
     name = names[0] if names else platform.processor() or platform.machine()

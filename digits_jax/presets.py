@@ -5,41 +5,29 @@ They were chosen on validation images; docs/models.md states what they reach on 
 
 from typing import Any
 
+_BOTH = {
+    "batch_size": 256,
+    "schedule": "one_cycle",
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "label_smoothing": 0.1,
+    "dropout": 0.0,
+    "ema_decay": 0.0,
+    "recalibrate_batch_norm": True,
+    "batch_norm": True,
+    "augment": "none",
+    "augment_strength": 1.0,
+    "adversarial": 0.0,
+}
 BASE = {
-    "mlp": {
-        "batch_size": 256,
-        "learning_rate": 0.01,
-        "schedule": "one_cycle",
-        "optimizer": "adamw",
-        "weight_decay": 0.01,
-        "label_smoothing": 0.1,
-        "dropout": 0.0,
-        "ema_decay": 0.0,
-        "recalibrate_batch_norm": True,
-        "batch_norm": True,
-        "hidden_sizes": (512, 512),
-        "augment": "none",
-        "augment_strength": 1.0,
-        "adversarial": 0.0,
-    },
+    "mlp": {**_BOTH, "learning_rate": 0.01, "hidden_sizes": (512, 512)},
     "cnn": {
-        "batch_size": 256,
+        **_BOTH,
         "learning_rate": 0.02,
-        "schedule": "one_cycle",
-        "optimizer": "adamw",
-        "weight_decay": 0.01,
-        "label_smoothing": 0.1,
-        "dropout": 0.0,
-        "ema_decay": 0.0,
-        "recalibrate_batch_norm": True,
-        "batch_norm": True,
         "channels": (24, 48),
         "convs_per_block": 1,
         "dense_size": 128,
         "space_to_depth": True,
-        "augment": "none",
-        "augment_strength": 1.0,
-        "adversarial": 0.0,
     },
 }
 
@@ -93,7 +81,7 @@ RECIPES = {
             "augment_strength": 0.7,
             "hidden_sizes": (1024, 1024, 512),
         },
-        "tiny": {"epochs": 40.0, "hidden_sizes": (6,), "batch_norm": True},
+        "tiny": {"epochs": 40.0, "hidden_sizes": (6,)},
     },
     ("cnn", "small"): {
         "quick": {"recalibrate_batch_norm": False, "epochs": 15.0, "batch_size": 64},
@@ -122,8 +110,6 @@ def preset_values(arch: str, preset: str, *, small: bool) -> dict[str, Any]:
     """Returns the values of a preset.
 
     Args:
-      arch: "cnn" or "mlp".
-      preset: "quick", "standard", "best" or "tiny".
       small: whether the data set has about a thousand images rather than tens of thousands.
 
     Example:

@@ -20,13 +20,7 @@ from digits_jax.training.state import TrainState, count_params
 
 
 def device_name(mesh: Mesh) -> str:
-    """Returns platform and kind of a mesh's devices; of a CPU, the processor's name.
-
-    Example:
-      >>> import numpy as np
-      >>> device_name(Mesh(np.array(jax.devices("cpu")[:1]), ("data",))).startswith("cpu: ")
-      True
-    """
+    """Returns platform and kind of a mesh's devices; of a CPU, the processor's name."""
     device = mesh.devices.flat[0]
     kind = processor_name() if device.platform == "cpu" else device.device_kind
     return f"{device.platform}: {kind or device.device_kind}"

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flax.linen as nn
@@ -172,6 +172,7 @@ def prepare(
         steps_per_call = min(steps_per_call, num_steps(1, size, batch_size))
     schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
     settings = {**config.to_dict(), "convolution": convolution}
+    build = partial(build_model, num_classes=dataset.num_classes, shards=mesh.size)
     teacher = None
     if to_train and config.teacher is not None:
         teacher = load_teacher(
@@ -185,10 +186,8 @@ def prepare(
         config=config,
         options=options,
         dataset=dataset,
-        module=build_model(settings, dataset.num_classes, shards=mesh.size),
-        eval_module=build_model(
-            {**settings, "dtype": "float32"}, dataset.num_classes, shards=mesh.size
-        ),
+        module=build(settings),
+        eval_module=build({**settings, "dtype": "float32"}),
         # Read once an epoch: outside of jit each of its operations would be compiled by itself.
         schedule=jax.jit(schedule),
         tx=make_optimizer(config.optimizer, schedule, config.weight_decay),

@@ -8,7 +8,6 @@ import contextlib
 import difflib
 import errno
 import importlib
-import importlib.metadata
 import io
 import os
 import re
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from digits_jax.errors import ConfigError, DigitsError
+from digits_jax.hardware import version_of
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def parse(kind: type[T], argv: Sequence[str], *, doc: str, default: T | None = N
     if "--version" in argv:
         _print_version()
         raise SystemExit(0)
-    prog = " ".join(doc.split(": ")[1].split()[:3])
+    prog = " ".join(doc.partition(": ")[2].split()[:3])
     extra = {} if default is None else {"default": default}
     return _tyro(kind, argv, prog=prog, description=doc, **extra)
 
@@ -149,7 +149,7 @@ def _flags() -> list[str]:
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         tyro.cli(_parsed[0], args=["--help"])
-    return re.findall(r"--[a-z][a-z-]*", text.getvalue())
+    return re.findall(r"--[a-z][a-z0-9-]*", text.getvalue())
 
 
 def _with_flags(message: str) -> str:
@@ -248,7 +248,7 @@ def leave(status: int) -> NoReturn:
 
 
 def _print_version() -> None:
-    print(f"digits_jax {importlib.metadata.version('digits_jax')}")
+    print(f"digits_jax {version_of('digits_jax') or '(not installed)'}")
 
 
 def _describe(program: str) -> str:

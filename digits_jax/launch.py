@@ -52,9 +52,15 @@ def main(argv: Sequence[str]) -> int:
             "python -m digits_jax.launch --num-processes=2 -- --arch=cnn --preset=quick"
         )
     for flag in theirs:
-        if flag.replace("_", "-").startswith(("--coordinator", "--num-proc", "--process-id")):
+        given = ["--coordinator", "--num-processes", "--process-id"]
+        given += ["--devices"] if args.devices_per_process else []
+        if flag.partition("=")[0].replace("_", "-") in given:
             raise ConfigError(f"{flag}: launch gives it to each process; leave it out after --")
-    parse_arguments(theirs)  # one error message, not one from each; --help ends here
+    trained = parse_arguments(theirs)  # one error message, not one from each; --help ends here
+    if trained.config.ensemble > 1 and args.num_processes > 1:
+        raise ConfigError(
+            f"num_processes={args.num_processes}: an ensemble is trained by one process; give 1"
+        )
     return launch([*TRAIN, *theirs], args.num_processes, args.devices_per_process)
 
 

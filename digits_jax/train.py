@@ -131,7 +131,9 @@ def main(argv: Sequence[str]) -> int:
         with distributed.initialize(options.coordinator, options.num_processes, options.process_id):
             return _train(arguments, started)
     except Interrupted as stop:
-        if not options.process_id:  # one of several processes prints
+        import jax
+
+        if jax.process_index() == 0:
             print(stop, file=sys.stderr)
         return 128 + stop.signal_number
 

@@ -168,15 +168,17 @@ def test_stopped_together_they_go_on_one_by_one(tmp_path, monkeypatch, moment):
     config = dataclasses.replace(TOGETHER, epochs=2.0)
     undisturbed = fit_ensemble(config, RunOptions(workdir=tmp_path / "a", together=True))
     workdir = tmp_path / "run"
-    real = MultiStep.__call__, scoring.eval_batches
+    real, signalled = (MultiStep.__call__, scoring.eval_batches), []
 
     def step(self, state, first, count):
         if moment == "steps" and first == 1:
             signal.raise_signal(signal.SIGTERM)
         return real[0](self, state, first, count)
 
-    def eval_batches(*arguments):
-        signal.raise_signal(signal.SIGTERM)
+    def eval_batches(*arguments):  # once: a second signal would end the process
+        if not signalled:
+            signalled.append(True)
+            signal.raise_signal(signal.SIGTERM)
         return real[1](*arguments)
 
     with monkeypatch.context() as patch:

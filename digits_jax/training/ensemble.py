@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from digits_jax.config import RunOptions, TrainConfig, check_processes
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
@@ -66,8 +68,12 @@ def fit_ensemble(
     """
     options = options or RunOptions()
     check_processes(config, options)
+    if resuming and not options.workdir:
+        raise ConfigError("resuming needs workdir, the folder of the ensemble")
     setup = prepare(config, options, dataset)
     count = setup.config.ensemble
+    if jax.process_count() > 1:  # as a cluster may say
+        raise ConfigError(f"ensemble={count}: its networks are trained by one process; start one")
     together = _trains_together(setup) and not resuming
     workdir = choose_workdir(setup)
     with folder.hold_workdir(workdir, new=not resuming):

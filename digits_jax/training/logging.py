@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from digits_jax.errors import ConfigError
 from digits_jax.training.scoring import Score
 from digits_jax.training.setup import TrainSetup
 
@@ -72,19 +71,11 @@ class Progress:
 
 
 def open_tensorboard(path: Path) -> Any:
-    """Opens a TensorBoard writer for a run's folder.
-
-    Raises:
-      ConfigError: tensorboardX isn't installed.
-    """
+    """Opens a TensorBoard writer for a run's folder."""
     # Not imported unless it is asked for: it imports PyTorch wherever that is installed, which
     # takes 2 seconds and 500 MB.
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise ConfigError(
-            'tensorboard: tensorboardX is not installed; pip install "digits_jax[tensorboard]"'
-        ) from None
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(path))
 
 

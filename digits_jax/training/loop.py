@@ -69,6 +69,8 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 MAX_STEPS_AHEAD = 16
 # Several processes agree on stops and saves this often: it is a collective of its own.
 AGREE_EVERY_STEPS = 16
+# For which several processes may compile.
+COMPILE_SECONDS = 600
 # A request to save; a request to stop is larger: a signal's number, which may be 1, and SAVE.
 SAVE = 1
 # What saves and draws takes half a second and more to import, and nothing of it is needed before.
@@ -225,6 +227,8 @@ def train_members(
       TrainingDivergedError: a network has diverged.
       Interrupted: a signal came, and each network has a checkpoint.
     """
+    if resuming and len(setups) > 1:
+        raise ConfigError("resuming: networks go on one by one; give one setup")
     training = _Training(setups, workdirs, stop or StopRequest(), quiet, callbacks)
     first, folders = setups[0], workdirs or []
     if len(setups) > 1:
@@ -252,6 +256,7 @@ def train_members(
         training.check_stop()
         if resuming and not finished:
             step = pool.submit(compile_step)
+        distributed.arm_watchdog(COMPILE_SECONDS)
         multi_step = step.result() if step else None
         training.score = scorer.result()
     release_freed_memory()

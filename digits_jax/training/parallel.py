@@ -65,7 +65,7 @@ def check_memory(state: Any, mesh: Mesh) -> None:
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     first = mesh.devices.flat[0]
     if first.platform == "cpu":
-        needed *= mesh.size
+        needed *= len(mesh.local_devices)
         names = os.sysconf_names if hasattr(os, "sysconf_names") else {}
         if "SC_PHYS_PAGES" not in names:
             return

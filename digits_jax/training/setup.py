@@ -1,6 +1,7 @@
 """What a configuration comes to: data, network, optimizer, devices. Nothing is trained here."""
 
 import dataclasses
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,6 +134,10 @@ def prepare(
         raise ConfigError(f"config={config!r:.60}: must be a TrainConfig")
     if not (dataset is None or isinstance(dataset, Dataset)):
         raise ConfigError(f"dataset={type(dataset).__name__}: must be a digits_jax.Dataset")
+    if options.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            'tensorboard: tensorboardX is not installed; pip install "digits_jax[tensorboard]"'
+        )
     heavy = config.arch == "cnn"
     if not heavy and options.convolution != "auto":
         raise ConfigError(f"convolution={options.convolution}: arch={config.arch} has none")

@@ -153,8 +153,9 @@ def train_step(
         opt_state=opt_state,
         average=_update_average(state, params, batch_stats, ema_decay),
     )
-    # Every device sees the same sums, so either all skip the step or none does.
-    finite = all_finite((grads, sums, batch_stats))
+    # Every device sees the same sums, so either all skip the step or none does. Of gradients the
+    # squares: they are what Adam's second moment adds up.
+    finite = all_finite((jax.tree.map(jnp.square, grads), sums, batch_stats))
     unchanged = state, jax.tree.map(jnp.zeros_like, sums)
     new_state, sums = jax.tree.map(partial(jnp.where, finite), (new_state, sums), unchanged)
     new_state = new_state.replace(step=state.step + 1)

@@ -125,6 +125,7 @@ def test_changed_input_keeps_the_networks_parameters():
     assert np.abs(moved - network.apply(variables, 2 * x - 1)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_networks_are_trained_side_by_side_as_one_by_one(digits):
     small = {"hidden_sizes": (8,), "epochs": 0.5, "batch_size": 64, "preprocessing": "binarising"}
     settings = {**BASELINES["mlp"], **small, "norm": "layer"}

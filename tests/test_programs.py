@@ -195,6 +195,7 @@ def test_damage_prints_nothing_else(trained, home):
 # --- MNIST ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_mnist_through_tfds(mnist_dir, home):
     data = home / "data"

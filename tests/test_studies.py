@@ -177,6 +177,7 @@ def test_the_table_of_candidates_by_hand():
     assert "seed K on part K of 12" in choose.markdown({**table, "folds": 12})
 
 
+@pytest.mark.slow
 def test_it_trains_what_is_missing_and_refuses_another_recipe(tmp_path):
     own = ["--name=x", "--dataset=digits", f"--output={tmp_path}", "--seeds=2"]
     candidates = ["--", *SMALL.split(), "--", *SMALL.split(), "--dropout=0.5"]

@@ -1,4 +1,4 @@
-"""Handwritten-digit recognisers in JAX: train them, compare them, ship them.
+"""Handwritten-digit recognizers in JAX: train them, compare them, ship them.
 
 The public names are loaded on first use, so that importing the package costs nothing.
 """

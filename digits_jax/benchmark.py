@@ -73,7 +73,7 @@ class Arguments(o.DeviceOptions):
         Literal["all", "step", "inference", "time-to-accuracy", "input", "startup", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """A benchmark by its name has flags of its own: WHAT --help."""
+    """A benchmark by its name has its own flags: WHAT --help."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Run all benchmarks, and print their tables behind the summary."""
 

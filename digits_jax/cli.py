@@ -173,8 +173,8 @@ def _end_on_signal(number: int, _frame: FrameType | None = None) -> None:
     """Ends the process there and then.
 
     KeyboardInterrupt is swallowed, or becomes an ImportError or a crash, where it strikes the
-    imports of an extension module, a call back from XLA or the clearing up at exit. Whoever has
-    something to save (training, the preparation of data) puts a handler of its own in front.
+    imports of an extension module, a call back from XLA or the clearing up at exit. Code that
+    has something to save (training, the preparation of data) installs its own handler.
     """
     with contextlib.suppress(Exception):  # the output may be just being written
         sys.stdout.flush()
@@ -193,7 +193,7 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
 
     Returns:
       0; 2 for bad input; 1 for a full disk, another process's failure or a bug, with its traceback;
-      141 where nobody reads the output. A signal N ends the process with status 128 + N.
+      141 where the output is closed. A signal N ends the process with status 128 + N.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -148,7 +148,7 @@ class _Process:
 
 
 def _pass_on(pipe: IO[bytes], target: int, prefix: bytes) -> None:
-    # Where nobody reads any more, closing the pipe tells the process so.
+    # Where our output is closed, closing the pipe tells the process so.
     with pipe, contextlib.suppress(OSError, ValueError):
         for line in pipe:
             if not line.startswith(b"[Gloo] Rank"):  # one for each device, from C++
@@ -173,7 +173,7 @@ def _watch(
         if deadline and (now > deadline or len(received) > 1):
             _end(processes)
     status, what = first or _first_failure(processes, stopped_seconds) or (0, "")
-    # 2: the arguments can't be used; 141: nobody reads any more.
+    # 2: the arguments can't be used; 141: the output is closed.
     if status and not received:
         advice = "" if status in (2, 141) else "; start again with --resume --workdir=... to go on"
         _say(f"{what}; all have ended{advice}")
@@ -203,7 +203,7 @@ def _end(processes: list[_Process]) -> None:
         process.popen.kill()
         process.popen.wait()
         for reader in process.readers:
-            reader.join(1.0)  # not for ever: a child of its own may hold the pipe
+            reader.join(1.0)  # with a limit: its own child may hold the pipe
 
 
 def _say(text: str) -> None:

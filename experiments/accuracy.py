@@ -1,7 +1,7 @@
 """What training reaches, and how long it takes: python -m experiments.accuracy
 
 Trains recipes with several seeds. Without --recipes, those of the README's table, each seed in a
-process of its own whose time is measured: training.json and training.md. The others are trained as
+process whose time is measured: training.json and training.md. The others are trained as
 ensembles and take hours: accuracy.json and accuracy.md, with what the networks reach one by one and
 together. The test set is read once per seed, after the last step.
 """
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def train_timed(name: str, arguments: Arguments) -> dict[str, Any]:
-    """Trains each seed in a process of its own; returns the row of training.json."""
+    """Trains each seed in its own process; returns the row of training.json."""
     runs = []
     for seed in range(arguments.seeds):
         flags = [*TIMED[name].split(), f"--seed={seed}", *_data_flag(arguments)]

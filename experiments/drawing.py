@@ -1,4 +1,4 @@
-"""Draws ink as somebody's picture of it: paper, pens, light, lines, a file's bytes."""
+"""Draws ink as a user's picture of it: paper, pens, light, lines, a file's bytes."""
 
 import io
 from dataclasses import dataclass

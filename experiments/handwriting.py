@@ -1,6 +1,6 @@
 """Reads test images drawn as users' pictures: python -m experiments.handwriting RUN...
 
-Each of MNIST's test images is drawn as somebody might send it, encoded to a file's bytes, and read
+Each of MNIST's test images is drawn as a user might send it, encoded to a file's bytes, and read
 with what `digits_jax.predict` uses; so are rows of digits. Writes handwriting.json, .md and .png:
 each condition's accuracy beside that on the images as they are, and some of the pictures beside
 what the model sees.

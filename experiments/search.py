@@ -155,7 +155,7 @@ def ended(study: optuna.Study) -> list[FrozenTrial]:
 
 def run_trial(study: optuna.Study, config: TrainConfig, dataset: Dataset) -> None:
     """Draws, trains and prints one trial."""
-    # A sampler of its own for each trial: a search that was stopped continues as it would have.
+    # Its own sampler for each trial: a search that was stopped continues as it would have.
     seed = 1_000_003 * config.seed + len(ended(study))
     if study.user_attrs["settings"]["sampler"] == "random":
         study.sampler = optuna.samplers.RandomSampler(seed)

@@ -23,7 +23,7 @@ SECONDS = "process_seconds.json"
 
 
 def train_run(flags: Sequence[str], workdir: Path) -> dict[str, Any]:
-    """Trains in a process of its own, as a user would; takes or continues the run that is there.
+    """Trains in its own process, as a user would; takes or continues the run that is there.
 
     Args:
       flags: of ``python -m digits_jax.train``.
@@ -120,7 +120,7 @@ def hold_out(dataset: Dataset, index: int, count: int) -> Dataset:
       dataset: its training and validation images are dealt out, always in the same way; the first
         of twelve parts of a data set such as MNIST is its own validation split.
       index: of the part, from 0; after the last comes the first again.
-      count: of the parts, which are of one size; what is left over is trained on.
+      count: of the parts, which are of one size; the rest is trained on.
 
     Returns:
       The data set, without its test split.

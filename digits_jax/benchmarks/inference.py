@@ -29,7 +29,7 @@ from digits_jax.training.steps import predict_step
 
 
 def benchmark(options: InferenceOptions) -> dict[str, Any]:
-    """Measures each network in a process of its own.
+    """Measures each network in its own process.
 
     Returns:
       "device", "dataset", "test_set" (a row for each network and way to score the whole test set),

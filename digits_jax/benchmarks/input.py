@@ -67,7 +67,7 @@ def open_datasets(options: InputOptions) -> tuple[Dataset | None, Dataset | None
     """Returns the data set with its training images in files, and in memory.
 
     None stands for what there isn't: files of the digits that scikit-learn brings, or whose files
-    can't be read although nobody named the data set; and more images than fit into memory.
+    can't be read although the data set wasn't named; and more images than fit into memory.
     """
     where = options.dataset, options.data_dir
     try:

@@ -109,7 +109,7 @@ class TimeToAccuracyOptions(_Networks):
     target: float = 0.99
     """Test accuracy to reach, a fraction."""
     cold: bool = False
-    """Let each training compile everything anew."""
+    """Let each training compile everything again."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

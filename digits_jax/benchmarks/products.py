@@ -23,7 +23,7 @@ _ACCELERATOR_SIZES = (8192, 4096)
 def product_flops_per_second(mesh: Mesh, dtype: str, *, quick: bool) -> float:
     """Measures floating-point operations a second of matrix products, on all devices at once.
 
-    Each device multiplies matrices of its own; a product of n x n takes 2 n^3 operations. Factors
+    Each device multiplies its own matrices; a product of n x n takes 2 n^3 operations. Factors
     in float32 stay float32, and sums are, as in training.
 
     Args:
@@ -58,7 +58,7 @@ def flops(lowered: jax.stages.Lowered) -> float | None:
     """Counts floating-point operations of one call, as XLA's cost analysis has it.
 
     What is lowered is of whole arrays, on all devices, and nothing in it has become a call of a
-    library, whose operations nobody would count. The count has every addition and comparison, too.
+    library, whose operations aren't counted. The count has every addition and comparison, too.
 
     Returns:
       None where a backend can't analyse it.

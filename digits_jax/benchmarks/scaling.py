@@ -30,7 +30,7 @@ SIZE_OF = {"batch": "images", "width": "flops", "devices": "devices", "data": "i
 
 
 def benchmark(options: ScalingOptions) -> dict[str, Any]:
-    """Measures each number of devices in a process of its own: a CPU is split once in each.
+    """Measures each number of devices in its own process: a CPU is split once in each.
 
     Returns:
       "device", "dataset"; "rows" for each factor and value: seconds of a step, or, of the factor
@@ -73,7 +73,7 @@ def measure(options: ScalingOptions, factors: Sequence[str]) -> dict[str, Any]:
     rows = []
     for factor in tqdm(factors, "scaling", unit="factor", leave=False, disable=None):
         rows += _measure_factor(factor, base, options)
-    # A CPU is split anew for each number, into no more than it has cores.
+    # A CPU is split again for each number, into no more than it has cores.
     on_cpu = base.platform == "cpu"
     return {
         "device": device_name(base.mesh),

@@ -21,7 +21,7 @@ from digits_jax.training.setup import TrainSetup, prepare
 
 
 def benchmark(options: StepOptions) -> dict[str, Any]:
-    """Measures each network in a process of its own, which splits the CPU as its training does.
+    """Measures each network in its own process, which splits the CPU as its training does.
 
     Returns:
       "device", "dataset" and "steps", a row for each network and batch size: see `measure_step`.

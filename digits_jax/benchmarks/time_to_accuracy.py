@@ -51,7 +51,7 @@ _KEPT = (*_KEPT, "batch_size", "dtype", "convolution", "test_accuracy", "params_
 
 
 def train(arch: str, seed: int, options: TimeToAccuracyOptions) -> dict[str, Any]:
-    """Trains once, in a process and a folder of its own.
+    """Trains once, in its own process and folder.
 
     Returns:
       Some fields of its ``results.json``; "seconds" of the whole process; "peak_memory_bytes"; and

@@ -43,7 +43,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def first_writable(folders: list[Path]) -> Path | None:
     """Returns the first folder in which files can be created, made if necessary; or None.
 
-    It tries, because permission bits don't tell everything. A folder that nobody may write is left
+    It tries, because permission bits don't tell everything. A folder that can't be written is left
     alone even by root, whom the bits don't stop.
     """
     for folder in folders:

@@ -41,7 +41,7 @@ class UnavailableError(DataError):
 
 @dataclass(frozen=True)
 class Registered:
-    """A data set that has a name of its own here.
+    """A data set that has its own name here.
 
     Attributes:
       name: as in tensorflow-datasets, with the config after a slash.

@@ -39,7 +39,7 @@ def members_of(path: Path) -> list[Path]:
     try:
         names = read_json(path / RESULTS)["members"]
     except (CheckpointError, KeyError, TypeError):
-        return []  # no ensemble, or whoever reads the run says what is wrong
+        return []  # no ensemble, or the reader of the run says what is wrong
     if not isinstance(names, list):
         return []
     for index, name in enumerate(names):

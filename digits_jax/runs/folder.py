@@ -144,7 +144,7 @@ def check_free(path: Path) -> None:
 
 
 def _check_empty(path: Path) -> None:
-    # Also what is left of a run whose config.json is gone: its checkpoints would be resumed.
+    # Also a run whose config.json is gone: its checkpoints would be resumed.
     if any((path / name).exists() for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS)):
         raise CheckpointError(f"{path}: already holds a run; give another folder, or resume it")
 
@@ -196,7 +196,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Opens a file for reading; a pipe or a device, which could block for ever, is an OSError."""
+    """Opens a file for reading; a pipe or a device, which could block, is an OSError."""
     nonblock = getattr(os, "O_NONBLOCK", 0)
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -289,7 +289,7 @@ def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
 
 
 def read_npz(path: Path) -> dict[str, "np.ndarray"]:
-    """Reads an ``.npz`` file of arrays of numbers and text, whoever wrote it.
+    """Reads an ``.npz`` file of arrays of numbers and text, from any source.
 
     `numpy.load` allocates what an array's header claims, and returns bytes for what isn't an array.
 

@@ -152,7 +152,7 @@ def _join(arguments: dict[str, Any]) -> None:
 
 def _leave() -> None:
     """Waits for all, however long one takes to finish; the shutdown itself is impatient."""
-    disarm_watchdog()  # whoever keeps the others waiting has its own
+    disarm_watchdog()  # the process that the others wait for has its own
     if jax.distributed.is_initialized():
         barrier("the end")
         jax.distributed.shutdown()
@@ -236,7 +236,7 @@ def main_process_first(make: Callable[[], T]) -> T:
 def arm_watchdog(seconds: float) -> None:
     """Ends this process in some seconds, with the stack of each thread, unless called again.
 
-    With a single process there is nobody to wait for, and it does nothing.
+    With a single process it does nothing.
 
     Args:
       seconds: longer than anything between two calls takes: compiling, scoring, saving.

@@ -1,4 +1,4 @@
-"""Trains the members of an ensemble, each as a run of its own, and averages their probabilities."""
+"""Trains the members of an ensemble, each as its own run, and averages their probabilities."""
 
 import dataclasses
 import time
@@ -117,7 +117,7 @@ def _trains_together(setup: TrainSetup) -> bool:
 
 
 def _member(setup: TrainSetup, index: int, path: Path) -> TrainSetup:
-    """A member's setup, as that of a run of its own."""
+    """A member's setup, as that of a single run."""
     config = dataclasses.replace(setup.config, ensemble=1, seed=setup.config.seed + index)
     options = dataclasses.replace(setup.options, together=None, workdir=str(path))
     return dataclasses.replace(setup, config=config, options=options)

@@ -67,7 +67,7 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 # Steps that may be under way at once. Several CPU devices hang in a collective when many steps wait
 # behind each other; for one device, a few hide the time of preparing batches.
 MAX_STEPS_AHEAD = 16
-# Several processes agree on stops and saves this often: it is a collective of its own.
+# Several processes agree on stops and saves this often, as it is a separate collective.
 AGREE_EVERY_STEPS = 16
 # For which several processes may compile.
 COMPILE_SECONDS = 600
@@ -351,7 +351,7 @@ class _Training:
                     if epoch_ended and request <= SAVE:
                         with contextlib.suppress(Interrupted):
                             self._log(step, self._score(step, state))
-                except BrokenPipeError:  # nobody reads the output any more (`| head`)
+                except BrokenPipeError:  # the output is closed, as by `| head`
                     self.stop.signal_number = signal.SIGPIPE
                 if alone:  # a signal may have come since
                     request = max(request, self._stop_request())

@@ -165,7 +165,7 @@ def train_step(
 def fgsm_perturb(
     key: jax.Array, images: jax.Array, grads: jax.Array, max_epsilon: float
 ) -> jax.Array:
-    """Perturbs each image by the fast gradient sign method, with an epsilon of its own.
+    """Perturbs each image by the fast gradient sign method, with its own epsilon.
 
     The epsilons are uniform in [0, max_epsilon), so that each batch also holds images that are
     nearly unchanged, like those that the network is evaluated on. The method makes no assumption

@@ -23,7 +23,7 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
 
     1. A picture longer than ``LONGEST`` is averaged down to that.
     2. The paper's light is a quadratic surface, fitted to the border first and then to all
-       that lies near it, and what is left of it, smoothed. Where pixels differ more from it
+       that lies near it, and the rest of it, smoothed. Where pixels differ more from it
        to the dark side than to the light one, ink is dark.
     3. Rows and columns with a thin line from border to border are ruled: the line is taken
        away, the ink across it stays.

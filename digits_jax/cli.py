@@ -157,13 +157,11 @@ def _with_flags(message: str) -> str:
     if not _parsed:
         return message
     names = {flag[2:].replace("-", "_") for flag in _flags()}
-    first = re.match(r"(\w+)[=:, ]", message)
-    if not first or first[1] not in names:
-        return message
 
     def flag(match: re.Match) -> str:
-        sure = match.start() == 0 or "_" in match[1] or match[2] == "="
-        known = match[1] in names and sure
+        # Without an underscore a name may be an ordinary word, but at the start.
+        unambiguous = match.start() == 0 or "_" in match[1] or match[2] == "="
+        known = match[1] in names and unambiguous
         return f"--{match[1].replace('_', '-')}{match[2]}" if known else match[0]
 
     return re.sub(r"(?<![\w/.-])([a-z_]+)(=|\b)", flag, message)

@@ -174,6 +174,7 @@ def _write_int8(network: "Network", data_dir: str | None, file: Path) -> dict[st
 
 def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
     from digits_jax.evaluation.calibration import calibration
+    from digits_jax.formatting import plural
 
     scored = _predictions(runs)
     if scored is None:
@@ -182,7 +183,7 @@ def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
     found = calibration(labels, logits / network.temperature)
     errors = int((logits.argmax(-1) != labels).sum())
     return {
-        "accuracy": f"{found.accuracy:.2%} ({errors:,} errors of {len(labels):,})",
+        "accuracy": f"{found.accuracy:.2%} ({plural(errors, 'error')} of {len(labels):,})",
         "mean probability of the prediction": f"{found.mean_confidence:.2%}",
         "expected calibration error (15 bins of equal mass)": f"{found.ece_equal_mass:.2%}",
         "negative log likelihood, nats": f"{found.nll:.4f}",

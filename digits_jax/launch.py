@@ -33,7 +33,7 @@ TRAIN = (sys.executable, "-m", "digits_jax.train")
 
 @dataclass(frozen=True)
 class Arguments(Checked, ranges=RANGES):
-    """The launcher's own flags, before ``--``."""
+    """The launcher's own flags; those of train follow after --."""
 
     num_processes: int
     """Processes to start."""

@@ -14,6 +14,7 @@ import tyro
 from digits_jax.cli import leave, parse, parse_known, run_program
 from digits_jax.config import RunOptions, TrainConfig, check_processes, read_config
 from digits_jax.errors import ConfigError
+from digits_jax.formatting import plural
 from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
 
@@ -37,9 +38,18 @@ class Modes:
 class Arguments:
     """The flags of the program."""
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-    options: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
-    modes: tyro.conf.OmitArgPrefixes[Modes] = field(default_factory=Modes)
+    config: Annotated[
+        tyro.conf.OmitArgPrefixes[TrainConfig],
+        tyro.conf.arg(name="training", help="What is trained."),
+    ] = field(default_factory=TrainConfig)
+    options: Annotated[
+        tyro.conf.OmitArgPrefixes[RunOptions],
+        tyro.conf.arg(name="run", help="Where and how it is computed."),
+    ] = field(default_factory=RunOptions)
+    modes: Annotated[
+        tyro.conf.OmitArgPrefixes[Modes],
+        tyro.conf.arg(name="mode", help="What the program does."),
+    ] = field(default_factory=Modes)
 
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
@@ -248,13 +258,9 @@ def last_line(results: dict[str, Any], workdir: Path | None, seconds: float | No
     if members := results.get("member_test_accuracies"):
         mean = sum(members) / len(members)
         parts.append(f"{len(members)} members of {mean:.2%} on average")
-    return (
-        f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: "
-        + ", ".join(
-            [f"{results['test_errors']:,} errors of {results['test_count']:,} images", *parts]
-        )
-        + f"; {workdir}"
-    )
+    errors, images = plural(results["test_errors"], "error"), f"{results['test_count']:,} images"
+    scored = ", ".join([f"{errors} of {images}", *parts])
+    return f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: {scored}; {workdir}"
 
 
 if __name__ == "__main__":

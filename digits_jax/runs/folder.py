@@ -19,6 +19,7 @@ import json
 import math
 import os
 import secrets
+import shlex
 import stat
 import sys
 import tempfile
@@ -371,7 +372,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def resume_line(path: Path) -> str:
     """Says how a run is finished, and what is missing in its folder is written."""
-    return f"finish it with python -m digits_jax.train --resume --workdir={path}"
+    return f"finish it with python -m digits_jax.train --resume --workdir={shlex.quote(str(path))}"
 
 
 def read_run(path: Path) -> Run:

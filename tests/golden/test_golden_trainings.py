@@ -45,12 +45,14 @@ def everything():
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")  # all of them are trained once, in one worker
 @pytest.mark.parametrize("name", TRAININGS)
 def test_training(everything, name):
     check(name, everything[name])
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("trainings")
 @pytest.mark.parametrize(("one", "other"), EQUAL)
 def test_equal_trainings(everything, one, other):
     assert everything[one].numbers == everything[other].numbers

@@ -156,7 +156,7 @@ def _with_flags(message: str) -> str:
     """A library's error, which speaks of arguments, with the flags of the program that runs."""
     if not _parsed:
         return message
-    if re.match(r"\S*[/.]\S*: ", message):  # a file's fields aren't flags
+    if re.match(r"[^=\s]*[/.][^=\s]*: ", message):  # a file's fields aren't flags
         return message
     names = {flag[2:].replace("-", "_") for flag in _flags()}
 

@@ -85,7 +85,7 @@ def test_a_search_reports_and_is_continued(here, tmp_path, short, monkeypatch):
     assert here(search, *SHORT, "-o", "stopped") == (0, "", "")  # there are enough trials
     ending = here(search, *SHORT, "--seed=1", "-o", "stopped")
     assert_one_error_line(*ending)
-    assert "holds a search with seed=0, not 1" in ending[2]
+    assert "holds a search with --seed=0, not 1" in ending[2]
 
 
 def test_bad_input_is_one_line(here):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import CheckpointError, ConfigError, DigitsError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import clear_up, last_saved, list_steps, restore_newest
-from digits_jax.training.run_metadata import describe_run, resume_command
+from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 
@@ -191,7 +192,10 @@ def load_trained(
         lacks = "no checkpoint yet"
         if config.ensemble > 1:
             lacks = f"not all of its {config.ensemble} networks yet"
-        raise CheckpointError(f"{workdir}: has {lacks}; train it: {resume_command(workdir)}")
+        raise CheckpointError(
+            f"{workdir}: has {lacks}; train it with python -m digits_jax.train --resume "
+            f"--workdir={shlex.quote(str(workdir))}"
+        )
     options = {name: value for name, value in options.items() if value is not None}
     here = saved_options.for_resuming(workdir, **options)
     setup = prepare(config, here, dataset, to_train=False)

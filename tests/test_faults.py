@@ -232,8 +232,8 @@ def test_a_disk_that_turns_read_only(home, disk):
     path, remount = disk
     argv = [*TINY, "--epochs=6", "--checkpoint-every-steps=2", f"--workdir={path / 'run'}"]
     with training(home, *argv, until="epoch 1/") as process:
-        # Refused while a file is open for writing, as the lock is until what is left is to draw
-        # the curves: 500 epochs of this took 18 minutes, for nothing.
+        # Refused while a file is open for writing, as the lock is until only the curves remain to
+        # be drawn: 500 epochs of this took 18 minutes, for nothing.
         while not remount("ro"):
             assert process.poll() is None
         status, err = stop(process)

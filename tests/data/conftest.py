@@ -12,7 +12,7 @@ from digits_jax.data.datasets import load_dataset
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Nobody's real data: the default folder is a fresh one, and there is no network."""
+    """Hides the user's data: the default folder is a new one, and there is no network."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "home"))
     monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):

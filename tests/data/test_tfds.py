@@ -345,7 +345,7 @@ def test_nothing_is_left_of_a_process_that_is_stopped(own):
         try:
             process.communicate(timeout=30)
         finally:
-            process.kill()  # if it didn't end; else leaving the block would wait for ever
+            process.kill()  # if it didn't end; else leaving the block would never end
     assert process.returncode == -signal.SIGINT
     with pytest.raises(ProcessLookupError):  # no process of its group is alive
         os.killpg(process.pid, 0)

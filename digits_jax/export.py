@@ -60,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
         )
     from digits_jax.deploy.network import calibrate, combine
     from digits_jax.deploy.predictor import open_network
+    from digits_jax.hardware import check_backend
 
+    check_backend()
     networks = [open_network(run) for run in args.runs]
     if args.ensemble:
         networks = [combine(networks)]

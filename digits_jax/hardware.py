@@ -6,8 +6,11 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import sys
 from functools import cache
 from pathlib import Path
+
+from digits_jax.errors import ConfigError
 
 CPUINFO = Path("/proc/cpuinfo")
 # Flag in CPUINFO -> what a person calls it: the first of these that is there says most.
@@ -65,6 +68,26 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def check_backend() -> None:
+    """Starts JAX's backend, before anything is read.
+
+    Raises:
+      ConfigError: ``JAX_PLATFORMS`` names a platform that JAX doesn't find.
+    """
+    import jax
+
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for cuda without its plugin
+        name = "JAX_PLATFORMS" if os.environ.get("JAX_PLATFORMS") else "JAX_PLATFORM_NAME"
+        if not os.environ.get(name):
+            raise
+        raise ConfigError(
+            f"{name}={os.environ[name]}: JAX finds no such platform here; unset it, or set it "
+            "to cpu"
+        ) from error
+
+
 def use_compilation_cache() -> None:
     """Makes JAX keep what XLA compiles in `compilation_cache`, for the next start of a program.
 
@@ -91,15 +114,30 @@ def compilation_cache() -> str | None:
     """
     if (path := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
         return path or None
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    root = user_cache()
+    if root is None:
+        return None
     processor = "".join(processor_lines()) or platform.processor() + platform.machine()
     key = hashlib.sha256(processor.encode()).hexdigest()[:12]
-    path = os.path.join(root, "digits_jax", f"xla-{version_of('jaxlib')}-{key}")
+    path = str(root / f"xla-{version_of('jaxlib')}-{key}")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError:
         return None
     return path if os.access(path, os.W_OK) else None
+
+
+@cache
+def user_cache() -> Path | None:
+    """Returns this user's folder for what can be made again; None, said once, without a home."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(root):  # "~" stays as it is where neither HOME nor the user is known
+        print(
+            "warning: this user has no home folder, so nothing is cached; set XDG_CACHE_HOME",
+            file=sys.stderr,
+        )
+        return None
+    return Path(root) / "digits_jax"
 
 
 # Of glibc's <malloc.h>.

@@ -56,10 +56,11 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.reading import read_picture
     from digits_jax.deploy.sheet import MAX_PICTURES, write_sheet
-    from digits_jax.hardware import use_compilation_cache
+    from digits_jax.hardware import check_backend, use_compilation_cache
     from digits_jax.vision.decode import decode_image
 
     files = list(_find_files(names))
+    check_backend()
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
     models = [predictor.network.name for predictor in predictors]

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from digits_jax.errors import ConfigError
-from digits_jax.hardware import cpu_count
+from digits_jax.hardware import check_backend, cpu_count
 
 Device = Any  # jax.Device, which type checkers take for a variable
 AXIS = "data"
@@ -44,6 +44,7 @@ def start_backend(platform: str, cpu_devices: int) -> list[Device]:
     with contextlib.suppress(RuntimeError):
         most = max(MAX_CPU_DEVICES, cpu_count())
         jax.config.update("jax_num_cpu_devices", min(cpu_devices, most))
+    check_backend()
     try:
         return jax.local_devices(backend=None if platform == "auto" else platform)
     except RuntimeError:

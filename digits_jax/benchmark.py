@@ -2,7 +2,7 @@
 
 Prints five lines: training and prediction of the quick CNN (images a second), the seconds of a
 whole training, and its memory. The documentation has them for other machines. -v or -o adds all
-benchmarks' tables; the name of a benchmark, as the first argument, runs that one alone.
+benchmarks' tables; the name of a benchmark runs that one alone.
 """
 
 import dataclasses
@@ -10,13 +10,10 @@ import importlib
 import platform
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import tyro
-
-from digits_jax.benchmarks import options as o
+from digits_jax.benchmarks.options import QUICK, Options
 from digits_jax.benchmarks.processes import stopping_children
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
@@ -24,96 +21,46 @@ from digits_jax.formatting import duration, fixed, markdown_table, percent, plur
 from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
 
-
-class Benchmark(NamedTuple):
-    """A module of `digits_jax.benchmarks`, what it may be told, and what ``--quick`` changes."""
-
-    options: type[o.Options]
-    quick: Mapping[str, Any]
-
-
-# Those that the summary needs come first.
-BENCHMARKS = {
-    "step": Benchmark(o.StepOptions, {"batch_sizes": (256,), "repeats": 3, "seconds": 0.1}),
-    "inference": Benchmark(
-        o.InferenceOptions,
-        {"arch": ("cnn",), "batch_sizes": (1000,), "repeats": 3, "seconds": 0.1},
-    ),
-    "time-to-accuracy": Benchmark(o.TimeToAccuracyOptions, {"arch": ("cnn",), "seeds": 1}),
-    "input": Benchmark(
-        o.InputOptions,
-        {"batch_sizes": (256,), "threads": (1, 2), "repeats": 3, "seconds": 0.3},
-    ),
-    "startup": Benchmark(o.StartupOptions, {"repeats": 1}),
-    "scaling": Benchmark(
-        o.ScalingOptions,
-        {
-            "batch_sizes": (128, 256),
-            "widths": (1.0, 2.0),
-            "sizes": (512, 1024, 2048),
-            "repeats": 3,
-            "seconds": 0.1,
-        },
-    ),
-}
-_ONE_NETWORK = {
-    "step": {"arch": ("cnn",), "batch_sizes": (256,)},
-    "inference": {"arch": ("cnn",)},
-    "time-to-accuracy": {"arch": ("cnn",)},
-}
 SUMMARIZED = ("step", "inference", "time-to-accuracy")
+BENCHMARKS = (*SUMMARIZED, "input", "startup", "scaling")
 _PACKAGES = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments(o.DeviceOptions):
-    """What to measure."""
-
-    what: Annotated[
-        Literal["all", "step", "inference", "time-to-accuracy", "input", "startup", "scaling"],
-        tyro.conf.Positional,
-    ] = "all"
-    """A benchmark by its name has its own flags: WHAT --help."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """Run all benchmarks, and print their tables behind the summary."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Measures, prints, writes."""
     command = shlex.join(["python", "-m", "digits_jax.benchmark", *argv])
-    quick, doc = "--quick" in argv, __doc__ or ""
+    default = Options(**QUICK) if "--quick" in argv else None
+    options = parse(Options, argv, doc=__doc__ or "", default=default)
+    detailed = options.verbose or options.output is not None
+    names = BENCHMARKS if detailed else SUMMARIZED
+    if options.what != "all":
+        names = (options.what,)
+    elif not detailed:
+        # What the summary says, and no more.
+        options = dataclasses.replace(options, arch=options.arch[:1], batch_sizes=(256,))
+    if options.output is not None:  # before anything is measured
+        if options.output.is_file():
+            raise ConfigError(f"output={options.output}: is a file; give a folder")
+        options.output.mkdir(parents=True, exist_ok=True)
     with stopping_children():
-        if argv and argv[0] in BENCHMARKS:
-            kind, changed = BENCHMARKS[argv[0]]
-            default = kind(**changed) if quick else None
-            result = measure(argv[0], parse(kind, argv[1:], doc=doc, default=default), command)
-            print(f"{headline(result)}\n\n{tables(result)}")
-            return 0
-        arguments = parse(Arguments, argv, doc=doc)
-        if arguments.what != "all":
-            raise ConfigError(f"{arguments.what}: give it first, and its flags behind it")
-        detailed = arguments.verbose or arguments.output is not None
-        results = {}
-        for name in BENCHMARKS if detailed else SUMMARIZED:
-            kind, changed = BENCHMARKS[name]
-            if quick or not detailed:
-                changed = {**(changed if quick else {}), **_ONE_NETWORK.get(name, {})}
-            names = [field.name for field in dataclasses.fields(kind)]
-            shared = {key: value for key, value in vars(arguments).items() if key in names}
-            results[name] = measure(name, kind(**{**changed, **shared}), command)
-        print(summary(results))
-        if arguments.verbose:
-            for name, result in results.items():
-                print(f"\n## {name}\n\n{tables(result)}")
+        results = {name: measure(name, options, command) for name in names}
+    if options.what != "all":
+        result = results[options.what]
+        print(f"{headline(result)}\n\n{tables(result)}")
+        return 0
+    print(summary(results))
+    if options.verbose:
+        for name, result in results.items():
+            print(f"\n## {name}\n\n{tables(result)}")
     return 0
 
 
-def measure(name: str, options: o.Options, command: str) -> dict[str, Any]:
+def measure(name: str, options: Options, command: str) -> dict[str, Any]:
     """Runs a benchmark, and writes its JSON and Markdown files where that is asked for.
 
     Args:
       name: of ``BENCHMARKS``.
-      options: its own.
+      options: what to measure.
       command: how it was called.
 
     Returns:
@@ -122,18 +69,13 @@ def measure(name: str, options: o.Options, command: str) -> dict[str, Any]:
     Raises:
       ConfigError: what can't be used.
     """
-    if options.output is not None:
-        if options.output.is_file():
-            raise ConfigError(f"output={options.output}: is a file; give a folder")
-        options.output.mkdir(parents=True, exist_ok=True)  # before anything is measured
     module = importlib.import_module(f"digits_jax.benchmarks.{name.replace('-', '_')}")
     started = time.perf_counter()
     found = module.benchmark(options)
-    settings = {key: value for key, value in vars(options).items() if key != "output"}
     result = {
         "benchmark": name,
         "command": command,
-        "settings": settings,
+        "settings": {key: value for key, value in vars(options).items() if key != "output"},
         "machine": {
             "processor": processor_name(),
             "cores": cpu_count(),
@@ -164,9 +106,10 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
-    """Returns five lines about the CNN: see the top of this module."""
-    step = next(row for row in results["step"]["steps"] if row["batch_size"] == 256)
-    [predict, *_] = results["inference"]["test_set"]
+    """Returns five lines about the first network: see the top of this module."""
+    steps = results["step"]["steps"]
+    step = next((row for row in steps if row["batch_size"] == 256), steps[0])
+    predict = results["inference"]["test_set"][0]
     run = results["time-to-accuracy"]["networks"][0]
     parts = {"start and end": "process", "compilation": "compile", "training": "train"}
     parts["data, scoring, saving"] = "other"
@@ -175,7 +118,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     memory = run["peak_memory_bytes"]
     lines = {
         "machine": headline(results["step"]),
-        "training": f"{step['images_per_second']:,.0f} images/s, in batches of 256",
+        "training": f"{step['images_per_second']:,.0f} images/s, in batches of "
+        f"{step['batch_size']}",
         "prediction": f"{predict['images_per_second']['median']:,.0f} images/s",
         f"{run['target']:.0%} accuracy": f"{verb} {percent(run['test_accuracy'])} after "
         f"{duration(run['seconds']['median'])} ({each})",
@@ -214,7 +158,7 @@ def _cell(key: str, value: Any) -> str | None:
         median, low, high = (_cell(key, value[name]) for name in ("median", "p10", "p90"))
         return median if low == high else f"{median} ({low} to {high})"
     if value is None or isinstance(value, str | bool):
-        return value if value is None or isinstance(value, str) else "yes" if value else "no"
+        return {True: "yes", False: "no"}.get(value, value)  # type: ignore[arg-type]
     if key.endswith("seconds"):
         return duration(value)
     if "flops" in key:

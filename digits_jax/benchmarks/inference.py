@@ -6,18 +6,17 @@ The networks are trained for a moment: what they answer costs as much as later o
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
-from digits_jax.benchmarks.options import InferenceOptions, train_config
-from digits_jax.benchmarks.processes import in_child
+from digits_jax.benchmarks.options import Options, train_config
+from digits_jax.benchmarks.processes import measure_networks
 from digits_jax.benchmarks.products import flops, product_flops_per_second
-from digits_jax.benchmarks.timing import spread, time_in_turn
+from digits_jax.benchmarks.timing import repeated, spread, time_in_turn
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.training import parallel
 from digits_jax.training.loop import run
@@ -27,8 +26,11 @@ from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import predict_step
 
+BATCH_SIZES, QUICK_SIZES = (200, 500, 1000, 10_000), (1000,)
+CALLS = 200  # with one image each
 
-def benchmark(options: InferenceOptions) -> dict[str, Any]:
+
+def benchmark(options: Options) -> dict[str, Any]:
     """Measures each network in its own process.
 
     Returns:
@@ -38,86 +40,65 @@ def benchmark(options: InferenceOptions) -> dict[str, Any]:
     """
     for arch in options.arch:
         train_config(options, arch=arch)
-    answers = [
-        in_child(measure, options, arch)
-        for arch in tqdm(options.arch, "inference", unit="network", leave=False, disable=None)
-    ]
-    tables = ("test_set", "forward_pass", "one_image")
-    return {
-        **answers[0],
-        **{name: [row for answer in answers for row in answer[name]] for name in tables},
-    }
+    return measure_networks(measure, options)
 
 
-def measure(options: InferenceOptions, arch: str) -> dict[str, Any]:
+def measure(options: Options, arch: str) -> dict[str, Any]:
     """Measures one network with JAX in this process."""
     with tempfile.TemporaryDirectory(prefix="digits_jax-") as folder:
         config = train_config(options, arch=arch, epochs=0.001, workdir=f"{folder}/run")
         setup = prepare(*config)
         state = run(setup, quiet=True).state
         predictor = Predictor.load(f"{folder}/run")
-    return {
-        "device": device_name(setup.mesh),
-        "dataset": setup.dataset.name,
-        "test_set": list(_test_set(setup, state, predictor, options)),
-        "forward_pass": list(_forward_pass(setup, state, options)),
-        "one_image": list(_one_image(setup, state, predictor, options.calls)),
+    tables = {
+        "test_set": _test_set(setup, state, predictor, options),
+        "forward_pass": _forward_pass(setup, state, options),
+        "one_image": _one_image(setup, state, predictor),
     }
+    rows = {name: [{"arch": arch, **row} for row in found] for name, found in tables.items()}
+    return {"device": device_name(setup.mesh), "dataset": setup.dataset.name, **rows}
 
 
 def _test_set(
-    setup: TrainSetup, state: TrainState, predictor: Predictor, options: InferenceOptions
+    setup: TrainSetup, state: TrainState, predictor: Predictor, options: Options
 ) -> Iterator[dict[str, Any]]:
     """Everything included, from uint8 images in memory to what a caller gets."""
     score, test = make_scorer([setup]), setup.dataset.test
     ways = {
-        "Predictor.predict": lambda: predictor.predict(test.images),
-        "scoring of training": lambda: score(state, [test]),
+        "Predictor.predict": repeated(lambda: predictor.predict(test.images)),
+        "scoring of training": repeated(lambda: score(state, [test])),
     }
-    found = time_in_turn(
-        [_repeated(call) for call in ways.values()],
-        repeats=options.repeats,
-        seconds=options.seconds,
-    )
-    for way, seconds in zip(ways, found, strict=True):
-        rate = spread([len(test) / each for each in seconds])
-        row = {"arch": setup.config.arch, "way": way, "test_count": len(test)}
-        yield {**row, "images_per_second": rate}
-
-
-def _repeated(call: Callable[[], object]) -> Callable[[int], None]:
-    def run(count: int) -> None:
-        for _ in range(count):
-            call()
-
-    return run
+    times = {"repeats": options.repeats, "seconds": options.seconds}
+    for way, blocks in zip(ways, time_in_turn([*ways.values()], **times), strict=True):
+        rate = spread([len(test) / seconds for seconds in blocks])
+        yield {"way": way, "test_count": len(test), "images_per_second": rate}
 
 
 def _forward_pass(
-    setup: TrainSetup, state: TrainState, options: InferenceOptions
+    setup: TrainSetup, state: TrainState, options: Options
 ) -> Iterator[dict[str, Any]]:
     """The network alone, its images on the devices; all batch sizes are measured in turn."""
     mesh, test = setup.mesh, setup.dataset.test
     state = setup.for_scoring(state)
     # Sizes that the devices divide, no larger than the images need.
-    sizes = [-(-min(size, len(test)) // mesh.size) * mesh.size for size in options.batch_sizes]
-    sizes = list(dict.fromkeys(sizes))
+    sizes = options.batch_sizes or (QUICK_SIZES if options.quick else BATCH_SIZES)
+    sizes = [-(-min(size, len(test)) // mesh.size) * mesh.size for size in sizes]
     step = parallel.parallelize(predict_step, mesh, outputs=P(parallel.AXIS))
-    placed = [parallel.shard(np.resize(test.images, (size, 28, 28, 1)), mesh) for size in sizes]
-    lowered = [step.lower(state, images) for images in placed]
-    compiled = [each.compile() for each in lowered]
-    runs = [
-        _repeated(lambda code=code, x=images: jax.block_until_ready(code(state, x)))
-        for code, images in zip(compiled, placed, strict=True)
-    ]
+    counts, runs = {}, []
+    for size in dict.fromkeys(sizes):
+        images = parallel.shard(np.resize(test.images, (size, 28, 28, 1)), mesh)
+        lowered = step.lower(state, images)
+        counts[size], code = flops(lowered), lowered.compile()
+        runs.append(
+            repeated(lambda code=code, images=images: jax.block_until_ready(code(state, images)))
+        )
     before = product_flops_per_second(mesh, "float32", quick=options.quick)
     found = time_in_turn(runs, repeats=options.repeats, seconds=options.seconds)
     limit = max(before, product_flops_per_second(mesh, "float32", quick=options.quick))
-    for size, each, seconds in zip(sizes, lowered, found, strict=True):
-        count, rate = flops(each), spread([size / block for block in seconds])
+    for (size, count), blocks in zip(counts.items(), found, strict=True):
+        rate = spread([size / seconds for seconds in blocks])
         flop_rate = count and count / size * rate["median"]
         yield {
-            "arch": setup.config.arch,
             "batch_size": size,
             "devices": mesh.size,
             "images_per_second": rate,
@@ -129,7 +110,7 @@ def _forward_pass(
 
 
 def _one_image(
-    setup: TrainSetup, state: TrainState, predictor: Predictor, calls: int
+    setup: TrainSetup, state: TrainState, predictor: Predictor
 ) -> Iterator[dict[str, Any]]:
     """From a uint8 image in memory to logits in memory."""
     images = itertools.cycle(setup.dataset.test.images[:100])
@@ -141,11 +122,11 @@ def _one_image(
     }
     for way, call in ways.items():
         seconds = []
-        for _ in range(calls + max(1, calls // 10)):
+        for _ in range(CALLS + CALLS // 10):
             image = next(images)
             started = time.perf_counter()
             call(image)
             seconds.append(time.perf_counter() - started)
-        first, warm = seconds[0], seconds[-calls:]  # those between warm up
-        row = {"arch": setup.config.arch, "way": way, "first_call_seconds": first}
-        yield {**row, "call_seconds": spread(warm), "p99_seconds": float(np.percentile(warm, 99))}
+        first, warm = seconds[0], seconds[-CALLS:]  # those between warm up
+        row = {"way": way, "first_call_seconds": first, "call_seconds": spread(warm)}
+        yield {**row, "p99_seconds": float(np.percentile(warm, 99))}

@@ -1,4 +1,4 @@
-"""What each benchmark may be told, as command lines; nothing here imports JAX."""
+"""What the benchmarks may be told; nothing here imports JAX."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,141 +16,66 @@ _MAX = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Of every benchmark.
+    """What to measure, on what, and for how long.
 
     Raises:
       ConfigError: a number that isn't more than 0, or too large.
     """
 
+    what: Annotated[
+        Literal["all", "step", "inference", "time-to-accuracy", "input", "startup", "scaling"],
+        tyro.conf.Positional,
+    ] = "all"
+    """One benchmark; all: those that the summary needs, with -v or -o every one."""
     quick: bool = False
     """Fewer and shorter measurements, where no flag says otherwise."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Run all benchmarks, and print their tables behind the summary."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
     """Folder for JSON and Markdown files."""
     dataset: str = "auto"
     """As in training; auto: mnist where it can be had, else digits."""
     data_dir: str | None = None
     """Its folder, as in training."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
-                least = 0 if field.name == "seed" else 1 if isinstance(number, int) else 1e-9
-                numeric = isinstance(number, int | float) and not isinstance(number, bool)
-                if numeric and not least <= number <= _MAX:
-                    bound = "at least 0" if field.name == "seed" else "more than 0"
-                    raise ConfigError(
-                        f"{field.name}={number}: must be {bound} and at most {_MAX:,}"
-                    )
-            if value == ():
-                raise ConfigError(f"{field.name} is empty; give at least one value")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceOptions(Options):
-    """Of those that compute on a device."""
-
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Kind of device."""
     devices: int | Literal["auto"] = "auto"
     """As in training: a number, or auto."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Networks(DeviceOptions):
     arch: tuple[str, ...] = ("cnn", "mlp")
-    """Networks."""
+    """Networks; scaling measures the CNN alone."""
     preset: Literal["quick", "standard", "best", "tiny"] = "quick"
     """Recipe of the networks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Blocks(Options):
-    seed: int = 0
-    """Seed of the parameters and the order of images."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """As in training."""
+    batch_sizes: Annotated[
+        tuple[int, ...], tyro.conf.arg(help_behavior_hint="(default: each benchmark's own)")
+    ] = ()
+    """Images in a batch."""
     repeats: int = 7
-    """Blocks of each measurement."""
+    """Blocks of each measurement; of startup, processes of each kind."""
     seconds: float = 0.5
     """Seconds of each block."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOptions(_Networks, _Blocks):
-    """Of `benchmarks.step`."""
-
-    batch_sizes: tuple[int, ...] = (64, 256, 1024)
-    """Images in a batch."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """As in training."""
-    convolution: Literal["auto", "lax", "matmul"] = "auto"
-    """As in training."""
-    steps_per_call: int | Literal["auto"] = "auto"
-    """As in training: a number, or auto."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceOptions(_Networks, _Blocks):
-    """Of `benchmarks.inference`."""
-
-    batch_sizes: tuple[int, ...] = (200, 500, 1000, 10_000)
-    """Images in a batch of the forward pass."""
-    calls: int = 200
-    """Calls with one image each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimeToAccuracyOptions(_Networks):
-    """Of `benchmarks.time_to_accuracy`."""
-
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """As in training."""
     seeds: int = 3
-    """Trainings of each network, with the seeds 0 to N - 1."""
-    target: float = 0.99
-    """Test accuracy to reach, a fraction."""
+    """Trainings of time-to-accuracy, with the seeds 0 to N - 1."""
     cold: bool = False
-    """Let each training compile everything again."""
+    """Let each training of time-to-accuracy compile everything again."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.target <= 1:
-            raise ConfigError(f"target={self.target}: must be a fraction, such as 0.99")
+        for name in ("devices", "batch_sizes", "repeats", "seconds", "seeds"):
+            value = getattr(self, name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number != "auto" and not 0 < number <= _MAX:
+                    raise ConfigError(f"{name}={number}: must be more than 0 and at most {_MAX:,}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class InputOptions(_Blocks):
-    """Of `benchmarks.input`."""
-
-    batch_sizes: tuple[int, ...] = (128, 256, 1024)
-    """Images in a batch."""
-    threads: tuple[int, ...] = (1, 2, 4)
-    """Threads that read files."""
-    at_once: int = 4096
-    """Images that a thread reads at once."""
-    evict: bool = False
-    """Ask the system to forget the files before each row."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartupOptions(Options):
-    """Of `benchmarks.startup`."""
-
-    repeats: int = 5
-    """Processes of each kind."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingOptions(DeviceOptions, _Blocks):
-    """Of `benchmarks.scaling`."""
-
-    batch_sizes: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
-    """Images in a batch."""
-    widths: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-    """Factors on the channels and the dense layer of the quick CNN."""
-    sizes: tuple[int, ...] = (2000, 4000, 8000, 16_000)
-    """Training images in an epoch."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """As in training."""
+# What --quick changes, where no flag says otherwise.
+QUICK: dict[str, Any] = {
+    "quick": True,
+    "arch": ("cnn",),
+    "repeats": 3,
+    "seconds": 0.1,
+    "seeds": 1,
+}
 
 
 def train_config(options: Options, **fields: Any) -> tuple[TrainConfig, RunOptions]:
@@ -164,12 +89,10 @@ def train_config(options: Options, **fields: Any) -> tuple[TrainConfig, RunOptio
       ConfigError: a value that isn't allowed.
 
     Example:
-      >>> train_config(StepOptions(dataset="digits", platform="cpu"), arch="mlp")[0].dataset
+      >>> train_config(Options(dataset="digits", platform="cpu"), arch="mlp")[0].dataset
       'digits'
     """
     given = {**vars(options), **fields}
-    if given["arch"] != "cnn":
-        given["convolution"] = "auto"
 
     def make(kind: type[T]) -> T:
         names = [field.name for field in dataclasses.fields(kind)]

@@ -18,7 +18,23 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
+from digits_jax.benchmarks.options import Options
 from digits_jax.errors import ConfigError, DigitsError
+
+
+def measure_networks(
+    measure: Callable[[Options, str], dict[str, Any]], options: Options
+) -> dict[str, Any]:
+    """Calls ``measure(options, arch)`` in a process for each network; joins the tables."""
+    networks = tqdm(options.arch, "networks", unit="network", leave=False, disable=None)
+    first, *others = [in_child(measure, options, arch) for arch in networks]
+    for answer in others:
+        for name, rows in answer.items():
+            if isinstance(rows, list):
+                first[name] += rows
+    return first
 
 
 def in_child(measure: Callable[..., Any], *args: Any) -> Any:
@@ -53,8 +69,6 @@ def in_child(measure: Callable[..., Any], *args: Any) -> Any:
 def _answer(
     sender: multiprocessing.connection.Connection, measure: Callable[..., Any], *args: Any
 ) -> None:
-    from tqdm import tqdm
-
     from digits_jax.hardware import keep_freed_memory
 
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
@@ -74,13 +88,7 @@ def _end_with_parent() -> None:
 
 
 class Finished(NamedTuple):
-    """A process that has come to its end.
-
-    Attributes:
-      seconds: from its start to its end.
-      output: what it printed.
-      peak_memory_bytes: the largest resident set that it had; None where the system doesn't say.
-    """
+    """A process that has come to its end; the memory is None where the system doesn't say."""
 
     seconds: float
     output: str

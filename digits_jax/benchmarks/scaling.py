@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from digits_jax.benchmarks.options import ScalingOptions, train_config
+from digits_jax.benchmarks.options import Options, train_config
 from digits_jax.benchmarks.processes import in_child
 from digits_jax.benchmarks.products import flops
 from digits_jax.benchmarks.step import training_steps
@@ -27,9 +26,12 @@ from digits_jax.training.setup import TrainSetup, prepare
 
 # What the seconds' growth is held against, for each factor.
 SIZE_OF = {"batch": "images", "width": "flops", "devices": "devices", "data": "images"}
+BATCH_SIZES, QUICK_SIZES = (32, 64, 128, 256, 512, 1024), (128, 256)
+WIDTHS, QUICK_WIDTHS = (0.5, 1.0, 2.0, 4.0), (1.0, 2.0)  # on the channels and the dense layer
+COUNTS, QUICK_COUNTS = (2000, 4000, 8000, 16_000), (512, 1024, 2048)  # images in an epoch
 
 
-def benchmark(options: ScalingOptions) -> dict[str, Any]:
+def benchmark(options: Options) -> dict[str, Any]:
     """Measures each number of devices in its own process: a CPU is split once in each.
 
     Returns:
@@ -41,10 +43,8 @@ def benchmark(options: ScalingOptions) -> dict[str, Any]:
     answer = in_child(measure, options, ("batch", "width", "data", "devices"))
     rows, here = answer.pop("rows"), answer.pop("devices_here")
     done = {row["value"] for row in rows if row["factor"] == "devices"}
-    counts = sorted({2**i for i in range(here.bit_length())} | {here})
-    for count in tqdm([n for n in counts if n not in done], "devices", leave=False, disable=None):
-        with_devices = dataclasses.replace(options, devices=count)
-        rows += in_child(measure, with_devices, ("devices",))["rows"]
+    for count in sorted(({2**i for i in range(here.bit_length())} | {here}) - done):
+        rows += in_child(measure, dataclasses.replace(options, devices=count), ("devices",))["rows"]
     rows.sort(key=lambda row: (list(SIZE_OF).index(row["factor"]), row["value"]))
     growth = []
     for factor, size in SIZE_OF.items():
@@ -66,91 +66,73 @@ def log_slope(sizes: Sequence[float], seconds: Sequence[float]) -> float | None:
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
-def measure(options: ScalingOptions, factors: Sequence[str]) -> dict[str, Any]:
+def measure(options: Options, factors: Sequence[str]) -> dict[str, Any]:
     """Measures some factors with JAX in this process; the values of each in turn."""
     use_compilation_cache()  # it isn't compilation that is measured here
     base = prepare(*train_config(options, arch="cnn", preset="quick"))
-    rows = []
-    for factor in tqdm(factors, "scaling", unit="factor", leave=False, disable=None):
-        rows += _measure_factor(factor, base, options)
     # A CPU is split again for each number, into no more than it has cores.
     on_cpu = base.platform == "cpu"
     return {
         "device": device_name(base.mesh),
         "dataset": base.dataset.name,
         "devices_here": cpu_count() if on_cpu else len(start_backend(options.platform, 1)),
-        "rows": rows,
+        "rows": [row for each in factors for row in measure_factor(each, base, options)],
     }
 
 
-def _measure_factor(factor: str, base: TrainSetup, options: ScalingOptions) -> list[dict[str, Any]]:
-    pairs = list(_setups(factor, base, options))
+def measure_factor(factor: str, base: TrainSetup, options: Options) -> list[dict[str, Any]]:
+    """Measures a step at each value of a factor; of "data" an epoch, with its order and batches."""
+    rows, runs, units = [], [], []
     epochs = factor == "data"
-    # A step's cost, or that of an epoch: the order, the batches, their transfer, the steps.
-    calls = [_steps_of_an_epoch(setup) if epochs else 1 for _, setup in pairs]
     with contextlib.ExitStack() as stack:
-        steps = [MultiStep([setup]) for _, setup in pairs]
-        opened = [
-            stack.enter_context(training_steps(setup, step))
-            for (_, setup), step in zip(pairs, steps, strict=True)
-        ]
-        runs = [
-            lambda count, run=run, each=each: run(count * each)
-            for run, each in zip(opened, calls, strict=True)
-        ]
-        found = time_in_turn(
-            runs,
-            repeats=min(options.repeats, 3) if epochs else options.repeats,
-            seconds=0.0 if epochs else options.seconds,
-        )
-    rows = []
-    for (value, setup), step, each, seconds in zip(pairs, steps, calls, found, strict=True):
-        # The last batch of an epoch may be partly of the next one.
-        share = each * step.max_steps * setup.config.batch_size / len(setup.dataset.train)
-        seconds = [block / (share if epochs else step.max_steps) for block in seconds]
-        count = flops(lower_step(setup))
-        rows.append(
-            {
-                "factor": factor,
-                "value": value,
-                "size": count or value if factor == "width" else value,
-                "batch_size": setup.config.batch_size,
-                "devices": setup.mesh.size,
-                "train_count": len(setup.dataset.train),
-                "flops": count,
-                "seconds": spread(seconds),
-            }
-        )
+        for value, setup in setups_of(factor, base, options):
+            multi_step = MultiStep([setup])
+            run = stack.enter_context(training_steps(setup, multi_step))
+            images, size = multi_step.max_steps * setup.config.batch_size, len(setup.dataset.train)
+            calls = math.ceil(size / images) if epochs else 1
+            # The last batch of an epoch may be partly of the next one.
+            units.append(calls * images / size if epochs else multi_step.max_steps)
+            runs.append(lambda count, run=run, calls=calls: run(count * calls))
+            count = flops(lower_step(setup))
+            rows.append(
+                {
+                    "factor": factor,
+                    "value": value,
+                    "size": count or value if factor == "width" else value,
+                    "batch_size": setup.config.batch_size,
+                    "devices": setup.mesh.size,
+                    "train_count": size,
+                    "flops": count,
+                }
+            )
+        repeats = min(options.repeats, 3) if epochs else options.repeats
+        found = time_in_turn(runs, repeats=repeats, seconds=0.0 if epochs else options.seconds)
+    for row, unit, blocks in zip(rows, units, found, strict=True):
+        row["seconds"] = spread([seconds / unit for seconds in blocks])
     return rows
 
 
-def _steps_of_an_epoch(setup: TrainSetup) -> int:
-    calls = len(setup.dataset.train) / (setup.config.batch_size * setup.steps_per_call)
-    return math.ceil(calls)
-
-
-def _setups(
-    factor: str, base: TrainSetup, options: ScalingOptions
+def setups_of(
+    factor: str, base: TrainSetup, options: Options
 ) -> Iterator[tuple[float, TrainSetup]]:
-    """The values of a factor, and what is trained with each."""
+    """Yields the values of a factor, and what is trained with each."""
 
-    def changed(dataset: Dataset | None = None, **fields: Any) -> TrainSetup:
-        config = train_config(options, arch="cnn", preset="quick", **fields)
-        return prepare(*config, dataset or base.dataset)
+    def changed(dataset: Dataset, **fields: Any) -> TrainSetup:
+        return prepare(*train_config(options, arch="cnn", preset="quick", **fields), dataset)
 
-    config = base.config
+    config, quick = base.config, options.quick
     if factor == "batch":
-        for size in options.batch_sizes:
-            yield size, changed(batch_size=size)
+        for size in options.batch_sizes or (QUICK_SIZES if quick else BATCH_SIZES):
+            yield size, changed(base.dataset, batch_size=size)
     elif factor == "width":
-        for width in options.widths:
+        for width in QUICK_WIDTHS if quick else WIDTHS:
             channels = tuple(max(1, round(width * each)) for each in config.channels)
             dense = max(1, round(width * config.dense_size))
-            yield width, changed(channels=channels, dense_size=dense)
+            yield width, changed(base.dataset, channels=channels, dense_size=dense)
     elif factor == "devices":
         yield base.mesh.size, base
     else:
-        for size in options.sizes:
+        for size in QUICK_COUNTS if quick else COUNTS:
             size = max(size, config.batch_size)
             yield size, changed(resized(base.dataset, size))
 

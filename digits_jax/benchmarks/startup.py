@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from digits_jax.benchmarks.options import StartupOptions
+from digits_jax.benchmarks.options import Options
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.timing import spread
 from digits_jax.data.datasets import load_dataset
@@ -28,7 +28,7 @@ _LOAD_PARTS = (
 )
 
 
-def benchmark(options: StartupOptions) -> dict[str, Any]:
+def benchmark(options: Options) -> dict[str, Any]:
     """Starts processes, each kind in turn, so that a busy moment strikes all alike.
 
     Returns:
@@ -36,15 +36,14 @@ def benchmark(options: StartupOptions) -> dict[str, Any]:
       loads: seconds from its start to its end, all imports from the system's memory.
     """
     dataset = load_dataset(options.dataset, options.data_dir)  # may download: isn't measured
-    python = sys.executable
     commands = {
-        "python -c pass": [python, "-c", "pass"],
-        "import jax": [python, "-c", "import jax"],
-        "import jax; jax.devices()": [python, "-c", "import jax; jax.devices()"],
-        "import digits_jax": [python, "-c", "import digits_jax"],
-        "import flax, optax": [python, "-c", "import flax.linen, optax"],
-        "python -m digits_jax.train --help": [python, "-m", "digits_jax.train", "--help"],
-        "load_dataset, twice": [python, "-c", _LOAD, options.dataset, options.data_dir or ""],
+        "python -c pass": ["-c", "pass"],
+        "import jax": ["-c", "import jax"],
+        "import jax; jax.devices()": ["-c", "import jax; jax.devices()"],
+        "import digits_jax": ["-c", "import digits_jax"],
+        "import flax, optax": ["-c", "import flax.linen, optax"],
+        "python -m digits_jax.train --help": ["-m", "digits_jax.train", "--help"],
+        "load_dataset, twice": ["-c", _LOAD, options.dataset, options.data_dir or ""],
     }
     # Once more than is asked for: the first time reads the files into the system's memory.
     # --quick hasn't the time, and this very program has read most of them.
@@ -52,9 +51,9 @@ def benchmark(options: StartupOptions) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     for _ in tqdm(range(rounds), "startup", unit="round", leave=False, disable=None):
         for what, command in commands.items():
-            finished = timed_process(command)
+            finished = timed_process([sys.executable, *command])
             seconds.setdefault(what, []).append(finished.seconds)
-            if command[2] == _LOAD:
+            if command[1] == _LOAD:
                 for part, text in zip(_LOAD_PARTS, finished.output.split(), strict=True):
                     seconds.setdefault(part, []).append(float(text))
     return {

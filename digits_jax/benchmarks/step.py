@@ -7,44 +7,41 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
-from digits_jax.benchmarks.options import StepOptions, train_config
-from digits_jax.benchmarks.processes import in_child
+from digits_jax.benchmarks.options import Options, train_config
+from digits_jax.benchmarks.processes import measure_networks
 from digits_jax.benchmarks.products import flops, product_flops_per_second
-from digits_jax.benchmarks.timing import spread, time_in_turn
+from digits_jax.benchmarks.timing import repeated, spread, time_in_turn
 from digits_jax.training import parallel
 from digits_jax.training.loop import steps_ahead
 from digits_jax.training.multi_step import MultiStep, initial_state, lower_step, open_batches
 from digits_jax.training.run_metadata import device_name
 from digits_jax.training.setup import TrainSetup, prepare
 
+BATCH_SIZES, QUICK_SIZES = (64, 256, 1024), (256,)
 
-def benchmark(options: StepOptions) -> dict[str, Any]:
+
+def benchmark(options: Options) -> dict[str, Any]:
     """Measures each network in its own process, which splits the CPU as its training does.
 
     Returns:
       "device", "dataset" and "steps", a row for each network and batch size: see `measure_step`.
     """
-    for arch, size in itertools.product(options.arch, options.batch_sizes):
+    for arch, size in itertools.product(options.arch, options.batch_sizes or QUICK_SIZES):
         train_config(options, arch=arch, batch_size=size)
-    answers = [
-        in_child(measure, options, arch)
-        for arch in tqdm(options.arch, "step", unit="network", leave=False, disable=None)
-    ]
-    return {**answers[0], "steps": [row for answer in answers for row in answer["steps"]]}
+    return measure_networks(measure, options)
 
 
-def measure(options: StepOptions, arch: str) -> dict[str, Any]:
+def measure(options: Options, arch: str) -> dict[str, Any]:
     """Measures one network with JAX in this process."""
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     setups: list[TrainSetup] = []
-    for size in options.batch_sizes:
+    for size in options.batch_sizes or (QUICK_SIZES if options.quick else BATCH_SIZES):
         dataset = setups[0].dataset if setups else None
         setups.append(prepare(*train_config(options, arch=arch, batch_size=size), dataset))
     mesh, dtype = setups[0].mesh, setups[0].config.dtype
     before = product_flops_per_second(mesh, dtype, quick=options.quick)
-    rows = [measure_step(setup, options) for setup in tqdm(setups, arch, leave=False, disable=None)]
+    rows = [measure_step(setup, options) for setup in setups]
     after = product_flops_per_second(mesh, dtype, quick=options.quick)
     for row in rows:
         # Of the two rates, that which less else disturbed. A batch that not all devices divide
@@ -56,7 +53,7 @@ def measure(options: StepOptions, arch: str) -> dict[str, Any]:
     return {"device": device_name(mesh), "dataset": setups[0].dataset.name, "steps": rows}
 
 
-def measure_step(setup: TrainSetup, options: StepOptions) -> dict[str, Any]:
+def measure_step(setup: TrainSetup, options: Options) -> dict[str, Any]:
     """Compiles and times a step as training takes it.
 
     Returns:
@@ -70,17 +67,9 @@ def measure_step(setup: TrainSetup, options: StepOptions) -> dict[str, Any]:
     multi_step = MultiStep([setup], lambda: lowered_at.append(time.perf_counter()))
     compiled_at = time.perf_counter()
     with open_batches(setup) as stream:
-        numbers = itertools.count()
-        batch = stream.batch(0)
-
-        def make_batches(count: int) -> None:
-            for _ in range(count):
-                stream.batch(next(numbers))
-
-        def transfer(count: int) -> None:
-            for _ in range(count):
-                jax.block_until_ready(parallel.shard(batch, setup.mesh))
-
+        numbers, batch = itertools.count(), stream.batch(0)
+        make_batches = repeated(lambda: stream.batch(next(numbers)))
+        transfer = repeated(lambda: jax.block_until_ready(parallel.shard(batch, setup.mesh)))
         batches, transfers = time_in_turn([make_batches, transfer], **times)
     with training_steps(setup, multi_step) as run:
         calls, *_ = time_in_turn([run], **times)

@@ -9,23 +9,28 @@ from typing import Any
 
 from tqdm import tqdm
 
-from digits_jax.benchmarks.options import TimeToAccuracyOptions, train_config
+from digits_jax.benchmarks.options import Options, train_config
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.timing import spread
 from digits_jax.runs import folder
 
+TARGET = 0.99  # test accuracy to reach
 _SECONDS = ("seconds", "process_seconds", "compile_seconds", "train_seconds", "other_seconds")
+_KEPT = (
+    *("arch", "seed", "dataset", "dataset_sha256", "num_devices", "steps", "epochs", "batch_size"),
+    *("dtype", "convolution", "test_accuracy", "params_sha256", "device"),
+)
 
 
-def benchmark(options: TimeToAccuracyOptions) -> dict[str, Any]:
+def benchmark(options: Options) -> dict[str, Any]:
     """Runs ``python -m digits_jax.train`` for each network and seed, in turn.
 
     Before the first seed each network is trained once more, to fill JAX's compilation cache; not
     with ``cold``, and not with ``quick``, whose "compile_seconds" tell.
 
     Returns:
-      "device", "dataset", "networks" (a row for each, with medians of what `train` returns) and
-      "trainings" (a row for each training).
+      "device", "dataset", "networks" (a row for each: its mean accuracy, and the spread of its
+      seconds) and "trainings" (a row for each training, see `train`).
     """
     for arch in options.arch:
         train_config(options, arch=arch)
@@ -35,22 +40,12 @@ def benchmark(options: TimeToAccuracyOptions) -> dict[str, Any]:
         train(arch, seed, options)
         for seed, arch in tqdm(pairs, "trainings", unit="run", leave=False, disable=None)
     ][len(warm_up) :]
-    return {
-        "device": runs[0].pop("device"),
-        "dataset": runs[0]["dataset"],
-        "networks": [
-            summarize([run for run in runs if run["arch"] == arch], options.target)
-            for arch in options.arch
-        ],
-        "trainings": runs,
-    }
+    networks = [_summarize([r for r in runs if r["arch"] == arch]) for arch in options.arch]
+    where = {name: runs[0][name] for name in ("device", "dataset")}
+    return {**where, "networks": networks, "trainings": runs}
 
 
-_KEPT = ("arch", "seed", "dataset", "dataset_sha256", "num_devices", "steps", "epochs")
-_KEPT = (*_KEPT, "batch_size", "dtype", "convolution", "test_accuracy", "params_sha256", "device")
-
-
-def train(arch: str, seed: int, options: TimeToAccuracyOptions) -> dict[str, Any]:
+def train(arch: str, seed: int, options: Options) -> dict[str, Any]:
     """Trains once, in its own process and folder.
 
     Returns:
@@ -80,13 +75,7 @@ def train(arch: str, seed: int, options: TimeToAccuracyOptions) -> dict[str, Any
     }
 
 
-def summarize(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
-    """Returns the mean accuracy of some trainings of a network, and the spread of their seconds.
-
-    Args:
-      runs: of `train`.
-      target: accuracy to reach, a fraction.
-    """
+def _summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
     accuracies = [run["test_accuracy"] for run in runs]
     sizes = [run["peak_memory_bytes"] for run in runs]
     return {
@@ -95,7 +84,7 @@ def summarize(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
         **{name: spread([run[name] for run in runs]) for name in _SECONDS},
         "test_accuracy": statistics.fmean(accuracies),
         "test_accuracy_sd": statistics.stdev(accuracies) if len(runs) > 1 else None,
-        "target": target,
-        "reached": statistics.fmean(accuracies) >= target,
+        "target": TARGET,
+        "reached": statistics.fmean(accuracies) >= TARGET,
         "peak_memory_bytes": None if None in sizes else max(sizes),
     }

@@ -20,6 +20,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "p10": low, "p90": high}
 
 
+def repeated(call: Callable[[], object]) -> Callable[[int], None]:
+    """Returns ``run(count)``, which makes so many calls."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return run
+
+
 def time_in_turn(
     runs: Sequence[Callable[[int], object]], *, repeats: int, seconds: float
 ) -> list[list[float]]:

@@ -22,7 +22,7 @@ from programs import assert_one_error_line, environment
 
 from digits_jax import predict as predict_program
 from digits_jax.compare import read_predictions
-from digits_jax.data.originals import read_idx
+from digits_jax.data.idx import read_idx
 from digits_jax.deploy.archive import read_archive, write_archive
 from digits_jax.deploy.network import load_network
 from digits_jax.deploy.sheet import is_sheet
@@ -134,9 +134,9 @@ def read_picture(path):
 
 
 def read_images(path):
-    images = read_idx(path.read_bytes(), COUNT, str(path))
+    images = read_idx(path.read_bytes(), str(path))
     assert images.dtype == np.uint8
-    assert len(images) == COUNT
+    assert images.ndim in (1, 3)
 
 
 def read_labels_and_logits(path):
@@ -291,8 +291,8 @@ if kind == "npz":
     from digits_jax.deploy.archive import read_archive
     readers = [lambda path: read_predictions(path, "a"), read_archive]
 elif kind == "IDX":
-    from digits_jax.data.originals import read_idx
-    readers = [lambda path: read_idx(path.read_bytes(), 12, str(path))]
+    from digits_jax.data.idx import read_idx
+    readers = [lambda path: read_idx(path.read_bytes(), str(path))]
 else:
     from digits_jax.vision.decode import decode_image
     from digits_jax.vision.segment import read_digit

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from digits_jax.data.datasets import SPLITS, Dataset, Split, sha256_of_splits, stratified_indices
+from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, stratified_indices
 
 # uint8 [1797, 8, 8] with 17 levels and labels uint8 [1797]: the test set of "Optical Recognition
 # of Handwritten Digits" (Alpaydin and Kaynak, UCI repository, CC BY 4.0,

@@ -1,15 +1,10 @@
 """The registered data sets: their original files found, downloaded, verified and read."""
 
-import gzip
 import hashlib
-import io
-import math
 import os
-import struct
 import sys
 import threading
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from digits_jax.data.files import first_writable, scratch_folder
+from digits_jax.data.idx import read_idx
 from digits_jax.errors import DataError
 
 DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
-# EMNIST's largest file holds 240,000 images of 28x28 bytes.
-MAX_IDX_BYTES = 1_000_000_000
 # Below the five seconds that a decision without a network may take, imports included.
 REACH_SECONDS = 3.0
-_PIECE = 2**20
 _IDX_FILES = {
     "train_images": "train-images-idx3-ubyte.gz",
     "train_labels": "train-labels-idx1-ubyte.gz",
@@ -46,7 +39,7 @@ class Registered:
     Attributes:
       name: as in tensorflow-datasets, with the config after a slash.
       version: of its preparation in tensorflow-datasets.
-      url: folder of the original files.
+      urls: folders of the original files; the later ones are mirrors.
       sha256: sum of each original file, by name.
       first_label: label of the first class in the files.
       transposed: whether the files exchange rows and columns of the images.
@@ -54,7 +47,7 @@ class Registered:
 
     name: str
     version: str
-    url: str
+    urls: tuple[str, ...]
     sha256: dict[str, str]
     train_count: int
     test_count: int
@@ -78,16 +71,16 @@ class Registered:
         return np.ascontiguousarray(images)[..., None], labels.astype(np.int32) - self.first_label
 
 
-def _like_mnist(name: str, url: str, class_names: str, *sums: str) -> Registered:
+def _like_mnist(name: str, urls: tuple[str, ...], class_names: str, *sums: str) -> Registered:
     sha256 = dict(zip(_IDX_FILES.values(), sums, strict=True))
-    return Registered(name, "3.0.1", url, sha256, 60_000, 10_000, tuple(class_names.split("|")))
+    return Registered(name, "3.0.1", urls, sha256, 60_000, 10_000, tuple(class_names.split("|")))
 
 
 def _emnist(config: str, train: int, test: int, names: str, first_label: int = 0) -> Registered:
-    url = "https://biometrics.nist.gov/cs_links/EMNIST/"
+    urls = ("https://biometrics.nist.gov/cs_links/EMNIST/",)
     sha256 = {"gzip.zip": "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e"}
     counts = train, test, tuple(names)
-    return Registered(f"emnist/{config}", "3.1.0", url, sha256, *counts, first_label, True)
+    return Registered(f"emnist/{config}", "3.1.0", urls, sha256, *counts, first_label, True)
 
 
 REGISTERED = {
@@ -95,7 +88,10 @@ REGISTERED = {
     for entry in (
         _like_mnist(
             "mnist",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+            (
+                "https://storage.googleapis.com/cvdf-datasets/mnist/",
+                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            ),
             "|".join(_DIGITS),
             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -104,7 +100,10 @@ REGISTERED = {
         ),
         _like_mnist(
             "fashion_mnist",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            (
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+                "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+            ),
             "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot",
             "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
             "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
@@ -113,7 +112,7 @@ REGISTERED = {
         ),
         _like_mnist(
             "kmnist",
-            "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+            ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
             "o|ki|su|tsu|na|ha|ma|ya|re|wo",
             "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
             "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
@@ -130,8 +129,7 @@ REGISTERED = {
 def find_originals(data: Registered, root: Path) -> Path | None:
     """Finds the original files in ``root/NAME`` or in ``root`` and verifies them.
 
-    Several data sets share their file names, so files directly in ``root`` that are another data
-    set's count as absent.
+    Several data sets share their file names: another one's files count as absent.
 
     Returns:
       The folder of the files, or None if there are none.
@@ -148,31 +146,22 @@ def find_originals(data: Registered, root: Path) -> Path | None:
     for place in (root / data.base_name, root):
         # os.path says no where pathlib raises: in folders that may not be entered.
         sums = {f: _sha256_of_file(place / f) for f in data.sha256 if os.path.isfile(place / f)}
-        if not sums:
-            # The sums are those of the packed files; to take the folder for an empty one would be
-            # worse.
-            plain = [file.removesuffix(".gz") for file in data.sha256 if file.endswith(".gz")]
-            for name in (*plain, *(name.replace("-idx", ".idx") for name in plain)):
-                if os.path.isfile(place / name):
-                    raise DataError(
-                        f"{place / name} is unpacked, and its checksum isn't known; put the "
-                        f"original files there: {', '.join(data.sha256)}, from {data.url}"
-                    )
-        elif place != root or not foreign.issuperset(sums.values()):
-            missing = [file for file in data.sha256 if file not in sums]
-            if missing:
-                raise DataError(
-                    f"{place} holds {len(sums)} of the {len(data.sha256)} files of {data.name}; "
-                    f"get the others from {data.url}: {', '.join(missing)}"
-                )
-            for file, digest in sums.items():
-                if digest != data.sha256[file]:
-                    raise DataError(
-                        f"{place / file} is truncated, damaged or another file: its SHA-256 is "
-                        f"{digest[:12]}..., not {data.sha256[file][:12]}...; get it again from "
-                        f"{data.url}{file}"
-                    )
-            return place
+        plain = [file.removesuffix(".gz") for file in data.sha256 if file.endswith(".gz")]
+        names = (*plain, *(name.replace("-idx", ".idx") for name in plain))
+        unpacked = next((name for name in names if os.path.isfile(place / name)), None)
+        if not sums and unpacked:  # to take the folder for an empty one would be worse
+            raise DataError(
+                f"{place / unpacked}: is unpacked, and its checksum isn't known; put the "
+                f"original files there: {', '.join(data.sha256)}, from {data.urls[0]}"
+            )
+        if not sums or foreign.issuperset(sums.values()):
+            continue
+        if wrong := [file for file, digest in data.sha256.items() if sums.get(file) != digest]:
+            raise DataError(
+                f"{place}: {', '.join(wrong)} of {data.name} are missing, damaged or others of "
+                f"that name (by their SHA-256); get them from {data.urls[0]}"
+            )
+        return place
     return None
 
 
@@ -191,39 +180,45 @@ def download_originals(data: Registered, roots: list[Path]) -> Path:
       The folder of the files.
 
     Raises:
-      UnavailableError: the server can't be reached or sends something else, or the files can't be
-        written.
+      UnavailableError: no server can be reached or sends the files, or they can't be written.
     """
-    from tqdm import tqdm
-
-    reason = "can't be written"
-    try:
-        _open_url(data.url + next(iter(data.sha256)), "HEAD").close()  # before a folder is made
-        root = first_writable(roots)
-        if root is not None:
-            print(f"downloading {data.name} to {root} (once) ...", file=sys.stderr, flush=True)
-            folder = root / data.base_name
-            with scratch_folder(root) as scratch:
-                for file, digest in data.sha256.items():
-                    with _open_url(data.url + file) as response, (scratch / file).open("wb") as out:
-                        size = int(response.headers["Content-Length"] or 0) or None
-                        bar = {"total": size, "desc": file, "leave": False, "disable": None}
-                        with tqdm.wrapattr(out, "write", **bar) as counted:
-                            while piece := response.read(_PIECE):
-                                counted.write(piece)
-                    if _sha256_of_file(scratch / file) != digest:
-                        raise OSError(f"{file} isn't the original file")
-                folder.mkdir(exist_ok=True)
-                for file in data.sha256:
-                    (scratch / file).replace(folder / file)
-            return folder
-    except Exception as error:  # of urllib, http and the system
-        reason = str(error)
+    reasons = []
+    for url in data.urls:
+        try:
+            _open_url(url + next(iter(data.sha256)), "HEAD").close()  # before a folder is made
+            root = first_writable(roots)
+            if root is not None:
+                print(f"downloading {data.name} to {root} (once) ...", file=sys.stderr, flush=True)
+                return _download(data, url, root)
+            reasons.append("no folder can be written")
+            break
+        except Exception as error:  # of urllib, http and the system
+            reasons.append(f"{url}: {error}")
     raise UnavailableError(
-        f"{data.name} is not in {' or '.join(map(str, roots))}, and can't be downloaded from "
-        f"{data.url}: {reason}; put {', '.join(data.sha256)} into a folder and give it as "
+        f"{data.name} is not in {' or '.join(map(str, roots))}, and can't be downloaded "
+        f"({'; '.join(reasons)}); put {', '.join(data.sha256)} into a folder and give it as "
         f"data_dir, or in {DATA_DIR_VARIABLE}"
     )
+
+
+def _download(data: Registered, url: str, root: Path) -> Path:
+    from tqdm import tqdm
+
+    folder = root / data.base_name
+    with scratch_folder(root) as scratch:
+        for file, digest in data.sha256.items():
+            with _open_url(url + file) as response, (scratch / file).open("wb") as out:
+                size = int(response.headers["Content-Length"] or 0) or None
+                bar = {"total": size, "desc": file, "leave": False, "disable": None}
+                with tqdm.wrapattr(out, "write", **bar) as counted:
+                    while piece := response.read(2**20):
+                        counted.write(piece)
+            if _sha256_of_file(scratch / file) != digest:
+                raise OSError(f"{file} isn't the original file")
+        folder.mkdir(exist_ok=True)
+        for file in data.sha256:
+            (scratch / file).replace(folder / file)
+    return folder
 
 
 def _open_url(url: str, method: str = "GET") -> Any:
@@ -259,62 +254,19 @@ def read_originals(data: Registered, folder: Path) -> dict[str, tuple[np.ndarray
       For "train" and "test" the images, uint8 [n, 28, 28, 1], upright, and the labels, int32 [n]
       from 0.
     """
-    arrays = {}
-    for split, count in (("train", data.train_count), ("test", data.test_count)):
-        parts = []
-        for part in (f"{split}_images", f"{split}_labels"):
-            if data.config is None:
-                packed = (folder / _IDX_FILES[part]).read_bytes()
-            else:
-                member = f"gzip/emnist-{data.config}-{_IDX_FILES[part].replace('t10k', 'test')}"
-                with zipfile.ZipFile(folder / "gzip.zip") as archive:
-                    packed = archive.read(member)
-            parts.append(read_idx(packed, count, f"the {part} of {data.name}"))
-        arrays[split] = data.upright(*parts)
-    return arrays
 
+    def read(part: str, count: int) -> np.ndarray:
+        name = _IDX_FILES[part]
+        if data.config is None:
+            packed = (folder / name).read_bytes()
+        else:
+            with zipfile.ZipFile(folder / "gzip.zip") as archive:
+                file = f"gzip/emnist-{data.config}-{name.replace('t10k', 'test')}"
+                packed = archive.read(file)
+        return read_idx(packed, f"the {part} of {data.name}")[:count]  # as stock tfds does
 
-def read_idx(data: bytes, count: int, name: str) -> np.ndarray:
-    """Reads the first ``count`` entries of a gzipped IDX file.
-
-    Args:
-      data: the gzipped bytes.
-      count: number of entries; like stock tfds it takes the first ones and no more.
-      name: of the file, for the message.
-
-    Returns:
-      uint8 [count] or [count, rows, columns].
-
-    Raises:
-      DataError: it isn't a gzipped IDX file, or holds too few entries, or more bytes than its
-        header says or than ``MAX_IDX_BYTES``: no more than that is unpacked.
-
-    Reference:
-      http://yann.lecun.com/exdb/mnist/ ("the IDX file format")
-    """
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as unpacked:
-            magic = unpacked.read(4)
-            rank = magic[3] if len(magic) == 4 and magic[:3] == b"\0\0\x08" else 0
-            sizes = unpacked.read(4 * rank)
-            if rank not in (1, 3) or len(sizes) < 4 * rank:
-                raise DataError(f"{name} isn't an IDX file of bytes; get it again")
-            shape = struct.unpack(f">{rank}I", sizes)
-            claimed = math.prod(shape)
-            if claimed > MAX_IDX_BYTES:
-                raise DataError(
-                    f"{name} says that it holds {claimed:,} bytes; {MAX_IDX_BYTES:,} are allowed"
-                )
-            # In pieces: one `read` of what a header claims would allocate all of it at once. One
-            # byte more than claimed, so that the end is reached, where the checksum is.
-            raw = bytearray()
-            while piece := unpacked.read(min(_PIECE, claimed + 1 - len(raw))):
-                raw += piece
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name} can't be unpacked ({error}); get it again") from None
-    if shape[0] < count or len(raw) < claimed:
-        raise DataError(f"{name} holds fewer than {count} entries; get it again")
-    if len(raw) > claimed:
-        raise DataError(f"{name} holds more than its header says; get it again")
-    size = count * math.prod(shape[1:])
-    return np.frombuffer(raw, np.uint8, size).reshape(count, *shape[1:])
+    counts = {"train": data.train_count, "test": data.test_count}
+    return {
+        split: data.upright(read(f"{split}_images", count), read(f"{split}_labels", count))
+        for split, count in counts.items()
+    }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from digits_jax.data.datasets import Split, random_order
+from digits_jax.data.splits import Split, random_order
 from digits_jax.errors import DataError
 
 if TYPE_CHECKING:

@@ -31,9 +31,9 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from digits_jax.data.datasets import Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.originals import REGISTERED, Registered
+from digits_jax.data.splits import Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError
 
 MAX_VALIDATION = 10_000

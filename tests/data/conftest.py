@@ -23,8 +23,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small(monkeypatch):
-    """The entry of a small data set in the place of mnist."""
-    return stand_in(monkeypatch)
+    """A small data set in the place of mnist."""
+    stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from digits_jax.data.datasets import validation_indices
 from digits_jax.data.originals import REGISTERED
+from digits_jax.data.splits import validation_indices
 
 TRAIN, TEST = 120, 24
 NAMES = {  # the four names, written again
@@ -41,9 +41,8 @@ def stand_in(patch, name="mnist", url="http://127.0.0.1:9/", files=FILES):
     """Makes ``name`` the small data set for this process; ``patch`` is a MonkeyPatch."""
     sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     counts = {"train_count": TRAIN, "test_count": TEST}
-    data = replace(REGISTERED[name], url=url, sha256=sums, **counts)
+    data = replace(REGISTERED[name], urls=(url,), sha256=sums, **counts)
     patch.setitem(REGISTERED, name, data)
-    return data
 
 
 def stand_in_emnist(patch, folder):

@@ -8,6 +8,7 @@ import http.server
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,10 +19,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from small_mnist import (
-    FILES,
     NAMES,
     TEST,
-    TRAIN,
     check,
     leftovers,
     stand_in,
@@ -30,11 +29,15 @@ from small_mnist import (
 )
 
 from digits_jax.data import files
-from digits_jax.data.datasets import DATASETS, cache_path, load_dataset, validation_indices
-from digits_jax.data.originals import REGISTERED, UnavailableError, read_idx
+from digits_jax.data.cache import cache_path
+from digits_jax.data.datasets import DATASETS, load_dataset
+from digits_jax.data.idx import read_idx
+from digits_jax.data.originals import REGISTERED, UnavailableError
+from digits_jax.data.splits import validation_indices
 from digits_jax.errors import DataError
 
 MNIST_SHA256 = "d8c5b5ec8410847a161c24e0ebd79c1e6d540f520fb32462aa8535cb4f348184"
+KEY = "mnist-3.0.1"
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -76,7 +79,7 @@ def test_table_agrees_with_tfds(name, tmp_path):
     assert (stock.name, str(stock.VERSION)) == (data.base_name, data.version)
     known = checksums.get_all_url_infos()
     for file, digest in data.sha256.items():
-        assert known[data.url + file].checksum == digest
+        assert known[data.urls[0] + file].checksum == digest
     builder = stock(data_dir=tmp_path, config=data.config)
     names = builder.info.features["label"].names
     if data.config:
@@ -175,34 +178,26 @@ def test_files_that_are_damaged_missing_or_unpacked_are_named(small, tmp_path, n
     good = path.read_bytes()
     for bad in (good[:-100], good[:500] + b"?" + good[501:]):
         path.write_bytes(bad)
-        message = refused(f"{path} is truncated, damaged", name, tmp_path)
-        for content in (good, bad):
-            assert hashlib.sha256(content).hexdigest()[:12] in message
+        refused(f"{tmp_path}: {path.name} of mnist are missing, damaged", name, tmp_path)
     path.unlink()
-    message = refused("3 of the 4 files of mnist", name, tmp_path)
-    assert [file in message for file in NAMES.values()] == [True, False, False, False]
+    refused(f"{tmp_path}: {path.name} of mnist are missing, damaged", name, tmp_path)
     for path in tmp_path.glob("*.gz"):
         path.unlink()
     (tmp_path / "train-images.idx3-ubyte").touch()
-    refused("train-images.idx3-ubyte is unpacked", name, tmp_path)
+    refused("train-images.idx3-ubyte: is unpacked", name, tmp_path)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=60), st.booleans())
 def test_any_bytes_are_an_idx_file_or_refused(data, packed):
     try:
-        array = read_idx(gzip.compress(data, mtime=0) if packed else data, 1, "the file")
+        array = read_idx(gzip.compress(data, mtime=0) if packed else data, "the file")
     except DataError as error:
-        assert str(error).startswith("the file ")  # noqa: PT017 - or it is right
+        assert str(error).startswith("the file: ")  # noqa: PT017 - or it is right
     else:
-        assert data[4 + 4 * data[3] :].startswith(array.tobytes())
-
-
-def test_idx_with_too_few_entries():
-    with pytest.raises(DataError, match="fewer than 121"):
-        read_idx(FILES[NAMES["train_images"]], TRAIN + 1, "the file")
-    with pytest.raises(DataError, match="the file"):
-        read_idx(FILES[NAMES["train_images"]][:-9], TRAIN, "the file")
+        assert data == struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + bytes(
+            array.reshape(-1)
+        )
 
 
 # --- the cache, and folders that can't be written ------------------------------------------
@@ -213,9 +208,9 @@ def test_idx_with_too_few_entries():
 def test_damaged_cache_is_never_used(tmp_path_factory, place, bit, cut):
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        data = stand_in(patch)
+        stand_in(patch)
         load_dataset("mnist", write_files(root))
-        path = cache_path(data, root)
+        path = cache_path(KEY, root)
         good = path.read_bytes()
         content, where = bytearray(good), int(place * len(good))
         content[where] ^= 1 << bit
@@ -242,15 +237,15 @@ def test_a_cache_that_cannot_be_written(small, tmp_path, home, monkeypatch, caps
     before = sorted(root.rglob("*"))
     read_only(monkeypatch, root)
     check(load_dataset("mnist", root))
-    assert cache_path(small, home).is_file()
-    cache_path(small, home).unlink()
+    assert cache_path(KEY, home).is_file()
+    cache_path(KEY, home).unlink()
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", lambda *_, **__: (_ for _ in ()).throw(FULL))
         check(load_dataset("mnist", root))
-    assert "notice: no cache in" in capsys.readouterr().err
+    assert "notice: mnist isn't cached: No space left" in capsys.readouterr().err
     read_only(monkeypatch, tmp_path)
     check(load_dataset("mnist", root))
-    assert "notice: no cache of" in capsys.readouterr().err
+    assert "notice: mnist isn't cached: no folder can be written" in capsys.readouterr().err
     assert sorted(root.rglob("*")) == before
     assert not leftovers(tmp_path)
 
@@ -296,7 +291,7 @@ def test_failed_download_leaves_nothing(fault, server, home, monkeypatch):
     else:
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(FULL))
     reason = {"absent": "404", "another": "isn't the original", "full": "No space left"}
-    refused(f"can't be downloaded from {address}: ", "mnist")
+    refused(f"can't be downloaded ({address}: ", "mnist")
     assert reason[fault] in refused("data_dir", "mnist")
     assert not list(home.rglob("*.gz"))
     assert not leftovers(home)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from prepared_sets import assert_same
 
-from digits_jax.data.datasets import Split, random_order
 from digits_jax.data.pipeline import TrainStream, eval_batches, num_steps, share_size
+from digits_jax.data.splits import Split, random_order
 from digits_jax.errors import DataError
 
 # Written down once: with another order, a run can't be repeated or resumed.

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
-from digits_jax.data.datasets import Split, load_dataset, stratified_indices, validation_indices
+from digits_jax.data.datasets import load_dataset
 from digits_jax.data.digits import enlarge_digits
+from digits_jax.data.splits import Split, stratified_indices, validation_indices
 from digits_jax.errors import DataError
 
 # Written down once: results on another split, or other pixels, don't compare.

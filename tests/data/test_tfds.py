@@ -31,8 +31,10 @@ from small_mnist import (
 )
 
 from digits_jax.data import tfds as our_tfds
-from digits_jax.data.datasets import cache_path, load_dataset, validation_indices
+from digits_jax.data.cache import cache_path
+from digits_jax.data.datasets import load_dataset
 from digits_jax.data.pipeline import TrainStream
+from digits_jax.data.splits import validation_indices
 from digits_jax.data.tfds import RecordSplit, stored_order
 from digits_jax.errors import DataError
 
@@ -107,7 +109,7 @@ def test_versions_and_sha256(own, both, tmp_path):
 
 
 def test_registered_data_set_from_prepared_files(tmp_path, monkeypatch, capsys):
-    data = stand_in(monkeypatch)
+    stand_in(monkeypatch)
     memory = check(load_dataset("mnist", write_files(tmp_path)))
     stream = check(load_dataset("mnist", tmp_path, input="stream"))
     assert isinstance(stream.train, RecordSplit)
@@ -119,7 +121,7 @@ def test_registered_data_set_from_prepared_files(tmp_path, monkeypatch, capsys):
     assert [int(source[i]["label"]) for i in range(9)] == [
         make_arrays()["train_labels"][i] for i in stored_order("train", TRAIN)[:9]
     ]
-    for path in (*tmp_path.glob("*.gz"), cache_path(data, tmp_path)):
+    for path in (*tmp_path.glob("*.gz"), cache_path("mnist-3.0.1", tmp_path)):
         path.unlink()
     again = check(load_dataset("mnist", tmp_path))
     assert again.sha256 == memory.sha256

@@ -1,0 +1,158 @@
+"""Images and labels in memory, and their fixed division into training, validation and test.
+
+Images are uint8 [n, 28, 28, 1], 0 for paper and 255 for ink; labels are int32 [n] from 0.
+
+Validation: the original train split is ordered by the random words that a Philox generator with a
+constant key gives to its indices; the first twelfth (5,000 of MNIST's 60,000) is the validation
+split. It depends on nothing but the number of examples. Within each split, the examples are in the
+order of the original files.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from digits_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from digits_jax.data.tfds import RecordSplit
+
+SPLITS = ("train", "validation", "test")
+# Never change it: another key gives another validation split, and results no longer compare.
+_SPLIT_KEY = 1998
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One split of a data set, in memory; its arrays are read-only.
+
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      labels: int32 [n], from 0.
+
+    Raises:
+      DataError: images of another type or rank, or another number of labels.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images).view(), np.asarray(self.labels).view()
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise DataError(
+                f"images are {images.dtype} {list(images.shape)}: must be uint8 [n, height, "
+                "width, channels]"
+            )
+        if labels.shape != images.shape[:1]:
+            raise DataError(
+                f"labels are {list(labels.shape)}: must be [{len(images)}], as the images"
+            )
+        images.flags.writeable = labels.flags.writeable = False
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the images and labels at some indices, as `RecordSplit` does from files."""
+        return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, its splits and where it comes from.
+
+    Attributes:
+      name: one of ``DATASETS`` but never ``auto``; or ``tfds/NAME:VERSION``.
+      version: the version of its source.
+      source: where it comes from, for a person.
+      sha256: over all arrays (`sha256_of_splits`); for ``tfds/NAME:VERSION`` see
+        `digits_jax.data.tfds`.
+      class_names: a name for each label.
+      train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
+        holds no arrays but has a length and `rows`.
+      notice: why ``auto`` fell back to ``digits``; else empty.
+    """
+
+    name: str
+    version: str
+    source: str
+    sha256: str
+    class_names: tuple[str, ...]
+    train: "Split | RecordSplit"
+    validation: Split
+    test: Split
+    notice: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+
+def random_order(size: int, *key: int) -> np.ndarray:
+    """Returns a permutation that is a pure function of a key of one or two numbers: int64 [size].
+
+    Example:
+      >>> random_order(5, 0, 3).tolist()
+      [4, 0, 1, 2, 3]
+    """
+    # Philox is counter-based: each key is a stream of its own, at no cost. NumPy promises never to
+    # change the raw words of a bit generator; its permutations may change.
+    words = np.random.Philox(key=[*key, 0][:2]).random_raw(size)
+    return np.argsort(words, kind="stable")
+
+
+def validation_indices(count: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Divides an original train split into training and validation examples.
+
+    Args:
+      count: number of examples.
+      most: largest size of the validation split; None for no limit.
+
+    Returns:
+      Two sorted int64 arrays, train and validation; the second holds a twelfth, or ``most``.
+
+    Example:
+      >>> [len(part) for part in validation_indices(60_000)]
+      [55000, 5000]
+    """
+    order = random_order(count, _SPLIT_KEY)
+    size = min(count // 12, count if most is None else most)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divides examples 7 : 1 : 2 within every class: sorted int64 arrays train, validation, test.
+
+    The examples are sorted by class, in a fixed random order within each; of every ten, two go to
+    test and one to validation.
+    """
+    order = random_order(len(labels), _SPLIT_KEY)
+    line = order[np.argsort(labels[order], kind="stable")]
+    part = np.resize([2, 0, 0, 1, 0, 2, 0, 0, 0, 0], len(labels))
+    train, validation, test = (np.sort(line[part == number]) for number in range(3))
+    return train, validation, test
+
+
+def sha256_of_splits(splits: Iterable[Split]) -> str:
+    """Computes one SHA-256 over dtype, shape and bytes of all images and labels.
+
+    Example:
+      >>> split = Split(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32))
+      >>> sha256_of_splits([split])[:16]
+      'b115996a7f57cf74'
+    """
+    total = hashlib.sha256()
+    for split in splits:
+        for array in (split.images, split.labels):
+            # Little-endian on every machine: the sum identifies the data, not the computer.
+            plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            total.update(f"{plain.dtype.str}{list(plain.shape)}".encode())
+            total.update(plain.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()

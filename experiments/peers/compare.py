@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,21 +55,14 @@ _PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
 
 @dataclass(frozen=True)
 class Scenario:
-    """One thing that is measured.
-
-    Attributes:
-      words: what a table calls it.
-      arch, preset, batch_size: of our configuration; without a batch size, the preset's own.
-      peers: each with its goal (of ours to theirs), or None.
-      dtype: that ours multiplies in.
-    """
+    """One thing that is measured; each peer with its goal (of ours to theirs), or None."""
 
     words: str
     arch: str
     preset: str
     peers: Mapping[str, float | None]
-    batch_size: int | None = None
-    dtype: str = "auto"
+    batch_size: int | None = None  # None: the preset's own
+    dtype: str = "auto"  # that ours multiplies in
 
     def config(self) -> TrainConfig:
         """Returns the configuration with every field of the recipe."""
@@ -77,48 +71,28 @@ class Scenario:
         return TrainConfig(**fields).resolve(DATASET)
 
 
+_QUICK = {_CNN: 1.3, _CNN_BF16: 1.0, _PLAIN: None, _COMPILED: None, _KERAS: None}
+_MLP = {_PLAIN: 1.0, _PLAIN_BF16: None, _KERAS: None}
 _STEPS = {
-    "cnn-quick": Scenario(
-        "train step, quick CNN",
-        *("cnn", "quick"),
-        {_CNN: 1.3, _CNN_BF16: 1.0, _PLAIN: None, _COMPILED: None, _KERAS: None},
-    ),
+    "cnn-quick": Scenario("train step, quick CNN", "cnn", "quick", _QUICK),
     "cnn-standard": Scenario(
-        "train step, standard CNN, augmented",
-        *("cnn", "standard"),
-        {_CNN: 1.0, _CNN_BF16: None},
+        "train step, standard CNN, augmented", "cnn", "standard", {_CNN: 1.0, _CNN_BF16: None}
     ),
-    **{
-        f"mlp-{size}": Scenario(
-            f"train step, MLP, batch {size}",
-            *("mlp", "quick"),
-            {_PLAIN: 1.0, _PLAIN_BF16: None, _KERAS: None},
-            batch_size=size,
-        )
-        for size in (128, 512)
-    },
+    "mlp-128": Scenario("train step, MLP, batch 128", "mlp", "quick", _MLP, 128),
+    "mlp-512": Scenario("train step, MLP, batch 512", "mlp", "quick", _MLP, 512),
 }
+_PROCESS = Scenario("whole process, quick CNN", "cnn", "quick", {_CNN: 0.8, _CNN_BF16: None})
 SCENARIOS = {
     **_STEPS,
     # The same with ours in float32, so that types are compared with their like.
     **{
-        f"{name}-float32": Scenario(
-            each.words,
-            each.arch,
-            each.preset,
-            dict(list(each.peers.items())[:1]),
-            each.batch_size,
-            "float32",
+        f"{name}-float32": dataclasses.replace(
+            each, peers=dict([*each.peers.items()][:1]), dtype="float32"
         )
         for name, each in _STEPS.items()
     },
-    "process": Scenario(
-        "whole process, quick CNN", *("cnn", "quick"), {_CNN: 0.8, _CNN_BF16: None}
-    ),
+    "process": _PROCESS,
 }
-
-QUICK = ("cnn-quick", "mlp-128", "process")
-_SIDES = ("ours", "theirs")
 
 
 @dataclass(frozen=True)
@@ -135,10 +109,6 @@ class Arguments:
     """Whole processes of each contender."""
     cold: bool = False
     """Whole processes with an empty compilation cache, too."""
-    quick: bool = False
-    """Minutes: cnn-quick, mlp-128 and process against the peers with a goal, in 3 short rounds."""
-    cores: int = 0
-    """Pin all contenders to so many cores; 0: those that this process may use."""
     data_dir: Annotated[
         str | None, tyro.conf.arg(help_behavior_hint="(default: DIGITS_JAX_DATA_DIR)")
     ] = None
@@ -151,14 +121,10 @@ def main(argv: Sequence[str]) -> None:
     """Measures, writes, prints."""
     arguments = parse(Arguments, argv, doc=(__doc__ or "").splitlines()[0])
     names, data_dir = check(arguments), find_data(arguments.data_dir)
-    if arguments.quick:
-        arguments = dataclasses.replace(arguments, rounds=3, seconds=0.4, processes=3)
-    if arguments.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
-    wanted = {peer for name in names for peer in peers_of(name, quick=arguments.quick)}
-    missing = sorted(peer for peer in wanted if not is_installed(peer))
-    if wanted and len(missing) == len(wanted):
+    missing = {peer for name in names for peer in SCENARIOS[name].peers if not is_installed(peer)}
+    if all(peer in missing for name in names for peer in SCENARIOS[name].peers):
         raise ConfigError(f"PyTorch isn't installed: {EXTRA} (its build for CPUs is enough)")
+    left_out = f"left out: {', '.join(sorted(missing))}, not installed ({EXTRA})"
     result: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "experiments.peers.compare", *argv]),
         "machine": {"processor": processor_name(), "cores": cpu_count()},
@@ -167,21 +133,21 @@ def main(argv: Sequence[str]) -> None:
         "settings": {name: getattr(arguments, name) for name in ("rounds", "seconds", "processes")},
         "scenarios": {name: SCENARIOS[name].config().to_dict() for name in names},
         "rows": [],
-        "notes": [f"left out: {', '.join(missing)}, not installed ({EXTRA})"] if missing else [],
+        "notes": [left_out] if missing else [],
     }
     path = arguments.output
     path.parent.mkdir(parents=True, exist_ok=True)
     with stopping_children():
         for name in names:
-            run = measure_processes if name == "process" else measure_steps
-            rows, busy = run(name, arguments, data_dir)
+            measure = measure_processes if name == "process" else measure_steps
+            rows, busy = measure(name, arguments, data_dir)
             disturbed = max(busy) >= 0.25
             if disturbed:
                 result["notes"].append(
                     f"{name}: others kept up to {max(busy):.1f} cores busy; measure again on a "
                     "quiet machine, as threads that spin while they wait (PyTorch's) suffer most"
                 )
-            result["rows"] += [row | {"disturbed": disturbed} for row in rows]
+            result["rows"] += [{**row, "name": name, "disturbed": disturbed} for row in rows]
             # What is measured stays, whatever comes after it.
             files = {".json": folder.as_json(result), ".md": markdown(result).encode()}
             folder.replace_files({path.with_suffix(end): text for end, text in files.items()})
@@ -194,14 +160,14 @@ def check(arguments: Arguments) -> list[str]:
     Raises:
       ConfigError: an unknown name, or a number that can't be.
     """
-    if unknown := [name for name in arguments.only if name not in SCENARIOS]:
+    if unknown := set(arguments.only) - set(SCENARIOS):
         raise ConfigError(f"only={','.join(unknown)}: give some of {', '.join(SCENARIOS)}")
-    for name, least in {"rounds": 1, "processes": 1, "cores": 0, "seconds": 0.001}.items():
+    for name, least in {"rounds": 1, "processes": 1, "seconds": 0.001}.items():
         if not least <= (value := getattr(arguments, name)) <= 10_000:
             raise ConfigError(f"{name}={value}: must be at least {least} and at most 10,000")
     if arguments.output.suffix != ".json":
         raise ConfigError(f"output={arguments.output}: give a name that ends with .json")
-    return list(arguments.only or (QUICK if arguments.quick else SCENARIOS))
+    return list(arguments.only or SCENARIOS)
 
 
 def find_data(data_dir: str | None) -> str:
@@ -223,11 +189,6 @@ def find_data(data_dir: str | None) -> str:
 def is_installed(peer: str) -> bool:
     """Whether a peer's library is here."""
     return importlib.util.find_spec(PEERS[peer][0].split("_")[0]) is not None
-
-
-def peers_of(name: str, *, quick: bool) -> list[str]:
-    """The peers of a scenario; with ``quick`` those that have a goal."""
-    return [peer for peer, goal in SCENARIOS[name].peers.items() if goal is not None or not quick]
 
 
 def our_flags(scenario: Scenario, data_dir: str) -> list[str]:
@@ -334,14 +295,17 @@ def measure_steps(
     Returns:
       A row for each peer, and the cores that others kept busy before each round.
     """
-    peers = [p for p in peers_of(name, quick=arguments.quick) if is_installed(p)]
-    batch_size, busy = SCENARIOS[name].config().batch_size, []
+    scenario, busy = SCENARIOS[name], []
+    batch_size = scenario.config().batch_size
+    pairs: dict[str, list[tuple[float, float]]] = {
+        peer: [] for peer in scenario.peers if is_installed(peer)
+    }
     with contextlib.ExitStack() as stack:
         workers: dict[str | None, Worker] = {}
-        for peer in (None, *peers):
+        steps: dict[str | None, int] = {}
+        for peer in (None, *pairs):
             workers[peer] = Worker(commands(name, peer, data_dir, worker=True))
             stack.callback(workers[peer].close)
-        steps = {}
         for peer, worker in workers.items():
             worker.seconds(5)
             steps[peer] = max(2, round(10 * arguments.seconds / worker.seconds(10)))
@@ -349,16 +313,13 @@ def measure_steps(
         def rate(peer: str | None) -> float:
             return steps[peer] * batch_size / workers[peer].seconds(steps[peer])
 
-        pairs: dict[str, list[tuple[float, float]]] = {peer: [] for peer in peers}
         for number in tqdm(range(arguments.rounds), name, leave=False, disable=None):
             busy.append(busy_cores())
             for peer, found in pairs.items():
-                found.append(in_turn(lambda: rate(None), lambda p=peer: rate(p), number))
-        dtype = workers[None].facts["dtype"]
-    words = f"{SCENARIOS[name].words}, in {dtype}"
-    goals = SCENARIOS[name].peers
-    rows = [make_row(words, peer, "images/s", pairs[peer], goals[peer]) for peer in peers]
-    return [{**row, "name": name} for row in rows], busy
+                found.append(in_turn(partial(rate, None), partial(rate, peer), number))
+        words = f"{scenario.words}, in {workers[None].facts['dtype']}"
+    goals = scenario.peers
+    return [make_row(words, p, "images/s", pairs[p], goals[p]) for p in pairs], busy
 
 
 def measure_processes(
@@ -372,7 +333,7 @@ def measure_processes(
     """
     scenario, busy = SCENARIOS[name], []
 
-    def ours(seed: int, *, cold: bool) -> dict[str, float]:
+    def ours(seed: int, cold: bool) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as scratch:
             command = [sys.executable, "-m", "digits_jax.train", *our_flags(scenario, data_dir)]
             cache = {"JAX_COMPILATION_CACHE_DIR": f"{scratch}/cache"} if cold else {}
@@ -381,34 +342,26 @@ def measure_processes(
     def theirs(peer: str, seed: int) -> dict[str, float]:
         return _run(commands(name, peer, data_dir, seed=seed), {})
 
-    peers = [p for p in peers_of(name, quick=arguments.quick) if is_installed(p)]
+    peers = [peer for peer in scenario.peers if is_installed(peer)]
     duels = [(peer, False) for peer in peers] + [(p, True) for p in peers[:1] if arguments.cold]
     runs: dict[tuple[str, bool], list[tuple[Any, Any]]] = {duel: [] for duel in duels}
     ours(0, cold=False)  # fills the caches
     for seed in tqdm(range(arguments.processes), name, unit="seed", leave=False, disable=None):
         busy.append(busy_cores())
-        for peer, cold in duels:
-            runs[peer, cold].append(
-                in_turn(
-                    lambda s=seed, c=cold: ours(s, cold=c),
-                    lambda s=seed, p=peer: theirs(p, s),
-                    seed,
-                )
-            )
+        for (peer, cold), found in runs.items():
+            found.append(in_turn(partial(ours, seed, cold), partial(theirs, peer, seed), seed))
     rows = []
     for (peer, cold), pairs in runs.items():
         goal = None if cold else scenario.peers[peer]
         words = scenario.words + (", cold compilation cache" if cold else "")
+        seconds = [(own["seconds"], other["seconds"]) for own, other in pairs]
         accuracies = [
             statistics.mean(run["accuracy"] for run in side) for side in zip(*pairs, strict=True)
         ]
-        for unit, key in (("s", "seconds"), ("MB", "memory")):
-            numbers = [(own[key], other[key]) for own, other in pairs]
-            if unit == "MB" and (cold or not all(map(all, numbers))):
-                continue
-            label = words if unit == "s" else f"peak memory, {words}"
-            row = make_row(label, peer, unit, numbers, goal if unit == "s" else None)
-            rows.append({**row, "name": name, "accuracies": accuracies})
+        rows.append({**make_row(words, peer, "s", seconds, goal), "accuracies": accuracies})
+        memory = [(own["memory"], other["memory"]) for own, other in pairs]
+        if not cold and all(map(all, memory)):
+            rows.append(make_row(f"peak memory, {words}", peer, "MB", memory, None))
     return rows, busy
 
 
@@ -479,7 +432,9 @@ def markdown(result: dict[str, Any]) -> str:
     """Returns the table, and what its numbers are."""
     settings, machine, cells = result["settings"], result["machine"], []
     for row in result["rows"]:
-        shown = [f"{fixed(row[x], int(row['unit'] == 's'))} {row['unit']}" for x in _SIDES]
+        shown = [
+            f"{fixed(row[x], int(row['unit'] == 's'))} {row['unit']}" for x in ("ours", "theirs")
+        ]
         if row["unit"] == "s":
             pairs = zip(shown, row["accuracies"], strict=True)
             shown = [f"{text} ({percent(accuracy)})" for text, accuracy in pairs]

@@ -1,6 +1,5 @@
 """Exports a trained model for use elsewhere: python -m digits_jax.export RUN --format=onnx"""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
-from digits_jax.errors import ConfigError, DigitsError
+from digits_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,9 +59,7 @@ def main(argv: Sequence[str]) -> int:
         )
     from digits_jax.deploy.network import calibrate, combine
     from digits_jax.deploy.predictor import open_network
-    from digits_jax.hardware import check_backend
 
-    check_backend()
     networks = [open_network(run) for run in args.runs]
     if args.ensemble:
         networks = [combine(networks)]
@@ -135,6 +132,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         else:
             write_onnx(network, file)
         about |= {"opset": OPSET, "quantized": args.int8}
+        about["outputs"].append({**about["outputs"][0], "name": "probabilities"})
         measured |= {"ONNX opset": str(OPSET), "numbers": "int8" if args.int8 else "float32"}
         measured["second output"] = "`probabilities`, float32 [n, classes]"
     write_json(folder / MANIFEST, about)
@@ -142,7 +140,6 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         network,
         files={file.name: FORMATS[args.format], MANIFEST: "input, output, classes, origin: JSON"},
         metrics=_metrics(network, args.runs),
-        seeds=_seeds(Path(args.runs[0])) if len(args.runs) == 1 else (),
         measured={"size": f"{file.stat().st_size:,} bytes", **measured},
     )
     replace_file(folder / CARD, lambda out: out.write(text.encode()))
@@ -191,26 +188,6 @@ def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
         "negative log likelihood, nats": f"{found.nll:.4f}",
         "Brier score, 0 to 2": f"{found.brier:.4f}",
     }
-
-
-def _seeds(run: Path) -> list[float]:
-    """Test accuracies of the runs beside this one that differ in their seed alone."""
-    from digits_jax.config import read_config
-    from digits_jax.runs.folder import read_results
-
-    if not run.is_dir():
-        return []
-    config, results = read_config(run)[0], read_results(run)
-    by_seed = {config.seed: results["test_accuracy"]}
-    for path in sorted(run.resolve().parent.iterdir()):
-        try:
-            other, found = read_config(path)[0], read_results(path)
-            same = dataclasses.replace(other, seed=config.seed) == config
-            if same and found["dataset_sha256"] == results["dataset_sha256"]:
-                by_seed.setdefault(other.seed, float(found["test_accuracy"]))
-        except (DigitsError, KeyError, TypeError, ValueError):
-            continue  # not a finished run
-    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 if __name__ == "__main__":

@@ -7,15 +7,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
 
-COLUMNS = ["file", "model", "digit", "probability", "runner_up", "runner_up_probability"]
-COLUMNS += ["sure", "found", "error"]
+if TYPE_CHECKING:
+    from digits_jax.deploy.predictions import Line
+    from digits_jax.deploy.reading import Reading
+
+DIGIT = ("digit", "probability", "runner_up", "runner_up_probability", "sure")
+COLUMNS = ("file", "model", *DIGIT, "found", "error")
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,10 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.deploy.reading import read_picture
     from digits_jax.deploy.sheet import MAX_PICTURES, write_sheet
-    from digits_jax.hardware import check_backend, use_compilation_cache
-    from digits_jax.vision.decode import decode_image
+    from digits_jax.hardware import use_compilation_cache
+    from digits_jax.vision.decode import MAX_BYTES, decode_image, read_grey
 
     files = list(_find_files(names))
-    check_backend()
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
     models = [predictor.network.name for predictor in predictors]
@@ -71,8 +74,14 @@ def main(argv: Sequence[str]) -> int:
     hidden = as_text or not sys.stderr.isatty()
     for name in tqdm(files, unit="picture", delay=2, leave=False, disable=hidden):
         try:
-            reading = read_picture(decode_image(_read_bytes(name), name), predictors, mode)
-            entries.append(_entry(name, reading.rows, models))
+            if name == "-":
+                grey = decode_image(sys.stdin.buffer.read(MAX_BYTES + 1), name)
+            elif Path(name).is_dir():
+                raise DataError(f"{name}: the folder holds no file that can be listed")
+            else:
+                grey = read_grey(name)
+            reading = read_picture(grey, [predictor.predict for predictor in predictors], mode)
+            entries.append(_entry(name, reading, models, mode))
         except DataError as error:
             reading = error
             entries.append({"file": name, "error": str(error)})
@@ -122,32 +131,29 @@ def _find_files(names: Sequence[str]) -> Iterator[str]:
     """The files given, and those in the folders given, one level deep, without hidden ones."""
     for name in names:
         inside = []
-        with contextlib.suppress(OSError, ValueError):  # see `_read_bytes`
+        with contextlib.suppress(OSError, ValueError):  # a NUL in the name is a ValueError
             inside = [p for p in Path(name).iterdir() if p.is_file() and p.name[0] != "."]
         yield from map(str, sorted(inside) or [name])
 
 
-def _read_bytes(name: str) -> bytes:
-    """A file's bytes, or those of standard input for "-"; no more than are decoded."""
-    from digits_jax.vision.decode import MAX_BYTES
-
-    if name == "-":
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
-    if Path(name).is_dir():
-        raise DataError(f"{name}: the folder holds no file that can be listed")
-    try:
-        with open(name, "rb") as file:
-            return file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
-        raise DataError(f"{name}: can't be read ({getattr(error, 'strerror', error)})") from None
-
-
-def _entry(name: str, rows: list[dict[str, Any]], models: list[str]) -> dict[str, Any]:
+def _entry(name: str, reading: "Reading", models: list[str], mode: str) -> dict[str, Any]:
+    rows = [_row(lines, mode, reading.found) for lines in reading.answers]
     if len(models) == 1:
         return {"file": name, **rows[0]}
-    agree = len({row["text"] if "text" in row else row["digit"] for row in rows}) == 1
+    agree = len({row.get("text", row.get("digit")) for row in rows}) == 1
     each = [{"model": model, **row} for model, row in zip(models, rows, strict=True)]
     return {"file": name, "agree": agree, "models": each}
+
+
+def _row(lines: "list[Line]", mode: str, found: int) -> dict[str, Any]:
+    """What one network reads, as JSON values."""
+    if mode == "digit":
+        digit = lines[0].digits[0].as_json() if lines else {}
+        return {**{name: digit.get(name) for name in DIGIT}, "found": found}
+    each = [line.as_json() for line in lines]
+    if mode == "page":
+        return {"text": "\n".join(line.text for line in lines), "lines": each}
+    return each[0] if each else {"text": "", "probability": None, "digits": []}
 
 
 def _print_text(entry: dict[str, Any]) -> None:
@@ -164,7 +170,7 @@ def _print_text(entry: dict[str, Any]) -> None:
 
 
 def _result(row: dict[str, Any]) -> str:
-    from digits_jax.deploy.reading import show_probability as show
+    from digits_jax.deploy.predictions import show_probability as show
 
     if row.get("lines"):
         return "\n  " + "\n  ".join(map(_result, row["lines"]))

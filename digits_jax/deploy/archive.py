@@ -44,7 +44,7 @@ def describe(network: Network) -> dict[str, Any]:
         "threshold": network.threshold,
         "temperature": network.temperature,
         "input": {"name": "images", "dtype": "float32", "shape": ["n", 28, 28, 1], "range": [0, 1]},
-        "output": {"name": "logits", "dtype": "float32", "shape": ["n", len(classes)]},
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": ["n", len(classes)]}],
         "preprocessing": PREPROCESSING,
         "facts": dict(network.facts),
     }

@@ -1,13 +1,13 @@
 """MODEL_CARD.md: what an exported model is, how accurate it is, and its limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 
 from digits_jax.deploy.archive import PREPROCESSING
 from digits_jax.deploy.network import Network
-from digits_jax.formatting import markdown_table, mean_sd
+from digits_jax.formatting import markdown_table
 
 # Who wrote the images of a data set.
 _PEOPLE = {
@@ -23,9 +23,8 @@ def model_card(
     network: Network,
     *,
     files: Mapping[str, str],
-    metrics: Mapping[str, str] | None = None,
-    seeds: Sequence[float] = (),
-    measured: Mapping[str, str] | None = None,
+    metrics: Mapping[str, str],
+    measured: Mapping[str, str],
 ) -> str:
     """Writes a model card in Markdown.
 
@@ -33,7 +32,6 @@ def model_card(
       network: with the facts that `load_network` gives.
       files: names of the files beside it, and what each holds.
       metrics: of the network's probabilities on the test set, by name.
-      seeds: test accuracies of runs that differ in the seed alone, this one's included.
       measured: of the exported file, by name.
 
     Reference:
@@ -46,7 +44,6 @@ def model_card(
     return template.render(
         network=network,
         classes=network.class_names,
-        members=len(network.members),
         kinds=" and ".join(sorted({run["arch"].upper() for run in runs})),
         data=", ".join(sorted({run["dataset"] for run in runs})),
         cost=network.facts.get("threshold_cost"),
@@ -55,8 +52,6 @@ def model_card(
         runs=runs,
         files=files,
         metrics=metrics,
-        seeds=seeds,
         measured=measured,
         table=markdown_table,
-        mean_sd=mean_sd,
     )

@@ -23,7 +23,6 @@ from digits_jax.runs.folder import replace_file
 
 # Of 2022: runtimes on phones and in browsers have had time to learn it.
 OPSET = 17
-CALIBRATION_IMAGES = 1000
 
 
 def import_extra(name: str) -> Any:
@@ -145,7 +144,7 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
     """
     model = to_onnx(network)
     if calibration is not None:
-        model = _quantize(model, calibration[:CALIBRATION_IMAGES])
+        model = _quantize(model, calibration)
     data = model.SerializeToString()
     replace_file(path, lambda file: file.write(data))
 
@@ -180,11 +179,9 @@ def _quantize(model: Any, images: np.ndarray) -> Any:
     return quantized
 
 
-def onnx_logits(path: Path, images: np.ndarray, batch_size: int = 500) -> np.ndarray:
+def onnx_logits(path: Path, images: np.ndarray) -> np.ndarray:
     """Returns the logits that onnxruntime computes for images, float32 [n, 28, 28, 1]."""
     runtime = import_extra("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    starts = range(0, len(images), batch_size)
-    return np.concatenate(
-        [session.run(["logits"], {"images": images[i : i + batch_size]})[0] for i in starts]
-    )
+    parts = np.array_split(images, len(images) // 500 + 1)
+    return np.concatenate([session.run(["logits"], {"images": part})[0] for part in parts])

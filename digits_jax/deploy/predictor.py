@@ -1,11 +1,11 @@
 """Predictions of a trained network, for programs: images in, digits and probabilities out."""
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +13,11 @@ from scipy.special import softmax
 
 from digits_jax.deploy.archive import read_archive
 from digits_jax.deploy.network import Network, combine, load_network, make_logits
-from digits_jax.errors import DataError
-from digits_jax.hardware import cpu_count
+from digits_jax.deploy.predictions import Digit, Line, Predictions
+from digits_jax.deploy.reading import read_picture
+from digits_jax.errors import ConfigError, DataError
+from digits_jax.hardware import check_backend, cpu_count
+from digits_jax.vision.decode import Picture, check_levels, read_grey
 
 # Code is compiled for so many images at once: a few images cost what a few cost, and no more go
 # together than a processor's cache holds.
@@ -22,71 +25,8 @@ SIZES = (1, 8, 64, 500)
 CHUNK = SIZES[-1]
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a network predicts for some images.
-
-    Attributes:
-      class_names: a name for each label.
-      logits: float32 [n, classes].
-      probabilities: float32 [n, classes].
-      threshold: the least probability of a confident prediction.
-
-    Example:
-      >>> found = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
-      ...                     np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
-      >>> found.labels.tolist(), found.confidence.tolist(), found.names
-      ([1], [0.7], ['1'])
-      >>> found.runners_up.tolist(), found.confident.tolist()
-      ([0], [True])
-    """
-
-    class_names: tuple[str, ...]
-    logits: np.ndarray
-    probabilities: np.ndarray
-    threshold: float
-
-    def __len__(self) -> int:
-        return len(self.probabilities)
-
-    @cached_property
-    def _order(self) -> np.ndarray:
-        """Classes by descending probability: int32 [n, classes]."""
-        return np.argsort(-self.probabilities, -1, kind="stable").astype(np.int32)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The most probable class of each image: int32 [n]."""
-        return self._order[:, 0]
-
-    @property
-    def runners_up(self) -> np.ndarray:
-        """The second most probable class of each image: int32 [n]."""
-        return self._order[:, 1]
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of each label: [n]."""
-        return self.probabilities[np.arange(len(self)), self.labels]
-
-    @property
-    def runner_up_confidence(self) -> np.ndarray:
-        """The probability of each runner-up: [n]."""
-        return self.probabilities[np.arange(len(self)), self.runners_up]
-
-    @property
-    def confident(self) -> np.ndarray:
-        """Whether the probability of the label reaches the threshold: bool [n]."""
-        return self.confidence >= self.threshold
-
-    @property
-    def names(self) -> list[str]:
-        """The name of each label."""
-        return [self.class_names[label] for label in self.labels]
-
-
 class Predictor:
-    """Predicts with a trained network; threads may share it.
+    """Predicts with a trained network; threads may share it, processes that are forked may not.
 
     Code is compiled for ``SIZES`` images, each size when it is first needed. Images are padded to
     the next size, or predicted in chunks of the largest.
@@ -95,8 +35,14 @@ class Predictor:
       network: see `load`.
     """
 
+    _process: int | None = None  # the first that made a Predictor: JAX runs there
+
     def __init__(self, network: Network):
         self.network = network
+        if Predictor._process is None:
+            Predictor._process = os.getpid()
+        _check_process(Predictor._process)
+        check_backend()
         # One device, whatever the process has: the chunks are spread over threads instead.
         self._device = jax.devices()[0]
         self._variables = jax.device_put([m.variables for m in network.members], self._device)
@@ -115,6 +61,24 @@ class Predictor:
         paths = [path] if isinstance(path, str | Path) else path
         return cls(combine([open_network(each) for each in paths]))
 
+    def read(self, picture: Picture) -> Digit | None:
+        """Reads the one digit of a picture of any size, wherever it is; None where there is none.
+
+        Args:
+          picture: a file's path or bytes (PNG, JPEG, WebP, BMP or TIFF), a PIL image, or an array:
+            uint8 or floating point in [0, 1], [height, width] or with 1, 3 (RGB) or 4 (RGBA)
+            channels; ink on paper or paper on ink.
+
+        Raises:
+          DataError: the picture can't be read.
+        """
+        answers = read_picture(read_grey(picture), [self.predict], "digit").answers
+        return answers[0][0].digits[0] if answers[0] else None
+
+    def read_page(self, picture: Picture) -> list[Line]:
+        """Reads the lines of digits of a picture, as `read` takes it, from top to bottom."""
+        return read_picture(read_grey(picture), [self.predict], "page").answers[0]
+
     def predict(self, images: np.ndarray) -> Predictions:
         """Predicts images as MNIST has them (`digits_jax.vision.digit` makes them of others).
 
@@ -125,6 +89,7 @@ class Predictor:
         Raises:
           DataError: another shape, dtype or range, or NaN.
         """
+        _check_process(Predictor._process)
         images = check_images(images)
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         if len(chunks) > 1:
@@ -154,39 +119,34 @@ class Predictor:
             return self._compiled[size]
 
 
+def _check_process(owner: int | None) -> None:
+    if owner != os.getpid():
+        raise ConfigError(
+            f"process {os.getpid()} is a fork of process {owner}, which runs JAX: JAX hangs in a "
+            'fork; load the Predictor in the child alone, or start processes by "spawn"'
+        )
+
+
 def open_network(path: str | Path) -> Network:
     """Opens the network in a run's folder or in an exported ``.npz``; see `Predictor.load`."""
+    check_backend()  # or the error would be one of the checkpoint
     path = Path(path)
     return read_archive(path) if path.is_file() else load_network(path)
 
 
-def check_images(images: np.ndarray | Sequence) -> np.ndarray:
+def check_images(images: Any) -> np.ndarray:
     """Returns images, as `Predictor.predict` takes them, as float32 [n, 28, 28, 1] in [0, 1].
 
     Example:
       >>> check_images(np.full((28, 28), 255, np.uint8)).shape
       (1, 28, 28, 1)
     """
-    try:
-        images = np.asarray(images)
-    except ValueError as error:
-        raise DataError(f"images aren't an array ({error})") from None
+    images = check_levels(images, "images")
+    shape = list(images.shape)
     if images.shape in ((28, 28), (28, 28, 1)):
         images = images[None]
-    shape = images.shape
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
-        raise DataError(
-            f"images are of shape {list(shape)}; give [28, 28], [n, 28, 28] or [n, 28, 28, 1]"
-        )
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / 255
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DataError(f"images are {images.dtype}; give uint8 or floating point in [0, 1]")
-    if len(images) and not (images.min() >= 0 and images.max() <= 1):  # NaN is neither
-        raise DataError(
-            f"images hold values from {images.min():g} to {images.max():g}; "
-            "floating-point images are in [0, 1], 0 the paper"
-        )
-    return images.astype(np.float32)
+        raise DataError(f"images of shape {shape}: give [28, 28], [n, 28, 28] or [n, 28, 28, 1]")
+    return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)

@@ -1,29 +1,17 @@
-"""The digits of a picture, by one or several networks: plain values, as programs print them.
+"""The digits of a picture, by one or several networks."""
 
-One digit is {"digit", "probability", "runner_up", "runner_up_probability", "sure"}; on a blank
-picture, "digit" is None. "digit" is a number where the class's name is one, "sure" is whether
-the network is confident of it, and "found" is how many digits seem to be on the picture.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import softmax
 
-from digits_jax.deploy.predictor import Predictions, Predictor
-from digits_jax.vision.segment import (
-    Glyph,
-    find_digit,
-    find_rows,
-    read_line,
-    read_page,
-    segment,
-)
+from digits_jax.deploy.predictions import Digit, Line, Predictions
+from digits_jax.vision.segment import Glyph, find_digit, find_rows, read_line, read_page, segment
 
 Mode = Literal["digit", "line", "page"]
-_FIELDS = ("digit", "probability", "runner_up", "runner_up_probability", "sure")
+Predict = Callable[[np.ndarray], Predictions]  # of a network: images uint8 [n, 28, 28]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,25 +20,23 @@ class Reading:
 
     Attributes:
       grey: uint8 [height, width], the picture.
-      lines: the digits found, line by line.
-      predictions: of each network, for the digits of each line.
-      rows: for each network, what programs print: JSON values.
+      answers: of each network, the lines of digits.
+      found: how many digits seem to be on the picture, where one is read.
     """
 
     grey: np.ndarray
-    lines: list[list[Glyph]]
-    predictions: list[list[Predictions]]
-    rows: list[dict[str, Any]]
+    answers: list[list[Line]]
+    found: int = 0
 
 
-def read_picture(grey: np.ndarray, predictors: Sequence[Predictor], mode: Mode) -> Reading:
+def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Reading:
     """Reads one digit somewhere on a picture, uint8 [height, width], or a line or page of them.
 
-    The first of the predictors also divides lines into digits.
+    The first of the networks also divides lines into digits.
     """
 
     def score(images: np.ndarray) -> np.ndarray:  # not calibrated: see `Score`
-        return softmax(predictors[0].predict(images).logits, -1)
+        return softmax(predict[0](images).logits, -1)
 
     found = segment(grey)
     if mode == "page":
@@ -60,50 +46,26 @@ def read_picture(grey: np.ndarray, predictors: Sequence[Predictor], mode: Mode) 
     else:
         digit = find_digit(found)
         lines = [[digit]] if digit else []
-    images = [np.stack([glyph.image for glyph in line]) for line in lines]
-    predictions = [[predictor.predict(each) for each in images] for predictor in predictors]
     count = sum(map(len, find_rows(found))) if mode == "digit" else 0
-    rows = []
-    for of_one in predictions:
-        read = [_line(line, each) for line, each in zip(lines, of_one, strict=True)]
-        if mode == "page":
-            rows.append({"text": "\n".join(line["text"] for line in read), "lines": read})
-        elif mode == "line":
-            rows.append(read[0] if read else {"text": "", "probability": None, "digits": []})
-        else:
-            one = read[0]["digits"][0] if read else {}
-            rows.append({**{name: one.get(name) for name in _FIELDS}, "found": count})
-    return Reading(grey, lines, predictions, rows)
+    return Reading(grey, [[_line(line, each) for line in lines] for each in predict], count)
 
 
-def _line(glyphs: list[Glyph], predictions: Predictions) -> dict[str, Any]:
-    names = [int(name) if name in tuple("0123456789") else name for name in predictions.class_names]
-    digits = [
-        {
-            "digit": names[predictions.labels[i]],
-            "probability": round(float(predictions.confidence[i]), 6),
-            "runner_up": names[predictions.runners_up[i]],
-            "runner_up_probability": round(float(predictions.runner_up_confidence[i]), 6),
-            "sure": bool(predictions.confident[i]),
-            "box": list(glyph.box),
-        }
-        for i, glyph in enumerate(glyphs)
-    ]
-    return {
-        "text": "".join(str(digit["digit"]) for digit in digits),
-        # That all are right, if the digits are independent.
-        "probability": round(float(np.prod(predictions.confidence)), 6),
-        "digits": digits,
-    }
-
-
-def show_probability(probability: float) -> str:
-    """Formats a probability for a person, without certainty that the network hasn't.
-
-    Example:
-      >>> show_probability(0.9996), show_probability(0.5), show_probability(0.0001)
-      ('>99.9%', '50.0%', '<0.1%')
-    """
-    if probability > 0.999:
-        return ">99.9%"
-    return "<0.1%" if probability < 0.001 else f"{probability:.1%}"
+def _line(glyphs: list[Glyph], predict: Predict) -> Line:
+    found = predict(np.stack([glyph.image for glyph in glyphs]))
+    runners_up = [found.class_names[label] for label in found.runners_up]
+    columns = (found.confidence, found.runner_up_confidence, found.confident)
+    confidence, runner_up_confidence, confident = (column.tolist() for column in columns)
+    return Line(
+        tuple(
+            Digit(
+                found.names[i],
+                confidence[i],
+                runners_up[i],
+                runner_up_confidence[i],
+                confident[i],
+                glyph.box,
+                glyph.image,
+            )
+            for i, glyph in enumerate(glyphs)
+        )
+    )

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from digits_jax.deploy.reading import Reading, show_probability
+from digits_jax.deploy.predictions import show_probability
+from digits_jax.deploy.reading import Reading
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
 
@@ -24,7 +25,7 @@ _BOXES = ("#0b6e4f", "#7a3e9d")  # of every other line
 def write_sheet(path: Path, readings: Sequence[tuple[str, Reading | DataError]]) -> None:
     """Writes a PNG file of pictures, each with its name and what was read, or why it can't be."""
     read = [reading for _, reading in readings if isinstance(reading, Reading)]
-    wide = any(len(line) > 1 for reading in read for line in reading.lines)
+    wide = any(len(line.digits) > 1 for reading in read for line in reading.answers[0])
     columns = 1 if wide else _COLUMNS
     width = (_WIDTH - 2 * _GAP) // columns
     cells = [_draw(name, reading, width - _GAP) for name, reading in readings]
@@ -54,15 +55,18 @@ def _draw(name: str, reading: Reading | DataError, width: int) -> Image.Image:
         return _grid([*parts, _text([(line, _QUIET) for line in problem], width)], 1, width)
     parts.append(_picture(reading, width))
     tiles = []
-    for number, line in enumerate(reading.lines):
-        for i, glyph in enumerate(line):
-            image = Image.fromarray(255 - glyph.image).resize((_DIGIT, _DIGIT), 0)
-            lines = []
-            for predicted in (of_one[number] for of_one in reading.predictions):
-                text = f"{predicted.names[i]}  {show_probability(predicted.confidence[i])}"
-                lines.append((text, _CONFIDENT if predicted.confident[i] else _UNCERTAIN))
+    for lines in zip(*reading.answers, strict=True):
+        for digits in zip(*(line.digits for line in lines), strict=True):
+            image = Image.fromarray(255 - digits[0].image).resize((_DIGIT, _DIGIT), 0)
+            texts = [
+                (
+                    f"{digit.name}  {show_probability(digit.probability)}",
+                    _CONFIDENT if digit.confident else _UNCERTAIN,
+                )
+                for digit in digits
+            ]
             framed = ImageOps.expand(image, 1, _QUIET)
-            tiles.append(_grid([framed, _text(lines, _DIGIT + _GAP)], 1, _DIGIT + _GAP, gap=4))
+            tiles.append(_grid([framed, _text(texts, _DIGIT + _GAP)], 1, _DIGIT + _GAP, gap=4))
     parts.append(_grid(tiles, max(width // (_DIGIT + _GAP), 1), _DIGIT + _GAP))
     return _grid(parts if tiles else [*parts, _text([("no digit", _QUIET)], width)], 1, width)
 
@@ -73,9 +77,9 @@ def _picture(reading: Reading, width: int) -> Image.Image:
     size = (max(1, round(wide * scale)), max(1, round(tall * scale)))
     picture = Image.fromarray(reading.grey).resize(size).convert("RGB")
     draw = ImageDraw.Draw(picture)
-    for number, line in enumerate(reading.lines):
-        for glyph in line:
-            edges = [round(edge * scale) for edge in glyph.box]
+    for number, line in enumerate(reading.answers[0]):
+        for digit in line.digits:
+            edges = [round(edge * scale) for edge in digit.box]
             draw.rectangle(edges, outline=_BOXES[number % 2], width=2)
     draw.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=_QUIET)
     return picture

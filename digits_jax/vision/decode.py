@@ -4,16 +4,20 @@ Whatever the bytes are, the result is an array or a `DataError` of one line. Pil
 tries the formats that we list, whatever the file is called.
 """
 
+import contextlib
 import io
 import struct
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from digits_jax.errors import DataError
 
+Picture = str | Path | bytes | Image.Image | np.ndarray  # as of `read_grey`
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 MAX_BYTES = 50_000_000
 # Colours take 4 bytes a pixel in Pillow, and TIFF a strip of as much beside it. WebP's decoder
@@ -65,11 +69,18 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: is {len(data):,} bytes; {MAX_BYTES:,} are allowed: save it smaller"
         )
+    with _one_line(name):
+        return _decode(data, name)
+
+
+@contextlib.contextmanager
+def _one_line(name: str) -> Iterator[None]:
+    """Makes a DataError of whatever Pillow raises."""
     try:
         # Pillow warns of odd tags and large pictures; what matters of it is an error here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data, name)
+            yield
     except DataError:
         raise
     except Exception as error:
@@ -79,6 +90,65 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: can't be decoded ({reason}); it is damaged or cut off: save it again"
         ) from None
+
+
+def read_grey(picture: Picture) -> np.ndarray:
+    """Reads the grey levels of a file, of its bytes, of a PIL image, or of an array.
+
+    Args:
+      picture: an array is uint8 or floating point in [0, 1], [height, width] or with a last axis of
+        1 (grey), 3 (RGB) or 4 (RGBA) channels.
+
+    Returns:
+      uint8 [height, width], as of `decode_image`.
+
+    Raises:
+      DataError: the picture can't be read.
+
+    Example:
+      >>> read_grey(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).tolist()
+      [[76, 29]]
+    """
+    if isinstance(picture, str | Path):
+        try:
+            with open(picture, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+            why = getattr(error, "strerror", error)
+            raise DataError(f"{picture}: can't be read ({why})") from None
+        return decode_image(data, str(picture))
+    if isinstance(picture, bytes):
+        return decode_image(picture, "picture")
+    if isinstance(picture, Image.Image):
+        _check_pixels("picture", picture.size, MAX_PIXELS)
+        with _one_line("picture"):
+            return _upright_grey(picture)
+    levels = check_levels(picture, "a picture")
+    if levels.dtype != np.uint8:
+        levels = np.rint(255 * levels).astype(np.uint8)
+    if levels.ndim == 3 and levels.shape[2] in (3, 4) and levels.size:
+        return _to_grey(Image.fromarray(levels))
+    return levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels
+
+
+def check_levels(values: Any, what: str) -> np.ndarray:
+    """Returns an array of uint8, or of floating point in [0, 1]; a DataError names any other."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise DataError(
+            f"{what} in a masked array: the mask would be ignored; give array.filled(0)"
+        )
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{what} of unequal shapes: give an array ({error})") from None
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{what} of {array.dtype}: give uint8, or floating point in [0, 1]")
+    low, high = (array.min(), array.max()) if array.size else (0, 0)
+    if array.dtype != np.uint8 and not (low >= 0 and high <= 1):  # NaN is neither
+        raise DataError(
+            f"{what} with values from {low:g} to {high:g}: give uint8, or floating point in [0, 1]"
+        )
+    return array
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:
@@ -107,10 +177,14 @@ def _decode(data: bytes, name: str) -> np.ndarray:
             raise DataError(f"{name}: has {frames} frames or pages; give a picture that has one")
         else:
             _check_pixels(name, image.size, MAX_PIXELS)
-        image.load()
-        # Read now: Pillow turns a TIFF as it loads it, and takes the tag away.
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda a: a)
-        return np.ascontiguousarray(turn(_to_grey(image)))
+        return _upright_grey(image)
+
+
+def _upright_grey(image: Image.Image) -> np.ndarray:
+    image.load()
+    # Read now: Pillow turns a TIFF as it loads it, and takes the tag away.
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda a: a)
+    return np.ascontiguousarray(turn(_to_grey(image)))
 
 
 def _check_pixels(name: str, size: tuple[int, int], allowed: int) -> None:

@@ -52,15 +52,16 @@ def test_images_of_any_shape_and_dtype(shape, dtype):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((27, 28)), r"shape \[27, 28\]; give \[28, 28\]"),
+        (np.zeros((27, 28)), r"shape \[27, 28\]: give \[28, 28\]"),
         (np.zeros((1, 28, 28, 3)), r"shape \[1, 28, 28, 3\]"),
-        (np.zeros((28, 28), np.int64), "images are int64; give uint8"),
-        (np.full((28, 28), "x"), "images are <U1"),
+        (np.zeros((28, 28), np.int64), "images of int64: give uint8"),
+        (np.full((28, 28), "x"), "images of <U1"),
         (np.full((28, 28), np.nan), "values from nan to nan"),
-        (np.full((28, 28), 255.0), "values from 255 to 255; floating-point images are in"),
+        (np.full((28, 28), 255.0), "values from 255 to 255: give uint8, or floating"),
         (np.full((28, 28), -0.1), "values from -0.1"),
-        ([[1, 2], [3]], "aren't an array"),
-        ("picture.png", "shape"),
+        ([[1, 2], [3]], "of unequal shapes"),
+        ("picture.png", "images of <U11"),
+        (np.ma.zeros((28, 28)), "the mask would be ignored"),
     ],
 )
 def test_other_arrays_are_refused(images, message):

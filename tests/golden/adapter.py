@@ -76,27 +76,24 @@ def read_picture(data: bytes, mode: str, score) -> dict:
     """
     from scipy.special import softmax
 
-    from digits_jax.deploy.predictor import Predictions
+    from digits_jax.deploy.predictions import Predictions
     from digits_jax.deploy.reading import read_picture as read
     from digits_jax.vision.decode import decode_image
 
-    class Model:
-        def predict(self, images):
-            logits = np.asarray(score(np.asarray(images)), np.float32)
-            return Predictions(DIGITS, logits, softmax(logits, -1), 0.5)
+    def predict(images):
+        logits = np.asarray(score(np.asarray(images)), np.float32)
+        return Predictions(DIGITS, logits, softmax(logits, -1), 0.5)
 
-    reading = read(decode_image(data, "picture"), [Model()], mode)
-    (row,) = reading.rows
+    reading = read(decode_image(data, "picture"), [predict], mode)
+    (answer,) = reading.answers
     # The box of the one digit was that of the picture when the answers were recorded.
     whole = [0, 0, *reading.grey.shape[::-1]]
     lines = [
-        [(glyph.image, whole if mode == "digit" else list(glyph.box)) for glyph in line]
-        for line in reading.lines
+        [(digit.image, whole if mode == "digit" else list(digit.box)) for digit in line.digits]
+        for line in answer
     ]
-    text = row.get("text")
-    if mode == "digit":
-        text = "" if row["digit"] is None else str(row["digit"])
-    return {"lines": lines, "text": text, "found": row.get("found")}
+    text = "\n".join(line.text for line in answer)
+    return {"lines": lines, "text": text, "found": reading.found if mode == "digit" else None}
 
 
 # --- exports -------------------------------------------------------------------------------
@@ -193,10 +190,12 @@ def onnx_logits(network, path: Path, images, calibration=None):
 
 def stablehlo_logits(network, path: Path, images):
     """Logits of the function of jax.export after ``--format=stablehlo``."""
-    from digits_jax.deploy.stablehlo import read_stablehlo, write_stablehlo
+    import jax
+
+    from digits_jax.deploy.stablehlo import write_stablehlo
 
     write_stablehlo(network, path)
-    return np.asarray(read_stablehlo(path)(images))
+    return np.asarray(jax.export.deserialize(bytearray(path.read_bytes())).call(images))
 
 
 def page_logits(network, images):

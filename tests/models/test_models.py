@@ -1,4 +1,7 @@
-"""MLP and CNN: parameter counts by hand, values by NumPy, and build_model."""
+"""MLP and CNN: parameter counts by hand, training by NumPy, and build_model.
+
+Their logits are compared with NumPy's in tests/deploy/test_network.py.
+"""
 
 from functools import partial
 
@@ -11,8 +14,7 @@ import pytest
 from digits_jax.errors import ConfigError
 from digits_jax.models.build import build_model
 from digits_jax.models.cnn import CNN, POOLS
-from digits_jax.models.mlp import MLP
-from digits_jax.models.mlp import normalize as normalize_layer
+from digits_jax.models.mlp import MLP, normalize
 
 
 def shapes(module, image_shape=(28, 28, 1)):
@@ -68,57 +70,6 @@ def test_dtype_changes_the_products_only(make, dtype):
     assert ("bf16" in jaxpr) == (dtype == jnp.bfloat16)
 
 
-def normalize(x, params, stats):
-    return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * params["scale"] + params["bias"]
-
-
-def test_mlp_values():
-    module = MLP(num_classes=3, hidden_sizes=(5, 4), batch_norm=True)
-    variables = random_variables(module, (2, 3, 1))
-    params, stats = variables["params"], variables["batch_stats"]
-    images = np.random.default_rng(0).random((7, 2, 3, 1), dtype=np.float32)
-    x = images.reshape(7, 6)
-    for i in range(2):
-        x = x @ params[f"hidden_{i}"]["kernel"]
-        x = np.maximum(normalize(x, params[f"norm_{i}"], stats[f"norm_{i}"]), 0)
-    expected = x @ params["logits"]["kernel"] + params["logits"]["bias"]
-    logits = jax.jit(module.apply)(variables, images)
-    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
-
-
-def convolve(x, kernel):
-    """3x3 with zeros around, as a loop over the kernel's nine positions."""
-    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    height, width = x.shape[1:3]
-    return sum(
-        padded[:, i : i + height, j : j + width] @ kernel[i, j] for i in range(3) for j in range(3)
-    )
-
-
-@pytest.mark.parametrize("batch_norm", [True, False])
-def test_cnn_values(batch_norm):
-    module = CNN(num_classes=3, channels=(2, 3), convs_per_block=2, dense_size=4)
-    module = module.clone(batch_norm=batch_norm)
-    variables = random_variables(module, (16, 16, 1))
-    params, stats = variables["params"], variables.get("batch_stats")
-    images = np.random.default_rng(0).random((2, 16, 16, 1), dtype=np.float32)
-    # The four pixels of each 2x2 block, row by row, become channels.
-    x = np.stack([images[:, i::2, j::2, 0] for i in (0, 1) for j in (0, 1)], -1)
-    for name in ("0_0", "0_1", "1_0", "1_1"):
-        x = convolve(x, params[f"conv_{name}"]["kernel"]) + params[f"conv_{name}"].get("bias", 0)
-        if name.endswith("1"):
-            x = np.max([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
-        if batch_norm:
-            x = normalize(x, params[f"norm_{name}"], stats[f"norm_{name}"])
-        x = np.maximum(x, 0)
-    x = x.reshape(2, -1) @ params["dense"]["kernel"] + params["dense"].get("bias", 0)
-    if batch_norm:
-        x = normalize(x, params["norm_dense"], stats["norm_dense"])
-    expected = np.maximum(x, 0) @ params["logits"]["kernel"] + params["logits"]["bias"]
-    logits = jax.jit(module.apply)(variables, images)
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
-
-
 def test_training_normalizes_over_the_batch_and_keeps_running_statistics():
     module = MLP(num_classes=3, hidden_sizes=(5,), batch_norm=True)
     variables = random_variables(module, (2, 3, 1))
@@ -126,7 +77,8 @@ def test_training_normalizes_over_the_batch_and_keeps_running_statistics():
     images = np.random.default_rng(0).random((7, 2, 3, 1), dtype=np.float32)
     x = images.reshape(7, 6) @ params["hidden_0"]["kernel"]
     batch = {"mean": x.mean(0), "var": x.var(0)}
-    hidden = np.maximum(normalize(x, params["norm_0"], batch), 0)
+    x = (x - batch["mean"]) / np.sqrt(batch["var"] + 1e-5)
+    hidden = np.maximum(x * params["norm_0"]["scale"] + params["norm_0"]["bias"], 0)
     expected = hidden @ params["logits"]["kernel"] + params["logits"]["bias"]
     apply = jax.jit(partial(module.apply, train=True, mutable=["batch_stats"]))
     logits, changed = apply(variables, images)
@@ -203,7 +155,7 @@ def test_layer_and_group_norm_by_numpy():
 
         @nn.compact
         def __call__(self, x):
-            return normalize_layer(self.kind, x, train=True, axis_name=None, name="norm")
+            return normalize(self.kind, x, train=True, axis_name=None, name="norm")
 
     for kind, groups in (("layer", 1), ("group", 4)):
         own = x.reshape(3, 4, groups, 8 // groups)

@@ -1,0 +1,147 @@
+"""What a network predicts: for images, for a digit of a picture, for a line of digits."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from digits_jax.vision.touching import Box
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network predicts for some images.
+
+    Attributes:
+      class_names: a name for each label.
+      logits: float32 [n, classes].
+      probabilities: float32 [n, classes].
+      threshold: the least probability of a confident prediction.
+
+    Example:
+      >>> found = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
+      ...                     np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
+      >>> found.labels.tolist(), found.confidence.tolist(), found.names
+      ([1], [0.7], ['1'])
+      >>> found.runners_up.tolist(), found.confident.tolist()
+      ([0], [True])
+    """
+
+    class_names: tuple[str, ...]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Classes by descending probability: int32 [n, classes]."""
+        return np.argsort(-self.probabilities, -1, kind="stable").astype(np.int32)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The most probable class of each image: int32 [n]."""
+        return self._order[:, 0]
+
+    @property
+    def runners_up(self) -> np.ndarray:
+        """The second most probable class of each image: int32 [n]."""
+        return self._order[:, 1]
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of each label: [n]."""
+        return self.probabilities[np.arange(len(self)), self.labels]
+
+    @property
+    def runner_up_confidence(self) -> np.ndarray:
+        """The probability of each runner-up: [n]."""
+        return self.probabilities[np.arange(len(self)), self.runners_up]
+
+    @property
+    def confident(self) -> np.ndarray:
+        """Whether the probability of the label reaches the threshold: bool [n]."""
+        return self.confidence >= self.threshold
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each label."""
+        return [self.class_names[label] for label in self.labels]
+
+
+@dataclass(frozen=True, eq=False)
+class Digit:
+    """What a network predicts for one digit of a picture.
+
+    Attributes:
+      name: of the most probable class.
+      probability: of that class.
+      runner_up, runner_up_probability: of the second most probable class.
+      confident: whether the probability reaches the network's threshold.
+      box: (left, top, right, bottom) in pixels of the picture.
+      image: uint8 [28, 28], the network's input: 0 the paper and 255 the ink.
+    """
+
+    name: str
+    probability: float
+    runner_up: str
+    runner_up_probability: float
+    confident: bool
+    box: Box
+    image: np.ndarray = field(repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what programs print; a name that is a number becomes one."""
+        return {
+            "digit": _number(self.name),
+            "probability": round(self.probability, 6),
+            "runner_up": _number(self.runner_up),
+            "runner_up_probability": round(self.runner_up_probability, 6),
+            "sure": self.confident,
+            "box": list(self.box),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """The digits of a line, from left to right."""
+
+    digits: tuple[Digit, ...]
+
+    @property
+    def text(self) -> str:
+        """The digits' names."""
+        return "".join(digit.name for digit in self.digits)
+
+    @property
+    def probability(self) -> float:
+        """That all are right, if the digits are independent."""
+        return math.prod(digit.probability for digit in self.digits)
+
+    def __repr__(self) -> str:
+        return f"Line({self.text!r}, probability={self.probability:.4g})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what programs print."""
+        digits = [digit.as_json() for digit in self.digits]
+        return {"text": self.text, "probability": round(self.probability, 6), "digits": digits}
+
+
+def _number(name: str) -> int | str:
+    return int(name) if name in tuple("0123456789") else name
+
+
+def show_probability(probability: float) -> str:
+    """Formats a probability for a person, without certainty that the network hasn't.
+
+    Example:
+      >>> show_probability(0.9996), show_probability(0.5), show_probability(0.0001)
+      ('>99.9%', '50.0%', '<0.1%')
+    """
+    if probability > 0.999:
+        return ">99.9%"
+    return "<0.1%" if probability < 0.001 else f"{probability:.1%}"

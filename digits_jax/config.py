@@ -257,6 +257,9 @@ class RunOptions(Checked, ranges=RANGES):
                 f"{min(unknown)}: not a field of RunOptions; give {', '.join(fields)}"
             )
         here = {name: fields[name] for name in _THIS_CALL}
+        # A run from elsewhere may bring a folder that calls itself a known data set.
+        if self.data_dir and Path(self.data_dir).resolve().is_relative_to(Path(workdir).resolve()):
+            here["data_dir"] = None
         return dataclasses.replace(self, **{**here, "workdir": str(workdir), **changes})
 
     def _broken_rules(self) -> Iterator[str]:

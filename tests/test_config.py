@@ -202,3 +202,11 @@ def test_options_of_a_resumed_run():
     assert here == RunOptions(workdir="b", platform="gpu", input="stream")
     with pytest.raises(ConfigError, match="seed: not a field of RunOptions"):
         options.for_resuming("b", seed=1)
+
+
+def test_a_run_does_not_bring_its_own_data(tmp_path):
+    """A folder from elsewhere could call whatever it holds mnist."""
+    options = RunOptions(data_dir=str(tmp_path / "run/data"))
+    assert options.for_resuming(tmp_path / "run").data_dir is None
+    assert options.for_resuming(tmp_path / "run", data_dir="given").data_dir == "given"
+    assert options.for_resuming(tmp_path / "other").data_dir == options.data_dir

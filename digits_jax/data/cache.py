@@ -20,7 +20,7 @@ def cache_path(name: str, root: Path) -> Path:
 
 
 def read_cache(name: str, roots: list[Path]) -> Dataset | None:
-    """Reads a cached data set; None if it is absent or damaged.
+    """Reads a cached data set; None if it is absent or, with a notice, if it is damaged.
 
     An uncompressed npz holds a CRC-32 of each array, which is verified here: MNIST's 55 MB take
     27 ms, checksum included. The arrays are in memory, so what happens to the file later can't
@@ -38,7 +38,7 @@ def read_cache(name: str, roots: list[Path]) -> Dataset | None:
                     }
                 return Dataset(**facts, **splits)
             except Exception:  # zipfile's, NumPy's and json's errors, depending on what is damaged
-                continue
+                print(f"notice: {path}: is damaged, and made again", file=sys.stderr)
     return None
 
 
@@ -49,7 +49,7 @@ def write_cache(name: str, roots: list[Path], dataset: Dataset) -> None:
     for split in SPLITS:
         part: Any = getattr(dataset, split)
         members |= {f"{split}_images": part.images, f"{split}_labels": part.labels}
-    reason = "no folder can be written"
+    reason = "no folder can be written; give one as data_dir"
     try:
         if root := first_writable(roots):
             path = cache_path(name, root)

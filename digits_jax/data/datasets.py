@@ -104,19 +104,20 @@ def load_dataset(
 def _roots(data_dir: str | os.PathLike | None) -> list[Path]:
     """The folders to search, best first; the second is for what the first can't take."""
     # As tfds has it, without importing tfds.
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    default = Path(os.path.expanduser(default)).absolute()
+    default = os.path.expanduser(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    # Without a home it stays "~", and mustn't become a folder of that name.
+    roots = [] if default.startswith("~") else [Path(default).absolute()]
     variable = os.environ.get(DATA_DIR_VARIABLE)
     what, given = ("data_dir", data_dir) if data_dir else (DATA_DIR_VARIABLE, variable)
     if not given:
-        return [default]
+        return roots
     root = Path(os.path.expanduser(given)).absolute()
     if not os.path.isdir(root) or not os.access(root, os.R_OK | os.X_OK):
         raise DataError(
             f"{what}={given}: does not exist, is not a folder or can't be read; give an existing "
             "folder (it may be empty), or none for the default"
         )
-    return [root] if first_writable([root]) else [root, default]
+    return [root] if first_writable([root]) else [root, *roots]
 
 
 def _load_registered(data: Registered, roots: list[Path]) -> Dataset:

@@ -195,10 +195,15 @@ def download_originals(data: Registered, roots: list[Path]) -> Path:
         except Exception as error:  # of urllib, http and the system
             reasons.append(f"{url}: {error}")
     raise UnavailableError(
-        f"{data.name} is not in {' or '.join(map(str, roots))}, and can't be downloaded "
+        f"{data.name} is not in {folders_searched(roots)}, and can't be downloaded "
         f"({'; '.join(reasons)}); put {', '.join(data.sha256)} into a folder and give it as "
         f"data_dir, or in {DATA_DIR_VARIABLE}"
     )
+
+
+def folders_searched(roots: list[Path]) -> str:
+    """Names the folders of a message."""
+    return " or ".join(map(str, roots)) or "any folder (data_dir isn't given, and HOME isn't set)"
 
 
 def _download(data: Registered, url: str, root: Path) -> Path:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from digits_jax.data.tfds import RecordSplit
 
 SPLITS = ("train", "validation", "test")
+IMAGE_SIZE = (28, 28)
+MAX_CLASSES = 1000
 # Never change it: another key gives another validation split, and results no longer compare.
 _SPLIT_KEY = 1998
 
@@ -31,26 +33,33 @@ class Split:
 
     Attributes:
       images: uint8 [n, height, width, channels].
-      labels: int32 [n], from 0.
+      labels: int32 [n], from 0; other integers are converted.
 
     Raises:
-      DataError: images of another type or rank, or another number of labels.
+      DataError: images of another type or rank, or labels that don't fit.
     """
 
     images: np.ndarray
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images).view(), np.asarray(self.labels).view()
+        images, labels = np.asarray(self.images).view(), np.asarray(self.labels)
         if images.ndim != 4 or images.dtype != np.uint8:
             raise DataError(
                 f"images are {images.dtype} {list(images.shape)}: must be uint8 [n, height, "
-                "width, channels]"
+                "width, channels]; or give any arrays to Dataset.from_arrays"
             )
-        if labels.shape != images.shape[:1]:
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
             raise DataError(
-                f"labels are {list(labels.shape)}: must be [{len(images)}], as the images"
+                f"labels are {labels.dtype} {list(labels.shape)}: must be integers "
+                f"[{len(images)}], as the images"
             )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < MAX_CLASSES:
+            raise DataError(
+                f"labels are from {labels.min()} to {labels.max()}: must be from 0 to at most "
+                f"{MAX_CLASSES - 1}"
+            )
+        labels = labels.astype(np.int32, copy=False).view()
         images.flags.writeable = labels.flags.writeable = False
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
@@ -77,6 +86,9 @@ class Dataset:
       train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
         holds no arrays but has a length and `rows`.
       notice: why ``auto`` fell back to ``digits``; else empty.
+
+    Raises:
+      DataError: a split that can't be trained on or scored; the message names it.
     """
 
     name: str
@@ -89,10 +101,40 @@ class Dataset:
     test: Split
     notice: str = ""
 
+    def __post_init__(self) -> None:
+        names = tuple(map(str, self.class_names))
+        if len(set(names)) < len(names) or not 2 <= len(names) <= MAX_CLASSES:
+            raise DataError(
+                f"class_names are {len(names)}, {len(set(names))} of them different: must be 2 to "
+                f"{MAX_CLASSES:,} different names"
+            )
+        object.__setattr__(self, "class_names", names)
+        for part in SPLITS:
+            split = getattr(self, part)
+            if not hasattr(split, "rows"):
+                raise DataError(f"{part} is a {type(split).__name__}: must be a digits_jax.Split")
+            if not len(split):
+                raise DataError(f"{part} has no images: must have at least 1")
+            if isinstance(split, Split):
+                _check_split(part, split, len(names))
+
     @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+
+def _check_split(part: str, split: Split, classes: int) -> None:
+    size, most = list(split.images.shape[1:]), int(split.labels.max())
+    if size != [*IMAGE_SIZE, 1]:
+        raise DataError(
+            f"{part} has images of {size}: must be [28, 28, 1]; or give them to Dataset.from_arrays"
+        )
+    if most >= classes:
+        raise DataError(
+            f"{part} has labels up to {most}: must be from 0 to {classes - 1}, as class_names has "
+            f"{classes}"
+        )
 
 
 def random_order(size: int, *key: int) -> np.ndarray:

@@ -21,7 +21,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from digits_jax.data.files import first_writable, scratch_folder
-from digits_jax.data.originals import REGISTERED, Registered
+from digits_jax.data.originals import REGISTERED, Registered, folders_searched
 from digits_jax.data.splits import Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError
 
@@ -46,6 +47,7 @@ STOCK_BUILDERS = {
 }
 _SIZE = (28, 28)
 _CHUNK = 10_000
+_MAX_TEXT_BYTES = 50_000_000
 _FEATURES = {  # under tensorflow_datasets.core.features
     "features_dict.FeaturesDict",
     "image_feature.Image",
@@ -164,7 +166,7 @@ def _one_line(error: Exception) -> str:
 # --- data sets of the user's own -----------------------------------------------------------
 
 
-def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Dataset:
+def load_prepared(name: str, roots: list[Path], *, in_memory: bool) -> Dataset:
     """Loads ``tfds/NAME[:VERSION]`` from one of ``roots``; see the top of this module.
 
     Raises:
@@ -203,7 +205,7 @@ def load_prepared(name: str, roots: Sequence[Path], *, in_memory: bool) -> Datas
     )
 
 
-def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
+def _find(name: str, roots: list[Path]) -> tuple[Path, str]:
     """The folder of a prepared data set, and its full name."""
     base, _, version = name.partition(":")
     if base.removeprefix("tfds/") in REGISTERED:
@@ -219,7 +221,7 @@ def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
     if not found:
         names = sorted(f"{known}:{folder.name}" for known, folder in there)
         raise DataError(
-            f"dataset={name}: no such prepared data set in {' or '.join(map(str, roots))} (there: "
+            f"dataset={name}: no such prepared data set in {folders_searched(roots)} (there: "
             f"{', '.join(names[:10]) or 'none'}); give tfds/NAME or tfds/NAME:VERSION of one, or "
             "its folder as data_dir"
         )
@@ -229,11 +231,22 @@ def _find(name: str, roots: Sequence[Path]) -> tuple[Path, str]:
 
 def _open_builder(folder: Path) -> Any:
     """The tfds builder of a folder, checked to hold images and labels with random access."""
+    files = (folder / "features.json", folder / "dataset_info.json")
     try:
+        for path in {*files, *folder.iterdir()}:  # a pipe would block
+            is_text = path.suffix in (".json", ".txt")
+            if not os.path.isfile(path) or (is_text and os.path.getsize(path) > _MAX_TEXT_BYTES):
+                raise ValueError(f"{path.name} is missing, no regular file or too large")
         # tfds imports, that is runs, whatever module a file names as the class of a feature.
-        found = _feature_classes(json.loads((folder / "features.json").read_text()))
+        found = _feature_classes(json.loads(files[0].read_text()))
         names = {name.removeprefix("tensorflow_datasets.core.features.") for name in found}
         builder = tfds.builder_from_directory(folder) if names <= _FEATURES else None
+    except (AttributeError, ImportError, TypeError) as error:  # of packages that don't fit
+        versions = [f"{name} {version(name)}" for name in ("tensorflow-datasets", "protobuf")]
+        raise DataError(
+            f"{folder} can't be read by {' with '.join(versions)} ({_one_line(error)}); install "
+            "versions that fit together, and prepare that data set again only if it still fails"
+        ) from None
     except Exception as error:
         raise DataError(
             f"{folder} can't be read ({type(error).__name__}: {_one_line(error)}); delete it and "
@@ -318,11 +331,10 @@ def prepare(data: Registered, roots: list[Path], dataset: Dataset) -> Path:
     Raises:
       DataError: it can't be written.
     """
-    root = first_writable(roots)
-    target = (root or roots[0]) / data.name / data.version
-    reason = "it can't be written"
+    root, reason = first_writable(roots), "no folder can be written"
     try:
         if root is not None:
+            target = root / data.name / data.version
             print(f"preparing {data.name} in {root} (once) ...", file=sys.stderr, flush=True)
             with scratch_folder(root) as scratch, contextlib.redirect_stdout(io.StringIO()):
                 builder = _builder_class(data, dataset)(
@@ -337,8 +349,8 @@ def prepare(data: Registered, roots: list[Path], dataset: Dataset) -> Path:
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError for a full disk
         reason = _one_line(error)
     raise DataError(
-        f"{data.name} can't be prepared in {target}: {reason}; make room there, or give another "
-        "folder as data_dir"
+        f"{data.name} can't be prepared in {folders_searched(roots)}: {reason}; make room there, "
+        "or give another folder as data_dir"
     )
 
 

@@ -250,6 +250,20 @@ def test_a_cache_that_cannot_be_written(small, tmp_path, home, monkeypatch, caps
     assert not leftovers(tmp_path)
 
 
+def test_without_a_home_nothing_is_kept(small, tmp_path, monkeypatch, capsys):
+    """As for a user of a container who has no name: no folder "~" in the current one."""
+    root = write_files(tmp_path / "data")
+    read_only(monkeypatch, root)
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    check(load_dataset("mnist", root))
+    assert capsys.readouterr().err.count("\n") == 1
+    refused("mnist is not in any folder (data_dir isn't given, and HOME isn't set)", "mnist")
+    refused("no such prepared data set in any folder", "tfds/own")
+    assert list(tmp_path.iterdir()) == [root]
+
+
 # --- downloads -----------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.digits import enlarge_digits
-from digits_jax.data.splits import Split, stratified_indices, validation_indices
+from digits_jax.data.splits import Dataset, Split, stratified_indices, validation_indices
 from digits_jax.errors import DataError
 
 # Written down once: results on another split, or other pixels, don't compare.
@@ -44,17 +44,66 @@ def test_stratified_split_is_even_in_every_class():
             assert abs(np.sum(labels[part] == label) - fraction * count) <= 1
 
 
+IMAGES, LABELS = np.zeros((4, 28, 28, 1), np.uint8), np.array([0, 1, 2, 1], np.int32)
+
+
 def test_a_split_is_read_only_and_leaves_its_arrays_alone():
-    images, labels = np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, np.int32)
+    images, labels = IMAGES.copy(), LABELS.copy()
     split = Split(images, labels)
     assert np.shares_memory(split.images, images)
     for array in (split.images, split.labels):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
     images[0] = labels[0] = 1
-    for wrong in ((images[..., 0], labels), (images.astype(float), labels), (images, labels[:2])):
-        with pytest.raises(DataError, match="must be"):
-            Split(*wrong)
+    assert Split(images, LABELS.astype(">i8")).labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (IMAGES[..., 0], LABELS, r"images are uint8 \[4, 28, 28\]: must be uint8 \[n, height"),
+        (IMAGES.astype(float), LABELS, "images are float64"),
+        (IMAGES, LABELS[:2], r"labels are int32 \[2\]: must be integers \[4\], as the images"),
+        (IMAGES, LABELS[:, None], r"labels are int32 \[4, 1\]"),
+        (IMAGES, LABELS.astype(np.float32), "labels are float32"),
+        (IMAGES, LABELS.astype(str), "labels are <U11"),
+        (IMAGES, LABELS - 1, "labels are from -1 to 1: must be from 0"),
+        (IMAGES, LABELS + 999, "labels are from 999 to 1001: must be from 0 to at most 999"),
+    ],
+    ids=range(8),
+)
+def test_arrays_that_are_no_split(images, labels, said):
+    with pytest.raises(DataError, match=said):
+        Split(images, labels)
+
+
+SPLIT, NONE = Split(IMAGES, LABELS), Split(IMAGES[:0], LABELS[:0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": NONE}, "train has no images: must have at least 1"),
+        ({"validation": NONE}, "validation has no images"),
+        ({"test": NONE}, "test has no images"),
+        ({"train": (IMAGES, LABELS)}, "train is a tuple: must be a digits_jax.Split"),
+        ({"test": Split(IMAGES, LABELS + 1)}, "test has labels up to 3: must be from 0 to 2"),
+        ({"class_names": ("a", "b")}, "train has labels up to 2: .* as class_names has 2"),
+        ({"class_names": ("a", "b", "a")}, "class_names are 3, 2 of them different"),
+        ({"class_names": ("a",)}, "must be 2 to 1,000 different names"),
+        (
+            {"validation": Split(IMAGES[:, :20, :20], LABELS)},
+            r"validation has images of \[20, 20, 1\]: must be \[28, 28, 1\]",
+        ),
+        ({"train": Split(IMAGES.repeat(3, -1), LABELS)}, r"train has images of \[28, 28, 3\]"),
+    ],
+    ids=range(10),
+)
+def test_splits_that_are_no_data_set(changes, said):
+    given = {"train": SPLIT, "validation": SPLIT, "test": SPLIT, "class_names": "abc"} | changes
+    with pytest.raises(DataError, match=said) as caught:
+        Dataset("mine", "1", "here", "", **given)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

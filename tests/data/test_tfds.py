@@ -213,16 +213,37 @@ def test_what_is_stored_must_be_digits(changes, said, tmp_path):
     refused(said, "tfds/own", tmp_path)
 
 
-def test_a_feature_of_ones_own_is_not_imported(broken, monkeypatch):
+@pytest.mark.parametrize("name", ["tfds/own", "mnist"])
+def test_a_feature_of_ones_own_is_not_imported(name, tmp_path, monkeypatch):
     """tfds would import the module: a data set from elsewhere must not run code."""
-    root, path = broken
-    (root / "payload.py").write_text("raise SystemExit('run')")
-    monkeypatch.syspath_prepend(root)
-    file = path.with_name("features.json")
+    folder, _ = write_prepared(tmp_path, name.removeprefix("tfds/"), "3.0.1")
+    (tmp_path / "payload.py").write_text("raise SystemExit('run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = folder / "features.json"
     features = json.loads(file.read_text())
     features["featuresDict"]["features"]["image"]["pythonClassName"] = "payload.Image"
     file.write_text(json.dumps(features))
-    refused("has other features", "tfds/own", root)
+    with pytest.raises(DataError, match="has other features"):
+        load_dataset(name, tmp_path)
+    assert "payload" not in sys.modules
+
+
+@pytest.mark.parametrize("file", ["features.json", "dataset_info.json", "label.labels.txt"])
+def test_a_pipe_does_not_block(broken, file):
+    root, path = broken
+    path.with_name(file).unlink(missing_ok=True)
+    os.mkfifo(path.with_name(file))
+    refused(f"{file} is missing, no regular file", "tfds/own", root)
+
+
+def test_packages_that_do_not_fit_are_no_damage(broken, monkeypatch):
+    def fail(_):
+        raise AttributeError("FieldDescriptor has no attribute 'label'")
+
+    monkeypatch.setattr(tfds, "builder_from_directory", fail)
+    with pytest.raises(DataError, match=r"with protobuf .*install versions that fit") as caught:
+        load_dataset("tfds/own", broken[0])
+    assert "delete" not in str(caught.value)
 
 
 def test_another_format(broken):

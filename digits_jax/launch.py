@@ -70,14 +70,12 @@ def launch(
     devices_per_process: int | None = None,
     *,
     stopped_seconds: float = STOPPED_SECONDS,
-    save_seconds: float = SAVE_SECONDS,
 ) -> int:
     """Runs a command in several processes until all are done or one fails; then ends the others.
 
     Args:
       command: what each runs, with --coordinator, --num-processes and --process-id behind it.
       stopped_seconds: for which one may be stopped (SIGSTOP).
-      save_seconds: in which all are to end after SIGINT, SIGTERM or SIGHUP, which is passed on.
 
     Returns:
       0, or the status of the first that failed: 128 + N where signal N ended it.
@@ -101,7 +99,7 @@ def launch(
                 share = {cores[i % len(cores)] for i in range(index, len(cores), num_processes)}
                 with contextlib.suppress(ProcessLookupError):
                     os.sched_setaffinity(processes[-1].popen.pid, share or cores)
-        return _watch(processes, received, stopped_seconds, save_seconds)
+        return _watch(processes, received, stopped_seconds)
     finally:
         _end(processes)
         for number, handler in previous.items():
@@ -124,10 +122,11 @@ class _Process:
         )
         self.stopped_since = time.monotonic()
         prefix = f"[{index}] ".encode() if count > 1 else b""
-        pipes = ((self.popen.stdout, 1, prefix), (self.popen.stderr, 2, prefix))
-        self.readers = [threading.Thread(target=_pass_on, args=p, daemon=True) for p in pipes]
-        for reader in self.readers:
+        self.readers = []
+        for pipe, target in ((self.popen.stdout, 1), (self.popen.stderr, 2)):
+            reader = threading.Thread(target=_pass_on, args=(pipe, target, prefix), daemon=True)
             reader.start()
+            self.readers.append(reader)
 
     def failure(self, stopped_seconds: float) -> tuple[int, str] | None:
         """Its exit status and what happened, once it has failed or is stopped."""
@@ -155,9 +154,7 @@ def _pass_on(pipe: IO[bytes], target: int, prefix: bytes) -> None:
                 os.write(target, prefix + line.rstrip(b"\n") + b"\n")
 
 
-def _watch(
-    processes: list[_Process], received: list[int], stopped_seconds: float, save_seconds: float
-) -> int:
+def _watch(processes: list[_Process], received: list[int], stopped_seconds: float) -> int:
     """Waits until all have ended; returns the status."""
     first: tuple[int, str] | None = None
     deadline: float | None = None
@@ -166,7 +163,7 @@ def _watch(
         now = time.monotonic()
         if received and deadline is None:
             _send(processes, received[0])
-            deadline = now + save_seconds
+            deadline = now + SAVE_SECONDS
         if first is None and not received and (first := _first_failure(processes, stopped_seconds)):
             _say(f"{first[1]}; ending the others")
             deadline = now + (0 if first[0] == 128 + signal.SIGSTOP else OTHERS_SECONDS)

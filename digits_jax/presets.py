@@ -31,6 +31,21 @@ BASE = {
     },
 }
 
+# Without the dense layer, which would have most of the parameters.
+_TINY_CNN = {
+    "augment": "affine",
+    "channels": (7, 9, 11),
+    "convs_per_block": 2,
+    "dense_size": 0,
+    "space_to_depth": False,
+}
+# Of about a thousand images.
+_SMALL = {
+    "quick": {"recalibrate_batch_norm": False, "epochs": 15.0, "batch_size": 64},
+    "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
+    "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+}
+
 # The defaults of a run with a teacher.
 DISTILLATION = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
 
@@ -60,16 +75,11 @@ RECIPES = {
             "dense_size": 256,
             "space_to_depth": False,
         },
-        # Without the dense layer, which would have most of the parameters.
         "tiny": {
+            **_TINY_CNN,
             "epochs": 40.0,
             "batch_size": 128,
             "label_smoothing": 0.0,  # so small a network needs no more
-            "augment": "affine",
-            "channels": (7, 9, 11),
-            "convs_per_block": 2,
-            "dense_size": 0,
-            "space_to_depth": False,
         },
     },
     ("mlp", "large"): {
@@ -84,23 +94,11 @@ RECIPES = {
         "tiny": {"epochs": 40.0, "hidden_sizes": (6,)},
     },
     ("cnn", "small"): {
-        "quick": {"recalibrate_batch_norm": False, "epochs": 15.0, "batch_size": 64},
-        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
-        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
-        "tiny": {
-            "epochs": 200.0,
-            "batch_size": 64,
-            "augment": "affine",
-            "channels": (7, 9, 11),
-            "convs_per_block": 2,
-            "dense_size": 0,
-            "space_to_depth": False,
-        },
+        **_SMALL,
+        "tiny": {**_TINY_CNN, "epochs": 200.0, "batch_size": 64},
     },
     ("mlp", "small"): {
-        "quick": {"recalibrate_batch_norm": False, "epochs": 15.0, "batch_size": 64},
-        "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
-        "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+        **_SMALL,
         "tiny": {"epochs": 200.0, "batch_size": 64, "hidden_sizes": (6,)},
     },
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from digits_jax.config import RANGES, RunOptions, TrainConfig, read_config
+from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.errors import ConfigError
 from digits_jax.presets import BASE, RECIPES
 from digits_jax.training.resuming import first_difference
@@ -24,12 +24,9 @@ PRESETS = get_args({f.name: f.type for f in dataclasses.fields(TrainConfig)}["pr
     ("values", "message"),
     [
         ({"arch": "rnn"}, "arch=rnn: allowed: cnn, mlp, ann"),
-        ({"dtype": "float16"}, "dtype=float16: allowed: auto, float32, bfloat16"),
-        ({"augment": "flip"}, "augment=flip: allowed: none, shift"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"batch_size": "64"}, "batch_size=64: allowed: a whole number"),
         ({"batch_size": True}, "batch_size=True: allowed: a whole number"),
-        ({"epochs": 0.0}, "epochs=0.0: must be more than 0"),
         ({"epochs": math.nan}, "epochs=nan"),
         ({"epochs": 10**400}, "epochs=inf"),
         ({"learning_rate": math.inf}, "learning_rate=inf: must be more than 0 and finite"),
@@ -38,7 +35,6 @@ PRESETS = get_args({f.name: f.type for f in dataclasses.fields(TrainConfig)}["pr
         ({"arch": "mlp", "hidden_sizes": (64, 0)}, "hidden_sizes=0"),
         ({"arch": "mlp", "hidden_sizes": 8}, "hidden_sizes=8: allowed: a list of whole numbers"),
         ({"channels": (8, 8, 8, 8)}, "channels=8,8,8,8: each block halves the image"),
-        ({"seed": 10**400}, "seed=1000"),
         ({"seed": None}, "seed=None"),
         ({"seed": 2**31 - 1, "ensemble": 2}, "the last seed is more than 2147483647"),
         ({"arch": "cnn", "hidden_sizes": (64,)}, "hidden_sizes isn't for arch=cnn"),
@@ -61,9 +57,6 @@ def test_bad_values_are_named(values, message):
     [
         ({"devices": 0}, "devices=0: must be at least 1"),
         ({"devices": "all"}, "devices=all: allowed: a whole number, auto"),
-        ({"platform": "abacus"}, "platform=abacus: allowed: auto, cpu"),
-        ({"input": "disk"}, "input=disk: allowed: memory, stream"),
-        ({"checkpoint_every_steps": -1}, "checkpoint_every_steps=-1"),
         ({"workdir": ""}, "workdir is empty"),
         ({"workdir": "a\0b"}, "not a possible path"),
     ],
@@ -82,11 +75,6 @@ def test_other_types_that_mean_the_same(tmp_path, monkeypatch):
     config = TrainConfig(channels=[8, 16], epochs=2, learning_rate=np.float32(0.5))
     assert (config.channels, config.epochs, config.learning_rate) == ((8, 16), 2.0, 0.5)
     assert type(config.epochs) is float
-
-
-def test_every_range_is_a_fields():
-    names = {field.name for kind in (TrainConfig, RunOptions) for field in dataclasses.fields(kind)}
-    assert set(RANGES) <= names
 
 
 # --- presets ---------------------------------------------------------------------------------
@@ -149,7 +137,6 @@ def test_round_trip(tmp_path, arch):
         ({"channels": [8, "x"]}, "here: channels="),
         ({"seed": -1}, "here: seed=-1"),
         ([], "here: expected an object"),
-        (None, "here: expected an object"),
     ],
 )
 def test_other_json_is_refused(values, message):

@@ -46,14 +46,7 @@ _DAMAGE = (*_DAMAGE, errno.EFBIG, errno.EIO)
 
 @dataclass(frozen=True)
 class Restored:
-    """A restored step.
-
-    Attributes:
-      step: completed updates.
-      tree: its arrays.
-      values: what was saved beside them.
-      damaged: newer steps that were passed over, and what is wrong with each.
-    """
+    """A restored step: its arrays, what was saved beside them, and newer steps that are damaged."""
 
     step: int
     tree: Any
@@ -62,12 +55,7 @@ class Restored:
 
 
 def list_steps(path: Path) -> list[int]:
-    """Lists the steps in a folder of checkpoints, damaged ones too, oldest first.
-
-    Example:
-      >>> list_steps(Path("no such folder"))
-      []
-    """
+    """Lists the steps in a folder of checkpoints, damaged ones too, oldest first."""
     if not path.is_dir():
         if path.exists():
             raise CheckpointError(f"{path}: is not a folder; move that file away")
@@ -79,20 +67,14 @@ def list_steps(path: Path) -> list[int]:
 def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) -> None:
     """Saves a step, waits until it is on the disk, and removes the oldest beyond three.
 
-    Args:
-      path: the folder of the checkpoints, in a folder that exists.
-      step: greater than all that are there.
-      tree: of arrays.
-      values: JSON values, finite.
-
     Raises:
-      CheckpointError: the disk is full or can't be written, or a newer step is there; the older
-        checkpoints stay.
+      CheckpointError: the disk is full or can't be written, the run's folder is gone, or a newer
+        step is there; the older checkpoints stay.
     """
     steps = list_steps(path)
     if steps and step <= steps[-1]:
         raise CheckpointError(f"{path}: step {step} can't be saved: step {steps[-1]} is there")
-    aside = _aside(path, step)
+    aside = path / f".{step}.incomplete"
     try:
         if jax.process_index() == 0:
             path.mkdir(exist_ok=True)
@@ -109,8 +91,11 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
             aside.rename(path / str(step))
             _sync(path)
             write_json(path.with_name(LAST), {"step": step})
-            for old in steps[: -(KEEP - 1)]:
-                _remove(path, old)
+            for old in steps[: -(KEEP - 1)]:  # under another name: a reader sees all or nothing
+                removed = path / f".{old}.incomplete"
+                shutil.rmtree(removed, ignore_errors=True)
+                (path / str(old)).rename(removed)
+                shutil.rmtree(removed, ignore_errors=True)
     except Exception as error:  # the operating system's, Orbax's and TensorStore's
         shutil.rmtree(aside, ignore_errors=True)
         why = _why(error)
@@ -122,10 +107,6 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
         ) from None
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"saved {step}")
-
-
-def _aside(path: Path, step: int) -> Path:
-    return path / f".{step}.incomplete"
 
 
 def _check_space(folder: Path, tree: Any) -> None:
@@ -140,21 +121,12 @@ def _check_space(folder: Path, tree: Any) -> None:
     (folder / "space").unlink()
 
 
-def _remove(path: Path, step: int) -> None:
-    """Removes a step, under another name: a reader sees all of it or nothing."""
-    aside = _aside(path, step)
-    shutil.rmtree(aside, ignore_errors=True)
-    (path / str(step)).rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def restore_newest(
     path: Path, abstract_tree: Any, check: Callable[[int, dict], object] = lambda step, values: None
 ) -> Restored | None:
     """Restores the newest step that isn't damaged.
 
     Args:
-      path: the folder of the checkpoints.
       abstract_tree: of arrays or `jax.ShapeDtypeStruct`, with the shardings that are wanted.
       check: called with an intact step and its values before its arrays are read; raises a
         CheckpointError where it must not be restored.
@@ -163,8 +135,7 @@ def restore_newest(
       The step; None where none was ever saved.
 
     Raises:
-      CheckpointError: all checkpoints are damaged; one is intact and can't be read or restored; or
-        ``check``'s.
+      CheckpointError: all checkpoints are damaged, or one is intact and can't be read or restored.
     """
 
     def restore(folder: Path) -> Any:
@@ -259,10 +230,7 @@ def last_saved(path: Path) -> int | None:
 
 
 def find_damage(path: Path, step: int) -> str | None:
-    """Compares the files of a step with the SHA-256 sums that were written with it.
-
-    Returns:
-      The first file that is damaged, in words; None where all are intact.
+    """Names the first file of a step that is damaged; None where all match their SHA-256 sums.
 
     Raises:
       CheckpointError: a file can't be read at the moment, which isn't damage.

@@ -6,13 +6,12 @@ results.json       as a run's, of the members together; "members" names their fo
 predictions.npz    as a run's; logits are the logarithm of the mean probability
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from digits_jax.errors import CheckpointError, quoted
-from digits_jax.runs.folder import RESULTS, Run, read_json, resume_line
+from digits_jax.runs.folder import RESULTS, read_json, resume_command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +33,7 @@ def members_of(path: Path) -> list[Path]:
     if not (path / RESULTS).exists() and member_path(path, 0).is_dir():
         raise CheckpointError(
             f"{path}: the ensemble isn't finished (no {RESULTS}); "
-            f"{resume_line(path)}, or give a member's folder"
+            f"finish it with {resume_command(path)}, or give a member's folder"
         )
     try:
         names = read_json(path / RESULTS)["members"]
@@ -71,39 +70,3 @@ def mean_log_probabilities(logits: Sequence["np.ndarray"]) -> "np.ndarray":
 
     log_probabilities = log_softmax(np.asarray(logits, np.float64), -1)
     return (logsumexp(log_probabilities, 0) - np.log(len(logits))).astype(np.float32)
-
-
-def ensemble_results(runs: Sequence[Run], arrays: dict[str, "np.ndarray"]) -> dict[str, Any]:
-    """Computes what an ensemble's ``results.json`` holds.
-
-    Args:
-      runs: of its members, finished, on the same data.
-      arrays: what its ``predictions.npz`` holds.
-    """
-    each = [run.results for run in runs]
-    hashes = "\n".join(results["params_sha256"] for results in each)
-    sums = ("num_params", "train_seconds", "compile_seconds", "total_seconds")
-    return {
-        **each[0],
-        "arch": f"{each[0]['arch']}-ensemble",
-        "members": [run.path.name for run in runs],
-        **_scores("validation", arrays["validation_labels"], arrays["validation_logits"]),
-        **_scores("test", arrays["labels"], arrays["logits"]),
-        "member_test_accuracies": [results["test_accuracy"] for results in each],
-        "member_validation_accuracies": [results["validation_accuracy"] for results in each],
-        **{name: sum(results[name] for results in each) for name in sums},
-        "params_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-    }
-
-
-def _scores(split: str, labels: "np.ndarray", log_probabilities: "np.ndarray") -> dict[str, Any]:
-    import numpy as np
-
-    errors = int((log_probabilities.argmax(-1) != labels).sum())
-    of_labels = log_probabilities[np.arange(len(labels)), labels]
-    return {
-        f"{split}_accuracy": 1 - errors / len(labels),
-        f"{split}_errors": errors,
-        f"{split}_count": len(labels),
-        f"{split}_loss": float(-np.mean(of_labels, dtype=np.float64)),
-    }

@@ -14,7 +14,6 @@ Files are written under another name and renamed, so that a reader sees the old 
 
 import contextlib
 import errno
-import itertools
 import json
 import math
 import os
@@ -72,16 +71,16 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
       ['cnn-mnist', 'cnn-mnist-2']
     """
-    for number in itertools.count(1):
-        path = root / (name if number == 1 else f"{name}-{number}")
+    number, path = 1, root / name
+    while True:
         try:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
-            continue
+            number += 1
+            path = root / f"{name}-{number}"
         except OSError as error:
             raise _not_writable(path, error) from None
-    raise AssertionError("count() doesn't end")
 
 
 def _not_writable(path: Path, error: OSError) -> CheckpointError:
@@ -333,7 +332,6 @@ class Run:
     """A finished run.
 
     Attributes:
-      path: its folder.
       results: what is in ``results.json``.
       labels: int32 [n], of the test set.
       logits: float32 [n, classes].
@@ -363,16 +361,20 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     check_run(path)
     if not (path / RESULTS).exists():
-        raise CheckpointError(f"{path}: the run isn't finished (no {RESULTS}); {resume_line(path)}")
+        raise CheckpointError(
+            f"{path}: the run isn't finished (no {RESULTS}); finish it with {resume_command(path)}"
+        )
     results = read_json(path / RESULTS)
     if not isinstance(results, dict):
-        raise CheckpointError(f"{path / RESULTS}: isn't a JSON object; {resume_line(path)}")
+        raise CheckpointError(
+            f"{path / RESULTS}: isn't a JSON object; finish it with {resume_command(path)}"
+        )
     return results
 
 
-def resume_line(path: Path) -> str:
-    """Says how a run is finished, and what is missing in its folder is written."""
-    return f"finish it with python -m digits_jax.train --resume --workdir={shlex.quote(str(path))}"
+def resume_command(path: Path) -> str:
+    """Returns the command that goes on with a run, and writes what is missing in its folder."""
+    return f"python -m digits_jax.train --resume --workdir={shlex.quote(str(path))}"
 
 
 def read_run(path: Path) -> Run:
@@ -402,6 +404,6 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else shown(str(error))
         raise CheckpointError(
-            f"{path / PREDICTIONS}: can't be read ({why}); {resume_line(path)}"
+            f"{path / PREDICTIONS}: can't be read ({why}); finish it with {resume_command(path)}"
         ) from None
     return run

@@ -45,12 +45,10 @@ def initialize(
 
     Args:
       coordinator: HOST:PORT of process 0, or "auto" to have JAX ask the cluster in any case.
-      num_processes: of all processes; 1 ignores the cluster.
-      process_id: of this process, from 0.
+      num_processes: 1 ignores the cluster.
 
     Raises:
-      ConfigError: the arguments can't be used, JAX can't join the processes, or another process
-        has ended.
+      ConfigError: JAX can't join the processes, or another process has ended.
     """
     arguments = _arguments(coordinator, num_processes, process_id)
     if arguments is None or jax.distributed.is_initialized():
@@ -74,7 +72,7 @@ def initialize(
     else:
         _leave()
     finally:
-        disarm_watchdog()
+        faulthandler.cancel_dump_traceback_later()
     # After any other error there is no shutdown: it would wait for processes that are elsewhere.
     # They end when the connections of this one close.
 
@@ -152,7 +150,7 @@ def _join(arguments: dict[str, Any]) -> None:
 
 def _leave() -> None:
     """Waits for all, however long one takes to finish; the shutdown itself is impatient."""
-    disarm_watchdog()  # the process that the others wait for has its own
+    faulthandler.cancel_dump_traceback_later()  # the process that the others wait for has its own
     if jax.distributed.is_initialized():
         barrier("the end")
         jax.distributed.shutdown()
@@ -234,17 +232,6 @@ def main_process_first(make: Callable[[], T]) -> T:
 
 
 def arm_watchdog(seconds: float) -> None:
-    """Ends this process in some seconds, with the stack of each thread, unless called again.
-
-    With a single process it does nothing.
-
-    Args:
-      seconds: longer than anything between two calls takes: compiling, scoring, saving.
-    """
+    """Ends one of several processes in some seconds, with its stacks, unless called again."""
     if jax.distributed.is_initialized():
         faulthandler.dump_traceback_later(seconds, exit=True)
-
-
-def disarm_watchdog() -> None:
-    """Takes back `arm_watchdog`."""
-    faulthandler.cancel_dump_traceback_later()

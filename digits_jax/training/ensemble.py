@@ -1,23 +1,31 @@
 """Trains the members of an ensemble, each as its own run, and averages their probabilities."""
 
 import dataclasses
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from digits_jax.config import RunOptions, TrainConfig, check_processes
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
-from digits_jax.runs.ensembles import ensemble_results, mean_log_probabilities, member_path
+from digits_jax.runs.ensembles import mean_log_probabilities, member_path
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import FitResult, run, train_members
 from digits_jax.training.resuming import check_same_run
-from digits_jax.training.run_metadata import choose_workdir, describe_run, resume_command
+from digits_jax.training.run_metadata import (
+    choose_workdir,
+    describe_run,
+    score_fields,
+    write_results,
+)
+from digits_jax.training.scoring import Score, score_logits
 from digits_jax.training.setup import TrainSetup, prepare
 
 
@@ -74,7 +82,14 @@ def fit_ensemble(
     count = setup.config.ensemble
     if jax.process_count() > 1:  # as a cluster may say
         raise ConfigError(f"ensemble={count}: its networks are trained by one process; start one")
-    together = _trains_together(setup) and not resuming
+    together, streamed = setup.options.together, setup.options.input == "stream"
+    if together and streamed:
+        raise ConfigError(
+            "together: input=stream doesn't hold the images in memory, where all networks read "
+            "them; leave one of them out"
+        )
+    if together is None:
+        together = setup.platform != "cpu" and not streamed
     workdir = choose_workdir(setup)
     with folder.hold_workdir(workdir, new=not resuming):
         if resuming:
@@ -83,7 +98,7 @@ def fit_ensemble(
             folder.write_json(workdir / folder.CONFIG, describe_run(setup))
         paths = [member_path(workdir, index) for index in range(count)]
         setups = [_member(setup, index, path) for index, path in enumerate(paths)]
-        if together:
+        if together and not resuming:
             _train_together(setups, paths, workdir, quiet, on_member)
         else:
             for index, (member, path) in enumerate(zip(setups, paths, strict=True)):
@@ -98,22 +113,15 @@ def fit_ensemble(
                 except Interrupted as stopped:
                     raise Interrupted(
                         f"stopped in network {index + 1} of {count}, saved; "
-                        f"{resume_command(workdir)}",
+                        f"go on with\n  {folder.resume_command(workdir)}",
                         stopped.signal_number,
                     ) from None
-        return combine_members(workdir, count)
-
-
-def _trains_together(setup: TrainSetup) -> bool:
-    options = setup.options
-    if options.together and options.input == "stream":
-        raise ConfigError(
-            "together: input=stream doesn't hold the images in memory, where all networks read "
-            "them; leave one of them out"
-        )
-    if options.together is not None:
-        return options.together
-    return setup.platform != "cpu" and options.input == "memory"
+        runs = tuple(folder.read_run(path) for path in paths)
+        validation = _mean_score([(r.validation_labels, r.validation_logits) for r in runs])
+        test = _mean_score([(run.labels, run.logits) for run in runs])
+        results = _ensemble_results(runs, validation, test)
+        write_results(workdir, results, validation, test)
+        return EnsembleResult(results, workdir, runs)
 
 
 def _member(setup: TrainSetup, index: int, path: Path) -> TrainSetup:
@@ -137,25 +145,27 @@ def _train_together(
         except Interrupted as stopped:
             raise Interrupted(
                 "stopped, all networks saved; they go on one after another: "
-                f"{resume_command(workdir)}",
+                f"go on with\n  {folder.resume_command(workdir)}",
                 stopped.signal_number,
             ) from None
 
 
-def combine_members(workdir: Path, count: int) -> EnsembleResult:
-    """Writes the results and predictions of an ensemble whose members are trained.
+def _mean_score(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> Score:
+    """The score of the mean probability; answers: labels and logits of each member."""
+    return score_logits(answers[0][0], mean_log_probabilities([logits for _, logits in answers]))
 
-    Raises:
-      CheckpointError: a member isn't finished.
-    """
-    runs = tuple(folder.read_run(member_path(workdir, index)) for index in range(count))
-    arrays = {
-        "labels": runs[0].labels,
-        "logits": mean_log_probabilities([run.logits for run in runs]),
-        "validation_labels": runs[0].validation_labels,
-        "validation_logits": mean_log_probabilities([run.validation_logits for run in runs]),
+
+def _ensemble_results(runs: Sequence[folder.Run], validation: Score, test: Score) -> dict[str, Any]:
+    each = [run.results for run in runs]
+    hashes = "\n".join(results["params_sha256"] for results in each)
+    sums = ("num_params", "train_seconds", "compile_seconds", "total_seconds")
+    return {
+        **each[0],
+        "arch": f"{each[0]['arch']}-ensemble",
+        "members": [run.path.name for run in runs],
+        **score_fields(validation, test),
+        "member_test_accuracies": [results["test_accuracy"] for results in each],
+        "member_validation_accuracies": [results["validation_accuracy"] for results in each],
+        **{name: sum(results[name] for results in each) for name in sums},
+        "params_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
     }
-    results = ensemble_results(runs, arrays)
-    folder.write_predictions(workdir, **arrays)
-    folder.write_json(workdir / folder.RESULTS, results)
-    return EnsembleResult(results, workdir, runs)

@@ -56,7 +56,7 @@ from digits_jax.training.run_metadata import (
     describe_run,
     divergence,
     make_results,
-    resume_command,
+    write_results,
 )
 from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_norm
 from digits_jax.training.setup import TrainSetup, prepare
@@ -145,15 +145,11 @@ def resume(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> FitResult:
-    """Goes on with a run from its newest checkpoint.
+    """Goes on with a run from its newest checkpoint; see `fit`.
 
     Args:
       dataset: the one it was trained on, where it isn't one that has a name.
       options: fields of `RunOptions` that differ now, such as data_dir, devices and platform.
-
-    Raises:
-      DigitsError: no run is there, or the data set isn't the same.
-      Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
     Example:
       >>> import tempfile
@@ -182,8 +178,9 @@ def run(
     main = jax.process_index() == 0
     workdir = Path(distributed.broadcast_text(str(choose_workdir(setup)) if main else None))
     distributed.assert_same({**fingerprint(setup), "resume": resuming})
+    go_on = f"go on with\n  {folder.resume_command(workdir)}"
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals(f"not waiting; {resume_command(workdir)}"))
+        stop = stack.enter_context(stop_on_signals(f"not waiting; {go_on}"))
         if main:  # One process writes the run's files.
             stack.enter_context(folder.hold_workdir(workdir, new=not resuming))
         try:
@@ -199,8 +196,7 @@ def run(
         except Interrupted as stopped:
             saved = list_steps(workdir / folder.CHECKPOINTS)
             place = f"at step {saved[-1]} of {setup.total_steps}, saved" if saved else "at step 0"
-            message = f"stopped {place}; {resume_command(workdir)}"
-            raise Interrupted(message, stopped.signal_number) from None
+            raise Interrupted(f"stopped {place}; {go_on}", stopped.signal_number) from None
 
 
 def train_members(
@@ -221,11 +217,10 @@ def train_members(
         all have equally many.
       workdirs: folders that the caller holds, one for each network; None writes nothing.
       resuming: go on with the run in the folder; for one network.
-      stop: raised signals.
 
     Raises:
       TrainingDivergedError: a network has diverged.
-      Interrupted: a signal came, and each network has a checkpoint.
+      Interrupted: ``stop`` was requested, and each network has a checkpoint.
     """
     if resuming and len(setups) > 1:
         raise ConfigError("resuming: networks go on one by one; give one setup")
@@ -441,14 +436,7 @@ class _Training:
             if workdir and keep_results:  # the seconds of its training stay
                 results = written_results(workdir, results["params_sha256"]) or results
             if workdir and self.main:
-                folder.write_predictions(
-                    workdir,
-                    labels=test.labels,
-                    logits=test.logits,
-                    validation_labels=validation.labels,
-                    validation_logits=validation.logits,
-                )
-                folder.write_json(workdir / folder.RESULTS, results)
+                write_results(workdir, results, validation, test)
             distributed.barrier("results")  # which the other processes read
             metrics = folder.read_metrics(workdir) if workdir else self.metrics[index]
             finished.append(FitResult(own, results, workdir, metrics, validation, test))

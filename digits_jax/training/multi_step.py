@@ -234,13 +234,11 @@ def take_steps(
     count: jax.Array,
     *rest: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes several steps in a loop on the device, compiled once for any number of them.
+    """Takes ``count`` steps in a loop on the device, compiled once for any number of them.
 
     Args:
-      step: ``f(state, batch, *rest) -> (state, sums)``.
       data: {"image": [n, height, width, channels], "label": [n]}, all training images.
       indices: int32 [max_steps, batch], of each step's images.
-      count: int32, how many steps; at most ``max_steps``.
 
     Returns:
       The state after them, and the sums of each, float32 [max_steps]; zeros from ``count`` on.

@@ -22,7 +22,6 @@ from digits_jax.hardware import check_backend, cpu_count
 
 Device = Any  # jax.Device, which type checkers take for a variable
 AXIS = "data"
-EVERYWHERE = P()
 MODES = ("jit", "shard_map", "pmap")
 # A CPU may be split into a few more devices than it has cores: to try a step on many.
 MAX_CPU_DEVICES = 8
@@ -31,14 +30,8 @@ MAX_CPU_DEVICES = 8
 def start_backend(platform: str, cpu_devices: int) -> list[Device]:
     """Starts JAX on a platform and returns this process's devices.
 
-    A JAX that runs already (in a notebook, say) stays as it is.
-
-    Args:
-      platform: "auto" (what JAX prefers), "cpu", "gpu" or "tpu".
-      cpu_devices: devices to split a CPU into; at most its number of cores, or 8.
-
-    Raises:
-      ConfigError: JAX doesn't have the platform.
+    A JAX that runs already (in a notebook, say) stays as it is. A CPU is split into as many as
+    ``cpu_devices``, at most its number of cores, or 8.
     """
     # A backend that has started keeps the devices that it has.
     with contextlib.suppress(RuntimeError):
@@ -58,10 +51,7 @@ def start_backend(platform: str, cpu_devices: int) -> list[Device]:
 def check_memory(state: Any, mesh: Mesh) -> None:
     """Raises a ConfigError for a state that the devices can't hold.
 
-    XLA's CPU backend doesn't fail where an allocation does: it hangs.
-
-    Args:
-      state: arrays or `jax.ShapeDtypeStruct`; each device has a copy.
+    Each device has a copy. XLA's CPU backend doesn't fail where an allocation does: it hangs.
     """
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     first = mesh.devices.flat[0]
@@ -86,12 +76,7 @@ def make_mesh(devices: list[Device]) -> Mesh:
 
 
 def of_every_process(devices: list[Device]) -> list[Device]:
-    """Returns as many devices of every process as are given of this one, process by process.
-
-    Example:
-      >>> of_every_process(jax.devices()[:1]) == jax.devices()[:1]  # there is one process
-      True
-    """
+    """Returns as many devices of every process as are given of this one, process by process."""
     of_process: dict[int, list] = {}
     for device in sorted(jax.devices(devices[0].platform), key=lambda d: (d.process_index, d.id)):
         of_process.setdefault(device.process_index, []).append(device)
@@ -130,7 +115,7 @@ def parallelize(
     mesh: Mesh,
     mode: str = "jit",
     *,
-    outputs: Any = EVERYWHERE,
+    outputs: Any = P(),  # noqa: B008 - it is immutable
     donate_state: bool = False,
 ) -> Any:
     """Compiles a bare step for the devices of a mesh.
@@ -146,9 +131,6 @@ def parallelize(
       outputs: which outputs are per image, like logits (``PartitionSpec("data")``), and which
         are the same everywhere (``PartitionSpec()``): one for all, or a tuple of one for each.
       donate_state: let the new state take the old one's memory.
-
-    Raises:
-      ConfigError: an unknown mode.
 
     Example:
       >>> mesh = make_mesh(jax.devices()[:1])
@@ -197,9 +179,9 @@ def _pmap(step: Callable, mesh: Mesh, outputs: Any) -> Callable:
         return x.reshape(len(devices), -1, *x.shape[1:])
 
     def join(spec: P, tree: Any) -> Any:
-        return (
-            jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree) if spec == P(AXIS) else tree
-        )
+        if spec == P():
+            return tree
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
     def run(state: Any, batch: Any, *rest: Any) -> Any:
         if len(rest) not in mapped:  # one pmap for all calls: each new one traces again

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,11 +95,7 @@ def _described(workdir: Path, part: str) -> dict[str, Any]:
 
 
 def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
-    """Restores the state and the totals to go on from, and drops what was logged after them.
-
-    Raises:
-      CheckpointError: there are checkpoints, and none is intact and of this run.
-    """
+    """Restores the state and the totals to go on from, and drops what was logged after them."""
     path = workdir / folder.CHECKPOINTS
     restored = _restore(setup, workdir)
     saved = last_saved(path)
@@ -180,10 +175,6 @@ def load_trained(
     Args:
       dataset: the one that it was trained on, where it isn't one that has a name.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
-
-    Raises:
-      CheckpointError: no run, or no checkpoint that is intact.
-      ConfigError: the data set has changed.
     """
     workdir = Path(workdir)
     folder.check_run(workdir)
@@ -193,8 +184,7 @@ def load_trained(
         if config.ensemble > 1:
             lacks = f"not all of its {config.ensemble} networks yet"
         raise CheckpointError(
-            f"{workdir}: has {lacks}; train it with python -m digits_jax.train --resume "
-            f"--workdir={shlex.quote(str(workdir))}"
+            f"{workdir}: has {lacks}; train it with {folder.resume_command(workdir)}"
         )
     options = {name: value for name, value in options.items() if value is not None}
     here = saved_options.for_resuming(workdir, **options)

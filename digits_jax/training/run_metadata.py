@@ -1,14 +1,12 @@
 """What a run's files say about it, and what a program prints about it."""
 
 import platform
-import shlex
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from digits_jax.config import TrainConfig
 from digits_jax.data.pipeline import TrainStream
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.hardware import cpu_count, processor_name, version_of
@@ -98,16 +96,8 @@ def make_results(
     test: Score,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Returns what ``results.json`` holds.
-
-    Args:
-      state: after the last step.
-      seconds: "train_seconds" (the steps alone), "compile_seconds", "total_seconds" (from the
-        loading of the data to here, over all sessions).
-    """
-    config, dataset = setup.config, setup.dataset
-    steps = int(state.step)
-    scores = {"validation": validation, "test": test}
+    """Returns what ``results.json`` holds, of the state after the last step."""
+    config, dataset, steps = setup.config, setup.dataset, int(state.step)
     return {
         "arch": config.arch,
         "preset": config.preset,
@@ -125,11 +115,7 @@ def make_results(
         "dtype": config.dtype,
         "convolution": setup.convolution if config.arch == "cnn" else None,
         "steps_per_call": setup.steps_per_call,
-        **{
-            f"{split}_{name}": getattr(score, name)
-            for split, score in scores.items()
-            for name in ("accuracy", "errors", "count", "loss")
-        },
+        **score_fields(validation, test),
         **seconds,
         "images_per_second": steps * config.batch_size / seconds["train_seconds"],
         "params_sha256": tree_sha256(state.variables["params"]),
@@ -140,34 +126,41 @@ def make_results(
     }
 
 
+def score_fields(validation: Score, test: Score) -> dict[str, Any]:
+    """Returns the numbers of two splits' scores under the names that ``results.json`` has."""
+    return {
+        f"{split}_{name}": getattr(score, name)
+        for split, score in {"validation": validation, "test": test}.items()
+        for name in ("accuracy", "errors", "count", "loss")
+    }
+
+
+def write_results(workdir: Path, results: dict[str, Any], validation: Score, test: Score) -> None:
+    """Writes ``predictions.npz``, then ``results.json``."""
+    folder.write_predictions(
+        workdir,
+        labels=test.labels,
+        logits=test.logits,
+        validation_labels=validation.labels,
+        validation_logits=validation.logits,
+    )
+    folder.write_json(workdir / folder.RESULTS, results)
+
+
 def choose_workdir(setup: TrainSetup) -> Path:
     """Returns the folder that was given, or a new one that is named after the configuration."""
-    return Path(setup.options.workdir or folder.new_workdir(default_name(setup.config)))
-
-
-def default_name(config: TrainConfig) -> str:
-    """Returns the name of the folder of a run that was given none."""
+    if setup.options.workdir:
+        return Path(setup.options.workdir)
+    config = setup.config
     dataset = config.dataset.replace("/", "-").replace(":", "-")
     name = f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
-    return f"{name}-ensemble{config.ensemble}" if config.ensemble > 1 else name
-
-
-def resume_command(workdir: Path) -> str:
-    """Returns what to do to go on with a run, for a message."""
-    return (
-        f"go on with\n  python -m digits_jax.train --resume --workdir={shlex.quote(str(workdir))}"
-    )
+    return folder.new_workdir(f"{name}-ensemble{config.ensemble}" if config.ensemble > 1 else name)
 
 
 def divergence(
     setup: TrainSetup, workdir: Path | None, step: int, in_a_row: int
 ) -> TrainingDivergedError:
-    """Makes the error of a training that has diverged, and writes ``skipped.json``.
-
-    Args:
-      step: the last one that was skipped.
-      in_a_row: how many were, up to that one.
-    """
+    """Makes the error of a training that skipped steps up to one; writes ``skipped.json``."""
     config, train = setup.config, setup.dataset.train
     stream = TrainStream(train, seed=config.seed, batch_size=config.batch_size)
     indices = stream.indices(step - 1).tolist()

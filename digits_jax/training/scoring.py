@@ -1,7 +1,6 @@
 """Scores whole splits with a trained state, and recalibrates BatchNorm before that."""
 
 import collections
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,11 +56,7 @@ class Score:
 
 
 def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
-    """Scores logits that are there already.
-
-    Args:
-      labels: int32 [n].
-      logits: float32 [n, classes]; a constant added to a row changes nothing.
+    """Scores logits [n, classes] by labels [n]; a constant added to a row changes nothing.
 
     Example:
       >>> score = score_logits(np.array([0, 1]), np.log([[0.75, 0.25], [0.5, 0.5]]))
@@ -76,9 +71,6 @@ def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
 
 def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
     """Compiles a function that scores every image of a split, also in the last, short batch.
-
-    Args:
-      setups: one, or one for each member of a state with a member axis.
 
     Returns:
       ``f(state, splits, check=...) -> [Score]``, one split for each setup; it calls ``check()``,
@@ -125,10 +117,24 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
             if len(under_way) > ahead:
                 fetched.append(jax.device_get(under_way.popleft()))
         fetched += [jax.device_get(result) for result in under_way]
-        return [
-            _gather_score(split, fetched, index if members > 1 else None)
-            for index, split in enumerate(splits)
-        ]
+        sums = [sums for sums, _ in fetched]
+        logits = np.concatenate([np.reshape(x, (members, -1, x.shape[-1])) for _, x in fetched], 1)
+        totals = {
+            name: np.sum([np.reshape(x[name], members).astype(float) for x in sums], 0)
+            for name in ("loss", "correct", "count")
+        }
+        if not np.isfinite(totals["loss"]).all():
+            raise TrainingDivergedError(
+                f"the network's loss is {totals['loss'].max()}: training has diverged (try a "
+                "smaller learning_rate), or its checkpoint is damaged"
+            )
+        scores = []
+        for index, split in enumerate(splits):
+            loss, correct, count = (float(each[index]) for each in totals.values())
+            labels = np.asarray(split.labels, np.int32)
+            own = logits[index, : int(count)]
+            scores.append(Score(loss / count, int(correct), int(count), labels, own))
+        return scores
 
     return score
 
@@ -136,26 +142,6 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
 def _score_step(state: TrainState, batch: Any) -> tuple[dict[str, jax.Array], jax.Array]:
     # One forward pass: the compiler sees that the two share it.
     return eval_step(state, batch), predict_step(state, batch["image"])
-
-
-def _gather_score(
-    split: Any, fetched: list[tuple[dict[str, np.ndarray], np.ndarray]], member: int | None
-) -> Score:
-    """The score of one member, or of the only network."""
-    own = ... if member is None else member
-    totals = {name: 0.0 for name in ("loss", "correct", "count")}
-    for sums, _ in fetched:
-        for name in totals:
-            totals[name] += float(np.asarray(sums[name])[own])
-    if not math.isfinite(totals["loss"]):
-        raise TrainingDivergedError(
-            f"the network's loss is {totals['loss']}: training has diverged (try a smaller "
-            "learning_rate), or its checkpoint is damaged"
-        )
-    count = int(totals["count"])
-    logits = np.concatenate([logits[own] for _, logits in fetched])[:count]
-    labels = np.asarray(split.labels, np.int32)
-    return Score(totals["loss"] / count, int(totals["correct"]), count, labels, logits)
 
 
 def recalibrate_batch_norm(state: TrainState, setups: Sequence[TrainSetup]) -> TrainState:
@@ -205,13 +191,7 @@ def _recalibrate(state: TrainState, setup: TrainSetup, statistics: Callable) -> 
 
 
 def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax.Array) -> Any:
-    """Computes the mean and variance that each BatchNorm finds in a batch.
-
-    Args:
-      apply: of a module of ours, without dropout.
-      batch_stats: any statistics of it; only their shapes matter.
-      images: uint8 or float32 [batch, height, width, channels].
-    """
+    """Computes the mean and variance that each BatchNorm of a module of ours finds in a batch."""
     # A training step adds the batch's share to running statistics of 0.
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
     variables = {"params": params, "batch_stats": zeros}
@@ -220,20 +200,10 @@ def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax
 
 
 def augmented_view(images: np.ndarray, number: int) -> np.ndarray:
-    """Returns one view of each image, for test-time augmentation.
+    """Returns one view of each image, for test-time augmentation: uint8, as the images.
 
-    Args:
-      images: uint8 [n, height, width, channels].
-      number: 0 for the images as they are; each other number rotates, scales, shears and shifts
-        each image by its own random amounts, always the same ones.
-
-    Returns:
-      uint8, of the same shape.
-
-    Example:
-      >>> images = np.zeros((2, 28, 28, 1), np.uint8)
-      >>> augmented_view(images, 0) is images, augmented_view(images, 1).shape
-      (True, (2, 28, 28, 1))
+    Number 0 is the images as they are; each other number rotates, scales, shears and shifts each
+    image by its own random amounts, always the same ones.
     """
     if number == 0:
         return images
@@ -256,12 +226,7 @@ def _warp_view(key: jax.Array, images: jax.Array) -> jax.Array:
 def score_views(
     score: Callable[..., list[Score]], state: TrainState, split: Split, count: int
 ) -> Score:
-    """Scores a split by the mean probability over several views of each image.
-
-    Args:
-      score: of `make_scorer` for one setup.
-      count: of views; the first is the image as it is.
-    """
+    """Scores a split by the mean probability over ``count`` views of each image."""
     scores = [
         score(state, [Split(augmented_view(split.images, number), split.labels)])[0]
         for number in range(count)

@@ -40,7 +40,6 @@ class TrainSetup:
       eval_module: the network as it is evaluated: in float32, whatever type it is trained in.
       schedule: learning rate by step, compiled.
       mesh: of the devices of all processes.
-      convolution: "lax" or "matmul".
       steps_per_call: the most steps in one call of the devices.
       started: `time.perf_counter` when the preparation began.
     """
@@ -143,9 +142,8 @@ def prepare(
         raise ConfigError(f"convolution={options.convolution}: arch={config.arch} has none")
     # A convolutional step keeps about two threads busy, as its backward pass has two branches; more
     # devices cost more in collectives. The MLP's few large matrix products use all cores.
-    cpu_devices = max(1, cpu_count() // 2) if heavy else 1
-    if options.devices != "auto":
-        cpu_devices = options.devices
+    wanted = options.devices
+    cpu_devices = wanted if wanted != "auto" else max(1, cpu_count() // 2) if heavy else 1
     devices = parallel.start_backend(options.platform, cpu_devices)
     platform = devices[0].platform
     steps_per_call = choose_steps_per_call(options, platform)
@@ -153,7 +151,10 @@ def prepare(
         dataset = distributed.main_process_first(
             lambda: load_dataset(config.dataset, options.data_dir, input=options.input)
         )
-    dtype = choose_dtype(config.dtype, platform)
+    dtype = config.dtype
+    if dtype == "auto":  # bfloat16 where the devices multiply it fast
+        fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
+        dtype = "bfloat16" if fast else "float32"
     config = dataclasses.replace(config.resolve(dataset.name), dtype=dtype)
     size, batch_size = len(dataset.train), config.batch_size
     if batch_size > size:
@@ -162,13 +163,8 @@ def prepare(
             "give at most that"
         )
     # Any number of devices divides 0.
-    devices = choose_devices(
-        devices,
-        options.devices,
-        batch_size if to_train else 0,
-        heavy=heavy,
-        processes=jax.process_count(),
-    )
+    divided, processes = batch_size if to_train else 0, jax.process_count()
+    devices = choose_devices(devices, wanted, divided, heavy=heavy, processes=processes)
     distributed.assert_same({"devices of a process": len(devices)})
     mesh = parallel.make_mesh(parallel.of_every_process(devices))
     convolution = choose_convolution(options.convolution, platform) if heavy else "lax"
@@ -207,34 +203,16 @@ def prepare(
     return setup
 
 
-def choose_dtype(wanted: str, platform: str) -> str:
-    """Returns the wanted type; for "auto", bfloat16 where the devices multiply it fast.
-
-    Example:
-      >>> choose_dtype("float32", "gpu"), choose_dtype("auto", "tpu")
-      ('float32', 'bfloat16')
-    """
-    if wanted != "auto":
-        return wanted
-    fast = platform != "cpu" or bool(processor_features() & {"avx512_bf16", "amx_bf16"})
-    return "bfloat16" if fast else "float32"
-
-
 def choose_devices(
     devices: list[Device], wanted: int | str, batch_size: int, *, heavy: bool, processes: int = 1
 ) -> list[Device]:
     """Returns the devices of this process to train on.
 
     Args:
-      devices: those that there are.
       wanted: a number, or "auto": as many as divide the batch; but one for a light step on a
         CPU, whose few large matrix products use all cores by themselves.
       batch_size: images in a batch, over all processes.
       heavy: whether the step has convolutions.
-      processes: that train together, each with as many devices.
-
-    Raises:
-      ConfigError: more devices than there are, or a batch that they don't divide.
 
     Example:
       >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
@@ -266,9 +244,6 @@ def choose_steps_per_call(options: RunOptions, platform: str) -> int:
 
     With "auto" that is 1 on a CPU, where a convolution's gradient inside a rolled loop is many
     times slower (jax issue 12868); elsewhere 256, so that a stop doesn't wait long.
-
-    Raises:
-      ConfigError: several, where only one is possible.
 
     Example:
       >>> [choose_steps_per_call(RunOptions(), where) for where in ("cpu", "gpu")]

@@ -68,12 +68,14 @@ def assert_restores(path, step, damaged=()):
     return found.damaged
 
 
-def test_the_newest_is_restored_and_the_last_three_are_kept(five_saved):
-    assert sorted(path.name for path in five_saved.iterdir()) == ["3", "4", "5"]
-    assert (list_steps(five_saved), newest_good(five_saved)) == ([3, 4, 5], 5)
+def test_the_newest_is_restored_and_the_last_three_are_kept(five_saved, saved):
+    assert sorted(path.name for path in saved.iterdir()) == ["3", "4", "5"]
+    for name in ("007", "-1", "²", "notes"):  # not ours
+        (saved / name).mkdir()
+    assert (list_steps(saved), newest_good(saved)) == ([3, 4, 5], 5)
     assert last_saved(five_saved) == 5
-    assert read_values(five_saved, 4) == {"loss": 4 / 3}
-    assert_restores(five_saved, 5)
+    assert read_values(saved, 4) == {"loss": 4 / 3}
+    assert_restores(saved, 5)
 
 
 def test_no_checkpoint_yet(tmp_path):
@@ -84,13 +86,6 @@ def test_no_checkpoint_yet(tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint; train the run first"):
         read_weights(path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_names_are_left_alone(saved):
-    for name in ("007", "-1", "²", "notes"):
-        (saved / name).mkdir()
-    os.symlink("nowhere", saved / "link")
-    assert list_steps(saved) == [3, 4, 5]
 
 
 def test_the_tree_is_restored_with_the_wanted_sharding(saved):
@@ -226,10 +221,9 @@ def test_an_intact_step_that_cannot_be_restored_is_no_damage(saved, monkeypatch)
 # --- saving that fails -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [4, 5])
-def test_a_step_that_is_not_new_is_refused(saved, step):
-    with pytest.raises(CheckpointError, match=rf"step {step} can't be saved: step 5 is there"):
-        save_checkpoint(saved, step, tree(99), {"loss": 99.0})
+def test_a_step_that_is_not_new_is_refused(saved):
+    with pytest.raises(CheckpointError, match="step 5 can't be saved: step 5 is there"):
+        save_checkpoint(saved, 5, tree(99), {"loss": 99.0})
     assert_restores(saved, 5)
 
 

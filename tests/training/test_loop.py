@@ -30,8 +30,8 @@ from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
 from digits_jax.training import loop, scoring
 from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.multi_step import MultiStep
-from digits_jax.training.run_metadata import default_name, summarize
-from digits_jax.training.setup import choose_devices, choose_steps_per_call, prepare
+from digits_jax.training.run_metadata import summarize
+from digits_jax.training.setup import choose_devices, prepare
 
 # 120 images in batches of 16: 7.5 steps in an epoch.
 SMALL = TrainConfig(
@@ -190,8 +190,6 @@ def test_default_workdir(toy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = dataclasses.replace(SMALL, epochs=0.1)
     assert fit(config, dataset=toy, quiet=True).workdir.as_posix() == "runs/mlp-toy-quick-seed0"
-    name = default_name(TrainConfig(arch="cnn", dataset="emnist/letters", seed=3))
-    assert name == "cnn-emnist-letters-standard-seed3"
 
 
 def test_summary(toy):
@@ -403,6 +401,7 @@ def test_checkpoints_between_calls(finished, toy, tmp_path, monkeypatch):
         ({}, {"convolution": "lax"}, "convolution=lax: arch=mlp has none"),
         ({"batch_size": 128}, {}, "batch_size=128: toy has 120 training images"),
         ({"ensemble": 2}, {}, "fit trains one network"),
+        ({}, {"input": "stream", "steps_per_call": 4}, "steps_per_call=4: input=stream"),
     ],
 )
 def test_what_cannot_be_trained_writes_nothing(toy, tmp_path, config, options, message):
@@ -515,14 +514,6 @@ def test_callbacks_see_each_epoch_and_may_end_the_training(toy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("devices", "size"),
-    [(1, 50), (4, 52), (8, 56)],  # the 50 test images, and what fills the devices
-)
-def test_evaluation_batches_fit_data_and_devices(toy, devices, size):
-    assert prepare(SMALL, RunOptions(devices=devices), toy).eval_batch_size == size
-
-
-@pytest.mark.parametrize(
     ("count", "wanted", "batch_size", "heavy", "processes", "chosen"),
     [
         (8, "auto", 256, True, 1, 8),
@@ -548,13 +539,3 @@ def test_a_batch_that_several_processes_cannot_share():
         batch_size = 66 if wanted == 2 else 63
         with pytest.raises(ConfigError, match=message):
             choose_devices(jax.devices(), wanted, batch_size, heavy=True, processes=2)
-
-
-def test_choice_of_steps_per_call():
-    def choose(platform, **options):
-        return choose_steps_per_call(RunOptions(**options), platform)
-
-    assert (choose("cpu"), choose("gpu"), choose("gpu", input="stream")) == (1, 256, 1)
-    assert choose("cpu", steps_per_call=9) == 9
-    with pytest.raises(ConfigError, match="steps_per_call=4: input=stream"):
-        choose("gpu", steps_per_call=4, input="stream")

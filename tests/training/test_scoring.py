@@ -9,7 +9,7 @@ import optax
 import pytest
 import scipy.special
 
-from digits_jax import CNN, MLP, RunOptions, Split, TrainConfig, create_train_state, load_dataset
+from digits_jax import MLP, RunOptions, Split, TrainConfig, create_train_state, load_dataset
 from digits_jax.training.multi_step import initial_state
 from digits_jax.training.scoring import (
     RECALIBRATION_BATCHES,
@@ -21,7 +21,7 @@ from digits_jax.training.scoring import (
     score_views,
 )
 from digits_jax.training.setup import prepare
-from digits_jax.training.state import abstract_train_state, count_params
+from digits_jax.training.state import count_params
 
 SMALL = TrainConfig(
     arch="mlp",
@@ -42,20 +42,6 @@ def test_initial_state():
     assert count_params(state.params) == 16 * 3 + 3
     kernels = [each.params["logits"]["kernel"] for each in (state, other)]
     assert (kernels[0] != kernels[1]).all()
-
-
-def test_abstract_state_has_the_states_shapes():
-    module = CNN(channels=(2,), dense_size=3)
-    state = create_train_state(module, optax.adam(0.1), jax.random.key(0))
-    abstract = abstract_train_state(module, optax.adam(0.1))
-    for part in ("step", "params", "batch_stats", "opt_state"):
-        shapes = [
-            jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), getattr(each, part))
-            for each in (state, abstract)
-        ]
-        assert shapes[0] == shapes[1]
-    # Two moments for each parameter, and a count.
-    assert count_params(state.opt_state) == 2 * count_params(state.params) + 1
 
 
 @pytest.mark.parametrize(("devices", "count"), [(1, 1), (4, 12), (4, 13)])
@@ -136,12 +122,6 @@ def test_recalibration_averages_over_batches_without_dropout(ema_decay):
     assert after.params is state.params
 
 
-def test_a_network_without_batch_norm_stays_as_it_is():
-    setup = prepare(dataclasses.replace(SMALL, batch_norm=False))
-    state = setup.initial_state()
-    assert recalibrate_batch_norm(state, [setup]) is state
-
-
 def test_recalibration_is_the_same_on_two_devices():
     config = dataclasses.replace(SMALL, arch="cnn", hidden_sizes=None, channels=(4,), batch_size=64)
     found = []
@@ -168,8 +148,6 @@ def test_views_are_reproducible_and_differ_a_little():
         correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs]
         assert 0.6 < np.median(correlations) < 0.99
         assert not any((views[number] == other).all() for other in views[:number])
-    many = np.concatenate([images, images, images])  # longer than a chunk
-    assert augmented_view(many, 1).shape == many.shape
 
 
 def test_the_mean_over_views_by_hand():

@@ -37,6 +37,10 @@ MNIST_FILES = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="store today's results in tests/golden")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Equal programs are compiled once in a session."""

@@ -11,7 +11,7 @@ import numpy as np
 from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.splits import SPLITS, Dataset, Split
 
-_FACTS = ("name", "version", "source", "sha256", "class_names")
+_FACTS = ("name", "version", "source", "sha256", "class_names", "notes", "path")
 
 
 def cache_path(name: str, root: Path) -> Path:
@@ -32,7 +32,7 @@ def read_cache(name: str, roots: list[Path]) -> Dataset | None:
                 # NumPy doesn't close the file of an archive that it can't read.
                 with path.open("rb") as stream, np.load(stream) as file:
                     facts = json.loads(str(file["facts"]))
-                    facts["class_names"] = tuple(facts["class_names"])
+                    facts |= {key: tuple(facts[key]) for key in ("class_names", "notes")}
                     splits: Any = {
                         s: Split(file[f"{s}_images"], file[f"{s}_labels"]) for s in SPLITS
                     }

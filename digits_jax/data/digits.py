@@ -1,6 +1,7 @@
 """The embedded data set: 1,797 small handwritten digits, enlarged to look like MNIST's."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,20 +11,22 @@ from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, str
 # of Handwritten Digits" (Alpaydin and Kaynak, UCI repository, CC BY 4.0,
 # https://doi.org/10.24432/C50P49), as in scikit-learn's `load_digits`.
 FILE = Path(__file__).with_name("digits.npz")
+_PARTS = ["test", "train", "train", "validation", "train"] + ["test"] + ["train"] * 4
 
 
 def load_digits() -> Dataset:
     """Loads ``digits``: 1,257 training, 180 validation and 360 test images."""
     with np.load(FILE) as file:
         images, labels = enlarge_digits(file["images"]), file["labels"].astype(np.int32)
-    parts = [Split(images[rows], labels[rows]) for rows in stratified_indices(labels)]
+    rows = stratified_indices(labels, _PARTS, begin_again=False)
+    splits: Any = {part: Split(images[rows[part]], labels[rows[part]]) for part in SPLITS}
     return Dataset(
         name="digits",
         version="sklearn-1797",
         source="scikit-learn's load_digits (8x8, from the UCI repository), enlarged",
-        sha256=sha256_of_splits(parts),
+        sha256=sha256_of_splits(splits.values()),
         class_names=tuple("0123456789"),
-        **dict(zip(SPLITS, parts, strict=True)),
+        **splits,
     )
 
 

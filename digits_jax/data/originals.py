@@ -43,6 +43,7 @@ class Registered:
       sha256: sum of each original file, by name.
       first_label: label of the first class in the files.
       transposed: whether the files exchange rows and columns of the images.
+      arrays_sha256: the `Dataset.sha256`, where it is known: other forms are recognized by it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Registered:
     class_names: tuple[str, ...]
     first_label: int = 0
     transposed: bool = False
+    arrays_sha256: str = ""
 
     @property
     def base_name(self) -> str:
@@ -71,9 +73,12 @@ class Registered:
         return np.ascontiguousarray(images)[..., None], labels.astype(np.int32) - self.first_label
 
 
-def _like_mnist(name: str, urls: tuple[str, ...], class_names: str, *sums: str) -> Registered:
+def _like_mnist(
+    name: str, urls: tuple[str, ...], class_names: str, *sums: str, arrays_sha256: str = ""
+) -> Registered:
     sha256 = dict(zip(_IDX_FILES.values(), sums, strict=True))
-    return Registered(name, "3.0.1", urls, sha256, 60_000, 10_000, tuple(class_names.split("|")))
+    names, counts = tuple(class_names.split("|")), (60_000, 10_000)
+    return Registered(name, "3.0.1", urls, sha256, *counts, names, arrays_sha256=arrays_sha256)
 
 
 def _emnist(config: str, train: int, test: int, names: str, first_label: int = 0) -> Registered:
@@ -83,7 +88,7 @@ def _emnist(config: str, train: int, test: int, names: str, first_label: int = 0
     return Registered(f"emnist/{config}", "3.1.0", urls, sha256, *counts, first_label, True)
 
 
-REGISTERED = {
+REGISTERED: dict[str, Registered] = {
     entry.name: entry
     for entry in (
         _like_mnist(
@@ -97,6 +102,7 @@ REGISTERED = {
             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            arrays_sha256="d8c5b5ec8410847a161c24e0ebd79c1e6d540f520fb32462aa8535cb4f348184",
         ),
         _like_mnist(
             "fashion_mnist",

@@ -9,9 +9,9 @@ order of the original files.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Dataset:
     """A data set, its splits and where it comes from.
 
     Attributes:
-      name: one of ``DATASETS`` but never ``auto``; or ``tfds/NAME:VERSION``.
+      name: one of ``DATASETS`` but never ``auto``; ``tfds/NAME:VERSION``; or a name of one's own.
       version: the version of its source.
       source: where it comes from, for a person.
       sha256: over all arrays (`sha256_of_splits`); for ``tfds/NAME:VERSION`` see
@@ -86,6 +86,8 @@ class Dataset:
       train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
         holds no arrays but has a length and `rows`.
       notice: why ``auto`` fell back to ``digits``; else empty.
+      notes: what was done to data of one's own, a line each.
+      path: where data of one's own were read; else empty.
 
     Raises:
       DataError: a split that can't be trained on or scored; the message names it.
@@ -100,6 +102,8 @@ class Dataset:
     validation: Split
     test: Split
     notice: str = ""
+    notes: tuple[str, ...] = ()
+    path: str = ""
 
     def __post_init__(self) -> None:
         names = tuple(map(str, self.class_names))
@@ -117,6 +121,46 @@ class Dataset:
                 raise DataError(f"{part} has no images: must have at least 1")
             if isinstance(split, Split):
                 _check_split(part, split, len(names))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[Any, Any],
+        test: tuple[Any, Any] | None = None,
+        *,
+        validation: tuple[Any, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "mine",
+    ) -> "Dataset":
+        """Makes a data set of one's own from arrays, or what NumPy takes for such.
+
+        What isn't given is taken from ``train``: one of ten images of each class, always the same
+        ones. Images of another size are scaled to 28x28, colours become grey, and dark digits on
+        light paper are inverted, by majority; `notes` says what was done, and so does a line on
+        stderr. The arrays of genuine MNIST, in their order, are recognized and give ``mnist``.
+
+        Args:
+          train: images and labels. Images are [n, height, width], with a last axis of 1 or 3
+            channels or none, or [n, height * width] of square images; bool, integers from 0 to
+            255, or floats from 0 to 1 or from 0 to 255. Labels are [n], whole numbers or text.
+          test, validation: likewise.
+          class_names: of the labels 0, 1, 2, ...; else the classes are the labels that there are.
+
+        Raises:
+          DataError: the message names the array, what it has and what is allowed.
+
+        Example:
+          >>> images, labels = np.zeros((40, 28, 28)), np.arange(40) % 2
+          >>> images[:, 4:20, 14] = 1
+          >>> mine = Dataset.from_arrays((images, labels), class_names=("odd", "even"))
+          >>> len(mine.train), len(mine.validation), len(mine.test), mine.num_classes
+          (32, 4, 4, 2)
+        """
+        from digits_jax.data.arrays import dataset_from_arrays, print_notes  # it imports this one
+
+        parts = {"train": train, "validation": validation, "test": test}
+        given = {part: arrays for part, arrays in parts.items() if arrays is not None}
+        return print_notes(dataset_from_arrays(given, class_names=class_names, name=name))
 
     @property
     def num_classes(self) -> int:
@@ -169,17 +213,30 @@ def validation_indices(count: int, most: int | None = None) -> tuple[np.ndarray,
     return np.sort(order[size:]), np.sort(order[:size])
 
 
-def stratified_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Divides examples 7 : 1 : 2 within every class: sorted int64 arrays train, validation, test.
+def stratified_indices(
+    labels: np.ndarray, parts: Sequence[str], *, begin_again: bool = True
+) -> dict[str, np.ndarray]:
+    """Deals examples out to parts in turn, class after class, in a fixed random order.
 
-    The examples are sorted by class, in a fixed random order within each; of every ten, two go to
-    test and one to validation.
+    Args:
+      labels: [n].
+      parts: to which the first example goes, the second, ...; after the last comes the first again.
+      begin_again: with the first part in every class.
+
+    Returns:
+      For each part, which examples it has: sorted int64.
+
+    Example:
+      >>> stratified_indices(np.array([0, 0, 1, 0, 1]), ["a", "b"])
+      {'a': array([0, 1, 4]), 'b': array([2, 3])}
     """
     order = random_order(len(labels), _SPLIT_KEY)
     line = order[np.argsort(labels[order], kind="stable")]
-    part = np.resize([2, 0, 0, 1, 0, 2, 0, 0, 0, 0], len(labels))
-    train, validation, test = (np.sort(line[part == number]) for number in range(3))
-    return train, validation, test
+    turns = np.arange(len(line))
+    if begin_again:
+        turns -= np.searchsorted(labels[line], labels[line])
+    names = np.array(parts)[turns % len(parts)]
+    return {part: np.sort(line[names == part]) for part in dict.fromkeys(parts)}
 
 
 def sha256_of_splits(splits: Iterable[Split]) -> str:

@@ -35,13 +35,19 @@ def test_validation_takes_the_lowest_random_words(count, most):
     assert sorted([*train, *validation]) == list(range(count))
 
 
-def test_stratified_split_is_even_in_every_class():
+PARTS = ["test", "train", "train", "validation", "train"] + ["test"] + ["train"] * 4
+
+
+@pytest.mark.parametrize("begin_again", [True, False])
+def test_stratified_split_is_even_in_every_class(begin_again):
     labels = np.repeat(np.arange(3, dtype=np.int32), [100, 50, 37])[::-1]
-    parts = stratified_indices(labels)
-    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
-    for part, fraction in zip(parts, (0.7, 0.1, 0.2), strict=True):
+    parts = stratified_indices(labels, PARTS, begin_again=begin_again)
+    assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(labels)))
+    for part, fraction in {"train": 0.7, "validation": 0.1, "test": 0.2}.items():
         for label, count in enumerate((100, 50, 37)):
-            assert abs(np.sum(labels[part] == label) - fraction * count) <= 1
+            assert abs(np.sum(labels[parts[part]] == label) - fraction * count) <= 1.4
+    one = stratified_indices(np.arange(12), PARTS, begin_again=begin_again)
+    assert len(one["test"]) == (12 if begin_again else 3)
 
 
 IMAGES, LABELS = np.zeros((4, 28, 28, 1), np.uint8), np.array([0, 1, 2, 1], np.int32)
@@ -122,10 +128,11 @@ def test_digits(sklearn_digits, monkeypatch):
     splits = digits.train, digits.validation, digits.test
     assert (digits.name, digits.num_classes, digits.notice) == ("digits", 10, "")
     assert digits.sha256 == DIGITS_SHA256
-    rows = stratified_indices(sklearn_digits.target)
+    rows = stratified_indices(sklearn_digits.target, PARTS, begin_again=False)
     images = enlarge_digits(sklearn_digits.images.astype(np.uint8))
     assert [len(split) for split in splits] == [1257, 180, 360]
-    for split, index in zip(splits, rows, strict=True):
+    for split, part in zip(splits, ("train", "validation", "test"), strict=True):
+        index = rows[part]
         assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
         np.testing.assert_array_equal(split.images, images[index])
         np.testing.assert_array_equal(split.labels, sklearn_digits.target[index])

@@ -1,0 +1,312 @@
+"""Anybody's arrays of images and labels -> a `Dataset`: checked, scaled to 28x28, divided."""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from digits_jax.data.originals import REGISTERED
+from digits_jax.data.splits import (
+    IMAGE_SIZE,
+    MAX_CLASSES,
+    SPLITS,
+    Dataset,
+    Split,
+    sha256_of_splits,
+    stratified_indices,
+    validation_indices,
+)
+from digits_jax.errors import DataError, shown
+
+MAX_IMAGES = 1_000_000  # 784 MB as they are trained
+MAX_SIDE = 4096
+_CHUNK = 10_000
+
+
+def to_grey(images: Any, name: str) -> np.ndarray:
+    """Converts images to grey levels.
+
+    Args:
+      images: [n, height, width], with a last axis of 1 (grey) or 3 (colours) channels or none; or
+        [n, height * width] of square images; bool, integers from 0 to 255, or floats from 0 to 1 or
+        from 0 to 255.
+      name: of the array, for the message.
+
+    Returns:
+      uint8 [n, height, width].
+
+    Raises:
+      DataError: another shape or type, or values out of range.
+
+    Example:
+      >>> to_grey(np.array([[0, 0.5, 1, 0]]), "x").tolist()
+      [[[0, 128], [255, 0]]]
+    """
+    array = _as_array(images, name)
+    shape = array.shape
+    if array.ndim == 2 and (side := math.isqrt(shape[1])) ** 2 == shape[1]:
+        array = array.reshape(-1, side, side)
+    elif array.ndim == 4 and shape[-1] == 1:
+        array = array[..., 0]
+    elif not (array.ndim == 3 or (array.ndim == 4 and shape[-1] == 3)):
+        raise DataError(
+            f"{name} is {list(shape)}: must be [n, height, width], with a last axis of 1 or 3 "
+            "channels or none, or [n, height * width] of square images"
+        )
+    if not 1 <= len(array) <= MAX_IMAGES or not min(array.shape[1:3]) >= 1:
+        raise DataError(f"{name} is {list(shape)}: must have 1 to {MAX_IMAGES:,} images")
+    if max(array.shape[1:3]) > MAX_SIDE:
+        raise DataError(f"{name} is {list(shape)}: images have at most {MAX_SIDE:,} pixels a side")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} is {array.dtype}: must be bool, integers or floats")
+    # Of a part at a time, as float64 of all images would take eight times their memory.
+    chunks = [array[i : i + _CHUNK] for i in range(0, len(array), _CHUNK)]
+    low = min(float(chunk.min()) for chunk in chunks)
+    high = max(float(chunk.max()) for chunk in chunks)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"{name} holds NaN or infinity: must be from 0 to 1, or from 0 to 255")
+    if low < 0 or high > 255:
+        raise DataError(
+            f"{name} is from {low:g} to {high:g}: must be from 0 to 1, or from 0 to 255"
+        )
+    if low == high:
+        raise DataError(f"{name} is {low:g} everywhere: must hold something")
+    scale = 255 if high <= 1 else 1
+    return np.concatenate([_levels(chunk, scale) for chunk in chunks])
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+        # As of a column of pandas.
+        return np.array(array.tolist()) if array.dtype == object else array
+    except Exception as error:  # as of a tensor on a GPU, or rows of several lengths
+        raise DataError(f"{name} is no array ({shown(str(error))}): give one of NumPy") from None
+
+
+def _levels(chunk: np.ndarray, scale: int) -> np.ndarray:
+    if chunk.ndim == 4:  # ITU-R BT.601, as Pillow has it
+        chunk = chunk @ np.array([0.299, 0.587, 0.114], np.float32)
+    if chunk.dtype != np.uint8 or scale != 1:
+        chunk = np.floor(chunk.astype(np.float32) * scale + 0.5)
+    return chunk.astype(np.uint8)
+
+
+def to_labels(labels: Any, count: int, name: str) -> np.ndarray:
+    """Converts labels to int64 or text: [count].
+
+    Raises:
+      DataError: another shape, or values that are no labels.
+    """
+    array = _as_array(labels, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.shape != (count,):
+        raise DataError(
+            f"{name} is {list(array.shape)}: must be [{count}], one label for each image"
+        )
+    if array.dtype.kind == "f":
+        odd = array[~(np.isfinite(array) & (array == np.floor(array)))]
+        if len(odd):
+            raise DataError(f"{name} holds {odd[0]:g}: must be whole numbers or text")
+    elif array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    elif array.dtype.kind not in "biuU":
+        raise DataError(f"{name} is {array.dtype}: must be whole numbers or text")
+    if array.dtype.kind != "U":
+        if not (np.abs(array.astype(np.float64)) < 2**53).all():
+            raise DataError(f"{name} holds numbers that are too large: must be whole numbers")
+        array = array.astype(np.int64)
+        if array.min() < 0:
+            raise DataError(f"{name} is from {array.min()} to {array.max()}: must be 0 or more")
+    elif not np.char.strip(array).all():
+        raise DataError(f"{name} holds an empty text: must name a class")
+    return array
+
+
+def dataset_from_arrays(
+    parts: dict[str, tuple[Any, Any]],
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str = "mine",
+    source: str = "arrays",
+    notes: Sequence[str] = (),
+    path: str = "",
+) -> Dataset:
+    """Makes a data set; see `Dataset.from_arrays`.
+
+    Args:
+      parts: images and labels of "train", and perhaps of "validation" and "test".
+      notes: what was done before, for `Dataset.notes`.
+      path: where the arrays were read.
+    """
+    if name in (*REGISTERED, "auto", "digits") or name.startswith("tfds/"):
+        raise DataError(f"name={name}: is the name of another data set; give another")
+    images, labels = {}, {}
+    for part in parts:
+        if not (isinstance(parts[part], tuple | list) and len(parts[part]) == 2):
+            raise DataError(f"{part} is a {type(parts[part]).__name__}: must be (images, labels)")
+        images[part] = to_grey(parts[part][0], f"{part} images")
+        labels[part] = to_labels(parts[part][1], len(images[part]), f"{part} labels")
+    shapes = {part: array.shape[1:] for part, array in images.items()}
+    if len(set(shapes.values())) > 1:
+        sizes = ", ".join(f"{part} {h}x{w}" for part, (h, w) in shapes.items())
+        raise DataError(f"images have several sizes ({sizes}): must have one")
+    if known := _recognized(images, labels, source, path):
+        return known
+    names, numbers = _number(labels, class_names)
+    notes = [*notes]
+    if is_dark_on_light(images.values()):
+        images = {part: 255 - array for part, array in images.items()}
+        notes.append("most images have a light background: all are inverted")
+    (size,) = set(shapes.values())
+    if size != IMAGE_SIZE:
+        images = {part: to_size(array) for part, array in images.items()}
+        notes.append(f"{size[0]}x{size[1]} images are scaled to 28x28")
+    splits, note = _divided(images, numbers)
+    for label in set(range(len(names))) - set(splits["train"].labels.tolist()):
+        raise DataError(
+            f"train has no example of the class {shown(names[label])}: must have at least 1 of each"
+        )
+    return Dataset(
+        name=name,
+        version="",
+        source=source,
+        sha256=sha256_of_splits(splits[part] for part in SPLITS),
+        class_names=names,
+        **splits,
+        notes=(*notes, *note),
+        path=path,
+    )
+
+
+def print_notes(dataset: Dataset) -> Dataset:
+    """Prints what was done to a data set, on stderr; returns it."""
+    for note in dataset.notes:
+        print(f"note: {dataset.name}: {note}", file=sys.stderr)
+    return dataset
+
+
+def is_dark_on_light(parts: Any) -> bool:
+    """Whether the border is light in most images of some arrays, uint8 [n, height, width]."""
+    light = total = 0
+    for array in parts:
+        edges = array[:, [0, -1]].reshape(len(array), -1), array[:, :, [0, -1]]
+        border = np.concatenate([edges[0], edges[1].reshape(len(array), -1)], 1)
+        light += int((np.median(border, 1) > 127).sum())
+        total += len(array)
+    return light > total / 2
+
+
+def to_size(images: np.ndarray) -> np.ndarray:
+    """Scales images with light ink to 28x28: uint8 [n, height, width] -> [n, 28, 28].
+
+    The longer side becomes 28 pixels; the shorter one is padded with 0.
+    """
+    height, width = images.shape[1:]
+    scale = IMAGE_SIZE[0] / max(height, width)
+    h, w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (IMAGE_SIZE[0] - h) // 2, (IMAGE_SIZE[1] - w) // 2
+    result = np.zeros((len(images), *IMAGE_SIZE), np.uint8)
+    for out, image in zip(result, images, strict=True):
+        # Bilinear; where it shrinks, Pillow averages.
+        small = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
+        out[top : top + h, left : left + w] = np.asarray(small)
+    return result
+
+
+def _recognized(
+    images: dict[str, np.ndarray], labels: dict[str, np.ndarray], source: str, path: str
+) -> Dataset | None:
+    """The registered data set that these are, in its own order; test may follow train."""
+    x, y = images["train"], labels["train"]
+    for data in REGISTERED.values():
+        n, both = data.train_count, (data.train_count, data.test_count)
+        if images.keys() == {"train", "test"} and (len(x), len(images["test"])) == both:
+            pairs = [(x, y), (images["test"], labels["test"])]
+        elif images.keys() == {"train"} and len(x) == sum(both):
+            pairs = [(x[:n], y[:n]), (x[n:], y[n:])]
+        else:
+            continue
+        is_like_it = x.shape[1:] == IMAGE_SIZE and all(
+            y.dtype.kind == "i" and y.max() < len(data.class_names) for _, y in pairs
+        )
+        if data.arrays_sha256 and is_like_it:
+            train, test = (Split(x[..., None], y) for x, y in pairs)
+            splits = [*(Split(*train.rows(part)) for part in validation_indices(n)), test]
+            if sha256_of_splits(splits) == data.arrays_sha256:
+                return Dataset(
+                    name=data.name,
+                    version=data.version,
+                    source=f"{data.name} {data.version} from {source}",
+                    sha256=data.arrays_sha256,
+                    class_names=data.class_names,
+                    **dict(zip(SPLITS, splits, strict=True)),
+                    path=path,
+                )
+    return None
+
+
+def _number(
+    labels: dict[str, np.ndarray], class_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """The classes' names, and each label as the number of its class."""
+    if class_names is None:
+        if len({array.dtype.kind for array in labels.values()}) > 1:
+            labels = {part: array.astype(str) for part, array in labels.items()}
+        values = np.unique(np.concatenate(list(labels.values()))).tolist()
+        values.sort(key=_natural)
+    else:
+        class_names = [str(each) for each in class_names]
+        is_text = labels["train"].dtype.kind == "U"
+        values = class_names if is_text else list(range(len(class_names)))
+    if not 2 <= len(values) <= MAX_CLASSES:
+        raise DataError(
+            f"there are {len(values):,} classes ({', '.join(shown(str(v)) for v in values[:5])}"
+            f"{', ...' if len(values) > 5 else ''}): must be 2 to {MAX_CLASSES:,}"
+        )
+    numbers = {value: number for number, value in enumerate(values)}
+    found = {}
+    for part, array in labels.items():
+        unknown = [value for value in np.unique(array).tolist() if value not in numbers]
+        if unknown:
+            allowed = f"0 to {len(values) - 1}" if type(values[0]) is int else "among class_names"
+            raise DataError(
+                f"{part} labels have {shown(str(unknown[-1]))}: must be {allowed}, as there are "
+                f"{len(values)} class_names"
+            )
+        different, places = np.unique(array, return_inverse=True)
+        found[part] = np.array([numbers[v] for v in different.tolist()], np.int32)[places]
+    return tuple(map(str, class_names or values)), found
+
+
+def _natural(value: Any) -> tuple:
+    """Numbers in their order, then text."""
+    text = str(value)
+    return (0, int(text), text) if text.isascii() and text.isdigit() else (1, 0, text)
+
+
+def _divided(
+    images: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> tuple[dict[str, Any], list[str]]:
+    """The splits, and a line that says how they were divided."""
+    splits = {part: Split(images[part][..., None], labels[part]) for part in images}
+    missing = [part for part in SPLITS if part not in splits]
+    if not missing:
+        return splits, []
+    parts = ["train"] * 10
+    parts[2 : 2 + len(missing)] = missing
+    train = splits["train"]
+    for part, rows in stratified_indices(train.labels, parts).items():
+        if not len(rows):
+            raise DataError(
+                f"train has {len(train)} images: too few to take {part} from; give at least 4 of a "
+                f"class, or give {part}"
+            )
+        splits[part] = Split(*train.rows(rows))
+    sizes = ", ".join(f"{len(splits[part]):,} {part}" for part in SPLITS)
+    ratio = f"{10 - len(missing)}{':1' * len(missing)}"
+    return splits, [f"divided {ratio} within each class, always in the same way: {sizes} images"]

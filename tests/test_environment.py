@@ -72,3 +72,18 @@ run_program(main)
 """
     _, _, err = call(tmp_path, "", script=script)
     assert err.endswith("ModuleNotFoundError: No module named 'strange'\n")
+
+
+def test_all_modules_are_imported_without_posix(tmp_path):
+    script = """
+import importlib, pkgutil, signal, sys
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # importing it fails, as on Windows
+for name in ("SIGHUP", "SIGSTOP", "SIGCONT", "SIGPIPE", "SIGKILL"):
+    delattr(signal, name)
+import digits_jax
+for module in pkgutil.walk_packages(digits_jax.__path__, "digits_jax."):
+    importlib.import_module(module.name)
+"""
+    status, _, err = call(tmp_path, "", script=script)
+    assert status == 0, err

@@ -1,0 +1,46 @@
+"""MkDocs hooks: pages and results that lie outside of docs/ are part of the site."""
+
+import os
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = {
+    "RELIABILITY.md": "reliability.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "experiments/README.md": "studies.md",
+}
+RESULTS = REPOSITORY / "experiments/results"
+
+
+def on_files(files, config):
+    """Adds those pages, and the results that pages link."""
+    outside = {REPOSITORY / path: page for path, page in PAGES.items()}
+    outside |= {
+        path: f"results/{path.relative_to(RESULTS).as_posix()}"
+        for path in RESULTS.rglob("*")
+        if path.suffix in {".md", ".json", ".png"}
+    }
+    for path, uri in outside.items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, files, **_):
+    """Points links at the site; of a link to source code the text is left."""
+    uris = {Path(file.abs_src_path).resolve(): file.src_uri for file in files if file.abs_src_path}
+    folder = Path(page.file.abs_src_path).resolve().parent
+
+    def relink(match):
+        text, target, anchor = match.groups()
+        if ":" in target:
+            return match[0]
+        uri = uris.get((folder / target).resolve())
+        if uri is None:
+            return text
+        return f"[{text}]({os.path.relpath(uri, os.path.dirname(page.file.src_uri))}{anchor or ''})"
+
+    return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", relink, markdown)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,21 @@ TINY = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=1.5", "--h
 TINY = (*TINY, "--batch-norm", "--batch-size=64")
 
 
+# Compiled code is kept for all processes of a session: 3.6 of the 6.4 CPU seconds of `TINY`.
+CACHE = tempfile.TemporaryDirectory(prefix="digits_jax_tests_")
+
+
 def environment(home):
     """The environment without the settings of the user and of this test session."""
-    removed = {"XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "TFDS_DATA_DIR"}
+    removed = {"XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "TFDS_DATA_DIR"}
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in removed and not name.startswith("DIGITS_JAX")
     }
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    return {**kept, "HOME": str(home), "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    own = {"HOME": str(home), "XDG_CACHE_HOME": CACHE.name, "JAX_PLATFORMS": "cpu"}
+    return {**kept, **own, "PYTHONPATH": path}
 
 
 def start(home, program, *argv, script=None, env=None, closed_stderr=False):

@@ -1,19 +1,22 @@
-"""The pages: links and tests that they name exist, and their Python passes a type checker."""
+"""The pages: links, commands and tests that they name exist, and their Python runs."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from programs import REPOSITORY, call
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from digits_jax.cli import PROGRAMS
+
 PAGES = [
     *REPOSITORY.glob("*.md"),
     *REPOSITORY.glob("docs/*.md"),
     REPOSITORY / "experiments/README.md",
 ]
+FLAG = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 
 
@@ -22,6 +25,21 @@ def test_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
     files = [link for link in links if not link.startswith(("http:", "https:"))]
     assert [link for link in files if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_commands_have_flags_that_exist(program, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"digits_jax.{program}").main(["--help"])
+    known = set(FLAG.findall(capsys.readouterr().out))
+    command = re.compile(rf"(?:digits_jax\.|digits-jax ){program}\b([^\n`|#]*)")
+    used = {
+        (page.name, flag)
+        for page in PAGES
+        for arguments in command.findall(page.read_text(encoding="utf-8"))
+        for flag in FLAG.findall(arguments.split(" -- ")[0])
+    }
+    assert {(name, flag) for name, flag in used if flag not in known} == set()
 
 
 def test_the_readme_is_short():
@@ -47,11 +65,9 @@ def snippets(page):
 
 def test_the_readmes_python_runs(tmp_path):
     [snippet] = snippets(REPOSITORY / "README.md")
-    done = subprocess.run(
-        [sys.executable, "-c", snippet], cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.splitlines()[-1]) > 0.9
+    status, out, err = call(tmp_path, None, script=snippet)
+    assert status == 0, err
+    assert float(out.splitlines()[-1]) > 0.9
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ os.path.expanduser = lambda path: path
 from digits_jax.hardware import compilation_cache, user_cache
 assert (compilation_cache(), user_cache()) == (None, None)
 """
-    status, _, err = call(tmp_path, "", script=script)
+    status, _, err = call(tmp_path, "", script=script, env={"XDG_CACHE_HOME": ""})
     assert status == 0, err
     assert err.splitlines() == [
         "warning: this user has no home folder, so nothing is cached; set XDG_CACHE_HOME"

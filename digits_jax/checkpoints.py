@@ -14,6 +14,7 @@ import tyro
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.config import read_config
 from digits_jax.errors import CheckpointError
+from digits_jax.formatting import plain
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import member_path
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         for row in rows:
             saved, size = row["saved"].replace("T", " "), f"{row['bytes'] / 1e6:.3f} MB"
-            print(f"step {row['step']:>7}  {size:>12}  {saved}  {row['damage'] or 'good'}")
+            print(f"step {row['step']:>7}  {size:>12}  {saved}  {plain(row['damage'] or 'good')}")
         if good:
             steps = None
             with contextlib.suppress(CheckpointError):
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     if rows and not good:
         print(f"error: none of {path} can be restored; put back a copy of one", file=sys.stderr)
     for entry in sorted(path.glob("damaged-*")):
-        print(f"set aside: {ascii(str(entry))[1:-1]}", file=sys.stderr)
+        print(f"set aside: {plain(entry)}", file=sys.stderr)
     return 1 if len(good) < len(rows) else 0
 
 

@@ -212,6 +212,9 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         if not Path(__file__).is_relative_to(here):
             sys.path[:] = [path for path in sys.path if path not in ("", here)]
     _parsed.clear()
+    os.environ["MPLBACKEND"] = (
+        "agg"  # programs draw into files; a notebook's backend may be missing
+    )
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()

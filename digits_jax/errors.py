@@ -20,7 +20,7 @@ class DigitsError(ValueError):
     status = 2  # the exit status of a program that ends with this error
 
     def __init__(self, message: object = ""):
-        super().__init__(_printable(str(message)))
+        super().__init__(printable(str(message)))
 
 
 class ConfigError(DigitsError):
@@ -39,7 +39,8 @@ class TrainingDivergedError(DigitsError):
     """The loss or the gradients of several steps in a row weren't finite."""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Escapes what a terminal wouldn't print but obey."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -73,5 +74,5 @@ def shown(value: object) -> str:
     """
     if not isinstance(value, str):
         return quoted(value)
-    value = _printable(value[:1000])
+    value = printable(value[:1000])
     return value if len(value) <= 80 else f"{value[:60]}...{value[-17:]}"

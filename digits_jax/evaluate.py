@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if not 1 <= arguments.views <= 1000:
         raise ConfigError(f"--views={arguments.views}: must be from 1 to 1000")
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
-    from digits_jax.formatting import interval, percent, plural
+    from digits_jax.formatting import interval, percent, plain, plural
     from digits_jax.hardware import use_compilation_cache
     from digits_jax.runs.ensembles import mean_log_probabilities, members_of
     from digits_jax.training.scoring import score_logits
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(numbers, indent=2))
         return 0
     print(
-        f"{data.name} {split} accuracy {percent(score.accuracy)} (95% interval "
+        f"{plain(data.name)} {split} accuracy {percent(score.accuracy)} (95% interval "
         f"{interval(bounds)}): {plural(score.errors, 'error')} of {score.count:,} images, "
         f"loss {score.loss:.4f}, at step {step}"
         + (f"; {len(members)} members" if members else "")
@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
     for name, count, share in zip(
         data.class_names, by_class.counts, by_class.accuracy, strict=True
     ):
+        name = plain(name)
         if count:
             errors = f"{round(count * (1 - share)):4d} errors of {count:,}"
             print(f"  {name:>12}  {percent(share):>8}  {errors}")

@@ -1,7 +1,46 @@
-"""Numbers and tables as text, for every report and study. Undefined numbers (None) are "–"."""
+"""Numbers, names and tables as text. Undefined numbers (None) are "–".
 
+Names of files, folders and classes may come from strangers. Each form of output has one function
+that makes them harmless: `plain` for a terminal, `markdown`, `csv_cell`; Jinja's for HTML.
+"""
+
+import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
+
+from digits_jax.errors import printable
+
+
+def plain(text: object) -> str:
+    r"""Escapes line breaks, control characters and marks that change the direction of writing.
+
+    Example:
+      >>> plain("a\x1b[2J\n")
+      'a\\x1b[2J\\n'
+    """
+    return printable(str(text))
+
+
+def markdown(text: object) -> str:
+    r"""Escapes what Markdown or HTML would take for markup, in tables too.
+
+    Example:
+      >>> print(markdown("[a](javascript:b) <c>|d"))
+      \[a\](javascript:b) \<c\>\|d
+    """
+    return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", plain(text))
+
+
+def csv_cell(value: object) -> object:
+    """Marks text that a spreadsheet would take for a formula by an apostrophe; numbers stay.
+
+    Example:
+      >>> csv_cell("=1+1"), csv_cell(-1.5), csv_cell("cnn")
+      ("'=1+1", -1.5, 'cnn')
+    """
+    if not isinstance(value, str):
+        return value
+    return f"'{plain(value)}" if value.lstrip().startswith(tuple("=+-@")) else plain(value)
 
 
 def markdown_table(
@@ -10,7 +49,8 @@ def markdown_table(
     """Writes a Markdown table.
 
     Args:
-      rows: the cells of each row, as many as there are columns; None is shown as "–".
+      rows: the cells of each row, as many as there are columns; None is shown as "–". They are
+        Markdown: `markdown` escapes a stranger's text.
       columns: the headings.
       align: "l" or "r" for each column; the last letter stands for all further columns.
 
@@ -29,7 +69,8 @@ def markdown_table(
 
 
 def _cell(value: object) -> str:
-    return "–" if value is None else " ".join(str(value).split()).replace("|", "\\|")
+    text = "–" if value is None else " ".join(str(value).split())
+    return re.sub(r"(?<!\\)\|", r"\\|", text)  # of `markdown`, or in its own words
 
 
 def fixed(value: float | None, digits: int, sign: str = "") -> str:

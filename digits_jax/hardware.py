@@ -4,15 +4,17 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import sys
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from digits_jax.errors import ConfigError
 
 CPUINFO = Path("/proc/cpuinfo")
+CGROUPS, CGROUP_ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 # Flag in CPUINFO -> what a person calls it: the first of these that is there says most.
 _VECTORS = {
     "amx_bf16": "AMX",
@@ -24,10 +26,42 @@ _VECTORS = {
 
 
 def cpu_count() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use: its affinity, and its container's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, math.ceil(min(count, cpu_quota())))
+
+
+def cpu_quota() -> float:
+    """The cores' worth of time that Linux's control groups allow, infinite without a limit.
+
+    The group and those above it are asked, of version 2 (``cpu.max``: quota and period) and of
+    version 1; in a container, groups above its own can't be seen.
+    """
+    quotas = [math.inf]
+    with contextlib.suppress(OSError):
+        for line in CGROUPS.read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)  # of version 2 there are no controllers
+            if not controllers or "cpu" in controllers.split(","):
+                group = PurePosixPath(name)
+                for path in (group, *group.parents):
+                    for top in (CGROUP_ROOT / controllers, CGROUP_ROOT / "cpu"):
+                        quotas.append(_read_quota(top / path.relative_to("/")))
+    return min(quotas)
+
+
+def _read_quota(folder: Path) -> float:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):  # "max" isn't a number
+        if (file := folder / "cpu.max").exists():
+            quota, period = map(int, file.read_text().split())
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = (int((folder / name).read_text()) for name in names)
+        if quota > 0:  # -1: no limit
+            return quota / period
+    return math.inf
 
 
 @cache

@@ -13,6 +13,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
+from digits_jax.formatting import csv_cell, plain
 
 if TYPE_CHECKING:
     from digits_jax.deploy.predictions import Line
@@ -97,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
         table.writeheader()
         for entry in entries:
             rows = entry.get("models", [{"model": model} for model in models])
-            table.writerows({**entry, **row} for row in rows)
+            for row in rows:
+                table.writerow({key: csv_cell(value) for key, value in {**entry, **row}.items()})
     if sheet:
         write_sheet(sheet, readings)
         more = f" (the first {MAX_PICTURES} of {len(files)})" if len(files) > MAX_PICTURES else ""
@@ -157,8 +159,7 @@ def _row(lines: "list[Line]", mode: str, found: int) -> dict[str, Any]:
 
 
 def _print_text(entry: dict[str, Any]) -> None:
-    # A name may hold a line break, or what a terminal takes for a command.
-    name = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in entry["file"])
+    name = plain(entry["file"])
     if "error" in entry:
         print(f"error: {entry['error']}", file=sys.stderr)
     elif "models" not in entry:

@@ -14,7 +14,7 @@ import tyro
 from digits_jax.cli import leave, parse, parse_known, run_program
 from digits_jax.config import RunOptions, TrainConfig, check_processes, read_config
 from digits_jax.errors import ConfigError
-from digits_jax.formatting import plural
+from digits_jax.formatting import plain, plural
 from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
 
@@ -249,7 +249,10 @@ def draw_curves(
     from digits_jax.evaluation.plots import plot_curves
 
     title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
-    plot_curves(metrics, workdir / folder.CURVES, title=title)
+    try:
+        plot_curves(metrics, workdir / folder.CURVES, title=title)
+    except Exception as error:  # matplotlib's own; the run is worth more
+        print(f"warning: {folder.CURVES} can't be drawn ({plain(error)})", file=sys.stderr)
 
 
 def last_line(results: dict[str, Any], workdir: Path | None, seconds: float | None = None) -> str:

@@ -1,9 +1,15 @@
 """What the environment of a program holds: platforms, the user's home, the current folder."""
 
-import jax
-import pytest
-from programs import call
+import math
 
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from programs import TINY, call
+
+from digits_jax import hardware, train
+from digits_jax.cli import PROGRAMS
 from digits_jax.errors import ConfigError
 from digits_jax.hardware import check_backend
 
@@ -87,3 +93,112 @@ for module in pkgutil.walk_packages(digits_jax.__path__, "digits_jax."):
 """
     status, _, err = call(tmp_path, "", script=script)
     assert status == 0, err
+
+
+# --- matplotlib's settings -----------------------------------------------------------------
+
+SETTINGS_OF_MATPLOTLIB = {
+    "a notebook's backend": {"MPLBACKEND": "module://matplotlib_inline.missing"},
+    "an unknown backend": {"MPLBACKEND": "nosuch"},
+    "TeX, which isn't installed": {"MATPLOTLIBRC": "matplotlibrc"},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS_OF_MATPLOTLIB)
+def test_programs_draw_whatever_the_settings_of_matplotlib_are(kind, tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nosuch\nsavefig.dpi: x\n")
+    script = """
+from digits_jax.cli import run_program
+
+def main(argv):
+    from pathlib import Path
+    from digits_jax.evaluation.plots import plot_curves
+
+    row = {f"{split}_{name}": 0.5 for split in ("train", "validation") for name in ("loss", "accuracy")}
+    plot_curves([{"epoch": 1.0, **row}], Path("curves.png"), title="$mlp$ on {x^")
+
+raise SystemExit(run_program(main))
+"""  # noqa: E501
+    env = SETTINGS_OF_MATPLOTLIB[kind]
+    status, out, err = call(tmp_path, "", script=script, env=env)
+    assert (status, out, err) == (0, "", "")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_that_fail_are_a_warning(monkeypatch, tmp_path, capsys):
+    def fail(*_, **__):
+        raise RuntimeError("no font\nof that name")
+
+    monkeypatch.setattr("digits_jax.evaluation.plots.plot_curves", fail)
+    train.draw_curves([{"epoch": 1.0}], tmp_path, {"arch": "mlp", "dataset": "digits", "seed": 0})
+    assert (
+        capsys.readouterr().err == "warning: curves.png can't be drawn (no font\\nof that name)\n"
+    )
+
+
+# --- a container's share of the processor --------------------------------------------------
+
+GROUPS = {
+    # Files below /sys/fs/cgroup, /proc/self/cgroup, and the cores that are allowed.
+    "version 2": ({"pod/cpu.max": "250000 100000"}, "0::/pod", 2.5),
+    "version 2, a limit above": (
+        {"cpu.max": "100000 50000", "a/b/cpu.max": "max 100000"},
+        "0::/a/b",
+        2.0,
+    ),
+    "version 2 without a limit": ({"cpu.max": "max 100000"}, "0::/", math.inf),
+    "version 1": (
+        {"cpu,cpuacct/cpu.cfs_quota_us": "150000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+        "5:memory:/x\n4:cpu,cpuacct:/docker/not-seen-in-the-container",
+        1.5,
+    ),
+    "version 1 without a limit": (
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        "4:cpu,cpuacct:/",
+        math.inf,
+    ),
+    "no groups": ({}, "", math.inf),
+    "something else": ({"cpu.max": "x"}, "0::/", math.inf),
+}
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_cores_are_those_of_the_containers_quota(kind, tmp_path, monkeypatch):
+    files, own, expected = GROUPS[kind]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "cgroup").write_text(own)
+    monkeypatch.setattr(hardware, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(hardware, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert hardware.cpu_quota() == expected
+    assert hardware.cpu_count() == min(64, math.ceil(min(expected, 64)))
+
+
+# --- python -OO ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_have_a_help_without_docstrings(program, tmp_path):
+    status, out, err = call(tmp_path, program, "--help", env={"PYTHONOPTIMIZE": "2"})
+    assert (status, err) == (0, "")
+    assert "usage: " in out
+
+
+@pytest.mark.slow
+def test_programs_work_without_docstrings_and_assertions(tmp_path):
+    Image.fromarray(np.full((28, 28), 255, np.uint8)).save(tmp_path / "blank.png")
+    for command, expected in {
+        f"train {' '.join(TINY)} --workdir=run": "digits test accuracy",
+        "evaluate run": "digits test accuracy",
+        f"train {' '.join(TINY)} --seed=1 --workdir=other": "digits test accuracy",
+        "compare run other -o report": "report: report/report.html",
+        "predict run blank.png": "blank.png: no digit",
+        "export run --format=npz": "model.npz",
+        "checkpoints run": "the run is finished",
+        "benchmark step --quick --dataset=digits --arch=mlp --seconds=0.01": "| mlp |",
+        f"launch --num-processes=2 -- {' '.join(TINY)} --workdir=two": "digits test accuracy",
+    }.items():
+        status, out, err = call(tmp_path, *command.split(), env={"PYTHONOPTIMIZE": "2"})
+        assert (status, expected in out) == (0, True), (command, out, err)

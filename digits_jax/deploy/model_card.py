@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from digits_jax.deploy.archive import PREPROCESSING
 from digits_jax.deploy.network import Network
-from digits_jax.formatting import markdown_table
+from digits_jax.formatting import markdown, markdown_table
 
 # Who wrote the images of a data set.
 _PEOPLE = {
@@ -40,10 +41,11 @@ def model_card(
     text = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Environment(keep_trailing_newline=True, **options).from_string(text)
-    runs = network.facts.get("runs", ())
+    runs = _escaped(network.facts.get("runs", ()))
     return template.render(
         network=network,
-        classes=network.class_names,
+        name=markdown(network.name),
+        classes=_escaped(network.class_names),
         kinds=" and ".join(sorted({run["arch"].upper() for run in runs})),
         data=", ".join(sorted({run["dataset"] for run in runs})),
         cost=network.facts.get("threshold_cost"),
@@ -55,3 +57,12 @@ def model_card(
         measured=measured,
         table=markdown_table,
     )
+
+
+def _escaped(value: Any) -> Any:
+    """What a run's files hold may be a stranger's: markup stays text."""
+    if isinstance(value, str):
+        return markdown(value)
+    if isinstance(value, Mapping):
+        return {key: _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list | tuple) else value

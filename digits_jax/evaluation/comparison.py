@@ -37,6 +37,7 @@ from digits_jax.evaluation.overlap import (
     mcnemar_p_value,
     pair_cells,
 )
+from digits_jax.formatting import plain
 
 ALPHA = 0.05  # the level of significance of titles and sentences
 _LONGEST_NAME = 24  # letters; what the figures have room for
@@ -70,6 +71,7 @@ class Predictions:
         source = self.source or self.name
         labels, logits = check_logits(self.labels, self.logits, f"{source}: ")
         checked: dict[str, Any] = {"source": source, "labels": labels, "logits": logits}
+        checked["name"] = plain(self.name)  # it may be a folder's
         if self.validation_labels is not None and self.validation_logits is not None:
             checked["validation_labels"], checked["validation_logits"] = check_logits(
                 self.validation_labels, self.validation_logits, f"{source}: validation_"
@@ -317,7 +319,7 @@ def _group_names(
         kinds = sorted({run.kind for run in group})
         if len(kinds) > 1:
             raise DataError(f"{side} mixes {' and '.join(kinds)}: give runs of one architecture")
-        names.append(name or kinds[0])
+        names.append(plain(name or kinds[0]))
     if names[0] == names[1] and len(groups[0]) == len(groups[1]) == 1:
         names = [group[0].name for group in groups]
     a, b = (_shortened(name, _LONGEST_NAME) for name in names)

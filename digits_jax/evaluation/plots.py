@@ -6,11 +6,12 @@ position says the same again. A figure is 5.2 inches wide, so that it reads at t
 phone, or 10 where it has three panels. matplotlib is imported when the first figure is drawn.
 """
 
+import contextlib
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -36,6 +37,7 @@ MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still
 
 _STYLE = {
     "text.color": TEXT,
+    "text.parse_math": False,  # a name may hold dollars
     "axes.labelcolor": TEXT,
     "axes.edgecolor": MUTED,
     "xtick.color": TEXT,
@@ -55,18 +57,25 @@ _STYLE = {
 }
 
 
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Replaces the user's settings by the style of this file."""
+    # Matplotlib warns at length where there is no home folder to keep its font list in.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib as mpl
+
+    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
+    del settings["backend"]  # a Figure without pyplot needs none, and it isn't reset
+    with mpl.rc_context(settings):
+        yield
+
+
 def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
-    """Runs a drawing function in the style of this file, without touching the global settings."""
+    """Runs a drawing function in the style of this file."""
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> "Figure":
-        # Matplotlib warns at length where there is no home folder to keep its font list in.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
-        import matplotlib as mpl
-
-        settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
-        del settings["backend"]  # a Figure without pyplot needs none, and it isn't reset
-        with mpl.rc_context(settings):
+        with style():
             figure = draw(*args, **kwargs)
             # Ticks are made on the first draw, from the settings of that moment.
             figure.draw_without_rendering()
@@ -92,10 +101,16 @@ def new_figure(title: str, width: float, height: float) -> "Figure":
     return figure
 
 
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes a figure, whatever the user's settings are."""
+    with style():
+        figure.savefig(path)
+
+
 def comparison_figures(
     found: Comparison, classes: Sequence[str], images: np.ndarray | None = None
-) -> dict[str, "Figure"]:
-    """Draws all figures that a comparison can have, in reading order.
+) -> dict[str, Callable[[], "Figure"]]:
+    """Returns what draws all figures that a comparison can have, in reading order.
 
     Args:
       found: of `compare`.
@@ -103,23 +118,26 @@ def comparison_figures(
       images: uint8 [n, height, width, 1], the test set.
 
     Returns:
-      The figures by name. Without images there are no sheets of images, without an error no
-      "repairs", and without two runs on each side no "overlap_matrix".
+      Functions without arguments, by name. Without images there are no sheets of images, without
+      an error no "repairs", and without two runs on each side no "overlap_matrix".
     """
     # In pairs, for a page of two columns: the two sheets of errors stand side by side.
-    drawn = {"overlap": overlap_circles(found), "seeds": run_accuracies(found)}
+    draw: dict[str, Callable[[], Figure]] = {
+        "overlap": partial(overlap_circles, found),
+        "seeds": partial(run_accuracies, found),
+    }
     if images is not None:
-        drawn["errors_a"] = error_sheet(found, classes, images, 0)
-        drawn["errors_b"] = error_sheet(found, classes, images, 1)
-        drawn["hardest"] = hardest_sheet(found, classes, images)
-    drawn["classes"] = class_accuracies(found, classes)
-    drawn["confusion"] = confusion_matrices(found, classes)
+        draw["errors_a"] = partial(error_sheet, found, classes, images, 0)
+        draw["errors_b"] = partial(error_sheet, found, classes, images, 1)
+        draw["hardest"] = partial(hardest_sheet, found, classes, images)
+    draw["classes"] = partial(class_accuracies, found, classes)
+    draw["confusion"] = partial(confusion_matrices, found, classes)
     if found.by_confusion:
-        drawn["repairs"] = confusion_gains(found, classes)
+        draw["repairs"] = partial(confusion_gains, found, classes)
     if found.between_or_within:
-        drawn["overlap_matrix"] = run_overlaps(found)
-    drawn["reliability"] = reliability_diagrams(found)
-    return drawn
+        draw["overlap_matrix"] = partial(run_overlaps, found)
+    draw["reliability"] = partial(reliability_diagrams, found)
+    return draw
 
 
 # --- the two sets of errors ---------------------------------------------------------------
@@ -415,6 +433,8 @@ def reliability_diagrams(found: Comparison) -> "Figure":
         bottom.bar(100 * curve.edges[:-1], share, widths, align="edge", color=color, log=True)
         top.set_title(textwrap.fill(heading, 31), fontsize=9)
         top.grid()
+        bottom.yaxis.set_major_formatter("{x:g}")
+        bottom.yaxis.set_minor_formatter("")
         bottom.grid(axis="y")
         bottom.set_xlabel("confidence in %")
     grid[0, 0].set(ylabel="accuracy in %", xlim=(0, 102), ylim=(-2, 104))
@@ -576,11 +596,12 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> No
       path: of the PNG file.
       title: what was trained.
     """
-    _curves(rows, title).savefig(path)
+    save_figure(draw_curves(rows, title), path)
 
 
 @styled
-def _curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
+def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
+    """Draws what `plot_curves` writes."""
     from matplotlib.ticker import MaxNLocator
 
     accuracy = percent(rows[-1]["validation_accuracy"])
@@ -597,17 +618,11 @@ def _curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
     error.set_ylabel("error rate (%)")
     # A log axis has no place for zero: below the least error, a linear piece down to it.
     least = float(min(errors[errors > 0], default=1.0))
-    error.set_yscale("symlog", linthresh=least, linscale=0.4, subs=range(2, 10))
+    error.set_yscale("symlog", linthresh=least, linscale=0.4, subs=(2, 5))
     error.set_ylim(bottom=0 if (errors == 0).any() else 0.9 * least)
-    for axis in ("major", "minor"):
-        # Error rates often span less than a factor of ten: 2 and 5 of a decade get labels, too.
-        getattr(error.yaxis, f"set_{axis}_formatter")(
-            lambda value, _: (
-                f"{value:g}"
-                if value == 0 or (value >= 0.9 * least and f"{value:e}"[0] in "125")
-                else ""
-            )
-        )
+    # Error rates often span less than a factor of ten: 2 and 5 of a decade get labels, too.
+    error.yaxis.set_major_formatter("{x:g}")
+    error.yaxis.set_minor_formatter("{x:g}")
     for axes in (loss, error):
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from digits_jax.evaluation.calibration import BINS, negative_log_likelihood
 from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
-from digits_jax.formatting import count, fixed, interval, p_value, percent
+from digits_jax.formatting import count, csv_cell, fixed, interval, p_value, percent, plain
 
 OVERLAP = "overlap.json"
 
@@ -74,7 +75,7 @@ def _templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = lambda text: re.sub(r"([\\`*_<>\[\]|])", r"\\\1", text)
+    environment.filters["md"] = formatting.markdown
     return environment
 
 
@@ -128,7 +129,7 @@ def summary_lines(found: Comparison, classes: Sequence[str]) -> list[str]:
       >>> len(lines), lines[0]
       (10, 'A: accuracy 50.00% [15.00%, 85.00%], 2 errors in 4 images')
     """
-    return _texts(found, classes)["summary"]
+    return _texts(found, [plain(name) for name in classes])["summary"]
 
 
 # --- tables -------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ def examples_csv(found: Comparison) -> str:
         }
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer.writerow(map(csv_cell, columns))
     writer.writerows(zip(*columns.values(), strict=True))
     return text.getvalue()
 
@@ -297,7 +298,7 @@ def write_report(
       DataError: as `check_output`; or images or class names that don't match.
     """
     path = check_output(directory, overwrite).absolute()
-    classes = [str(name) for name in class_names or range(found.num_classes)]
+    classes = [plain(name) for name in class_names or range(found.num_classes)]
     if len(classes) != found.num_classes:
         raise DataError(f"{len(classes)} class names: give {found.num_classes}, one per class")
     if images is not None and len(images) != found.labels.size:
@@ -307,16 +308,21 @@ def write_report(
         short = [str(i) for i in range(len(classes))]
         named = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
         notes = [f"The classes in the figures: {named}.", *notes]
-    figures = plots.comparison_figures(found, short, images)
-    texts = _texts(found, classes)
+    texts, figures = _texts(found, classes), plots.comparison_figures(found, short, images)
     left_out = [text for name, text in texts["left_out"].items() if name not in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
         new = Path(aside, "new")
         new.mkdir()
         shown = []
-        for name, figure in figures.items():
-            figure.savefig(new / f"{name}.png")
+        for name, draw in figures.items():
+            try:
+                figure = draw()
+                plots.save_figure(figure, new / f"{name}.png")
+            except Exception as error:  # matplotlib's own; the numbers are worth more
+                left_out.append(f"Left out: the figure {name}, which failed ({plain(error)}).")
+                print(f"warning: {left_out[-1]}", file=sys.stderr)
+                continue
             shown.append(
                 {
                     "name": name,
@@ -330,7 +336,7 @@ def write_report(
             "summary": texts["summary"],
             "figures": shown,
             "tables": tables(found, classes, texts["notes"]),
-            "notes": [*left_out, *notes],
+            "notes": [*left_out, *map(plain, notes)],
         }
         files = {OVERLAP: overlap_json(found), "examples.csv": examples_csv(found)}
         for name in ("report.md", "report.html"):

@@ -119,7 +119,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> None:
     """Measures, writes, prints."""
-    arguments = parse(Arguments, argv, doc=(__doc__ or "").splitlines()[0])
+    arguments = parse(Arguments, argv, doc=(__doc__ or "").partition("\n")[0])
     names, data_dir = check(arguments), find_data(arguments.data_dir)
     missing = {peer for name in names for peer in SCENARIOS[name].peers if not is_installed(peer)}
     if all(peer in missing for name in names for peer in SCENARIOS[name].peers):

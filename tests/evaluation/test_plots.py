@@ -75,7 +75,9 @@ def test_no_text_of_any_figure_is_cut_off_or_covered(case, comparison, monkeypat
     found = comparison(**CASES[case])
     images = np.random.default_rng(1).integers(0, 256, (400, 28, 28, 1), np.uint8)
     classes = [str(i) for i in range(found.num_classes)]
-    figures = plots.comparison_figures(found, classes, None if case == "both perfect" else images)
+    images = None if case == "both perfect" else images
+    draw = plots.comparison_figures(found, classes, images)
+    figures = {name: each() for name, each in draw.items()}
     assert len(figures) == FIGURES[case]
     for name, figure in figures.items():
         texts = drawn_texts(figure, monkeypatch)

@@ -74,7 +74,7 @@ for name in PROGRAMS:
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("loaded:")]
     slow = {program: SLOW_IMPORTS.intersection(modules) for program, *modules in rows}
-    assert slow == dict.fromkeys(PROGRAMS, set())
+    assert slow == {program: set() for program in PROGRAMS}
 
 
 def test_public_names():

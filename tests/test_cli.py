@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from programs import call
 
 from digits_jax import TrainConfig
 from digits_jax.cli import PROGRAMS, parse, parse_known, run_program
@@ -19,6 +20,10 @@ from digits_jax.errors import ConfigError
 from digits_jax.train import Arguments
 
 DOC = "Does it: python -m digits_jax.train"
+CONTRACT = """
+arch preset dataset data-dir workdir epochs batch-size learning-rate hidden-sizes channels dropout
+augment seed devices platform checkpoint-every-steps resume ensemble teacher
+"""
 
 
 def train(*argv):
@@ -120,50 +125,40 @@ def test_help_and_version(capsys):
         train("--help")
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    flags = "arch preset dataset data-dir workdir epochs batch-size learning-rate hidden-sizes "
-    flags += (
-        "channels dropout augment seed devices platform checkpoint-every-steps resume ensemble "
-    )
-    flags += "teacher"
-    assert [flag for flag in flags.split() if f"--{flag}" not in text] == []
+    assert [flag for flag in CONTRACT.split() if not re.search(rf"--{flag}[ ,]", text)] == []
     with pytest.raises(SystemExit):
         train("--version")
     assert re.fullmatch(r"digits_jax [\d.]+\n", capsys.readouterr().out)
 
 
-def digits_jax(*argv):
-    command = [sys.executable, "-m", "digits_jax.cli", *argv]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
-
-
-def test_the_console_script():
-    status, out, err = digits_jax("--help")
+def test_the_console_script(home):
+    status, out, err = call(home, "cli", "--help")
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == [*PROGRAMS]
-    assert digits_jax("trian")[2].startswith("error: trian: unknown program; did you mean train?")
-    assert digits_jax("train", "--epoch=3") == (
-        2,
-        "",
-        "error: unknown flag --epoch; did you mean --epochs?\n",
-    )
+    _, _, err = call(home, "cli", "trian")
+    assert err.startswith("error: trian: unknown program; did you mean train?")
+    ending = call(home, "cli", "train", "--epoch=3")
+    assert ending == (2, "", "error: unknown flag --epoch; did you mean --epochs?\n")
 
 
 # --- endings -------------------------------------------------------------------------------
 
 
-def ending(monkeypatch, capsys, result):
-    """The status and the output of a program that ends so."""
+@pytest.fixture
+def ending(monkeypatch, capsys):
+    """A function of what a program returns or raises: its status, output and errors."""
 
-    def main(argv):
-        assert argv == ["--a"]
-        if isinstance(result, BaseException):
-            raise result
-        return result
+    def run(result):
+        def main(argv):
+            assert argv == ["--a"]
+            if isinstance(result, BaseException):
+                raise result
+            return result
 
-    monkeypatch.setattr(sys, "argv", ["program", "--a"])
-    status = run_program(main)
-    return status, *capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["program", "--a"])
+        return run_program(main), *capsys.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -182,39 +177,38 @@ def ending(monkeypatch, capsys, result):
         (PermissionError(errno.EACCES, "Permission denied"), 1, "error: Permission denied\n"),
     ],
 )
-def test_endings(monkeypatch, capsys, result, status, said):
-    assert ending(monkeypatch, capsys, result) == (status, "", said)
+def test_endings(ending, result, status, said):
+    assert ending(result) == (status, "", said)
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.ENOENT, "No such file")])
-def test_a_bug_keeps_its_traceback(monkeypatch, capsys, error):
-    status, out, err = ending(monkeypatch, capsys, error)
+@pytest.mark.parametrize("error", [ValueError("bug"), FileNotFoundError(errno.ENOENT, "No file")])
+def test_a_bug_keeps_its_traceback(ending, error):
+    status, out, err = ending(error)
     assert (status, out) == (1, "")
     assert err.startswith("Traceback")
-    assert err.endswith(
-        f"{type(error).__name__ if error.args == ('bug',) else 'FileNotFoundError'}: {error}\n"
-    )
+    assert err.endswith(f"{type(error).__name__}: {error}\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-def test_output_that_could_not_be_written_is_a_failure():
-    code = (
-        "from digits_jax.cli import leave, run_program; leave(run_program(lambda argv: print(3)))"
-    )
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
-        )
+def test_a_full_disk_under_the_output_is_a_failure():
+    script = "from digits_jax.cli import run_program; exit(run_program(lambda argv: print(3)))"
+    command = ["sh", "-c", 'exec "$@" > /dev/full', "sh", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("error: No space left on device")
 
 
-def test_a_line_is_there_when_it_is_said():
-    """Through a pipe, too, whatever the environment says of buffers."""
-    script = (
-        "import sys; from digits_jax.cli import run_program\n"
-        "sys.exit(run_program(lambda argv: (print('here'), sys.stdin.read())[2:] or 0))"
-    )
+def test_a_pipe_gets_each_line_at_once():
+    script = """
+import sys
+from digits_jax.cli import run_program
+
+def main(argv):
+    print("here")
+    sys.stdin.read()
+
+sys.exit(run_program(main))
+"""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script], env=env, **pipes) as process:

@@ -18,29 +18,29 @@ def main(argv):
     from digits_jax.training import distributed
     from digits_jax.training.interrupts import Interrupted, stop_on_signals
 
-    told = {"coordinator": None, "num_processes": None, "process_id": None}
+    options = {"coordinator": None, "num_processes": None, "process_id": None}
     for argument in argv:
         name, _, value = argument.removeprefix("--").replace("-", "_").partition("=")
-        told[name] = value if name == "coordinator" else json.loads(value)
+        options[name] = value if name == "coordinator" else json.loads(value)
 
     def prepare():
-        if told.get("prepare_fails"):
+        if options.get("prepare_fails"):
             raise DataError("data_dir=x: no such folder")
         return f"prepared {jax.process_index()}"
 
-    coordinator, num_processes, process_id = list(told.values())[:3]
-    distributed.INITIALIZATION_SECONDS = told.get("initialization_seconds", 60)
-    distributed.HEARTBEAT_SECONDS = told.get("heartbeat_seconds", 30)
-    if told.get("only", process_id) != process_id:  # the rest is for another process
-        told = {"steps": told.get("steps", 5000)}
-    if told.get("late"):
+    coordinator, num_processes, process_id = list(options.values())[:3]
+    distributed.INITIALIZATION_SECONDS = options.get("initialization_seconds", 60)
+    distributed.HEARTBEAT_SECONDS = options.get("heartbeat_seconds", 30)
+    if options.get("only", process_id) != process_id:  # the rest is for another process
+        options = {"steps": options.get("steps", 5000)}
+    if options.get("late"):
         time.sleep(3600)
-    jax.config.update("jax_num_cpu_devices", told.get("devices", 2))
+    jax.config.update("jax_num_cpu_devices", options.get("devices", 2))
     with distributed.initialize(coordinator, num_processes, process_id):
-        distributed.arm_watchdog(told.get("stall_seconds", 300))
+        distributed.arm_watchdog(options.get("stall_seconds", 300))
         index, count = jax.process_index(), jax.process_count()
         print(f"joined {index} of {count}", distributed.broadcast_text(f"run-{index}"), flush=True)
-        distributed.assert_same({"seed": told.get("seed", 0), "path": None})
+        distributed.assert_same({"seed": options.get("seed", 0), "path": None})
         print(distributed.main_process_first(prepare), flush=True)
         mesh = jax.make_mesh((jax.device_count(),), ("data",))
         rows = NamedSharding(mesh, PartitionSpec("data"))
@@ -51,11 +51,11 @@ def main(argv):
 
         state = jnp.float32(0)
         with stop_on_signals() as request:
-            for number in range(1, told.get("steps", 5000) + 1):
-                distributed.arm_watchdog(told.get("stall_seconds", 300))
-                if told.get("stalls_at") == number:
+            for number in range(1, options.get("steps", 5000) + 1):
+                distributed.arm_watchdog(options.get("stall_seconds", 300))
+                if options.get("stalls_at") == number:
                     time.sleep(3600)
-                if told.get("fails_at") == number:
+                if options.get("fails_at") == number:
                     raise RuntimeError("a bug\nof two lines")
                 time.sleep(0.02)
                 own = np.full(jax.local_device_count(), number, np.int32)

@@ -1,4 +1,4 @@
-"""Lists a run's checkpoints and verifies their files: python -m digits_jax.checkpoints RUN"""
+"""Lists a run's checkpoints and verifies them: python -m digits_jax.checkpoints RUN"""
 
 import contextlib
 import json as json_module
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
-from digits_jax.config import read_config
 from digits_jax.errors import CheckpointError
 from digits_jax.formatting import plain
 from digits_jax.runs import folder
@@ -30,7 +29,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses, verifies every file of every checkpoint, prints; 1 where one is damaged."""
+    """Parses, verifies every checkpoint, prints; 1 where one can't be restored."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     run, path = arguments.run, arguments.run / folder.CHECKPOINTS
     folder.check_run(run)
@@ -65,25 +64,19 @@ def describe(path: Path) -> list[dict[str, Any]]:
     Returns:
       For each: "step", "bytes", "saved" (ISO time), "damage" (None, or what is wrong).
     """
-    from digits_jax.runs.checkpoint import find_damage, list_steps, read_values
+    from digits_jax.runs.checkpoint import list_steps
+    from digits_jax.training.resuming import make_verifier
 
-    saved_config = read_config(path.parent)[0].to_dict()
-    del saved_config["teacher"]  # it may have moved
-    config = json_module.loads(json_module.dumps(saved_config))  # tuples are lists
-    rows = []
+    verify, rows = make_verifier(path.parent), []
     for step in list_steps(path):
         with contextlib.suppress(FileNotFoundError):  # removed by a training meanwhile
             entry = path / str(step)
             saved = datetime.fromtimestamp(entry.lstat().st_mtime).isoformat(timespec="seconds")
             size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
             try:
-                damage = find_damage(path, step)
-                run = {} if damage else read_values(path, step).get("run")
+                damage = verify(step)
             except CheckpointError as error:
-                damage, run = str(error), {}
-            for name, value in run.items() if isinstance(run, dict) else ():
-                if name in config and config[name] != value:
-                    damage = damage or f"is of another run ({name}={value})"
+                damage = str(error)
             entry.lstat()
             rows.append({"step": step, "bytes": size, "saved": saved, "damage": damage})
     return rows

@@ -46,6 +46,11 @@ _MESSAGES = (
     (r"Missing from .*?: (\S+) (.*?) \(required\)", r"\1 is missing: \2"),
     (r"(.*?)( For full|$)", r"\1"),
 )
+# JAX reads them when it is imported, and the same seed would give another model.
+_JAX_SETTINGS = (
+    *("JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL"),
+    *("JAX_THREEFRY_PARTITIONABLE", "JAX_RANDOM_SEED_OFFSET"),
+)
 # The dataclass of the program that runs, whose fields a library's error may name.
 _parsed: list[Any] = []
 
@@ -195,6 +200,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
       0; 2 for bad input; 1 for a full disk, another process's failure or a bug, with its traceback;
       141 where the output is closed. A signal N ends the process with status 128 + N.
     """
+    for name in _JAX_SETTINGS:
+        os.environ.pop(name, None)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

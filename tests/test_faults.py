@@ -1,5 +1,6 @@
 """What goes wrong around a program: signals, disks, damaged files, readers that leave."""
 
+import hashlib
 import json
 import os
 import re
@@ -95,10 +96,10 @@ REFUSED = {
     "config is a list": (lambda run: (run / "config.json").write_text("[]"), "config.json"),
     "config is a pipe": (lambda run: in_place_of(run / "config.json", os.mkfifo), "holds no run"),
     "other data": (lambda run: edit(run, "dataset", sha256="0"), "another version of 'digits'"),
-    "another seed": (lambda run: edit(run, "config", seed=5), "has seed=5, but the checkpoint"),
+    "another seed": (lambda run: edit(run, "config", seed=5), "seed=0, and the run has 5"),
     "another size": (
         lambda run: edit(run, "config", hidden_sizes=[17]),
-        "has hidden_sizes=[17], but the checkpoint of step 30 has [16]",
+        "it has hidden_sizes=[16], and the run has [17]",
     ),
     "empty sums": (
         lambda run: (run / "checkpoints/30/SHA256SUMS").write_text(""),
@@ -130,6 +131,16 @@ def test_results_of_other_parameters_are_not_reported(run, here):
     status, _, err = here(evaluate_program, run, "--devices=1")
     assert status == 2
     assert "SHA256SUMS" in err
+
+
+def test_the_environment_does_not_change_the_model(trained, home):
+    """JAX takes these from the environment, as a notebook or another framework may set them."""
+    env = {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_RANDOM_SEED_OFFSET": "3"}
+    env["JAX_THREEFRY_PARTITIONABLE"] = "0"
+    status, _, err = call(home, "train", *TINY, "--workdir=pinned", env=env)
+    assert (status, err) == (0, "")
+    found = results_of(home / "pinned")["params_sha256"]
+    assert found == results_of(trained[0])["params_sha256"]
 
 
 # --- signals -----------------------------------------------------------------------------------
@@ -313,7 +324,43 @@ def test_a_checkpoint_of_another_run_is_listed_as_damaged(run, here):
     edit(run, "config", epochs=2.0)
     status, out, _ = here(checkpoints_program, run)
     assert status == 1
-    assert out.endswith("is of another run (epochs=1.5)\n")
+    assert out.endswith("it has epochs=1.5, and the run has 2.0\n")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        {"count": "text"},
+        {"loss": None},
+        {"run": "text"},
+        {"train_seconds": [1]},
+        {"skipped": True},
+        {"correct": 10**400},
+    ],
+)
+def test_values_of_other_types_are_one_line(run, here, resumed, values):
+    """A stranger's checkpoint, whose sums are right."""
+    step = run / "checkpoints" / "30"
+    saved = json.loads((step / "values.json").read_text())
+    changed = json.dumps({**saved, **values} if values else values).encode()
+    sums = (step / "SHA256SUMS").read_text()
+    old = hashlib.sha256((step / "values.json").read_bytes()).hexdigest()
+    (step / "values.json").write_bytes(changed)
+    (step / "SHA256SUMS").write_text(sums.replace(old, hashlib.sha256(changed).hexdigest()))
+    status, out, _ = here(checkpoints_program, run)
+    assert status == 1
+    assert "values.json" in out
+    ending = resumed()
+    assert_one_error_line(*ending)
+    assert "values.json" in ending[2]
+
+
+def test_a_checkpoint_of_another_network_is_listed_as_damaged(run, here):
+    edit(run, "config", hidden_sizes=[17])
+    status, out, _ = here(checkpoints_program, run)
+    assert status == 1
+    assert "is float32[10, 16]" in out or "float32[16]" in out
 
 
 def test_no_intact_checkpoint(run, here):

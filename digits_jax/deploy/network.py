@@ -22,7 +22,7 @@ from scipy.special import log_softmax, softmax
 
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
 from digits_jax.errors import CheckpointError, DataError, quoted, shown
-from digits_jax.models.build import build_model
+from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
@@ -132,11 +132,12 @@ def load_network(path: str | Path) -> Network:
         network = dataclasses.replace(network, name=name)
         return calibrate(network, run.validation_logits, run.validation_labels)
     written = folder.read_json(path / folder.CONFIG)
-    step, weights, damaged = read_weights(path / folder.CHECKPOINTS)
     try:
         config, results = written["config"], run.results
         expected, names = results["params_sha256"], tuple(results["class_names"])
         settings = {name: config[name] for name in SETTINGS if config.get(name) is not None}
+        wanted = abstract_variables(build_model(settings, len(names)))
+        step, weights, damaged = read_weights(path / folder.CHECKPOINTS, wanted)
         variables = {name: values for name, values in weights.items() if values}
         facts = {**results, "config": config, "versions": written.get("versions", {})}
         network = Network(name, names, (Member(settings, variables),), 1.0, {"runs": [facts]})
@@ -145,6 +146,8 @@ def load_network(path: str | Path) -> Network:
             raise ValueError(f"its predictions aren't of {len(names)} classes")
         if not len(run.validation_labels):
             raise ValueError("it has no validation split")
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         why = shown(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{path}: isn't an intact run ({why}); train it again") from None

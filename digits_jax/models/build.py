@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from digits_jax.errors import ConfigError
@@ -44,6 +45,18 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
             **common,
         )
     raise ConfigError(f"arch={settings['arch']!r}: must be cnn or mlp")
+
+
+def abstract_variables(module: nn.Module) -> dict[str, Any]:
+    """Returns the shapes and dtypes of a module's {"params": ..., "batch_stats": ...}.
+
+    Example:
+      >>> abstract_variables(MLP())["params"]["logits"]["kernel"].shape
+      (512, 10)
+    """
+    images = jnp.zeros((1, 28, 28, 1))
+    variables = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    return {"batch_stats": {}, **variables}
 
 
 def choose_convolution(wanted: str, platform: str) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints: arrays by Orbax, and SHA-256 sums that are verified before a restore.
 
     checkpoints/12/state/              the training state, as Orbax writes it
-    checkpoints/12/values.json         what the training loop saves beside them, and their shapes
+    checkpoints/12/values.json         what the training loop saves beside them
     checkpoints/12/SHA256SUMS          of these files, as `sha256sum -c 12/SHA256SUMS` checks them
     checkpoints/.14.incomplete/        a save or a removal that is under way or was killed
     checkpoints/damaged-13-9f86d081/   a damaged step that a resumed run passed over
@@ -19,6 +19,7 @@ import contextlib
 import errno
 import hashlib
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -32,7 +33,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from digits_jax.errors import CheckpointError, shown
-from digits_jax.runs.folder import as_json, naming, open_regular, read_bytes, read_json, write_json
+from digits_jax.runs.folder import (
+    MAX_JSON_BYTES,
+    as_json,
+    naming,
+    open_regular,
+    read_bytes,
+    read_json,
+    write_json,
+)
 
 KEEP = 3
 _STATE, _VALUES, _SUMS = "state", "values.json", "SHA256SUMS"
@@ -85,7 +94,7 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
             # It waits for all processes before and after, and takes absolute paths only.
             writer.save((aside / _STATE).absolute(), args=ocp.args.StandardSave(tree))
         if jax.process_index() == 0:
-            (aside / _VALUES).write_bytes(as_json({"values": values, "arrays": _shapes(tree)}))
+            (aside / _VALUES).write_bytes(as_json(values))
             (aside / _SUMS).write_bytes(_sums(aside, step))
             _sync(aside, *aside.rglob("*"))
             aside.rename(path / str(step))
@@ -139,19 +148,61 @@ def restore_newest(
     """
 
     def restore(folder: Path) -> Any:
-        # Here, as an error in Orbax leaves threads that print tracebacks.
-        stored, wanted = _read_values(folder.parent)["arrays"], _shapes(abstract_tree)
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                raise ValueError(f"{name} is {stored.get(name)}, not {wanted.get(name)}")
+        _check_arrays(_stored(folder), abstract_tree)
         with _orbax() as ocp, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             return reader.restore(folder, args=ocp.args.StandardRestore(abstract_tree))
 
     return _newest(path, restore, check)
 
 
-def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
+def _stored(folder: Path) -> dict[str, Any]:
+    """What Orbax knows of the arrays of a step, without reading them."""
+    for file in (*folder.glob("_*"), *folder.glob("array_metadatas/*")):  # JSON, which it reads
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"{file.name} has more than {MAX_JSON_BYTES:,} bytes")
+    with _orbax() as ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(folder).item_metadata.tree
+
+
+def _check_arrays(stored: Any, abstract_tree: Any) -> None:
+    """Raises a ValueError unless the stored arrays have the shapes and dtypes of a tree.
+
+    Orbax would read arrays of any size; and its own errors leave threads that print tracebacks.
+    """
+    found, wanted = _named(stored), _named(abstract_tree)
+    shapes = [
+        {name: f"{np.dtype(x.dtype)}{list(x.shape)}" for name, x in named.items()}
+        for named in (found, wanted)
+    ]
+    for name in sorted(found.keys() | wanted.keys()):
+        own, other = (each.get(name) for each in shapes)
+        if own != other:
+            raise ValueError(f"{name} is {own}, not {other}")
+        # A chunk is decoded as a whole.
+        if math.prod(found[name].storage.chunk_shape) > max(1, math.prod(found[name].shape)):
+            raise ValueError(f"{name} is stored in chunks that are larger than the array")
+
+
+def verify_step(path: Path, step: int, abstract_tree: Any) -> str | None:
+    """Says why a step can't be restored as a tree; None where it can be, as far as one can tell.
+
+    Raises:
+      CheckpointError: it can't be read at the moment.
+    """
+    if damage := find_damage(path, step):
+        return damage
+    try:
+        _check_arrays(_stored((path / str(step) / _STATE).absolute()), abstract_tree)
+    except Exception as error:  # TensorStore's and Orbax's
+        return _why(error)
+    return None
+
+
+def read_weights(path: Path, wanted: Any) -> tuple[int, dict[str, Any], dict[int, str]]:
     """Reads the parameters and statistics to classify with: the averages, where a run keeps them.
+
+    Args:
+      wanted: {"params": ..., "batch_stats": ...}, the shapes and dtypes of the network's arrays.
 
     Returns:
       The newest step that isn't damaged; {"params": ..., "batch_stats": ...} of NumPy arrays,
@@ -162,12 +213,14 @@ def read_weights(path: Path) -> tuple[int, dict[str, Any], dict[int, str]]:
     """
 
     def restore(folder: Path) -> Any:
+        tree = _stored(folder)
+        names = ("average",) if tree.get("average") else ("params", "batch_stats")
+        stored = {name: tree[name] for name in names if name in tree}
+        _check_arrays(stored.get("average", stored), wanted)
         with _orbax() as ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            tree = reader.metadata(folder).item_metadata.tree
-            names = ("average",) if tree.get("average") else ("params", "batch_stats")
-            wanted = jax.tree.map(lambda _: 0, {name: tree[name] for name in names if name in tree})
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            args = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+            item = jax.tree.map(lambda _: 0, stored)
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            args = ocp.args.PyTreeRestore(item, restore_args=as_numpy, partial_restore=True)
             weights = reader.restore(folder, args=args)
             return {"batch_stats": {}, **weights.get("average", weights)}
 
@@ -216,10 +269,6 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _shapes(tree: Any) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in _named(tree).items()}
-
-
 def last_saved(path: Path) -> int | None:
     """Reads which step was saved last, even if it is gone; None for none."""
     try:
@@ -255,15 +304,10 @@ def find_damage(path: Path, step: int) -> str | None:
 
 def read_values(path: Path, step: int) -> dict[str, Any]:
     """Reads what was saved beside the arrays of a step."""
-    return _read_values(path / str(step))["values"]
-
-
-def _read_values(folder: Path) -> dict[str, dict[str, Any]]:
-    saved = read_json(folder / _VALUES)
-    parts = ("values", "arrays")
-    if isinstance(saved, dict) and all(isinstance(saved.get(part), dict) for part in parts):
-        return saved
-    raise CheckpointError(f"{folder / _VALUES}: isn't as digits_jax writes it; train the run again")
+    values = read_json(path / str(step) / _VALUES)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path / str(step) / _VALUES}: isn't a JSON object; train again")
+    return values
 
 
 def newest_good(path: Path) -> int | None:

@@ -59,8 +59,8 @@ METRICS_FIELDS = (
     "train_seconds",
 )
 MAX_ARRAY_BYTES = 1_000_000_000  # of all arrays of an npz file together, unpacked
+MAX_JSON_BYTES = 50_000_000
 _LOCK = ".lock"
-_MAX_JSON_BYTES = 50_000_000
 
 
 def new_workdir(name: str, root: Path = Path("runs")) -> Path:
@@ -71,6 +71,7 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
       ['cnn-mnist', 'cnn-mnist-2']
     """
+    check_name(root)
     number, path = 1, root / name
     while True:
         try:
@@ -83,6 +84,26 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
             raise _not_writable(path, error) from None
 
 
+def check_name(path: Path) -> None:
+    """Raises a CheckpointError for a folder that Orbax can't name, or a link to one that is gone.
+
+    Example:
+      >>> check_name(Path("runs/caf\\udce9"))
+      Traceback (most recent call last):
+      digits_jax.errors.CheckpointError: runs/caf\\udce9: the name isn't UTF-8; rename that folder
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(f"{path}: the name isn't UTF-8; rename that folder") from None
+    for link in (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            raise CheckpointError(
+                f"{link}: is a link to {os.readlink(link)}, which isn't there; make that folder, "
+                "or give another"
+            )
+
+
 def _not_writable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path}: can't be written ({error.strerror}); give another folder")
 
@@ -93,11 +114,10 @@ def hold_folder(path: Path) -> Iterator[None]:
 
     The lock is the operating system's: it goes with the process, however that ends.
     """
+    check_name(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # A link is refused, or the file that it names would be opened for writing.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        lock = os.open(path / _LOCK, flags, 0o666)
+        lock = _open_own(path / _LOCK, os.O_RDWR)
     except OSError as error:
         raise _not_writable(path, error) from None
     try:
@@ -120,6 +140,16 @@ def hold_folder(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _open_own(path: Path, flags: int) -> int:
+    """Opens or makes a file for writing; a link, a pipe or a device isn't opened."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            what = "is a link" if path.is_symlink() else "isn't a regular file"
+            raise CheckpointError(f"{path}: {what}; move it away")
+    flags |= os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags, 0o666)
+
+
 @contextlib.contextmanager
 def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
     """Locks the folder of a new run, which must hold none yet, or of one that is resumed."""
@@ -133,6 +163,7 @@ def hold_workdir(path: Path, *, new: bool) -> Iterator[None]:
 
 def check_free(path: Path) -> None:
     """Raises the CheckpointError that `hold_workdir` would for a new run; makes nothing."""
+    check_name(path)
     _check_empty(path)
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
@@ -145,7 +176,7 @@ def check_free(path: Path) -> None:
 
 def _check_empty(path: Path) -> None:
     # Also a run whose config.json is gone: its checkpoints would be resumed.
-    if any((path / name).exists() for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS)):
+    if any(os.path.lexists(path / name) for name in (CONFIG, METRICS, RESULTS, CHECKPOINTS)):
         raise CheckpointError(f"{path}: already holds a run; give another folder, or resume it")
 
 
@@ -209,8 +240,8 @@ def read_bytes(path: Path) -> bytes:
     """Reads one of a run's text files, of at most 50 MB; a larger one is an OSError."""
     with naming(path), open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > _MAX_JSON_BYTES:
-            raise OSError(errno.EFBIG, f"has more than {_MAX_JSON_BYTES:,} bytes", str(path))
+        if size > MAX_JSON_BYTES:
+            raise OSError(errno.EFBIG, f"has more than {MAX_JSON_BYTES:,} bytes", str(path))
         return file.read(size)
 
 
@@ -241,8 +272,10 @@ def _finite(text: str) -> float:
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
     """Adds one epoch's line to ``metrics.jsonl``, in one write."""
-    with naming(path / METRICS), open(path / METRICS, "ab", buffering=0) as file:
-        file.write((json.dumps(row) + "\n").encode())
+    with naming(path / METRICS):
+        number = _open_own(path / METRICS, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(number, "ab", buffering=0) as file:
+            file.write((json.dumps(row) + "\n").encode())
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -263,12 +296,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             row = _from_json(line)
-            if isinstance(row, dict) and all(_is_number(row.get(key)) for key in METRICS_FIELDS):
+            if isinstance(row, dict) and all(is_number(row.get(key)) for key in METRICS_FIELDS):
                 rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether a JSON value is a number that a float can hold."""
     # Not `isfinite`: it raises for an integer beyond all floats.
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
@@ -346,8 +380,17 @@ class Run:
     validation_logits: "np.ndarray"
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Returns what tells a folder from another one that has taken its name; None for none."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
 def check_run(path: Path) -> None:
     """Raises a CheckpointError where a folder holds no run."""
+    check_name(path)
     if not (path / CONFIG).is_file():
         what = f"holds no run (no {CONFIG})" if path.is_dir() else "no such folder"
         raise CheckpointError(f"{path}: {what}; give the folder of a run")

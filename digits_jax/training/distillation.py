@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, DigitsError, shown
-from digits_jax.models.build import build_model
+from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
@@ -67,14 +67,14 @@ def load_teacher(
             results = folder.read_results(member)
             settings = folder.read_json(member / folder.CONFIG)["config"]
             _check_data(member, results, dataset)
-            _, weights, _ = read_weights(member / folder.CHECKPOINTS)
+            own = {"dtype": dtype, "convolution": convolution}
+            module = build_model({**settings, **own}, dataset.num_classes, shards)
+            _, weights, _ = read_weights(member / folder.CHECKPOINTS, abstract_variables(module))
             sha256 = tree_sha256(weights["params"])
             if sha256 != results["params_sha256"]:
                 raise ConfigError(
                     f"{member}: its newest checkpoint isn't the one that {folder.RESULTS} names"
                 )
-            own = {"dtype": dtype, "convolution": convolution}
-            module = build_model({**settings, **own}, dataset.num_classes, shards)
         except DigitsError as error:
             raise ConfigError(f"teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:

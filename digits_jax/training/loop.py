@@ -20,7 +20,7 @@ import numpy as np
 
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
-from digits_jax.errors import ConfigError
+from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
@@ -46,7 +46,7 @@ from digits_jax.training.resuming import (
     ZERO_TOTALS,
     check_same_run,
     epoch_ends,
-    fingerprint,
+    fingerprint_of,
     start,
     unscored,
     written_results,
@@ -177,7 +177,7 @@ def run(
     """Trains one network as set up, in a folder that no other process may use; see `fit`."""
     main = jax.process_index() == 0
     workdir = Path(distributed.broadcast_text(str(choose_workdir(setup)) if main else None))
-    distributed.assert_same({**fingerprint(setup), "resume": resuming})
+    distributed.assert_same({**fingerprint_of(setup), "resume": resuming})
     go_on = f"go on with\n  {folder.resume_command(workdir)}"
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals(f"not waiting; {go_on}"))
@@ -236,6 +236,7 @@ def train_members(
         for setup, workdir in training.writing():
             workdir.mkdir(parents=True, exist_ok=True)
             folder.write_json(workdir / folder.CONFIG, describe_run(setup))
+    training.identities = [folder.identity(workdir) for _, workdir in training.writing()]
     started = time.perf_counter()
     compile_step = partial(MultiStep, setups, partial(import_ahead, _NEEDED_LATER))
     with ThreadPoolExecutor(2, "compile") as pool:
@@ -286,11 +287,21 @@ class _Training:
         self.metrics: list[list[dict[str, Any]]] = [[] for _ in setups]
         self.validation: list[Score] | None = None
         self.writers: list[Any] = []
+        self.identities: list[tuple[int, int] | None] = []  # of the folders
 
     def writing(self) -> Iterator[tuple[TrainSetup, Path]]:
         """The networks whose files this process writes."""
         if self.workdirs and self.main:
             yield from zip(self.setups, self.workdirs, strict=True)
+
+    def check_folders(self) -> None:
+        """Raises a CheckpointError where a run's folder was moved or removed meanwhile."""
+        for workdir, identity in zip(self.workdirs or (), self.identities, strict=False):
+            if folder.identity(workdir) != identity:
+                raise CheckpointError(
+                    f"{workdir}: was moved or removed while it was trained; what was saved is "
+                    "where it went: resume it there"
+                )
 
     def check_stop(self) -> None:
         """Between two pieces of work other than steps: raises `Interrupted` after a signal.
@@ -393,6 +404,7 @@ class _Training:
 
     def _log(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Writes and prints an epoch's metrics."""
+        self.check_folders()
         for metrics, row in zip(self.metrics, rows, strict=True):
             metrics.append(row)
         for index, (_, workdir) in enumerate(self.writing()):
@@ -407,9 +419,10 @@ class _Training:
         """Saves a checkpoint of each network."""
         if not self.workdirs:
             return
+        self.check_folders()
         states = split_members(state, self.setups)
         for index, (setup, workdir) in enumerate(zip(self.setups, self.workdirs, strict=True)):
-            values = {**self.totals[index], **self._seconds(index), "run": fingerprint(setup)}
+            values = {**self.totals[index], **self._seconds(index), "run": fingerprint_of(setup)}
             save_checkpoint(workdir / folder.CHECKPOINTS, step, states[index], values)
         distributed.arm_watchdog(self.options.stall_seconds)
 
@@ -428,6 +441,7 @@ class _Training:
         if any(validation is not test for validation, test in splits):
             tests = self.score(state, [test for _, test in splits], self.check_stop)
         states = split_members(state, self.setups)
+        self.check_folders()
         finished = []
         for index, setup in enumerate(self.setups):
             workdir = self.workdirs[index] if self.workdirs else None

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import CheckpointError, ConfigError, DigitsError, shown
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import clear_up, last_saved, list_steps, restore_newest
+from digits_jax.runs.checkpoint import (
+    clear_up,
+    last_saved,
+    list_steps,
+    read_values,
+    restore_newest,
+    verify_step,
+)
 from digits_jax.training.run_metadata import describe_run
-from digits_jax.training.setup import TrainSetup, prepare
+from digits_jax.training.setup import TrainSetup, prepare, stored_state
 from digits_jax.training.state import TrainState
 
 # What a checkpoint holds beside the state: sums over the epoch so far, the seconds of all sessions,
@@ -82,7 +90,7 @@ def platform_differences(setup: TrainSetup, workdir: Path) -> list[str]:
     now = describe_run(setup)
     return [
         f"{name} is {value}, and was {shown(str(run.get(name)))}: the last bits may differ"
-        for part in ("versions", "device")
+        for part in ("versions", "device", "jax")
         for run in [_described(workdir, part)]
         for name, value in now[part].items()
         if run.get(name) != value
@@ -96,6 +104,12 @@ def _described(workdir: Path, part: str) -> dict[str, Any]:
 
 def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
     """Restores the state and the totals to go on from, and drops what was logged after them."""
+    for name, value in describe_run(setup)["jax"].items():
+        if (was := _described(workdir, "jax").get(name)) != value:
+            raise ConfigError(
+                f"{name}={value}: the run in {workdir} was trained with {shown(str(was))}, and "
+                "other random numbers would follow; set it as it was"
+            )
     path = workdir / folder.CHECKPOINTS
     restored = _restore(setup, workdir)
     saved = last_saved(path)
@@ -150,12 +164,64 @@ def epoch_ends(setup: TrainSetup) -> dict[int, float]:
     return {**ends, setup.total_steps: config.epochs}
 
 
-def fingerprint(setup: TrainSetup) -> dict[str, Any]:
+def fingerprint(
+    config: TrainConfig, dataset_sha256: str, teacher_sha256: Sequence[str] | None
+) -> dict[str, Any]:
     """Returns all that the parameters depend on, as JSON gives it back."""
-    config = {**setup.config.to_dict(), "teacher": None, "dataset_sha256": setup.dataset.sha256}
-    if setup.teacher:
-        config["teacher"] = setup.teacher.sha256
-    return json.loads(json.dumps(config))
+    values = {**config.to_dict(), "teacher": teacher_sha256, "dataset_sha256": dataset_sha256}
+    return json.loads(json.dumps(values))
+
+
+def fingerprint_of(setup: TrainSetup) -> dict[str, Any]:
+    """Returns the `fingerprint` of what a setup trains."""
+    teacher = setup.teacher.sha256 if setup.teacher else None
+    return fingerprint(setup.config, setup.dataset.sha256, teacher)
+
+
+def find_difference(values: dict[str, Any], own: dict[str, Any]) -> str | None:
+    """Says why a checkpoint isn't of a run; None where it is.
+
+    Args:
+      values: what was saved beside the arrays.
+      own: the run's `fingerprint`; a teacher of None may be any.
+    """
+    run = values.get("run")
+    numbers = [values.get(name) for name in ZERO_TOTALS]
+    if not isinstance(run, dict) or not all(folder.is_number(number) for number in numbers):
+        return "its values.json isn't as this version of digits_jax writes it"
+    if own["teacher"] is None:
+        run = {**run, "teacher": None}
+    for name in own:
+        if run.get(name) != own[name]:
+            return f"it has {name}={shown(str(run.get(name)))}, and the run has {own[name]}"
+    return None
+
+
+def make_verifier(workdir: Path) -> Callable[[int], str | None]:
+    """Returns a function that says why a run can't be resumed from a step; None where it can.
+
+    Raises:
+      CheckpointError: the configuration can't be read; from the function, the step can't.
+    """
+    config, _ = read_config(workdir)
+    dataset = _described(workdir, "dataset")
+    try:
+        wanted = stored_state(config, dataset["num_classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        why = shown(f"{type(error).__name__}: {error}")
+        raise CheckpointError(
+            f"{workdir / folder.CONFIG}: isn't as it was written ({why})"
+        ) from None
+    path = workdir / folder.CHECKPOINTS
+    teacher = _described(workdir, "teacher").get("sha256")
+    own = fingerprint(config, dataset.get("sha256", ""), teacher)
+
+    def verify(step: int) -> str | None:
+        if damage := verify_step(path, step, wanted):
+            return damage
+        return find_difference(read_values(path, step), own)
+
+    return verify
 
 
 def written_results(workdir: Path, params_sha256: str) -> dict[str, Any] | None:
@@ -199,21 +265,12 @@ def load_trained(
 
 def _restore(setup: TrainSetup, workdir: Path) -> Any:
     def check(step: int, values: dict[str, Any]) -> None:
-        saved, own = values.get("run"), fingerprint(setup)
-        if not isinstance(saved, dict) or values.keys() != {*ZERO_TOTALS, "run"}:
+        if difference := find_difference(values, fingerprint_of(setup)):
             raise CheckpointError(
-                f"{workdir / folder.CHECKPOINTS / str(step)}: is of another version of "
-                "digits_jax; train the run again, in another folder"
+                f"{workdir / folder.CHECKPOINTS / str(step)}: isn't of this run: {difference}; "
+                f"{folder.CONFIG} was changed, or the checkpoint is another run's: put back the "
+                "run's own, or start a new run"
             )
-        if setup.teacher is None:  # it isn't loaded to score what it taught
-            saved = {**saved, "teacher": None}
-        for name in own:
-            if saved.get(name) != own[name]:
-                raise CheckpointError(
-                    f"{workdir / folder.CONFIG}: has {name}={own[name]}, but the checkpoint of "
-                    f"step {step} has {saved.get(name)}: the file was changed, or the checkpoint "
-                    "is another run's; put back the run's own, or start a new run"
-                )
 
     return restore_newest(workdir / folder.CHECKPOINTS, setup.abstract_state, check)
 

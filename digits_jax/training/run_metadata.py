@@ -16,6 +16,9 @@ from digits_jax.training.scoring import Score
 from digits_jax.training.setup import TrainSetup
 from digits_jax.training.state import TrainState, count_params
 
+# What a seed's numbers depend on, and JAX takes from the environment.
+JAX_SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_random_seed_offset")
+
 
 def device_name(mesh: Mesh) -> str:
     """Returns platform and kind of a mesh's devices; of a CPU, the processor's name."""
@@ -75,6 +78,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version_of(name) for name in packages},
         },
+        "jax": {name: getattr(jax.config, name) for name in JAX_SETTINGS},
         "device": {"kind": device_name(setup.mesh), "count": setup.mesh.size},
         "dataset": {
             "name": dataset.name,

@@ -18,7 +18,7 @@ from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
 from digits_jax.runs.ensembles import mean_log_probabilities
 from digits_jax.training import parallel
 from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, place, split_members
-from digits_jax.training.setup import TrainSetup
+from digits_jax.training.setup import PRNG, TrainSetup
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import eval_step, predict_step, to_float
 
@@ -207,7 +207,7 @@ def augmented_view(images: np.ndarray, number: int) -> np.ndarray:
     """
     if number == 0:
         return images
-    key = jax.random.key(number)
+    key = jax.random.key(number, impl=PRNG)
     views = np.empty_like(images)
     for start in range(0, len(images), _VIEW_CHUNK):
         part = images[start : start + _VIEW_CHUNK]

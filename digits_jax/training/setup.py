@@ -27,6 +27,8 @@ from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.parallel import Device
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
 
+# JAX takes its default from the environment.
+PRNG = "threefry2x32"
 EVAL_BATCH_SIZE = 500
 MAX_STEPS_PER_CALL = 256
 
@@ -82,12 +84,12 @@ class TrainSetup:
     @property
     def initial_key(self) -> jax.Array:
         """The key of the initial parameters."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), 0)
+        return jax.random.fold_in(jax.random.key(self.config.seed, impl=PRNG), 0)
 
     @property
     def step_key(self) -> jax.Array:
         """The key that every training step folds its own from."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), 1)
+        return jax.random.fold_in(jax.random.key(self.config.seed, impl=PRNG), 1)
 
     def initial_state(self) -> TrainState:
         """Creates the state at step 0, on the devices."""
@@ -201,6 +203,14 @@ def prepare(
     )
     parallel.check_memory(setup.abstract_state, mesh)
     return setup
+
+
+def stored_state(config: TrainConfig, num_classes: int) -> TrainState:
+    """Returns the shapes and dtypes of what a run's checkpoints hold, without data or devices."""
+    schedule = make_schedule(config.schedule, config.learning_rate, 1)
+    tx = make_optimizer(config.optimizer, schedule, config.weight_decay)
+    module = build_model(config.to_dict(), num_classes)
+    return abstract_train_state(module, tx, averaged=bool(config.ema_decay))
 
 
 def choose_devices(

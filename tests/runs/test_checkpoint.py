@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import shutil
 import subprocess
 
@@ -23,6 +24,7 @@ from digits_jax.runs.checkpoint import (
     read_weights,
     restore_newest,
     save_checkpoint,
+    verify_step,
 )
 
 
@@ -47,6 +49,10 @@ def five_saved(tmp_path_factory):
 def saved(five_saved, tmp_path):
     """A copy of it, to be damaged."""
     return shutil.copytree(five_saved, tmp_path / "checkpoints")
+
+
+def weights_of(path):
+    return read_weights(path, {**abstract({"params": tree()["params"]}), "batch_stats": {}})
 
 
 def restore(path, wanted=None):
@@ -84,7 +90,7 @@ def test_no_checkpoint_yet(tmp_path):
     assert (list_steps(path), restore(path), newest_good(path)) == ([], None, None)
     assert last_saved(path) is None
     with pytest.raises(CheckpointError, match="holds no checkpoint; train the run first"):
-        read_weights(path)
+        weights_of(path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +106,7 @@ def test_the_weights_are_the_average_where_there_is_one(tmp_path):
     save_checkpoint(tmp_path, 1, {**weights, "average": {}}, {})
     save_checkpoint(tmp_path, 2, {**weights, "average": averaged}, {})
     for step, w, m in ((2, [0, 0], [5]), (1, [1, 1], [3])):
-        found_step, found, damaged = read_weights(tmp_path)
+        found_step, found, damaged = read_weights(tmp_path, abstract(weights))
         assert (found_step, damaged) == (step, {})
         np.testing.assert_array_equal(found["params"]["w"], w)
         np.testing.assert_array_equal(found["batch_stats"]["m"], m)
@@ -142,7 +148,7 @@ def test_each_file_matters(saved, damage):
         assert newest_good(saved) == 4
         if path == files[0]:
             assert_restores(saved, 4, damaged=[5])
-            assert read_weights(saved)[0] == 4
+            assert weights_of(saved)[0] == 4
         if damage == "a folder":
             path.rmdir()
         path.unlink(missing_ok=True)
@@ -190,7 +196,7 @@ def test_damaged_steps_are_set_aside_and_trained_again(saved):
 def test_all_are_damaged(saved):
     for step in (3, 4, 5):
         (saved / str(step) / "SHA256SUMS").unlink()
-    for read in (restore, read_weights):
+    for read in (restore, weights_of):
         with pytest.raises(CheckpointError, match=r"no checkpoint .* \(step 5: .*step 3"):
             read(saved)
     assert newest_good(saved) is None
@@ -208,6 +214,8 @@ def test_an_intact_step_that_cannot_be_restored_is_no_damage(saved, monkeypatch)
     other = abstract({**tree(), "params": {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}})
     with pytest.raises(CheckpointError, match="5: can't be restored though its files are intact"):
         restore(saved, other)
+    assert verify_step(saved, 5, other) == "params/kernel is float32[2, 3], not float32[4, 3]"
+    assert verify_step(saved, 5, abstract(tree())) is None
 
     def fail(*args, **kwargs):
         raise OSError(errno.EMFILE, "Too many open files", "x")
@@ -216,6 +224,18 @@ def test_an_intact_step_that_cannot_be_restored_is_no_damage(saved, monkeypatch)
     for read in (restore, newest_good):
         with pytest.raises(CheckpointError, match=r"\(Too many open files\); nothing was changed"):
             read(saved)
+
+
+def test_arrays_of_other_shapes_are_not_read(tmp_path):
+    """A stranger's checkpoint: 40 kB of zeros, packed, for 400 MB of memory."""
+    large = {"params": {"w": jnp.zeros((10_000, 10_000))}, "batch_stats": {}}
+    save_checkpoint(tmp_path, 1, large, {})
+    small = abstract({"params": {"w": jnp.zeros(2)}, "batch_stats": {}})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (restore_newest, read_weights):
+        with pytest.raises(CheckpointError, match=r"params/w is float32\[10000, 10000\], not"):
+            read(tmp_path, small)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
 # --- saving that fails -----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A run's folder: what is written is read back, all or nothing, by one process at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -282,13 +283,48 @@ def test_a_folder_that_cannot_be_written(tmp_path, check):
         check(tmp_path / "file" / "run")
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
-    (tmp_path / "victim").write_text("precious")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "victim")
-    with pytest.raises(CheckpointError, match="can't be written"):
-        hold(tmp_path / "run")
-    assert (tmp_path / "victim").read_text() == "precious"
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+@pytest.mark.parametrize("there", [True, False])
+def test_links_are_not_followed(tmp_path, name, there):
+    """Nor is a pipe opened, which would block."""
+    victim, path = tmp_path / "victim", tmp_path / "run" / name
+    path.parent.mkdir()
+    path.symlink_to(victim)
+    if there:
+        victim.write_text("precious")
+
+    def write():
+        hold(path.parent) if name == ".lock" else append_metrics(path.parent, row(1))
+
+    with pytest.raises(CheckpointError, match=f"{name}: is a link; move it away"):
+        write()
+    assert not victim.exists() or victim.read_text() == "precious"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=f"{name}: isn't a regular file"):
+        write()
+
+
+@pytest.mark.parametrize("check", [check_free, hold, lambda path: new_workdir("x", path)])
+def test_folders_that_cannot_be(tmp_path, check):
+    """A link to nowhere, and a name that isn't UTF-8, which Orbax doesn't take."""
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for path in (tmp_path / "link", tmp_path / "link" / "run"):
+        with pytest.raises(CheckpointError, match=r"link: is a link to .*gone, which isn't there"):
+            check(path)
+    with pytest.raises(CheckpointError, match="the name isn't UTF-8"):
+        check(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    hold(tmp_path)
+    assert "can't be locked" in capsys.readouterr().err
 
 
 HOLD = """

@@ -12,6 +12,7 @@ import pytest
 import scipy.special
 
 from digits_jax import (
+    CheckpointError,
     ConfigError,
     Dataset,
     DigitsError,
@@ -482,6 +483,43 @@ def test_checkpoints_that_were_removed(finished, toy, tmp_path, capsys):
     assert "was saved and is gone; going back to step 14" in capsys.readouterr().err
     shutil.rmtree(workdir / "checkpoints")
     with pytest.raises(DigitsError, match="holds no checkpoint, but step 15 was saved there"):
+        train(toy, workdir, resuming=True)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("moment", [8, 11])
+def test_a_folder_that_is_moved_while_it_is_trained(toy, tmp_path, monkeypatch, moment, again):
+    """At an epoch's end and at a checkpoint; also where another folder takes its name."""
+    workdir, moved = tmp_path / "run", tmp_path / "moved"
+
+    def move(step):
+        if step == moment - 1 and not moved.exists():
+            workdir.rename(moved)
+            if again:
+                workdir.mkdir()
+
+    with monkeypatch.context() as patch:
+        on_batch(patch, move)
+        with pytest.raises(CheckpointError, match="run: was moved or removed while it was trained"):
+            train(toy, workdir, checkpoint_every_steps=moment)
+    assert not workdir.exists() or not any(workdir.iterdir())
+    assert train(toy, moved, resuming=True).results["steps"] == 15
+
+
+def test_settings_of_jax_are_those_of_the_run(finished, toy, tmp_path):
+    """A default generator has no effect; what has one is refused."""
+    assert read_json(finished.workdir / "config.json")["jax"] == {
+        "jax_enable_x64": False,
+        "jax_threefry_partitionable": True,
+        "jax_random_seed_offset": 0,
+    }
+    with jax.default_prng_impl("rbg"):
+        assert_same_run(train(toy, tmp_path / "rbg"), finished)
+    workdir = shutil.copytree(finished.workdir, tmp_path / "run")
+    with (
+        jax.threefry_partitionable(False),
+        pytest.raises(ConfigError, match=r"jax_threefry_partitionable=False: .* with True"),
+    ):
         train(toy, workdir, resuming=True)
 
 

@@ -246,7 +246,7 @@ def draw_curves(
             file=sys.stderr,
         )
         return
-    from digits_jax.evaluation.plots import plot_curves
+    from digits_jax.plotting import plot_curves
 
     title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
     try:

@@ -112,7 +112,7 @@ from digits_jax.cli import run_program
 
 def main(argv):
     from pathlib import Path
-    from digits_jax.evaluation.plots import plot_curves
+    from digits_jax.plotting import plot_curves
 
     row = {f"{split}_{name}": 0.5 for split in ("train", "validation") for name in ("loss", "accuracy")}
     plot_curves([{"epoch": 1.0, **row}], Path("curves.png"), title="$mlp$ on {x^")
@@ -129,7 +129,7 @@ def test_curves_that_fail_are_a_warning(monkeypatch, tmp_path, capsys):
     def fail(*_, **__):
         raise RuntimeError("no font\nof that name")
 
-    monkeypatch.setattr("digits_jax.evaluation.plots.plot_curves", fail)
+    monkeypatch.setattr("digits_jax.plotting.plot_curves", fail)
     train.draw_curves([{"epoch": 1.0}], tmp_path, {"arch": "mlp", "dataset": "digits", "seed": 0})
     assert (
         capsys.readouterr().err == "warning: curves.png can't be drawn (no font\\nof that name)\n"

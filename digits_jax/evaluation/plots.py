@@ -1,19 +1,10 @@
-"""Every figure, in one style: of a comparison, and of a training.
+"""Every figure of a comparison; each function returns one, whose title states the finding."""
 
-Functions take results and return a matplotlib Figure whose title states the finding; nothing is
-written. The colours are Okabe and Ito's, told apart by every kind of colour vision; shape or
-position says the same again. A figure is 5.2 inches wide, so that it reads at the width of a
-phone, or 10 where it has three panels. matplotlib is imported when the first figure is drawn.
-"""
-
-import contextlib
-import logging
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial, wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -22,89 +13,28 @@ from digits_jax.evaluation.calibration import Reliability, reliability
 from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
 from digits_jax.formatting import count, fixed, interval, mean_sd, p_value, percent, plural
+from digits_jax.plotting import (
+    BLUE,
+    DARK_GREY,
+    GREEN,
+    GRID,
+    MUTED,
+    NARROW,
+    ORANGE,
+    PINK,
+    TEXT,
+    WIDE,
+    new_figure,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
-NARROW, WIDE = 5.2, 10.0  # inches
-ORANGE, BLUE, GREEN, PINK = "#E69F00", "#0072B2", "#009E73", "#CC4C8F"
-TEXT, MUTED, GRID, DARK_GREY = "#1c1c1c", "#6b6b6b", "#dddddd", "#4d4d4d"
 COLORS, _MARKERS = (ORANGE, BLUE), "os"  # of A and of B
 FEWEST = 10  # answers that a bin of the reliability curve needs to be drawn
 MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still looks at
-
-_STYLE = {
-    "text.color": TEXT,
-    "text.parse_math": False,  # a name may hold dollars
-    "axes.labelcolor": TEXT,
-    "axes.edgecolor": MUTED,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "font.size": 9.5,
-    "axes.titlesize": 9.5,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "figure.dpi": 150,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.h_pad": 0.06,
-}
-
-
-@contextlib.contextmanager
-def style() -> Iterator[None]:
-    """Replaces the user's settings by the style of this file."""
-    # Matplotlib warns at length where there is no home folder to keep its font list in.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    import matplotlib as mpl
-
-    settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
-    del settings["backend"]  # a Figure without pyplot needs none, and it isn't reset
-    with mpl.rc_context(settings):
-        yield
-
-
-def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
-    """Runs a drawing function in the style of this file."""
-
-    @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> "Figure":
-        with style():
-            figure = draw(*args, **kwargs)
-            # Ticks are made on the first draw, from the settings of that moment.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # the layout stands; saving needn't find it again
-        return figure
-
-    return wrapper
-
-
-def new_figure(title: str, width: float, height: float) -> "Figure":
-    """Makes a Figure whose title, wrapped to its width, stands above `height` inches of plot.
-
-    Example:
-      >>> new_figure("B is better", 5.2, 3.0).get_suptitle()
-      'B is better'
-    """
-    # Not pyplot, which keeps every figure in a global list and chooses a backend for screens.
-    from matplotlib.figure import Figure
-
-    lines = textwrap.wrap(title, int(width * 10.6), break_on_hyphens=False)
-    figure = Figure(figsize=(width, height + 0.21 * len(lines) + 0.1))
-    figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=11, fontweight="bold")
-    return figure
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes a figure, whatever the user's settings are."""
-    with style():
-        figure.savefig(path)
 
 
 def comparison_figures(
@@ -581,51 +511,4 @@ def image_sheet(
     axes.axis("off")
     if handles:
         figure.legend(handles=handles, loc="outside lower left")
-    return figure
-
-
-# --- a training ---------------------------------------------------------------------------
-
-
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draws loss and error rate, training and validation, against epochs, into a PNG file.
-
-    Args:
-      rows: what ``metrics.jsonl`` holds; "epoch", "train_loss", "train_accuracy",
-        "validation_loss" and "validation_accuracy" are used.
-      path: of the PNG file.
-      title: what was trained.
-    """
-    save_figure(draw_curves(rows, title), path)
-
-
-@styled
-def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Draws what `plot_curves` writes."""
-    from matplotlib.ticker import MaxNLocator
-
-    accuracy = percent(rows[-1]["validation_accuracy"])
-    figure = new_figure(f"{title}: validation accuracy {accuracy} at the end", WIDE, 3.3)
-    loss, error = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in rows]
-    splits = {"train": ("training", BLUE), "validation": ("validation", ORANGE)}
-    errors = 100 * (1 - np.array([[row[f"{split}_accuracy"] for row in rows] for split in splits]))
-    for values, (split, (name, color)) in zip(errors, splits.items(), strict=True):
-        look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 3}
-        loss.plot(epochs, [row[f"{split}_loss"] for row in rows], label=name, **look)
-        error.plot(epochs, values, **look)
-    loss.set_ylabel("cross-entropy (nats)")
-    error.set_ylabel("error rate (%)")
-    # A log axis has no place for zero: below the least error, a linear piece down to it.
-    least = float(min(errors[errors > 0], default=1.0))
-    error.set_yscale("symlog", linthresh=least, linscale=0.4, subs=(2, 5))
-    error.set_ylim(bottom=0 if (errors == 0).any() else 0.9 * least)
-    # Error rates often span less than a factor of ten: 2 and 5 of a decade get labels, too.
-    error.yaxis.set_major_formatter("{x:g}")
-    error.yaxis.set_minor_formatter("{x:g}")
-    for axes in (loss, error):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.7)
-    loss.legend()
     return figure

@@ -31,6 +31,7 @@ from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.formatting import count, csv_cell, fixed, interval, p_value, percent, plain
+from digits_jax.plotting import save_figure
 
 OVERLAP = "overlap.json"
 
@@ -318,7 +319,7 @@ def write_report(
         for name, draw in figures.items():
             try:
                 figure = draw()
-                plots.save_figure(figure, new / f"{name}.png")
+                save_figure(figure, new / f"{name}.png")
             except Exception as error:  # matplotlib's own; the numbers are worth more
                 left_out.append(f"Left out: the figure {name}, which failed ({plain(error)}).")
                 print(f"warning: {left_out[-1]}", file=sys.stderr)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from digits_jax.evaluation.plots import BLUE, MUTED, ORANGE, new_figure, styled
+from digits_jax.plotting import BLUE, MUTED, ORANGE, new_figure, styled
 from experiments.critical_factors.effects import Effect, Row, by_level, points
 from experiments.critical_factors.images import CORRUPTIONS
 

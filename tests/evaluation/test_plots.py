@@ -6,6 +6,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle
 
+from digits_jax import plotting
 from digits_jax.evaluation import Predictions, compare, plots
 
 LONG = "…xperiments/mlp-standard"  # as long as a name can get
@@ -147,7 +148,7 @@ def test_sheets_show_repaired_images_first_and_frame_them():
     )
     assert title(figure) == "B gets 2 of the 3 images right that A gets wrong"
     colors = [mpl.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches]
-    assert colors == [plots.GREEN.lower(), plots.GREEN.lower(), plots.PINK.lower()]
+    assert colors == [plotting.GREEN.lower(), plotting.GREEN.lower(), plotting.PINK.lower()]
 
 
 def test_a_long_sheet_draws_evenly_from_all_errors():
@@ -161,5 +162,5 @@ def test_curves_of_a_training(accuracy, tmp_path):
     losses = {"train_loss": 0.3, "validation_loss": 0.2}
     scores = {"train_accuracy": accuracy, "validation_accuracy": 0.95}
     rows = [{"epoch": epoch, **losses, **scores} for epoch in (1, 2)]
-    plots.plot_curves(rows, tmp_path / "curves.png", title="mlp")
+    plotting.plot_curves(rows, tmp_path / "curves.png", title="mlp")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

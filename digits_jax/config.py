@@ -115,9 +115,9 @@ class TrainConfig(Checked, ranges=RANGES):
     recalibrate_batch_norm: ByPreset[bool] = BY_PRESET
     """After the last step, estimate BatchNorm's statistics from training images without augmentation."""  # noqa: E501
     augment: ByPreset[
-        Literal["none", "shift", "affine", "elastic", "centred", "cutout", "noise"]
+        Literal["none", "shift", "affine", "elastic", "centred", "cutout", "handwriting", "noise"]
     ] = BY_PRESET
-    """Random changes to training images; centred is elastic without shifts, cutout is affine with a blanked square."""  # noqa: E501
+    """Random changes to training images; centred is elastic without shifts, cutout is affine with a blanked square, handwriting also changes the strokes."""  # noqa: E501
     augment_strength: ByPreset[float] = BY_PRESET
     """Factor on the strength of --augment: 2 rotates, shifts and bends twice as far."""
     adversarial: ByPreset[float] = BY_PRESET

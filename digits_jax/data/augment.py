@@ -28,6 +28,16 @@ POLICIES: dict[str, dict[str, float]] = {
     # Of digits that are centred, as MNIST's are by their centres of mass.
     "centred": _ELASTIC,
     "cutout": {**_AFFINE, "cutout_pixels": 8},
+    # Writers and cameras that MNIST doesn't have.
+    "handwriting": {
+        "rotation_degrees": 12.0,
+        "scale_factor": 1.25,
+        "shear_degrees": 12.0,
+        "shift_pixels": 1.5,
+        "elastic_pixels": 0.9,
+        "stroke_change": 0.5,
+        "blur": 0.6,
+    },
     # The only one that changes pixels independently of their neighbours.
     "noise": {"noise_sd": 0.3},
 }
@@ -56,6 +66,14 @@ def make_augment(policy: str, strength: float = 1.0) -> Augment | None:
     if "scale_factor" in strengths:  # 1 means no scaling
         strengths["scale_factor"] += 1 - strength
     size = round(strengths.pop("cutout_pixels", 0))
+    strokes = {n: min(strengths.pop(n), 1.0) for n in ("stroke_change", "blur") if n in strengths}
+    if strokes:
+
+        def warp_and_vary(key: jax.Array, images: jax.Array) -> jax.Array:
+            warp_key, stroke_key = jax.random.split(key)
+            return vary_strokes(stroke_key, warp(warp_key, images, **strengths), **strokes)
+
+        return warp_and_vary
     if not size:
         return partial(warp, **strengths) if strengths else None
 
@@ -168,6 +186,49 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
     return jnp.where(blank[..., None], 0, images)
 
 
+def vary_strokes(
+    key: jax.Array, images: jax.Array, *, stroke_change: float = 0.0, blur: float = 0.0
+) -> jax.Array:
+    """Makes the strokes of each image thicker or thinner, and blurs it, by random amounts.
+
+    Args:
+      key: a JAX key.
+      images: see the top of this module.
+      stroke_change: at most 1; how far a pixel may go towards the largest or the smallest of its
+        3x3 neighbours, uniform in plus and minus this.
+      blur: at most 1; how far it may go then towards their binomial mean, uniform from 0.
+
+    Example:
+      >>> images = jnp.zeros((1, 28, 28, 1)).at[:, :, 14].set(1)
+      >>> changed = vary_strokes(jax.random.key(0), images, blur=1.0)
+      >>> bool(0.5 < changed.max() < 1), round(float(changed.sum()))
+      (True, 28)
+    """
+    _check_strength("stroke_change", stroke_change, most=1)
+    _check_strength("blur", blur, most=1)
+    images = _float32(images)
+    amounts = jax.random.uniform(key, (2, len(images), 1, 1, 1), minval=-1.0)
+    change, mixed = stroke_change * amounts[0], blur * jnp.abs(amounts[1])
+    thick, thin = (_over_neighbours(images, most) for most in (jnp.maximum, jnp.minimum))
+    images = images + jnp.where(change > 0, change * (thick - images), change * (images - thin))
+    return images + mixed * (_binomial_mean(images) - images)
+
+
+def _over_neighbours(
+    images: jax.Array, combine: Callable[[jax.Array, jax.Array], jax.Array]
+) -> jax.Array:
+    """Combines each pixel with its 3x3 neighbours; outside is zero."""
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = combine(combine(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
+    return combine(combine(rows[:, :, :-2], rows[:, :, 1:-1]), rows[:, :, 2:])
+
+
+def _binomial_mean(images: jax.Array) -> jax.Array:
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
+    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4
+
+
 def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Array:
     """Adds Gaussian noise of a standard deviation to each pixel, and clips the result to [0, 1].
 
@@ -184,9 +245,9 @@ def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Arra
     return jnp.clip(images + noise_sd * jax.random.normal(key, images.shape), 0, 1)
 
 
-def _check_strength(name: str, value: Any, least: float = 0) -> None:
-    if not isinstance(value, (int, float)) or not least <= value <= _MOST:
-        raise DataError(f"{name}={value!r}: must be a number from {least:g} to {_MOST:,.0f}")
+def _check_strength(name: str, value: Any, least: float = 0, most: float = _MOST) -> None:
+    if not isinstance(value, (int, float)) or not least <= value <= most:
+        raise DataError(f"{name}={value!r}: must be a number from {least:g} to {most:,.0f}")
 
 
 def _float32(images: jax.Array) -> jax.Array:

@@ -88,6 +88,8 @@ class Dataset:
       notice: why ``auto`` fell back to ``digits``; else empty.
       notes: what was done to data of one's own, a line each.
       path: where data of one's own were read; else empty.
+      parts: of mixed data sets (`mix_datasets`): the name of each, and how many of the validation
+        and of the test images are its own; else empty.
 
     Raises:
       DataError: a split that can't be trained on or scored; the message names it.
@@ -104,6 +106,7 @@ class Dataset:
     notice: str = ""
     notes: tuple[str, ...] = ()
     path: str = ""
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(map(str, self.class_names))

@@ -11,7 +11,7 @@ import scipy.ndimage
 import scipy.stats
 
 from digits_jax.data import augment
-from digits_jax.data.augment import POLICIES, add_noise, cutout, make_augment, warp
+from digits_jax.data.augment import POLICIES, add_noise, cutout, make_augment, vary_strokes, warp
 from digits_jax.errors import DataError
 
 KEY = jax.random.key(0)
@@ -221,3 +221,23 @@ def test_wrong_policies_and_images_are_refused():
     for images in (jnp.zeros((28, 28, 1)), jnp.zeros((1, 28, 28, 1), jnp.uint8)):
         with pytest.raises(AssertionError):
             warp(KEY, images)
+
+
+# --- strokes -------------------------------------------------------------------------------
+
+
+def test_strokes_change_as_scipys_filters(monkeypatch):
+    images = random_images(count=2)
+    footprint = np.ones((1, 3, 3, 1))
+    for sign, rank in ((1.0, scipy.ndimage.maximum_filter), (-1.0, scipy.ndimage.minimum_filter)):
+        amounts = jnp.stack([jnp.full((2, 1, 1, 1), sign), jnp.zeros((2, 1, 1, 1))])
+        monkeypatch.setattr(jax.random, "uniform", lambda *_, a=amounts, **__: a)
+        changed = vary_strokes(KEY, images, stroke_change=0.25, blur=1.0)
+        extreme = rank(images, footprint=footprint, mode="constant")
+        np.testing.assert_allclose(changed, 0.75 * images + 0.25 * extreme, atol=1e-6)
+    amounts = jnp.stack([jnp.zeros((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), -1.0)])
+    monkeypatch.setattr(jax.random, "uniform", lambda *_, **__: amounts)
+    blurred = vary_strokes(KEY, images, stroke_change=1.0, blur=0.5)
+    weights = np.outer([1, 2, 1], [1, 2, 1])[None, :, :, None] / 16
+    mean = scipy.ndimage.convolve(images, weights, mode="nearest")
+    np.testing.assert_allclose(blurred, (images + mean) / 2, atol=1e-6)

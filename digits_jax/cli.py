@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from digits_jax.errors import ConfigError, DigitsError
-from digits_jax.hardware import version_of
+from digits_jax.hardware import record_compilation_cache, version_of
 
 T = TypeVar("T")
 
@@ -257,6 +257,7 @@ def leave(status: int) -> NoReturn:
     (two busy cores), and a process that fails among several would wait there for the others.
 
     """
+    record_compilation_cache()
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(status)

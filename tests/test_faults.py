@@ -14,6 +14,7 @@ from programs import TIMEOUT_SECONDS, TINY, assert_one_error_line, call, stop, t
 
 from digits_jax import checkpoints as checkpoints_program
 from digits_jax import evaluate as evaluate_program
+from digits_jax import hardware
 from digits_jax import train as train_program
 from digits_jax.runs.checkpoint import find_damage, list_steps
 
@@ -374,3 +375,37 @@ def test_no_intact_checkpoint(run, here):
     ending = here(checkpoints_program, run / "other")
     assert_one_error_line(*ending)
     assert "no such folder" in ending[2]
+
+
+# --- the compilation cache -----------------------------------------------------------------------
+
+
+def test_damaged_entries_of_the_compilation_cache_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "_caches", [tmp_path])
+    for name in ("good", "flipped", "cut", "link"):
+        (tmp_path / f"{name}-cache").write_bytes(name.encode() * 9)
+    hardware.record_compilation_cache()
+    (tmp_path / "flipped-cache").write_bytes(b"flipqed" * 9)
+    os.truncate(tmp_path / "cut-cache", 5)
+    (tmp_path / "link-cache").rename(tmp_path / "elsewhere")
+    (tmp_path / "link-cache").symlink_to("elsewhere")
+    os.mkfifo(tmp_path / "pipe-cache")
+    (tmp_path / "unknown-cache").touch()  # of a process that was killed
+    hardware.drop_damaged_entries(tmp_path)
+    assert [entry.name for entry in tmp_path.glob("*-cache")] == ["good-cache"]
+
+
+def test_a_damaged_compilation_cache_costs_no_more_than_compiling(trained, tmp_path):
+    caches = []
+    for workdir in ("first", "second"):
+        env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        status, _, err = call(tmp_path, "train", *TINY, f"--workdir={workdir}", env=env)
+        assert (status, err) == (0, "")
+        found = results_of(tmp_path / workdir)["params_sha256"]
+        assert found == results_of(trained[0])["params_sha256"]
+        caches.append(sorted(tmp_path.glob("cache/digits_jax/xla-*/*-cache")))
+        for entry in caches[-1]:
+            content = bytearray(entry.read_bytes())
+            content[len(content) // 2] ^= 1
+            entry.write_bytes(content)
+    assert caches[0] == caches[1] != []

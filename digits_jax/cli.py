@@ -28,8 +28,9 @@ T = TypeVar("T")
 
 PROGRAMS = (
     *("train", "evaluate", "compare", "predict", "export"),
-    *("benchmark", "checkpoints", "launch"),
+    *("models", "benchmark", "checkpoints", "launch"),
 )
+_MODULES = {"models": "pretrained_models"}  # where the module has another name
 # What a disk, its permissions or what lies on it do to a program that did nothing wrong.
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -269,7 +270,8 @@ def _print_version() -> None:
 
 def _describe(program: str) -> str:
     """The first words of a program's docstring, without importing it."""
-    source = Path(__file__).with_name(f"{program}.py").read_text(encoding="utf-8")
+    module = _MODULES.get(program, program)
+    source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split(": ")[0]
 
 
@@ -287,7 +289,8 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         close = difflib.get_close_matches(program, PROGRAMS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(f"{program}: unknown program; {hint}give one of {', '.join(PROGRAMS)}")
-    return importlib.import_module(f"digits_jax.{program}").main(argv[1:])
+    module = _MODULES.get(program, program)
+    return importlib.import_module(f"digits_jax.{module}").main(argv[1:])
 
 
 def main() -> NoReturn:

@@ -1,8 +1,9 @@
-"""Reads digits in anybody's pictures: python -m digits_jax.predict RUN IMAGE..."""
+"""Reads digits in anybody's pictures: python -m digits_jax.predict [RUN] IMAGE..."""
 
 import contextlib
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from digits_jax.deploy.reading import Reading
 
 DIGIT = ("digit", "probability", "runner_up", "runner_up_probability", "sure")
+_SUBMISSION = b"ImageId,Label\n"
 COLUMNS = ("file", "model", *DIGIT, "found", "error")
 
 
@@ -27,10 +29,10 @@ COLUMNS = ("file", "model", *DIGIT, "found", "error")
 class Arguments:
     """What to read."""
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a finished run, or a .npz file of digits_jax.export."""
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
-    """Picture files, folders of them, or - for standard input; with --image: more runs."""
+    words: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN] IMAGE...")
+    ] = ()
+    """Folder of a finished run, a .npz file of digits_jax.export, or cnn, mlp or tiny, which come with the package (default: cnn); then picture files, folders of them, or - for standard input. With --image: only runs."""  # noqa: E501
     # A list: the command line splits tuples at commas, which names of files may hold.
     image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...")] = field(default_factory=list)
     """The pictures; all else are runs to compare."""
@@ -47,13 +49,16 @@ class Arguments:
     show: bool = False
     """Write a picture of what was read to seen.png."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = ""
-    """Write that picture here instead of seen.png."""
+    """Write that picture here instead of seen.png; for RUN test.csv, the answers as a .csv file."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
     args = parse(Arguments, argv, doc=__doc__ or "")
-    runs, names = ([args.run, *args.paths], args.image) if args.image else ([args.run], args.paths)
+    count = len(args.words) if args.image else int(bool(args.words) and _is_run(args.words[0]))
+    runs, names = args.words[:count], args.image or args.words[count:]
+    if names and names[0].endswith(".csv"):
+        return _classify_table(args, runs, names)
     sheet = Path(args.output or "seen.png") if args.show or args.output else None
     _check(args, names, sheet)
     from tqdm import tqdm
@@ -67,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     files = list(_find_files(names))
     use_compilation_cache()
     predictors = [Predictor.load(runs)] if args.ensemble else [Predictor.load(r) for r in runs]
+    predictors = predictors or [Predictor.pretrained()]
     models = [predictor.network.name for predictor in predictors]
     mode = "page" if args.page else "line" if args.line else "digit"
     as_text = not (args.json or args.csv)
@@ -83,6 +89,12 @@ def main(argv: Sequence[str]) -> int:
                 grey = read_grey(name)
             reading = read_picture(grey, [predictor.predict for predictor in predictors], mode)
             entries.append(_entry(name, reading, models, mode))
+            if reading.too_small > sum(len(line.digits) for line in reading.answers[0]):
+                print(
+                    f"warning: {plain(name)}: {reading.too_small:,} marks are too small to read; "
+                    "give a part of the picture",
+                    file=sys.stderr,
+                )
         except DataError as error:
             reading = error
             entries.append({"file": name, "error": str(error)})
@@ -107,15 +119,25 @@ def main(argv: Sequence[str]) -> int:
     return int(any("error" in entry for entry in entries))
 
 
+def _is_run(name: str) -> bool:
+    """Whether the first of the words is a run, and no picture or folder of pictures."""
+    path = Path(name)
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_dir():
+            return any((path / each).exists() for each in ("config.json", "results.json"))
+        return path.suffix == ".npz" or (name != "-" and not path.suffix and not path.exists())
+    return False
+
+
 def _check(args: Arguments, names: Sequence[str], sheet: Path | None) -> None:
     if not names:
-        raise ConfigError("no picture is given; give RUN IMAGE..., or RUN_A RUN_B --image IMAGE...")
+        raise ConfigError("no picture is given; give IMAGE..., or RUN_A RUN_B --image IMAGE...")
     if (args.line and args.page) or (args.json and args.csv):
         raise ConfigError("--line and --page, --json and --csv exclude each other; give one")
     if args.csv and (args.line or args.page):
         raise ConfigError("--csv is for one digit an image; give --json for lines and pages")
     # RUN_A RUN_B IMAGE, without --image, would read the second run as a folder of pictures.
-    for name in args.paths if not args.image else ():
+    for name in names if not args.image else ():
         if (Path(name) / "config.json").is_file():
             raise ConfigError(
                 f"{name} is a run; to compare runs give RUN_A RUN_B --image IMAGE..., or --ensemble"
@@ -129,13 +151,38 @@ def _check(args: Arguments, names: Sequence[str], sheet: Path | None) -> None:
             raise ConfigError(f"{sheet}: exists, and isn't a sheet of this program; give another")
 
 
+def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) -> int:
+    """Writes Kaggle's table of answers to a CSV file of pixels."""
+    output, switches = Path(args.output), (args.line, args.page, args.json, args.csv, args.show)
+    several = len(runs) > 1 and not args.ensemble
+    if len(names) > 1 or several or any(switches) or output.suffix != ".csv":
+        raise ConfigError(f"{names[0]}: for a table of pixels give RUN test.csv -o submission.csv")
+    if output.exists() and not output.read_bytes().startswith(_SUBMISSION):
+        raise ConfigError(f"{output}: exists, and is no table of answers; give another")
+    from digits_jax.data.own_data import read_csv_images  # pyright: ignore
+    from digits_jax.deploy.predictor import Predictor
+    from digits_jax.hardware import use_compilation_cache
+    from digits_jax.runs.folder import replace_file
+
+    use_compilation_cache()
+    predictor = Predictor.load(runs) if runs else Predictor.pretrained()
+    labels = predictor.predict(read_csv_images(Path(names[0]))).names
+    lines = [f"{number},{label}\n".encode() for number, label in enumerate(labels, 1)]
+    replace_file(output, lambda file: file.write(_SUBMISSION + b"".join(lines)))
+    print(f"{output}: {len(labels):,} labels")
+    return 0
+
+
 def _find_files(names: Sequence[str]) -> Iterator[str]:
-    """The files given, and those in the folders given, one level deep, without hidden ones."""
+    """The files given, and those in the folders given, without hidden ones."""
     for name in names:
-        inside = []
-        with contextlib.suppress(OSError, ValueError):  # a NUL in the name is a ValueError
-            inside = [p for p in Path(name).iterdir() if p.is_file() and p.name[0] != "."]
-        yield from map(str, sorted(inside) or [name])
+        inside = [
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(name)
+            for file in files
+            if not any(part[0] == "." for part in Path(folder, file).relative_to(name).parts)
+        ]
+        yield from sorted(file for file in inside if os.path.isfile(file)) or [name]
 
 
 def _entry(name: str, reading: "Reading", models: list[str], mode: str) -> dict[str, Any]:

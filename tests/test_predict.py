@@ -81,6 +81,17 @@ def test_json_and_csv_say_the_same_of_a_folder(trained, here, pictures):
         assert {k: v for k, v in row.items() if v} == {k: v for k, v in expected.items() if v}
 
 
+def test_without_a_run_the_pretrained_cnn_reads(here, pictures, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (pictures / "3.png").rename(tmp_path / "a" / "b" / "3.png")
+    (tmp_path / "a" / ".hidden").mkdir()
+    (tmp_path / "a" / ".hidden" / "x.png").touch()
+    for argv in (["a"], ["--image", "a"], ["cnn", "a/b/3.png"]):
+        status, out, err = here(predict_program, *argv)
+        assert (status, err) == (0, "")
+        assert out.startswith("a/b/3.png: 3  ")
+
+
 def test_standard_input_is_a_dash(trained, here, pictures, monkeypatch):
     data = (pictures / "7.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))

@@ -33,7 +33,7 @@ SETTINGS += ("space_to_depth",)
 # The share of the correct predictions that may fall below the threshold of confidence.
 MAX_BELOW_THRESHOLD = 0.02
 # What the card, the page and `combine` need of a run, with its type.
-_RUN_FACTS: dict[str, Any] = {
+RUN_FACTS: dict[str, Any] = {
     "arch preset dataset dataset_sha256 params_sha256 device jax_version": str,
     "seed batch_size test_errors test_count": int,
     "epochs test_accuracy test_loss validation_accuracy": int | float,
@@ -171,7 +171,7 @@ def validate(network: Network) -> None:
     if not (0 < network.temperature < math.inf and 0 <= network.threshold <= 1):
         raise ValueError("its temperature or its threshold is out of range")
     for run in network.facts.get("runs", []):
-        for names, kind in _RUN_FACTS.items():
+        for names, kind in RUN_FACTS.items():
             for name in names.split():
                 if not isinstance(run[name], kind):
                     raise ValueError(f"its {name} is {quoted(run[name])}")

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from digits_jax.deploy.archive import read_archive
 from digits_jax.deploy.network import Network, combine, load_network, make_logits
 from digits_jax.deploy.predictions import Digit, Line, Predictions
+from digits_jax.deploy.pretrained import DEFAULT, load_pretrained, pretrained_names
 from digits_jax.deploy.reading import read_picture
 from digits_jax.errors import ConfigError, DataError
 from digits_jax.hardware import check_backend, cpu_count
@@ -23,6 +24,7 @@ from digits_jax.vision.decode import Picture, check_levels, read_grey
 # together than a processor's cache holds.
 SIZES = (1, 8, 64, 500)
 CHUNK = SIZES[-1]
+_STARTED: dict[str, int] = {}  # the process that runs JAX
 
 
 class Predictor:
@@ -35,14 +37,9 @@ class Predictor:
       network: see `load`.
     """
 
-    _process: int | None = None  # the first that made a Predictor: JAX runs there
-
     def __init__(self, network: Network):
+        _start()
         self.network = network
-        if Predictor._process is None:
-            Predictor._process = os.getpid()
-        _check_process(Predictor._process)
-        check_backend()
         # One device, whatever the process has: the chunks are spread over threads instead.
         self._device = jax.devices()[0]
         self._variables = jax.device_put([m.variables for m in network.members], self._device)
@@ -54,12 +51,23 @@ class Predictor:
     def load(cls, path: str | Path | Sequence[str | Path]) -> "Predictor":
         """Loads a run's folder, an exported ``.npz``, or several of them as one ensemble.
 
+        The name of a pretrained network does for a path that isn't there.
+
         Raises:
           CheckpointError: a folder isn't a finished run.
           DataError: a file isn't an exported network, or the networks make no ensemble.
         """
         paths = [path] if isinstance(path, str | Path) else path
         return cls(combine([open_network(each) for each in paths]))
+
+    @classmethod
+    def pretrained(cls, name: str = DEFAULT) -> "Predictor":
+        """Loads a network that the package carries; `digits-jax models` lists them.
+
+        Raises:
+          ConfigError: there is none of that name.
+        """
+        return cls(load_pretrained(name))
 
     def read(self, picture: Picture) -> Digit | None:
         """Reads the one digit of a picture of any size, wherever it is; None where there is none.
@@ -79,6 +87,9 @@ class Predictor:
         """Reads the lines of digits of a picture, as `read` takes it, from top to bottom."""
         return read_picture(read_grey(picture), [self.predict], "page").answers[0]
 
+    def __repr__(self) -> str:
+        return f"Predictor({self.network.name!r}, {self.network.num_params:,} parameters)"
+
     def predict(self, images: np.ndarray) -> Predictions:
         """Predicts images as MNIST has them (`digits_jax.vision.digit` makes them of others).
 
@@ -89,7 +100,7 @@ class Predictor:
         Raises:
           DataError: another shape, dtype or range, or NaN.
         """
-        _check_process(Predictor._process)
+        _start()
         images = check_images(images)
         chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
         if len(chunks) > 1:
@@ -119,17 +130,22 @@ class Predictor:
             return self._compiled[size]
 
 
-def _check_process(owner: int | None) -> None:
+def _start() -> None:
+    """Starts JAX; raises a ConfigError in a fork of a process that did, where JAX would hang."""
+    owner = _STARTED.setdefault("process", os.getpid())
     if owner != os.getpid():
         raise ConfigError(
             f"process {os.getpid()} is a fork of process {owner}, which runs JAX: JAX hangs in a "
             'fork; load the Predictor in the child alone, or start processes by "spawn"'
         )
+    check_backend()
 
 
 def open_network(path: str | Path) -> Network:
-    """Opens the network in a run's folder or in an exported ``.npz``; see `Predictor.load`."""
-    check_backend()  # or the error would be one of the checkpoint
+    """Opens a run's folder, an exported ``.npz``, or a pretrained network; see `Predictor.load`."""
+    _start()  # or an error of JAX would be one of the checkpoint
+    if str(path) in pretrained_names() and not Path(path).exists():
+        return load_pretrained(str(path))
     path = Path(path)
     return read_archive(path) if path.is_file() else load_network(path)
 

@@ -22,11 +22,13 @@ class Reading:
       grey: uint8 [height, width], the picture.
       answers: of each network, the lines of digits.
       found: how many digits seem to be on the picture, where one is read.
+      too_small: how many marks were too small to be digits.
     """
 
     grey: np.ndarray
     answers: list[list[Line]]
-    found: int = 0
+    found: int
+    too_small: int
 
 
 def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Reading:
@@ -38,7 +40,7 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
     def score(images: np.ndarray) -> np.ndarray:  # not calibrated: see `Score`
         return softmax(predict[0](images).logits, -1)
 
-    found = segment(grey)
+    found = segment(grey, page=mode == "page")
     if mode == "page":
         lines = read_page(found, score)
     elif mode == "line":
@@ -47,7 +49,8 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
         digit = find_digit(found)
         lines = [[digit]] if digit else []
     count = sum(map(len, find_rows(found))) if mode == "digit" else 0
-    return Reading(grey, [[_line(line, each) for line in lines] for each in predict], count)
+    answers = [[_line(line, each) for line in lines] for each in predict]
+    return Reading(grey, answers, count, found.too_small)
 
 
 def _line(glyphs: list[Glyph], predict: Predict) -> Line:

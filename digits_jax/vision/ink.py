@@ -18,10 +18,10 @@ _SOLID = 0.35  # of the shorter side
 _WINDOW = 0.15  # of the shorter side: wider than strokes, narrower than shadows
 
 
-def find_ink(grey: np.ndarray) -> np.ndarray:
+def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """Finds how much ink each pixel holds, whatever the light, the paper and the polarity.
 
-    1. A picture longer than ``LONGEST`` is averaged down to that.
+    1. A picture longer than ``longest`` is averaged down to that.
     2. The paper's light is a quadratic surface, fitted to the border first and then to all
        that lies near it, and the rest of it, smoothed. Where pixels differ more from it
        to the dark side than to the light one, ink is dark.
@@ -53,7 +53,7 @@ def find_ink(grey: np.ndarray) -> np.ndarray:
     if not (array and grey.dtype == np.uint8 and grey.ndim == 2 and grey.size):
         what = f"{grey.dtype} {list(grey.shape)}" if array else type(grey).__name__
         raise DataError(f"a picture is {what}; give a uint8 array [height, width], not empty")
-    small = _shrink(grey)
+    small = _shrink(grey, longest)
     ink = _flat_ink(small)
     if not ink.any():
         return _close_cut_ink(small)
@@ -74,11 +74,11 @@ def connected(inked: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _shrink(grey: np.ndarray) -> np.ndarray:
-    longest = max(grey.shape)
-    if longest <= LONGEST:
+def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
+    side = max(grey.shape)
+    if side <= longest:
         return grey
-    height, width = (max(round(side * LONGEST / longest), 1) for side in grey.shape)
+    height, width = (max(round(each * longest / side), 1) for each in grey.shape)
     image = Image.fromarray(np.ascontiguousarray(grey))
     return np.asarray(image.resize((width, height), Image.Resampling.BOX))
 

@@ -5,18 +5,22 @@ Ink is found once, by `segment`; what it returns is read as one digit or as rows
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from digits_jax.vision.digit import THRESHOLD
-from digits_jax.vision.ink import connected, find_ink
+from digits_jax.vision.ink import LONGEST, connected, find_ink
 from digits_jax.vision.touching import Box, Part, split_touching
 
 # A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
 # smoothed labels serve best: sharper ones make a pair that touches look as certain as a digit.
 Score = Callable[[np.ndarray], np.ndarray]
 
+# Pages whose digits are lower than this, in pixels of their ink, are processed at a larger size.
+_LOW, _LONGEST_PAGE = 24, 3000
+_MAX_PIECES = 20_000  # on one page; the time to sort them into rows grows with their square
 _ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
 
 
@@ -48,12 +52,21 @@ class Segmentation:
       ink: float32 [h, w] in [0, 1], see `find_ink`.
       labels: int32 [h, w], 0 for paper.
       pieces: those that can be writing, heaviest first: no specks, no frame of the picture.
+      too_small: how many others were left out as specks.
     """
 
     shape: tuple[int, int]
     ink: np.ndarray
     labels: np.ndarray
     pieces: list[Piece]
+    too_small: int
+
+    @property
+    def digit_height(self) -> int:
+        """How high digits are: half of the ink is in pieces at least as high."""
+        by_height = sorted(self.pieces, key=lambda p: p.height)
+        weights = np.cumsum([p.weight for p in by_height])
+        return by_height[np.searchsorted(weights, weights[-1] / 2)].height if by_height else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +82,11 @@ class Glyph:
     box: Box
 
 
-def segment(grey: np.ndarray) -> Segmentation:
+def segment(grey: np.ndarray, *, page: bool = False) -> Segmentation:
     """Finds the ink of a picture, uint8 [height, width], and its pieces that can be writing.
+
+    Args:
+      page: whether it holds several lines: it is then processed at a larger size if it has to be.
 
     Raises:
       DataError: an array of another type or shape.
@@ -81,7 +97,14 @@ def segment(grey: np.ndarray) -> Segmentation:
       >>> [piece.box for piece in segment(page).pieces]
       [(10, 20, 14, 40), (50, 28, 54, 38)]
     """
-    ink = find_ink(grey)
+    found = _segment(grey, LONGEST)
+    if page and max(grey.shape) > LONGEST and found.digit_height < _LOW:
+        return _segment(grey, _LONGEST_PAGE)
+    return found
+
+
+def _segment(grey: np.ndarray, longest: int) -> Segmentation:
+    ink = find_ink(grey, longest)
     labels = connected(ink > THRESHOLD)
     weights = ndimage.sum_labels(ink, labels, np.arange(1, labels.max() + 1))
     pieces = [
@@ -92,9 +115,9 @@ def segment(grey: np.ndarray) -> Segmentation:
     ]
     # Where everything is a frame, it is a digit cut out closely.
     pieces = [p for p in pieces if not _is_frame(p.box, *ink.shape)] or pieces
-    least = max(3, 0.008 * max(ink.shape))
-    pieces = sorted((p for p in pieces if p.longest >= least), key=lambda p: -p.weight)
-    return Segmentation(grey.shape, ink, labels, pieces)
+    least = max(3, 0.008 * min(max(ink.shape), LONGEST))
+    large = sorted((p for p in pieces if p.longest >= least), key=lambda p: -p.weight)
+    return Segmentation(grey.shape, ink, labels, large[:_MAX_PIECES], len(pieces) - len(large))
 
 
 def find_digit(found: Segmentation) -> Glyph | None:
@@ -111,7 +134,7 @@ def find_digit(found: Segmentation) -> Glyph | None:
 
     def is_near(piece: Piece) -> bool:
         reach = 0.25 if piece.weight > 0.1 * main.weight else 0.12
-        return _gap(piece.box, _bounds(digit)) <= reach * main.longest
+        return _gaps(piece.box, _bounds(digit))[1] <= reach * main.longest
 
     while near := [p for p in rest if is_near(p)]:
         digit += near
@@ -168,16 +191,12 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
     """
     if not found.pieces:
         return []
-    # How high digits are here: half of the ink is in pieces at least as high.
-    by_height = sorted(found.pieces, key=lambda p: p.height)
-    weights = np.cumsum([p.weight for p in by_height])
-    height = by_height[np.searchsorted(weights, weights[-1] / 2)].height
+    height = found.digit_height
     large = [p for p in found.pieces if p.height >= 0.45 * height]
     least = 0.02 * float(np.median([p.weight for p in large]))
     rows = [_stack(row) for row in ([large] if single else _split_rows(large))]
-    for piece in found.pieces:
-        if piece.height < 0.45 * height and piece.weight >= least:
-            _attach(piece, rows, height)
+    small = [p for p in found.pieces if p.height < 0.45 * height and p.weight >= least]
+    _attach(small, [digit for row in rows for digit in row], height)
     for row in rows:
         row.sort(key=lambda digit: sum(_bounds(digit)[0::2]))
     rows.sort(key=lambda row: np.mean([sum(_bounds(digit)[1::2]) for digit in row]))
@@ -215,15 +234,16 @@ def _stack(pieces: list[Piece]) -> list[list[Piece]]:
     return digits
 
 
-def _attach(piece: Piece, rows: list[list[list[Piece]]], height: float) -> None:
-    """Adds a small piece to the digit over, under or close by, and drops specks and separators."""
+def _attach(pieces: list[Piece], digits: list[list[Piece]], height: float) -> None:
+    """Adds small pieces to the digit over, under or close by; drops specks and separators."""
     # The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
-    digits = [digit for row in rows for digit in row]
-    near = min(digits, key=lambda digit: _gap(piece.box, _bounds(digit)))
-    box = _bounds(near)
-    aside = max(piece.box[0] - box[2], box[0] - piece.box[2])
-    if _gap(piece.box, box) <= 0.3 * height and aside <= _ASIDE * height:
-        near.append(piece)
+    boxes = np.array([_bounds(digit) for digit in digits])
+    for piece in pieces:
+        aside, gaps = _gaps(piece.box, boxes.T)
+        nearest = int(gaps.argmin())
+        if gaps[nearest] <= 0.3 * height and aside[nearest] <= _ASIDE * height:
+            digits[nearest].append(piece)
+            boxes[nearest] = _bounds(digits[nearest])
 
 
 def _cut_out(found: Segmentation, pieces: list[Piece]) -> Part:
@@ -253,8 +273,10 @@ def _bounds(pieces: list[Piece]) -> Box:
     return min(left), min(top), max(right), max(bottom)
 
 
-def _gap(a: Box, b: Box) -> float:
-    """Pixels between two boxes, 0 where they meet."""
-    across = max(b[0] - a[2], a[0] - b[2], 0)
-    down = max(b[1] - a[3], a[1] - b[3], 0)
-    return float(np.hypot(across, down))
+def _gaps(box: Box, others: Any) -> tuple[Any, Any]:
+    """Pixels from a box to another, or to each of several: sideways, negative where they overlap,
+    and in all, 0 where they meet."""
+    left, top, right, bottom = others
+    aside = np.maximum(left - box[2], box[0] - right)
+    down = np.maximum(top - box[3], box[1] - bottom)
+    return aside, np.hypot(np.maximum(aside, 0), np.maximum(down, 0))

@@ -155,9 +155,10 @@ def _cheapest_path(ink: np.ndarray) -> tuple[float, np.ndarray]:
     """The ink under the path from the first to the last row that crosses least, and the path."""
     tall, wide = ink.shape
     cost = ink[0].astype(np.float64)
+    padded = np.full(wide + 2, np.inf)
     steps = np.zeros((tall, wide), np.int8)
     for row in range(1, tall):
-        padded = np.pad(cost, 1, constant_values=np.inf)
+        padded[1:-1] = cost
         options = np.stack([padded[:-2] + _ASIDE_COST, padded[1:-1], padded[2:] + _ASIDE_COST])
         best = options.argmin(axis=0)
         steps[row] = best - 1

@@ -1,6 +1,7 @@
 """python -m digits_jax.export: what it writes, and what it refuses."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -87,6 +88,16 @@ def test_int8_states_its_accuracy(run, here, tmp_path):
     assert f"test accuracy, int8: {accuracy}\n" in out
     assert f"| test accuracy, int8 | {accuracy} |" in (tmp_path / "out/MODEL_CARD.md").read_text()
     assert json.loads((tmp_path / "out/manifest.json").read_text())["quantized"] is True
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_neighbours_are_not_read(run, here, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    neighbour = shutil.copytree(run, tmp_path / "neighbour")
+    for name in ("config.json", "results.json"):
+        (neighbour / name).unlink()
+        os.mkfifo(neighbour / name)
+    assert here(export_program, copy, "--format=npz", "-o", "out")[0] == 0
 
 
 @pytest.mark.parametrize(

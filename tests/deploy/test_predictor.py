@@ -1,5 +1,6 @@
 """Predictions, their ranks, and images that are refused."""
 
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
-from networks import numpy_logits, random_images, random_network
+from networks import constant_network, numpy_logits, random_images, random_network
+from PIL import Image
+from programs import call
 from scipy.special import softmax
 
 from digits_jax import DigitsError, load_dataset, read_run
@@ -115,3 +118,86 @@ def test_a_run_an_archive_and_an_ensemble(run, tmp_path):
 def test_paths_that_cannot_be_loaded(path, message):
     with pytest.raises(DigitsError, match=message):
         Predictor.load(path)
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def seven(size=120):
+    page = np.full((size, 200), 255, np.uint8)
+    page[20:28, 40:90] = page[20:100, 82:90] = 0
+    return page
+
+
+def test_one_picture_in_every_form(tmp_path):
+    predictor, page = Predictor(constant_network(7, "seven")), seven()
+    image = Image.fromarray(page)
+    image.save(tmp_path / "a.png")
+    pictures = [
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        (tmp_path / "a.png").read_bytes(),
+        image,
+        image.convert("RGBA"),
+        page,
+        page / 255,
+        np.stack([page] * 3, -1),
+        page[..., None],
+    ]
+    for picture in pictures:
+        digit = predictor.read(picture)
+        assert (digit.name, digit.box, digit.confident) == ("7", (40, 20, 90, 100), True)
+        assert (digit.probability, digit.runner_up) == (pytest.approx(0.9), "0")
+        assert digit.image.shape == (28, 28)
+    assert "image" not in repr(digit)
+    assert predictor.read(np.full((50, 60), 200, np.uint8)) is None
+    (line,) = predictor.read_page(np.hstack([page, page]))
+    assert [digit.box for digit in line.digits] == [(40, 20, 90, 100), (240, 20, 290, 100)]
+    assert repr(line) == "Line('77', probability=0.81)"
+    assert repr(predictor) == "Predictor('seven', 7,850 parameters)"
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("gone.png", r"gone.png: can't be read \(No such file"),
+        (b"no picture", "picture: is not a readable picture"),
+        (np.zeros((9, 9), np.int64), "a picture of int64: give uint8, or floating point"),
+        (np.full((9, 9), 255.0), r"with values from 255 to 255: give uint8"),
+        (np.ma.zeros((9, 9)), "in a masked array: the mask would be ignored"),
+        (np.zeros((9, 9, 2), np.uint8), r"a picture is uint8 \[9, 9, 2\]"),
+        (None, "a picture of object"),
+    ],
+)
+def test_pictures_that_cannot_be_read(picture, message):
+    with pytest.raises(DigitsError, match=message):
+        Predictor(constant_network(7, "seven")).read(picture)
+
+
+FORK = """
+import os, sys
+from digits_jax import DigitsError
+from digits_jax.deploy import Predictor
+predictor = Predictor.load(sys.argv[1])
+if os.fork():
+    os.wait()
+else:
+    for use in (lambda: predictor.predict([[0.0] * 28] * 28), lambda: Predictor.load(sys.argv[1])):
+        try:
+            use()
+        except DigitsError as error:
+            print(error, flush=True)
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks a process")
+def test_a_forked_process_is_refused_in_one_line(tmp_path):
+    write_archive(random_network("linear"), tmp_path / "model.npz")
+    status, out, _ = call(tmp_path, None, "model.npz", script=FORK)
+    lines = out.splitlines()
+    assert (status, len(lines)) == (0, 2)
+    assert all(
+        'load the Predictor in the child alone, or start processes by "spawn"' in line
+        for line in lines
+    )

@@ -119,6 +119,16 @@ def test_separators_are_left_out(kind):
     assert boxes([read_line(segment(page), uncertain)]) == [expected]
 
 
+def test_a_page_of_small_digits_is_processed_at_a_larger_size():
+    page = blank(2600, 2600)
+    expected = [[(x, y, x + 5, y + 14) for x in range(20, 2560, 40)] for y in range(20, 2560, 40)]
+    for left, top, right, bottom in (box for row in expected for box in row):
+        page[top:bottom, left:right] = 0
+    small = segment(page)
+    assert (small.pieces, small.too_small) == ([], 4096)  # 5 of 1,000 pixels high
+    assert boxes(find_rows(segment(page, page=True))) == expected
+
+
 # --- touching digits -----------------------------------------------------------------------
 
 

@@ -26,11 +26,12 @@ from digits_jax.hardware import record_compilation_cache, version_of
 
 T = TypeVar("T")
 
-PROGRAMS = (
-    *("train", "evaluate", "compare", "predict", "export"),
-    *("models", "benchmark", "checkpoints", "launch"),
-)
-_MODULES = {"models": "pretrained_models"}  # where the module has another name
+# Name -> module.
+PROGRAMS = {
+    **{name: name for name in ("train", "evaluate", "compare", "predict", "export")},
+    "models": "pretrained_models",
+    **{name: name for name in ("benchmark", "checkpoints", "launch")},
+}
 # What a disk, its permissions or what lies on it do to a program that did nothing wrong.
 _DISK_ERRORS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -270,8 +271,7 @@ def _print_version() -> None:
 
 def _describe(program: str) -> str:
     """The first words of a program's docstring, without importing it."""
-    module = _MODULES.get(program, program)
-    source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+    source = Path(__file__).with_name(f"{PROGRAMS[program]}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").split(": ")[0]
 
 
@@ -289,8 +289,7 @@ def _dispatch(argv: Sequence[str]) -> int | None:
         close = difflib.get_close_matches(program, PROGRAMS, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(f"{program}: unknown program; {hint}give one of {', '.join(PROGRAMS)}")
-    module = _MODULES.get(program, program)
-    return importlib.import_module(f"digits_jax.{module}").main(argv[1:])
+    return importlib.import_module(f"digits_jax.{PROGRAMS[program]}").main(argv[1:])
 
 
 def main() -> NoReturn:

@@ -30,7 +30,7 @@ def test_links_lead_to_files(page):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_commands_have_flags_that_exist(program, capsys):
     with pytest.raises(SystemExit):
-        importlib.import_module(f"digits_jax.{program}").main(["--help"])
+        importlib.import_module(f"digits_jax.{PROGRAMS[program]}").main(["--help"])
     known = set(FLAG.findall(capsys.readouterr().out))
     command = re.compile(rf"(?:digits_jax\.|digits-jax ){program}\b([^\n`|#]*)")
     used = {

@@ -181,7 +181,7 @@ def test_cores_are_those_of_the_containers_quota(kind, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_have_a_help_without_docstrings(program, tmp_path):
-    status, out, err = call(tmp_path, program, "--help", env={"PYTHONOPTIMIZE": "2"})
+    status, out, err = call(tmp_path, PROGRAMS[program], "--help", env={"PYTHONOPTIMIZE": "2"})
     assert (status, err) == (0, "")
     assert "usage: " in out
 

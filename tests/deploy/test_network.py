@@ -132,7 +132,10 @@ def change_results(path, **values):
         (lambda p: (p / "results.json").unlink(), "isn't finished"),
         (lambda p: shutil.rmtree(p / "checkpoints"), "holds no checkpoint"),
         (lambda p: (p / "config.json").write_text("[]"), "isn't an intact run"),
-        (lambda p: change_results(p, class_names=["a", "b"]), r"bias is float32\[10\], not float32\[2\]"),
+        (
+            lambda p: change_results(p, class_names=["a", "b"]),
+            r"bias is float32\[10\], not float32\[2\]",
+        ),
         (lambda p: change_results(p, params_sha256="0" * 64), "params_sha256 differs"),
     ],
 )

@@ -32,6 +32,7 @@ SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block",
 SETTINGS += ("space_to_depth",)
 # The share of the correct predictions that may fall below the threshold of confidence.
 MAX_BELOW_THRESHOLD = 0.02
+MAX_LAYERS = 100  # beside the dense ones of a CNN; what a stranger's file lists is built
 # What the card, the page and `combine` need of a run, with its type.
 RUN_FACTS: dict[str, Any] = {
     "arch preset dataset dataset_sha256 params_sha256 device jax_version": str,
@@ -136,7 +137,7 @@ def load_network(path: str | Path) -> Network:
         config, results = written["config"], run.results
         expected, names = results["params_sha256"], tuple(results["class_names"])
         settings = {name: config[name] for name in SETTINGS if config.get(name) is not None}
-        wanted = abstract_variables(build_model(settings, len(names)))
+        wanted = _variables(settings, len(names))
         step, weights, damaged = read_weights(path / folder.CHECKPOINTS, wanted)
         variables = {name: values for name, values in weights.items() if values}
         facts = {**results, "config": config, "versions": written.get("versions", {})}
@@ -180,22 +181,33 @@ def validate(network: Network) -> None:
     if not isinstance(network.facts.get("threshold_cost") or 0.0, float):
         raise ValueError("its threshold_cost isn't a number")
     json.dumps(network.facts, allow_nan=False, ensure_ascii=False).encode()  # can be written
-    images = jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32)
     for member in network.members:
-        settings, params = member.settings, member.variables["params"]
-        convolutions = settings["convs_per_block"] if settings["arch"] == "cnn" else 0
-        if convolutions and convolutions * len(settings["channels"]) > len(params):
-            raise ValueError("it has fewer layers than its settings list")
-        module = build_model(settings, len(network.class_names))
-        expected = jax.eval_shape(module.init, jax.random.key(0), images)
+        expected = _variables(member.settings, len(network.class_names))
         wanted, found = (
             jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
-            for tree in (expected, member.variables)
+            for tree in (expected, {"batch_stats": {}, **member.variables})
         )
         if wanted != found:
             raise ValueError("its arrays don't fit its settings")
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(member.variables)):
             raise ValueError("its parameters aren't finite")
+
+
+def _variables(settings: Mapping[str, Any], classes: int) -> dict[str, Any]:
+    """The shapes that settings from a file describe; a ValueError where they are out of bounds."""
+    cnn = settings["arch"] == "cnn"
+    layers = (
+        len(settings["channels"]) * settings["convs_per_block"]
+        if cnn
+        else len(settings["hidden_sizes"])
+    )
+    if not 0 <= layers <= MAX_LAYERS:
+        raise ValueError(f"it has {shown(layers)} layers; {MAX_LAYERS} are allowed")
+    variables = abstract_variables(build_model(settings, classes))
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
+    if size > folder.MAX_ARRAY_BYTES:
+        raise ValueError(f"it has {size:,} bytes; {folder.MAX_ARRAY_BYTES:,} are allowed")
+    return variables
 
 
 def combine(networks: Sequence[Network]) -> Network:

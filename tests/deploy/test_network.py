@@ -125,6 +125,12 @@ def change_results(path, **values):
     (path / "results.json").write_text(json.dumps({**results, **values}))
 
 
+def change_config(path, **values):
+    about = json.loads((path / "config.json").read_text())
+    about["config"] |= values
+    (path / "config.json").write_text(json.dumps(about))
+
+
 @pytest.mark.parametrize(
     ("act", "message"),
     [
@@ -135,6 +141,11 @@ def change_results(path, **values):
         (
             lambda p: change_results(p, class_names=["a", "b"]),
             r"bias is float32\[10\], not float32\[2\]",
+        ),
+        (lambda p: change_config(p, dense_size=10**9), r"it has [\d,]+ bytes; 1,000,000,000 are"),
+        (
+            lambda p: change_config(p, convs_per_block=10**6),
+            "it has 2000000 layers; 100 are allowed",
         ),
         (lambda p: change_results(p, params_sha256="0" * 64), "params_sha256 differs"),
     ],

@@ -29,6 +29,10 @@ from .errors import (
 )
 from .models.cnn import CNN as CNN
 from .models.mlp import MLP as MLP
+from .notebook import (
+    ResultsComparison as ResultsComparison,
+    compare_results as compare_results,
+)
 from .runs.folder import (
     Run as Run,
     read_run as read_run,

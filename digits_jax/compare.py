@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
-from digits_jax.errors import ConfigError
+from digits_jax.errors import ConfigError, DataError
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
-    from digits_jax.data.datasets import Dataset
     from digits_jax.evaluation import Predictions
 
 
@@ -35,7 +34,7 @@ class Arguments:
     name_b: str | None = None
     """What the report calls B."""
     dataset: str | None = None
-    """With --predictions: the data set, for its images."""
+    """The data set, for its images (default: that of the runs)."""
     data_dir: str | None = None
     """Folder of the data set (default: as in training)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
@@ -88,8 +87,6 @@ def read_groups(arguments: Arguments) -> tuple[list["Predictions"], list["Predic
         raise ConfigError(
             "give RUN_A RUN_B, or --a RUN... --b RUN..., or --predictions A.npz B.npz"
         )
-    if arguments.dataset and not files:
-        raise ConfigError("--dataset goes with --predictions; a run knows its own data set")
     if not (a or b) and len(runs or files) != 2:
         raise ConfigError(f"{len(runs or files)} to compare: give two")
     if (a or b) and min(len(a), len(b)) < 2:
@@ -107,27 +104,11 @@ def read_groups(arguments: Arguments) -> tuple[list["Predictions"], list["Predic
     return found[:split], found[split:]
 
 
-def load_test_set(run: "Predictions", arguments: Arguments) -> "Dataset | None":
-    """Loads the data set whose test images the report shows, if it is known."""
-    from digits_jax.data.datasets import load_dataset
-
-    name = arguments.dataset or run.results.get("dataset")
-    if not name:
-        return None
-    # Of a data set of one's own, which may be larger than memory, the test set is enough.
-    way = "stream" if name.startswith("tfds/") else "memory"
-    data = load_dataset(name, arguments.data_dir, input=way)
-    same = list(data.test.labels) == list(run.labels)
-    if run.results.get("dataset_sha256") not in (None, data.sha256) or not same:
-        hint = "--dataset, or leave it out" if arguments.dataset else "--data-dir"
-        raise ConfigError(f"{run.source} is not of this {data.name}; give another {hint}")
-    return data
-
-
 def main(argv: Sequence[str]) -> int:
     """Reads, compares, writes, prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     from digits_jax.evaluation import compare, report
+    from digits_jax.notebook import find_dataset
 
     output = arguments.output or (None if arguments.json else Path("comparison"))
     if output:
@@ -142,10 +123,18 @@ def main(argv: Sequence[str]) -> int:
                 "their spread is not that of seeds alone."
             )
             print(f"note: {notes[-1]}", file=sys.stderr)
-    data = load_test_set(a[0], arguments) if output else None
+    data = None
+    try:
+        if output and (arguments.dataset or a[0].results.get("dataset")):
+            data = find_dataset(a[0], arguments.dataset, arguments.data_dir)
+    except DataError as error:
+        if arguments.dataset or arguments.data_dir:
+            raise
+        notes.append(f"The misclassified images aren't shown: {error}")
+        print(f"note: {notes[-1]}", file=sys.stderr)
     names, dataset = (arguments.name_a, arguments.name_b), data.name if data else arguments.dataset
     found = compare(a, b, names=names, dataset=dataset, resamples=arguments.resamples)
-    classes = data.class_names if data else [str(i) for i in range(found.num_classes)]
+    classes = data.class_names if data else found.class_names
     if output:
         notes.append(f"Made with: {shlex.join(['python', '-m', 'digits_jax.compare', *argv])}")
         report.write_report(

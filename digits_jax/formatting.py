@@ -1,11 +1,13 @@
 """Numbers, names and tables as text. Undefined numbers (None) are "–".
 
 Names of files, folders and classes may come from strangers. Each form of output has one function
-that makes them harmless: `plain` for a terminal, `markdown`, `csv_cell`; Jinja's for HTML.
+that makes them harmless: `plain` for a terminal, `markdown`, `csv_cell`, and `to_html`, which does
+what Jinja does.
 """
 
+import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
 from digits_jax.errors import printable
@@ -29,6 +31,23 @@ def markdown(text: object) -> str:
       \[a\](javascript:b) \<c\>\|d
     """
     return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", plain(text))
+
+
+def to_html(text: object) -> str:
+    """Escapes what HTML would take for markup.
+
+    Example:
+      >>> to_html("<b>")
+      '&lt;b&gt;'
+    """
+    return html.escape(plain(text))
+
+
+def html_table(rows: Mapping[str, object], title: str = "") -> str:
+    """Makes a table of names and values, as a notebook shows it."""
+    caption = f"<caption>{to_html(title)}</caption>" if title else ""
+    cells = (f"<tr><th>{to_html(k)}</th><td>{to_html(v)}</td></tr>" for k, v in rows.items())
+    return f"<table>{caption}{''.join(cells)}</table>"
 
 
 def csv_cell(value: object) -> object:

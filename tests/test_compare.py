@@ -1,6 +1,7 @@
 """The program, on run folders made by hand from the embedded digits."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,32 @@ def test_two_runs_end_to_end(runs, tmp_path, capsys):
     assert {"errors_a.png", "errors_b.png", "hardest.png", "report.html"} <= names
     markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "Made with: python -m digits\\_jax.compare" in markdown
+
+
+def test_without_the_data_only_the_images_are_left_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    a, b = (
+        make_run(tmp_path / arch, arch, 0, 0.1, dataset="tfds/mine", dataset_sha256="a" * 64)
+        for arch in ("mlp", "cnn")
+    )
+    flags = [a, b, "-o", str(tmp_path / "report"), "--resamples=200"]
+    assert main(flags) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 11
+    assert re.fullmatch(r"note: The misclassified images aren't shown: .*tfds/mine.*\n", said.err)
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"overlap.json", "report.html", "classes.png"} <= names
+    assert not names & {"errors_a.png", "errors_b.png", "hardest.png"}
+    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "the test set isn't at hand" in markdown
+    assert "aren't shown" in markdown
+    # What is asked for has to be there.
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DigitsError, match="tfds/mine"):
+        main([*flags, "--overwrite", f"--data-dir={tmp_path / 'data'}"])
+    with pytest.raises(DigitsError, match="is not of this digits"):
+        main([*flags, "--overwrite", "--dataset=digits"])
 
 
 def compared(arguments, capsys):
@@ -148,7 +175,6 @@ def test_bad_arguments_are_refused(runs, tmp_path):
         ([a, b, "--a", a, "--b", b], "give RUN_A RUN_B"),
         (["--a", a, a2, "--b", b], "two seeds or more"),
         (["--a", a, b, "--b", b2, a2], "A mixes CNN and MLP"),
-        ([a, b, "--dataset=mnist"], "--dataset goes with"),
         ([a, b, "--resamples=5"], "at least 100"),
         (["--predictions", a, b], "can't be read"),
         (["--predictions", good], "give two"),

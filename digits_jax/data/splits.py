@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from digits_jax.errors import DataError
+from digits_jax.formatting import html_table
 
 if TYPE_CHECKING:
     from digits_jax.data.tfds import RecordSplit
@@ -124,6 +125,16 @@ class Dataset:
                 raise DataError(f"{part} has no images: must have at least 1")
             if isinstance(split, Split):
                 _check_split(part, split, len(names))
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in SPLITS)
+        return f"Dataset({self.name} {self.version}: {sizes} images; {self.num_classes} classes)"
+
+    def _repr_html_(self) -> str:
+        sizes = {f"{part} images": f"{len(getattr(self, part)):,}" for part in SPLITS}
+        names = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
+        facts = {"name": f"{self.name} {self.version}", "source": self.source, **sizes}
+        return html_table({**facts, "classes": f"{self.num_classes}: {names}"}, "Dataset")
 
     @classmethod
     def from_arrays(

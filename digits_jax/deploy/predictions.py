@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from digits_jax.formatting import html_table, plural
 from digits_jax.vision.touching import Box
 
 
@@ -36,6 +37,21 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.probabilities)
+
+    def __repr__(self) -> str:
+        pairs = zip(self.names[:5], self.confidence[:5], strict=True)
+        shown = ", ".join(f"{name} ({p:.1%})" for name, p in pairs)
+        more = ", ..." if len(self) > 5 else ""
+        return f"Predictions({plural(len(self), 'image')}: {shown}{more})"
+
+    def _repr_html_(self) -> str:
+        rows = zip(self.names[:20], self.confidence, self.confident, strict=False)
+        facts = {
+            f"image {i}": f"{name}, {p:.1%}{'' if sure else ', not confident'}"
+            for i, (name, p, sure) in enumerate(rows)
+        }
+        more = {"...": f"{len(self) - 20:,} more"} if len(self) > 20 else {}
+        return html_table(facts | more, f"Predictions of {plural(len(self), 'image')}")
 
     @cached_property
     def _order(self) -> np.ndarray:

@@ -37,7 +37,7 @@ from digits_jax.evaluation.overlap import (
     mcnemar_p_value,
     pair_cells,
 )
-from digits_jax.formatting import plain
+from digits_jax.formatting import html_table, mean_sd, p_value, percent, plain
 
 ALPHA = 0.05  # the level of significance of titles and sentences
 _LONGEST_NAME = 24  # letters; what the figures have room for
@@ -78,6 +78,17 @@ class Predictions:
             )
         for key, value in checked.items():
             object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        return f"Predictions({self.name}: {self._summary()})"
+
+    def _repr_html_(self) -> str:
+        known = {key: self.results[key] for key in ("arch", "dataset") if key in self.results}
+        return html_table({"name": self.name, **known, "test": self._summary()}, "Predictions")
+
+    def _summary(self) -> str:
+        right = (self.logits.argmax(axis=1) == self.labels).mean()
+        return f"{self.labels.size:,} images, {percent(right)} right"
 
     @property
     def kind(self) -> str:
@@ -139,6 +150,30 @@ class Comparison:
         """The accuracy of each run of A and of B."""
         a, b = ((predictions == self.labels).mean(axis=1) for predictions in self.predictions)
         return a, b
+
+    @property
+    def class_names(self) -> list[str]:
+        """A name for each label, as far as the runs have any."""
+        names = self.runs[0][0].results.get("class_names")
+        if not isinstance(names, list | tuple) or len(names) != self.num_classes:
+            names = range(self.num_classes)
+        return [str(name) for name in names]
+
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(f'{k} {v}' for k, v in self._summary().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self._summary(), "Comparison")
+
+    def _summary(self) -> dict[str, str]:
+        shown = [mean_sd(100 * values) for values in self.accuracies]
+        return {
+            **{name: f"{text}%" for name, text in zip(self.names, shown, strict=True)},
+            "images": f"{self.labels.size:,}",
+            "repair rate": percent(self.overlap.repair_rate),
+            "new-error rate": percent(self.overlap.new_error_rate),
+            "McNemar's p": p_value(self.overlap.mcnemar_p),
+        }
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95% interval of a count or rate of `ErrorOverlap`.

@@ -145,8 +145,9 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def tables(found: Comparison, classes: Sequence[str], notes: dict[str, str]) -> list[Table]:
-    """Returns the report's tables, in reading order; `notes` by title."""
+def tables(found: Comparison, classes: Sequence[str]) -> list[Table]:
+    """Returns the report's tables, in reading order."""
+    notes = _texts(found, classes)["notes"]
     a, b = found.names
     overlap = []
     for name, show, what in _RATES:
@@ -224,11 +225,11 @@ def overlap_json(found: Comparison) -> str:
     return json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
-def examples_csv(found: Comparison) -> str:
-    """Returns a CSV table with a row per test image.
+def example_columns(found: Comparison) -> dict[str, np.ndarray]:
+    """Returns the columns of a table with a row per test image.
 
-    Its columns are index, label, and for every run ``NAME prediction``, ``NAME confidence`` (a
-    fraction), ``NAME loss`` (nats), ``NAME right`` (1 or 0).
+    They are index, label, and for every run ``NAME prediction``, ``NAME confidence`` (a fraction),
+    ``NAME loss`` (nats), ``NAME right`` (1 or 0).
     """
     columns = {"index": np.arange(found.labels.size), "label": found.labels}
     for run in (*found.runs[0], *found.runs[1]):
@@ -236,14 +237,21 @@ def examples_csv(found: Comparison) -> str:
         losses = negative_log_likelihood(found.labels, run.logits)
         columns |= {
             f"{run.name} prediction": predictions,
-            f"{run.name} confidence": [f"{p:.6f}" for p in softmax(run.logits, axis=1).max(axis=1)],
-            f"{run.name} loss": [f"{loss:.6f}" for loss in losses],
+            f"{run.name} confidence": softmax(run.logits, axis=1).max(axis=1),
+            f"{run.name} loss": losses,
             f"{run.name} right": (predictions == found.labels).astype(int),
         }
+    return columns
+
+
+def examples_csv(found: Comparison) -> str:
+    """Returns `example_columns` as CSV."""
+    columns = example_columns(found)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, columns))
-    writer.writerows(zip(*columns.values(), strict=True))
+    for row in zip(*(values.tolist() for values in columns.values()), strict=True):
+        writer.writerow(f"{value:.6f}" if isinstance(value, float) else value for value in row)
     return text.getvalue()
 
 
@@ -336,7 +344,7 @@ def write_report(
             "headline": plots.headline(found),
             "summary": texts["summary"],
             "figures": shown,
-            "tables": tables(found, classes, texts["notes"]),
+            "tables": tables(found, classes),
             "notes": [*left_out, *map(plain, notes)],
         }
         files = {OVERLAP: overlap_json(found), "examples.csv": examples_csv(found)}

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import CheckpointError, ConfigError
+from digits_jax.formatting import duration, html_table, percent, plural
 from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
@@ -62,6 +63,9 @@ from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_no
 from digits_jax.training.setup import TrainSetup, prepare
 from digits_jax.training.state import TrainState
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Without an interval in steps, a checkpoint is saved when the last one is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
 # Steps that may be under way at once. Several CPU devices hang in a collective when many steps wait
@@ -97,6 +101,37 @@ class FitResult:
     metrics: list[dict[str, Any]]
     validation: Score
     test: Score
+
+    def __repr__(self) -> str:
+        results, test = self.results, self.test
+        return (
+            f"FitResult({results['arch']} on {results['dataset']}, seed {results['seed']}: test "
+            f"accuracy {test.accuracy:.2%}, {plural(test.errors, 'error')} of {test.count:,} images"
+            + (f"; {self.workdir})" if self.workdir else ")")
+        )
+
+    def _repr_html_(self) -> str:
+        results = self.results
+        facts = {
+            "network": f"{results['arch']}, {results['num_params']:,} parameters",
+            "data set": results["dataset"],
+            "seed": results["seed"],
+            "validation accuracy": percent(self.validation.accuracy),
+            "test accuracy": percent(self.test.accuracy),
+            "errors": f"{self.test.errors:,} of {self.test.count:,} images",
+            "training": f"{results['steps']:,} steps, {duration(results['train_seconds'])}",
+        }
+        return html_table(facts | ({"folder": self.workdir} if self.workdir else {}), "FitResult")
+
+    def plot_curves(self) -> "Figure":
+        """Draws loss and error rate against epochs; a notebook shows the figure."""
+        if not self.metrics:
+            raise ConfigError("metrics are empty: no epoch was logged; train for at least one")
+        from digits_jax.plotting import draw_curves
+
+        results = self.results
+        title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
+        return draw_curves(self.metrics, title)
 
 
 def fit(

@@ -1,0 +1,215 @@
+"""Compares trainings in a notebook or a script: `compare_results`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+
+from digits_jax.data.datasets import load_dataset
+from digits_jax.data.splits import Dataset
+from digits_jax.errors import DataError
+from digits_jax.evaluation import plots, report
+from digits_jax.evaluation.comparison import Comparison, Predictions, compare
+from digits_jax.formatting import to_html
+from digits_jax.runs.folder import Run, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from digits_jax.training.ensemble import EnsembleResult
+    from digits_jax.training.loop import FitResult
+
+Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, Predictions, str, Path]
+
+
+def compare_results(
+    a: Result | Sequence[Result],
+    b: Result | Sequence[Result],
+    *,
+    names: tuple[str | None, str | None] = (None, None),
+    dataset: Dataset | None = None,
+    resamples: int = 10_000,
+) -> "ResultsComparison":
+    """Compares two trainings, or two groups of trainings that differ in their seeds.
+
+    Args:
+      a: what `fit` or `fit_ensemble` returned, a run's folder, a `Run`, `Predictions`, or a list.
+      b: likewise; it may repair the errors of A.
+      names: of A and B; by default the architectures, if these differ, else the runs' names.
+      dataset: for the images of `ResultsComparison.plot_errors`; by default loaded by its name.
+      resamples: of the bootstrap.
+
+    Raises:
+      DataError: results on other images, a group of several architectures, or the same run twice.
+
+    Example:
+      >>> import numpy as np
+      >>> labels = np.arange(100) % 10
+      >>> mlp = Predictions("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])
+      >>> cnn = Predictions("cnn", labels, np.eye(10)[labels])
+      >>> compare_results(mlp, cnn).found.overlap.repair_rate
+      1.0
+    """
+    groups = [
+        [to_predictions(r) for r in (side if isinstance(side, list | tuple) else (side,))]
+        for side in (a, b)
+    ]
+    taken = [run.name for group in groups for run in group]
+    if len(set(taken)) < len(taken):  # each has columns of its own in tables
+        groups = [
+            [
+                dataclasses.replace(run, name=f"{run.name} {side}{i}")
+                for i, run in enumerate(group, 1)
+            ]
+            for side, group in zip("AB", groups, strict=True)
+        ]
+    found = compare(*groups, names=names, resamples=resamples)
+    if dataset is not None:
+        check_dataset(dataset, groups[0][0])
+    return ResultsComparison(found, dataset)
+
+
+class ResultsComparison:
+    """What `compare_results` found; a notebook shows its summary.
+
+    Attributes:
+      found: every number, a `Comparison`.
+      class_names: a name for each label.
+    """
+
+    def __init__(self, found: Comparison, dataset: Dataset | None = None):
+        self.found = found
+        self._dataset = dataset
+        self.class_names = list(dataset.class_names) if dataset else found.class_names
+
+    def __repr__(self) -> str:
+        return repr(self.found)
+
+    def _repr_html_(self) -> str:
+        return self.found._repr_html_()
+
+    def report(self) -> "Report":
+        """Returns the ten lines that matter, and all tables, which a notebook shows below them."""
+        return Report(self.found, self.class_names)
+
+    def write_report(self, directory: str | Path, *, overwrite: bool = False) -> Path:
+        """Writes the report of ``digits_jax.compare`` into a folder, with images if they are known.
+
+        Raises:
+          DataError: the folder holds something else.
+        """
+        images = self._dataset.test.images if self._dataset else None
+        return report.write_report(
+            self.found, directory, class_names=self.class_names, images=images, overwrite=overwrite
+        )
+
+    def plot_errors(self, of: Literal["a", "b"] = "a") -> "Figure":
+        """Draws the test images that one side misclassifies, framed where the other is right.
+
+        Raises:
+          DataError: the images aren't at hand; give compare_results the data set.
+        """
+        if self._dataset is None:
+            self._dataset = find_dataset(self.found.runs[0][0])
+        side, images = "ab".index(of), self._dataset.test.images
+        return plots.error_sheet(self.found, self.class_names, images, side)
+
+    def plot_overlap(self) -> "Figure":
+        """Draws both sets of errors as circles, and what they have in common."""
+        return plots.overlap_circles(self.found)
+
+    def plot_confusions(self) -> "Figure":
+        """Draws the confusions with the largest gains and losses of B against A."""
+        return plots.confusion_gains(self.found, self.class_names)
+
+    def to_dataframe(self) -> "DataFrame":
+        """Returns a row per test image: its label, and each run's prediction, confidence and loss.
+
+        Raises:
+          DataError: pandas isn't installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise DataError("to_dataframe needs pandas; pip install pandas") from None
+        return pandas.DataFrame(report.example_columns(self.found)).set_index("index")
+
+
+class Report:
+    """The summary as text, and the tables as HTML."""
+
+    def __init__(self, found: Comparison, class_names: Sequence[str]):
+        self.lines = report.summary_lines(found, class_names)
+        self._tables = report.tables(found, class_names)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        parts = ["<ul>", *(f"<li>{to_html(line)}</li>" for line in self.lines), "</ul>"]
+        for table in self._tables:
+            head, *body = (
+                "".join(f"<{tag}>{to_html(cell)}</{tag}>" for cell in row)
+                for tag, row in [("th", table.columns), *(("td", row) for row in table.rows)]
+            )
+            rows = "".join(f"<tr>{row}</tr>" for row in (head, *body))
+            parts.append(f"<h4>{to_html(table.title)}</h4><table>{rows}</table>")
+            parts.append(f"<p>{to_html(table.note)}</p>")
+        return "".join(parts)
+
+
+def to_predictions(result: Any) -> Predictions:
+    """Takes the predictions of what `compare_results` compares."""
+    if isinstance(result, Predictions):
+        return result
+    known = result
+    if isinstance(result, str | Path):
+        known = read_run(Path(result))
+    elif hasattr(result, "members"):  # an ensemble's logits are in its folder
+        known = read_run(known.workdir)
+    if isinstance(known, Run):
+        name, arrays = known.path.resolve().name, known
+        scores = (arrays.labels, arrays.logits, arrays.validation_labels, arrays.validation_logits)
+    else:
+        try:
+            test, validation, results = known.test, known.validation, known.results
+        except AttributeError:
+            raise DataError(
+                f"a {type(result).__name__} can't be compared: give what fit returned, a run's "
+                "folder, or Predictions"
+            ) from None
+        name = known.workdir.name if known.workdir else f"{results['arch']}-seed{results['seed']}"
+        scores = (test.labels, test.logits, validation.labels, validation.logits)
+    return Predictions(name, *scores, known.results)
+
+
+def find_dataset(
+    run: Predictions, name: str | None = None, data_dir: str | Path | None = None
+) -> Dataset:
+    """Loads the data set that a run was scored on.
+
+    Args:
+      run: its ``results`` name the data set.
+      name: instead of that.
+      data_dir: as of `load_dataset`.
+
+    Raises:
+      DataError: it has no name, isn't at hand, or is another one.
+    """
+    name = name or run.results.get("dataset")
+    if not name:
+        raise DataError(f"{run.source} names no data set; give it")
+    # Of a data set of one's own, which may be larger than memory, the test set is enough.
+    dataset = load_dataset(name, data_dir, input="stream" if name.startswith("tfds/") else "memory")
+    check_dataset(dataset, run)
+    return dataset
+
+
+def check_dataset(dataset: Dataset, run: Predictions) -> None:
+    """Raises a DataError where a run was scored on other images."""
+    same = list(dataset.test.labels) == list(run.labels)
+    if run.results.get("dataset_sha256") not in (None, dataset.sha256) or not same:
+        raise DataError(
+            f"{run.source} is not of this {dataset.name}; give the data set that it is of"
+        )

@@ -112,7 +112,7 @@ def test_groups_of_seeds_and_equal_names(results):
 def test_a_row_per_test_image(results, monkeypatch):
     found = compare_results(*results, resamples=100)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(DataError, match="^to_dataframe needs pandas; pip install pandas"):
+    with pytest.raises(DataError, match="to_dataframe needs pandas; pip install pandas"):
         found.to_dataframe()
     monkeypatch.undo()
     pytest.importorskip("pandas")

@@ -21,7 +21,7 @@ FORMATS = {
     "stablehlo": "for XLA on cpu, cuda and tpu (jax.export)",
     "npz": "parameters and a JSON of the layers, to be read with NumPy alone",
 }
-CARD, MANIFEST = "MODEL_CARD.md", "manifest.json"
+CARD, MANIFEST, PREPROCESS = "MODEL_CARD.md", "manifest.json", "preprocess.py"
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
     """Writes the model's file first: the card and the manifest describe one that exists."""
     from digits_jax.deploy import archive
     from digits_jax.deploy.model_card import model_card
+    from digits_jax.deploy.preprocessing import preprocess_source
     from digits_jax.runs.folder import replace_file, write_json
 
     file = folder / f"model.{args.format}"
@@ -111,7 +112,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         present = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise ConfigError(f"{folder}: can't be written ({error.strerror}); give another") from None
-    if present - {file.name, MANIFEST, CARD}:
+    if present - {file.name, MANIFEST, CARD, PREPROCESS}:
         raise ConfigError(f"{folder}: holds other files; give a new folder with --output")
     about: dict[str, Any] = {**archive.describe(network), "file": file.name}
     measured: dict[str, str] = {}
@@ -136,9 +137,15 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         measured |= {"ONNX opset": str(OPSET), "numbers": "int8" if args.int8 else "float32"}
         measured["second output"] = "`probabilities`, float32 [n, classes]"
     write_json(folder / MANIFEST, about)
+    source = preprocess_source().encode()
+    replace_file(folder / PREPROCESS, lambda out: out.write(source))
     text = model_card(
         network,
-        files={file.name: FORMATS[args.format], MANIFEST: "input, output, classes, origin: JSON"},
+        files={
+            file.name: FORMATS[args.format],
+            MANIFEST: "input, outputs, classes, origin: JSON",
+            PREPROCESS: "makes the input of a picture: NumPy, SciPy and Pillow",
+        },
         metrics=_metrics(network, args.runs),
         measured={"size": f"{file.stat().st_size:,} bytes", **measured},
     )

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Arguments, argv, doc=__doc__ or "")
     count = len(args.words) if args.image else int(bool(args.words) and _is_run(args.words[0]))
     runs, names = args.words[:count], args.image or args.words[count:]
-    if names and names[0].endswith(".csv"):
+    if names and names[0].lower().endswith((".csv", ".csv.gz")):
         return _classify_table(args, runs, names)
     sheet = Path(args.output or "seen.png") if args.show or args.output else None
     _check(args, names, sheet)
@@ -159,14 +159,14 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
         raise ConfigError(f"{names[0]}: for a table of pixels give RUN test.csv -o submission.csv")
     if output.exists() and not output.read_bytes().startswith(_SUBMISSION):
         raise ConfigError(f"{output}: exists, and is no table of answers; give another")
-    from digits_jax.data.own_data import read_csv_images  # pyright: ignore
+    from digits_jax.data.tables import read_csv_images
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.hardware import use_compilation_cache
     from digits_jax.runs.folder import replace_file
 
     use_compilation_cache()
     predictor = Predictor.load(runs) if runs else Predictor.pretrained()
-    labels = predictor.predict(read_csv_images(Path(names[0]))).names
+    labels = predictor.predict(read_csv_images(names[0])).names
     lines = [f"{number},{label}\n".encode() for number, label in enumerate(labels, 1)]
     replace_file(output, lambda file: file.write(_SUBMISSION + b"".join(lines)))
     print(f"{output}: {len(labels):,} labels")

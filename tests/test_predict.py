@@ -92,6 +92,28 @@ def test_without_a_run_the_pretrained_cnn_reads(here, pictures, tmp_path):
         assert out.startswith("a/b/3.png: 3  ")
 
 
+def test_a_table_of_pixels_becomes_a_table_of_answers(trained, here, readable, tmp_path):
+    images = [readable[digit].ravel() for digit in (7, 2, 1)]
+    for name, head, lead in (("test", [], []), ("train", ["label"], ["5"])):
+        lines = [[*head, *(f"pixel{i}" for i in range(784))]]
+        lines += [[*lead, *map(str, image)] for image in images]
+        text = "\n".join(",".join(line) for line in lines)
+        (tmp_path / f"{name}.csv").write_text(text)
+        for _ in range(2):  # a table of answers is replaced
+            status, out, err = here(predict_program, trained[0], f"{name}.csv", "-o", "answers.csv")
+            assert (status, out, err) == (0, "answers.csv: 3 labels\n", "")
+        assert (tmp_path / "answers.csv").read_text() == "ImageId,Label\n1,7\n2,2\n3,1\n"
+    for argv, message in (
+        (["test.csv"], "for a table of pixels give RUN test.csv -o submission.csv"),
+        (["test.csv", "-o", "a.csv", "--json"], "for a table of pixels give"),
+        (["test.csv", "-o", "train.csv"], "train.csv: exists, and is no table of answers"),
+        (["answers.csv", "-o", "b.csv"], "answers.csv"),
+    ):
+        status, out, err = here(predict_program, trained[0], *argv)
+        assert_one_error_line(status, out, err)
+        assert message in err
+
+
 def test_standard_input_is_a_dash(trained, here, pictures, monkeypatch):
     data = (pictures / "7.png").read_bytes()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))

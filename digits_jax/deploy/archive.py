@@ -26,7 +26,7 @@ FORMAT = 2
 PREPROCESSING = (
     "Grey images of 28x28 pixels, light ink on dark paper: 0 the paper, 1 the ink (uint8 divided "
     "by 255). The digit is scaled to fit 20x20 pixels, its aspect kept, and placed so that its "
-    "centre of mass is the centre of the image; digits_jax.vision.digit does so for any picture."
+    "centre of mass is the centre of the image; preprocess.py does so for any picture."
 )
 _OTHER_STEPS = {
     "ensemble": "several members: logits = log(mean over members of softmax(logits of a member))",

@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from digits_jax import export as export_program
 from digits_jax import load_dataset, read_run
 from digits_jax.deploy.onnx import onnx_logits
 from digits_jax.deploy.predictor import Predictor
+from digits_jax.deploy.preprocessing import preprocess_source
 
 pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
 
@@ -33,7 +37,7 @@ def test_each_format_predicts_as_the_run_did(run, here, tmp_path, format_):
         assert (status, err) == (0, "")
         folder = tmp_path / f"digits-cnn-{format_}"
         file = folder / f"model.{format_}"
-        assert out == f"{folder.name}: MODEL_CARD.md, manifest.json, {file.name}\n"
+        assert out == f"{folder.name}: MODEL_CARD.md, manifest.json, {file.name}, preprocess.py\n"
     images = load_dataset("digits").test.images.astype(np.float32) / 255
     found = logits_of(file, images)
     np.testing.assert_allclose(found, scored.logits, atol=1e-4)
@@ -88,6 +92,50 @@ def test_int8_states_its_accuracy(run, here, tmp_path):
     assert f"test accuracy, int8: {accuracy}\n" in out
     assert f"| test accuracy, int8 | {accuracy} |" in (tmp_path / "out/MODEL_CARD.md").read_text()
     assert json.loads((tmp_path / "out/manifest.json").read_text())["quantized"] is True
+
+
+PREPROCESS = """
+import sys
+import numpy as np
+from preprocess import DataError, preprocess
+assert "digits_jax" not in sys.modules
+np.save("images.npy", np.concatenate([preprocess(f"{i}.png") for i in range(int(sys.argv[1]))]))
+assert preprocess("blank.png") is None
+try:
+    preprocess("preprocess.py")
+except DataError as error:
+    print(error)
+"""
+
+
+def pictures():
+    """A 7 on paper of several kinds, thin and thick, and on nothing."""
+    y, x = np.mgrid[:160, :200]
+    for pen in (2, 9, 25):
+        page = np.where((y % 30 < 2) | (x % 30 < 2), 190, 240) - x // 4
+        for level, paper in ((0, np.full(page.shape, 255)), (30, page), (255, 255 - page)):
+            grey = paper.astype(np.uint8)
+            grey[30 : 30 + pen, 60:130] = grey[30:130, 120 : 120 + pen] = level
+            yield Image.fromarray(grey)
+    clear = Image.new("RGBA", (60, 60))
+    clear.paste("white", (20, 10, 26, 50))
+    yield clear
+
+
+def test_preprocess_gives_what_read_does(tmp_path):
+    (tmp_path / "preprocess.py").write_text(preprocess_source())
+    Image.new("L", (40, 30), 200).save(tmp_path / "blank.png")
+    expected, predictor = [], Predictor.pretrained("tiny")
+    for i, picture in enumerate(pictures()):
+        picture.save(tmp_path / f"{i}.png")
+        expected.append(predictor.read(tmp_path / f"{i}.png").image)
+    command = [sys.executable, "-c", PREPROCESS, str(len(expected))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("preprocess.py: is not a readable picture")
+    images = np.load(tmp_path / "images.npy")
+    assert (images.dtype, images.shape[1:]) == (np.float32, (28, 28, 1))
+    np.testing.assert_array_equal(images[..., 0], np.float32(np.stack(expected) / 255))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")

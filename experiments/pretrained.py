@@ -20,7 +20,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {
     "mlp": (("--arch=mlp", "--preset=standard"), True),
     "tiny": (("--arch=cnn", "--preset=tiny"), False),
 }
-QUICK = ("--dataset=digits", "--epochs=2")
+QUICK = ("--dataset=digits", "--epochs=0.5")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Arguments:
     data_dir: str | None = None
     """Folder of the data set, as for training."""
     quick: bool = False
-    """Train on scikit-learn's digits for 2 epochs, to try the command."""
+    """Train on scikit-learn's digits for half an epoch, to try the command."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder to write to instead of the package's."""
 
@@ -58,6 +58,8 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     """Trains a network and writes its file and card; returns the card."""
     import dataclasses
 
+    from scipy.special import log_softmax
+
     from digits_jax import load_dataset
     from digits_jax.deploy.network import load_network
     from digits_jax.deploy.predictor import Predictor
@@ -69,18 +71,25 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     here = (f"--data-dir={arguments.data_dir}",) if arguments.data_dir else ()
     train_run((*flags, *here), arguments.runs / name)
     network = dataclasses.replace(load_network(arguments.runs / name), name=name)
-    card = pack(network, folder / f"{name}.npz", int8=int8)
-    data = load_dataset(network.facts["runs"][0]["dataset"], arguments.data_dir)
-    for key, each in (
-        ("test_accuracy", unpack(card, folder / f"{name}.npz")),
-        ("float32_test_accuracy", network),
-    ):
-        found = Predictor(each).predict(data.test.images)
-        card[key] = float((found.labels == data.test.labels).mean())
+    path = folder / f"{name}.npz"
+    card = pack(network, path, int8=int8)
+    run = card["run"]
+    data = load_dataset(run["dataset"], arguments.data_dir)
+    labels = data.test.labels
+    found = Predictor(unpack(card, path)).predict(data.test.images)
+    errors, rows = int((found.labels != labels).sum()), range(len(labels))
+    scores = {
+        "test_accuracy": 1 - errors / len(labels),
+        "test_errors": errors,
+        "test_loss": float(-log_softmax(found.logits, -1)[rows, labels].mean()),
+    }
     card |= {
+        "test_accuracy": scores["test_accuracy"],
+        "float32_test_accuracy": run["test_accuracy"],
         "trained_on": f"{len(data.train):,} images of {data.name}",
         "command": f"python -m digits_jax.train {' '.join(flags)}",
         "numbers": "int8" if int8 else "float16",
+        "run": {**run, **scores},
     }
     write_json(folder / f"{name}.json", card)
     return card

@@ -16,7 +16,7 @@ from digits_jax.deploy.network import Network, combine, load_network, make_logit
 from digits_jax.deploy.predictions import Digit, Line, Predictions
 from digits_jax.deploy.pretrained import DEFAULT, load_pretrained, pretrained_names
 from digits_jax.deploy.reading import read_picture
-from digits_jax.errors import ConfigError, DataError
+from digits_jax.errors import CheckpointError, ConfigError, DataError
 from digits_jax.hardware import check_backend, cpu_count
 from digits_jax.vision.decode import Picture, check_levels, read_grey
 
@@ -144,10 +144,13 @@ def _start() -> None:
 def open_network(path: str | Path) -> Network:
     """Opens a run's folder, an exported ``.npz``, or a pretrained network; see `Predictor.load`."""
     _start()  # or an error of JAX would be one of the checkpoint
-    if str(path) in pretrained_names() and not Path(path).exists():
+    path, names = Path(path), pretrained_names()
+    if path.exists():
+        return read_archive(path) if path.is_file() else load_network(path)
+    if str(path) in names:
         return load_pretrained(str(path))
-    path = Path(path)
-    return read_archive(path) if path.is_file() else load_network(path)
+    known = " or ".join(names)
+    raise CheckpointError(f"{path}: no such folder; give the folder of a run, or {known}")
 
 
 def check_images(images: Any) -> np.ndarray:

@@ -81,7 +81,9 @@ class TrainConfig(Checked, ranges=RANGES):
     preset: Literal["quick", "standard", "best", "tiny"] = "standard"
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), or tiny (fewer than 5,000 parameters)."""  # noqa: E501
     dataset: str = "auto"
-    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, or tfds/NAME for a prepared set of your own; auto: mnist where it can be had, else digits."""  # noqa: E501
+    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, tfds/NAME for a prepared set, or the path of your own data: class folders, .csv, .npz, IDX files; auto: mnist where it can be had, else digits."""  # noqa: E501
+    picture: Literal["ink", "resize"] = "ink"
+    """How pictures of your own are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
     epochs: ByPreset[float] = BY_PRESET
     """Passes over the training images; fractions are allowed."""
     batch_size: ByPreset[int] = BY_PRESET
@@ -163,17 +165,19 @@ class TrainConfig(Checked, ranges=RANGES):
                 if getattr(self, name) is not None:
                     yield f"{name} needs a teacher; give teacher=RUN too"
 
-    def resolve(self, dataset: str) -> "TrainConfig":
+    def resolve(self, dataset: str, *, small: bool | None = None) -> "TrainConfig":
         """Fills in the fields that are None from the preset.
 
         Args:
-          dataset: the name that "auto" came to; small data sets have their own recipes.
+          dataset: the name that "auto" or a path came to.
+          small: whether it takes the recipes for small data sets; None: only ``digits`` does.
 
         Raises:
           ConfigError: a given field doesn't fit the preset's others.
         """
         arch = _canonical(self.arch)
-        values = preset_values(arch, self.preset, small=dataset == "digits")
+        is_small = dataset == "digits" if small is None else small
+        values = preset_values(arch, self.preset, small=is_small)
         if self.optimizer == "adam":
             values["weight_decay"] = 0.0  # adam has none; the preset's is for adamw
         if self.batch_norm is False:

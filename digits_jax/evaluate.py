@@ -26,6 +26,8 @@ class Arguments:
     """Views of each image whose probabilities are averaged: itself, and others slightly rotated, scaled, sheared and shifted."""  # noqa: E501
     json: bool = False
     """Print JSON."""
+    dataset: str | None = None
+    """Path of your own data, where it has moved since the run was trained on it."""
     data_dir: str | None = None
     """Folder with the original files, or of tensorflow-datasets (default: as in training)."""
     devices: int | Literal["auto"] = "auto"
@@ -101,7 +103,8 @@ def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
     from digits_jax.training.resuming import load_trained
     from digits_jax.training.scoring import make_scorer, score_views
 
-    here = {name: getattr(arguments, name) for name in ("data_dir", "devices", "platform")}
+    names = ("dataset", "data_dir", "devices", "platform")
+    here = {name: getattr(arguments, name) for name in names}
     setup, state = load_trained(workdir, **here)
     if (workdir / folder.RESULTS).exists():
         results = folder.read_json(workdir / folder.RESULTS)

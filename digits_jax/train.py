@@ -108,8 +108,9 @@ def _check_same(early: _Early, run: TrainConfig, path: str | Path) -> None:
     arch = "mlp" if early.arch == "ann" else early.arch
     for name, value in (("arch", arch), ("preset", early.preset), ("dataset", early.dataset)):
         own = getattr(run, name)
-        # Without its version, a data set may be the same one.
-        if value not in (None, own, "auto") and value != own.split(":")[0]:
+        # Without its version, a data set may be the same one; and so may the one at a path.
+        is_path = name == "dataset" and value and Path(value).expanduser().exists()
+        if value not in (None, own, "auto") and value != own.split(":")[0] and not is_path:
             raise ConfigError(
                 f"{name}={value}: the run in {path} has {name}={own}; leave it out, or start a new "
                 "run"
@@ -156,7 +157,7 @@ def _train(arguments: Arguments, started: float) -> int:
     from digits_jax.training.loop import run
     from digits_jax.training.setup import prepare
 
-    setup = prepare(arguments.config, arguments.options)
+    setup = prepare(arguments.config, arguments.options, _own_dataset(arguments))
     main_process = jax.process_index() == 0
     _announce(setup, arguments, speaks=main_process)
     if arguments.modes.dry_run:
@@ -189,6 +190,22 @@ def _train(arguments: Arguments, started: float) -> int:
     print_notice(setup.dataset.notice)
     print(last_line(results, workdir, time.perf_counter() - started))
     return 0
+
+
+def _own_dataset(arguments: Arguments) -> Any:
+    """The data of one's own that a run is resumed or repeated with, if it has such."""
+    from digits_jax.data.datasets import load_own_of_run
+
+    resume, repeat, options = arguments.modes.resume, arguments.modes.config_from, arguments.options
+    run = options.workdir if resume else repeat
+    if run is None:
+        return None
+    given, own = arguments.config.dataset, read_config(Path(run).expanduser())[0].dataset
+    if repeat and given != own:  # other data is a choice
+        return None
+    workdir = Path(run).expanduser()
+    workdir = workdir if workdir.is_dir() else workdir.parent
+    return load_own_of_run(workdir, None if given == own else given, options.data_dir)
 
 
 def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:

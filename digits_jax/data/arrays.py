@@ -12,6 +12,7 @@ from digits_jax.data.originals import REGISTERED
 from digits_jax.data.splits import (
     IMAGE_SIZE,
     MAX_CLASSES,
+    OWN,
     SPLITS,
     Dataset,
     Split,
@@ -173,7 +174,7 @@ def dataset_from_arrays(
         )
     return Dataset(
         name=name,
-        version="",
+        version=OWN,
         source=source,
         sha256=sha256_of_splits(splits[part] for part in SPLITS),
         class_names=names,
@@ -192,25 +193,27 @@ def print_notes(dataset: Dataset) -> Dataset:
 
 def is_dark_on_light(parts: Any) -> bool:
     """Whether the border is light in most images of some arrays, uint8 [n, height, width]."""
-    light = total = 0
-    for array in parts:
-        edges = array[:, [0, -1]].reshape(len(array), -1), array[:, :, [0, -1]]
-        border = np.concatenate([edges[0], edges[1].reshape(len(array), -1)], 1)
-        light += int((np.median(border, 1) > 127).sum())
-        total += len(array)
-    return light > total / 2
+    medians = [np.median(_border(array), 1) for array in parts]
+    return float(np.mean(np.concatenate(medians) > 127)) > 0.5
+
+
+def _border(images: np.ndarray) -> np.ndarray:
+    """uint8 [n, height, width] -> [n, pixels]."""
+    sides = (images[:, [0, -1]], images[:, :, [0, -1]])
+    return np.concatenate([side.reshape(len(images), -1) for side in sides], 1)
 
 
 def to_size(images: np.ndarray) -> np.ndarray:
-    """Scales images with light ink to 28x28: uint8 [n, height, width] -> [n, 28, 28].
+    """Scales images to 28x28: uint8 [n, height, width] -> [n, 28, 28].
 
-    The longer side becomes 28 pixels; the shorter one is padded with 0.
+    The longer side becomes 28 pixels; the shorter one is padded with the median of the border.
     """
     height, width = images.shape[1:]
     scale = IMAGE_SIZE[0] / max(height, width)
     h, w = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (IMAGE_SIZE[0] - h) // 2, (IMAGE_SIZE[1] - w) // 2
-    result = np.zeros((len(images), *IMAGE_SIZE), np.uint8)
+    result = np.empty((len(images), *IMAGE_SIZE), np.uint8)
+    result[:] = np.median(_border(images), 1).astype(np.uint8)[:, None, None]
     for out, image in zip(result, images, strict=True):
         # Bilinear; where it shrinks, Pillow averages.
         small = Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
@@ -258,7 +261,7 @@ def _number(
         if len({array.dtype.kind for array in labels.values()}) > 1:
             labels = {part: array.astype(str) for part, array in labels.items()}
         values = np.unique(np.concatenate(list(labels.values()))).tolist()
-        values.sort(key=_natural)
+        values.sort(key=natural_key)
     else:
         class_names = [str(each) for each in class_names]
         is_text = labels["train"].dtype.kind == "U"
@@ -283,8 +286,8 @@ def _number(
     return tuple(map(str, class_names or values)), found
 
 
-def _natural(value: Any) -> tuple:
-    """Numbers in their order, then text."""
+def natural_key(value: Any) -> tuple:
+    """Sorts numbers, also in text, in their order, and other text behind them."""
     text = str(value)
     return (0, int(text), text) if text.isascii() and text.isdigit() else (1, 0, text)
 

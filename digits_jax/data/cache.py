@@ -11,12 +11,13 @@ import numpy as np
 from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.splits import SPLITS, Dataset, Split
 
+CACHE = "digits_jax_cache"
 _FACTS = ("name", "version", "source", "sha256", "class_names", "notes", "path")
 
 
 def cache_path(name: str, root: Path) -> Path:
     """Returns the path of the decoded arrays of a data set under ``root``."""
-    return root / "digits_jax_cache" / f"{name.replace('/', '-')}.npz"
+    return root / CACHE / f"{name.replace('/', '-')}.npz"
 
 
 def read_cache(name: str, roots: list[Path]) -> Dataset | None:

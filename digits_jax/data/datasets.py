@@ -10,11 +10,12 @@ import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from digits_jax.data.cache import read_cache, write_cache
+from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.digits import load_digits
 from digits_jax.data.files import first_writable
+from digits_jax.data.idx import find_idx
 from digits_jax.data.originals import (
     DATA_DIR_VARIABLE,
     REGISTERED,
@@ -26,30 +27,36 @@ from digits_jax.data.originals import (
 )
 from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError, shown
+from digits_jax.runs.folder import CONFIG, read_json
 
 DATASETS = ("auto", *REGISTERED, "digits")
 
 
 def load_dataset(
-    name: str = "auto",
+    name: str | os.PathLike = "auto",
     data_dir: str | os.PathLike | None = None,
     *,
     input: Literal["memory", "stream"] = "memory",
+    picture: Literal["ink", "resize"] = "ink",
 ) -> Dataset:
     """Loads a data set, and downloads it first if necessary.
 
     ``auto`` is ``mnist`` if it is there or can be downloaded, else ``digits`` with
-    `Dataset.notice` set. No other name falls back.
+    `Dataset.notice` set; where ``data_dir`` holds something else, an error. No other name falls
+    back.
 
     ``emnist`` images are turned upright (the files hold them transposed), and the labels of
     ``emnist/letters`` start at 0. Its size is that of stock tfds, which takes only the first
     88,800 and 14,800 entries of the original files.
 
     Args:
-      name: one of ``DATASETS``, or ``tfds/NAME:VERSION``; see `digits_jax.data.tfds`.
+      name: one of ``DATASETS``; ``tfds/NAME:VERSION``, see `digits_jax.data.tfds`; or the path of
+        data of one's own, see docs/data.md.
       data_dir: an existing folder; see the top of this module.
       input: with "stream" the training images stay in the files that tfds prepared and are read
         when they are needed, in the same order.
+      picture: how one's own pictures are read: "ink", the digit placed as MNIST's, as
+        `digits_jax.predict` does it; or "resize", only scaled to 28x28.
 
     Raises:
       DataError: an unknown name; a folder that doesn't exist; files that are missing or damaged;
@@ -65,26 +72,43 @@ def load_dataset(
       KMNIST: https://arxiv.org/abs/1812.01718; EMNIST: https://arxiv.org/abs/1702.05373;
       digits: https://doi.org/10.24432/C50P49; tfds: https://www.tensorflow.org/datasets
     """
-    if input not in ("memory", "stream"):
-        raise DataError(f"input={shown(input)}: must be memory or stream")
-    if name not in DATASETS and not str(name).startswith("tfds/"):
+    name = str(name)
+    for given, value, allowed in (
+        ("input", input, ("memory", "stream")),
+        ("picture", picture, ("ink", "resize")),
+    ):
+        if value not in allowed:
+            raise DataError(f"{given}={shown(value)}: must be {' or '.join(allowed)}")
+    own = name not in DATASETS and not name.startswith("tfds/")
+    is_path = os.path.exists(os.path.expanduser(name)) or os.path.sep in name or "." in name
+    if own and not is_path:
         near = difflib.get_close_matches(shown(name).lower(), DATASETS, 1)
         raise DataError(
-            f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, or tfds/NAME of a "
-            "prepared data set of your own" + (f" (did you mean {near[0]}?)" if near else "")
+            f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, tfds/NAME of a prepared "
+            "data set, or the path of your own data"
+            + (f" (did you mean {near[0]}?)" if near else "")
         )
     roots = _roots(data_dir) if data_dir or name != "digits" else []
     if name == "digits":
         if input == "stream":
             raise DataError("input=stream: digits has no files to read; give input=memory")
         return load_digits()
-    if name.startswith("tfds/"):
-        from digits_jax.data import tfds
+    if own:
+        from digits_jax.data.own_data import load_own
 
-        return tfds.load_prepared(name, roots, in_memory=input == "memory")
+        if input == "stream":
+            raise DataError(
+                "input=stream: data of your own is read into memory; prepare it as tfds/NAME, or "
+                "give input=memory"
+            )
+        return load_own(Path(name), roots, picture)
+    if name.startswith("tfds/"):
+        return _tfds().load_prepared(name, roots, in_memory=input == "memory")
     data = REGISTERED["mnist" if name == "auto" else name]
+    # Who gives a folder wants what is in it.
+    found = data_dir and [p for p in roots[0].iterdir() if p.name != CACHE and p.name[0] != "."]
     try:
-        dataset = _load_registered(data, roots)
+        dataset = _load_registered(data, roots, download=name != "auto" or not found)
     except UnavailableError as error:
         if name != "auto" or input == "stream":
             raise
@@ -95,10 +119,40 @@ def load_dataset(
         return replace(load_digits(), notice=notice)
     if input == "memory":
         return dataset
-    from digits_jax.data import tfds
-
+    tfds = _tfds()
     folder = _find_prepared(data, roots) or tfds.prepare(data, roots, dataset)
     return replace(dataset, train=tfds.open_registered(data, folder, "train", training_only=True))
+
+
+def load_own_of_run(
+    workdir: str | Path, path: str | None = None, data_dir: str | os.PathLike | None = None
+) -> Dataset | None:
+    """Loads the data of one's own that a run was trained on; None where it has a known name.
+
+    Args:
+      workdir: the run's folder, whose ``config.json`` says where the data were and how pictures
+        were read.
+      path: where they are now, if they have moved.
+
+    Raises:
+      DataError: they aren't there.
+    """
+    described = read_json(Path(workdir) / CONFIG)
+    parts = [described.get(part) for part in ("dataset", "config")]
+    saved, config = (part if isinstance(part, dict) else {} for part in parts)
+    name, known = str(saved.get("name")), str(saved.get("name")) in DATASETS
+    if path is None or path in (name, "auto") or path.startswith("tfds/"):
+        path = str(saved.get("path") or "")
+        # A run from elsewhere may bring its own data, and genuine MNIST may be found elsewhere.
+        inside = Path(path).resolve().is_relative_to(Path(workdir).resolve())
+        if not path or inside or (known and not os.path.exists(path)):
+            return None
+    if not os.path.exists(os.path.expanduser(path)):
+        raise DataError(
+            f"{path}: {workdir} was trained on it, and it is gone; give its new place as dataset"
+        )
+    picture = config.get("picture", "ink")
+    return replace(load_dataset(path, data_dir, picture=picture), name=name)
 
 
 def _roots(data_dir: str | os.PathLike | None) -> list[Path]:
@@ -120,17 +174,23 @@ def _roots(data_dir: str | os.PathLike | None) -> list[Path]:
     return [root] if first_writable([root]) else [root, *roots]
 
 
-def _load_registered(data: Registered, roots: list[Path]) -> Dataset:
+def _load_registered(data: Registered, roots: list[Path], *, download: bool) -> Dataset:
     key = f"{data.name}-{data.version}"
     if cached := read_cache(key, roots):
         return cached
     folder = next(filter(None, (find_originals(data, root) for root in roots)), None)
     prepared = None if folder else _find_prepared(data, roots)
     if prepared:
-        from digits_jax.data import tfds
-
+        tfds = _tfds()
         parts = {s: tfds.open_registered(data, prepared, s).read_all() for s in ("train", "test")}
         source = f"the tfds data set in {prepared}"
+    elif not folder and (other := _find_other_form(data, roots)):
+        return other
+    elif not folder and not download:
+        raise DataError(
+            f"data_dir={roots[0]}: holds no {data.name}; give dataset={roots[0]} for data of your "
+            f"own, dataset={data.name} to download it there, or dataset=digits"
+        )
     else:
         folder = folder or download_originals(data, roots)
         parts = {split: Split(*arrays) for split, arrays in read_originals(data, folder).items()}
@@ -147,6 +207,37 @@ def _load_registered(data: Registered, roots: list[Path]) -> Dataset:
     )
     write_cache(key, roots, dataset)
     return dataset
+
+
+def _tfds() -> Any:
+    """The module that needs tensorflow-datasets, which takes a second to import."""
+    try:
+        from digits_jax.data import tfds
+    except ImportError as error:
+        raise DataError(
+            f"prepared data sets and input=stream need {error.name or 'tensorflow-datasets'}; "
+            'pip install "digits_jax[tfds]"'
+        ) from None
+    return tfds
+
+
+def _find_other_form(data: Registered, roots: list[Path]) -> Dataset | None:
+    """Genuine data, as its arrays' SHA-256 says, in unpacked IDX files or as Keras has it."""
+    if not data.arrays_sha256:
+        return None
+    for root in roots:
+        for place in (root / f"{data.name}.npz", root / data.name, root):
+            if os.path.isfile(place) or find_idx(place):
+                from digits_jax.data.own_data import load_own
+
+                dataset = load_own(place, roots, "ink")
+                if dataset.name == data.name:
+                    return replace(dataset, path="")
+                raise DataError(
+                    f"{place}: isn't the original {data.name}; for data of your own give "
+                    f"dataset={place}"
+                )
+    return None
 
 
 def _find_prepared(data: Registered, roots: list[Path]) -> Path | None:

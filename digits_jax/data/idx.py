@@ -3,8 +3,11 @@
 import gzip
 import io
 import math
+import os
+import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from digits_jax.errors import DataError
 # EMNIST's largest file holds 240,000 images of 28x28 bytes.
 MAX_IDX_BYTES = 1_000_000_000
 _PIECE = 2**20
+_PARTS = {"train": "train", "t10k": "test", "test": "test", "val": "validation"}
 
 
 def read_idx(data: bytes, name: str) -> np.ndarray:
@@ -57,3 +61,34 @@ def read_idx(data: bytes, name: str) -> np.ndarray:
         holds = "fewer" if len(raw) < claimed else "more"
         raise DataError(f"{name}: holds {holds} bytes than its header says; get it again")
     return np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def find_idx(folder: Path) -> dict[str, Path]:
+    """Finds the IDX files of a data set in a folder, or where torchvision and Kaggle put them.
+
+    Returns:
+      Paths by "train images", "test labels" and so on; empty where there are none.
+
+    Raises:
+      DataError: files of several data sets.
+    """
+    found: dict[str, Path] = {}
+    for place in (folder, folder / "raw", *folder.glob("*/raw"), *folder.glob("*-ubyte")):
+        for path in sorted(place.iterdir()) if os.path.isdir(place) else ():
+            name = path.name.lower()
+            what = re.search("images|labels", name)
+            if not what or not re.search("idx|ubyte", name) or not os.path.isfile(path):
+                continue
+            part = re.search("train|t10k|test|val", name)
+            key = f"{_PARTS[part[0]] if part else 'train'} {what[0]}"
+            # A file may lie there packed, too, or as train-images.idx3-ubyte.
+            other = found.setdefault(key, path)
+            if _plain_name(other) != _plain_name(path):
+                raise DataError(
+                    f"{folder}: holds {other.name} and {path.name}; give a folder with one data set"
+                )
+    return found
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".gz").replace(".", "-")

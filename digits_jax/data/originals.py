@@ -155,17 +155,20 @@ def find_originals(data: Registered, root: Path) -> Path | None:
         plain = [file.removesuffix(".gz") for file in data.sha256 if file.endswith(".gz")]
         names = (*plain, *(name.replace("-idx", ".idx") for name in plain))
         unpacked = next((name for name in names if os.path.isfile(place / name)), None)
-        if not sums and unpacked:  # to take the folder for an empty one would be worse
+        # To take the folder for an empty one would be worse.
+        if not sums and unpacked and not data.arrays_sha256:
             raise DataError(
-                f"{place / unpacked}: is unpacked, and its checksum isn't known; put the "
-                f"original files there: {', '.join(data.sha256)}, from {data.urls[0]}"
+                f"{place / unpacked}: is unpacked, and its checksum isn't known; put the original "
+                f"files there: {', '.join(data.sha256)}, from {data.urls[0]}; for data of your own "
+                f"give dataset={place}"
             )
         if not sums or foreign.issuperset(sums.values()):
             continue
         if wrong := [file for file, digest in data.sha256.items() if sums.get(file) != digest]:
             raise DataError(
                 f"{place}: {', '.join(wrong)} of {data.name} are missing, damaged or others of "
-                f"that name (by their SHA-256); get them from {data.urls[0]}"
+                f"that name (by their SHA-256); get them from {data.urls[0]}, or give "
+                f"dataset={place} for data of your own"
             )
         return place
     return None

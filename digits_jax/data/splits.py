@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 IMAGE_SIZE = (28, 28)
 MAX_CLASSES = 1000
+OWN = "own"
 # Never change it: another key gives another validation split, and results no longer compare.
 _SPLIT_KEY = 1998
 
@@ -79,7 +80,7 @@ class Dataset:
 
     Attributes:
       name: one of ``DATASETS`` but never ``auto``; ``tfds/NAME:VERSION``; or a name of one's own.
-      version: the version of its source.
+      version: the version of its source; ``OWN`` for one's own arrays and files.
       source: where it comes from, for a person.
       sha256: over all arrays (`sha256_of_splits`); for ``tfds/NAME:VERSION`` see
         `digits_jax.data.tfds`.
@@ -175,6 +176,11 @@ class Dataset:
         parts = {"train": train, "validation": validation, "test": test}
         given = {part: arrays for part, arrays in parts.items() if arrays is not None}
         return print_notes(dataset_from_arrays(given, class_names=class_names, name=name))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether presets train it as ``digits``: so is a small data set of one's own."""
+        return self.name == "digits" or (self.version == OWN and len(self.train) < 5_000)
 
     @property
     def num_classes(self) -> int:

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from digits_jax.config import RunOptions, TrainConfig, read_config
-from digits_jax.data.datasets import Dataset
+from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.formatting import duration, html_table, percent, plural
 from digits_jax.hardware import release_freed_memory
@@ -198,6 +198,7 @@ def resume(
     config, saved_options = read_config(workdir)
     here = saved_options.for_resuming(workdir, **options)
     with distributed.initialize(here.coordinator, here.num_processes, here.process_id):
+        dataset = dataset or load_own_of_run(workdir, None, here.data_dir)
         setup = prepare(config, here, dataset)
         return run(setup, resuming=True, quiet=quiet, callbacks=callbacks)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from digits_jax.config import TrainConfig, read_config
-from digits_jax.data.datasets import Dataset
+from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.data.pipeline import num_steps
 from digits_jax.errors import CheckpointError, ConfigError, DigitsError, shown
 from digits_jax.runs import folder
@@ -75,7 +75,7 @@ def check_same_inputs(setup: TrainSetup, workdir: Path, *, same_teacher: bool = 
     if sha256 != dataset.sha256 and described.get("name") in (None, dataset.name):
         raise ConfigError(
             f"{workdir}: was trained on another version of {dataset.name!r} (dataset_sha256 "
-            f"{str(sha256)[:12]}..., now {dataset.sha256[:12]}...); give the same data as data_dir"
+            f"{str(sha256)[:12]}..., now {dataset.sha256[:12]}...); give the same data"
         )
     teacher = list(setup.teacher.sha256) if setup.teacher and same_teacher else None
     if teacher and _described(workdir, "teacher").get("sha256") != teacher:
@@ -234,12 +234,13 @@ def written_results(workdir: Path, params_sha256: str) -> dict[str, Any] | None:
 
 
 def load_trained(
-    workdir: str | Path, *, dataset: Dataset | None = None, **options: Any
+    workdir: str | Path, *, dataset: Dataset | str | None = None, **options: Any
 ) -> tuple[TrainSetup, TrainState]:
     """Loads a run's setup and its newest intact checkpoint, for scoring.
 
     Args:
-      dataset: the one that it was trained on, where it isn't one that has a name.
+      dataset: the one that it was trained on, where it has no known name; or its path, where it
+        has moved.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
     """
     workdir = Path(workdir)
@@ -254,6 +255,8 @@ def load_trained(
         )
     options = {name: value for name, value in options.items() if value is not None}
     here = saved_options.for_resuming(workdir, **options)
+    if not isinstance(dataset, Dataset):
+        dataset = load_own_of_run(workdir, dataset, here.data_dir)
     setup = prepare(config, here, dataset, to_train=False)
     check_same_run(setup, workdir)
     restored = _restore(setup, workdir)

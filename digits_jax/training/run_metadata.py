@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from digits_jax.data.pipeline import TrainStream
+from digits_jax.data.splits import OWN
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
@@ -30,7 +31,11 @@ def device_name(mesh: Mesh) -> str:
 def summarize(setup: TrainSetup) -> str:
     """Describes what a setup trains, in a few lines for a person."""
     config, data = setup.config, setup.dataset
-    name = data.name if data.version in data.name else f"{data.name} {data.version}"
+    name = (
+        data.name
+        if data.version == OWN or data.version in data.name
+        else f"{data.name} {data.version}"
+    )
     if config.arch == "mlp":
         sizes = f"hidden sizes {config.hidden_sizes}"
     else:
@@ -88,6 +93,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
             "num_classes": dataset.num_classes,
             "class_names": list(dataset.class_names),
             "notice": dataset.notice,
+            "path": dataset.path,
         },
         **teacher,
     }

@@ -151,13 +151,15 @@ def prepare(
     steps_per_call = choose_steps_per_call(options, platform)
     if dataset is None:
         dataset = distributed.main_process_first(
-            lambda: load_dataset(config.dataset, options.data_dir, input=options.input)
+            lambda: load_dataset(
+                config.dataset, options.data_dir, input=options.input, picture=config.picture
+            )
         )
     dtype = config.dtype
     if dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
         dtype = "bfloat16" if fast else "float32"
-    config = dataclasses.replace(config.resolve(dataset.name), dtype=dtype)
+    config = dataclasses.replace(config.resolve(dataset.name, small=dataset.is_small), dtype=dtype)
     size, batch_size = len(dataset.train), config.batch_size
     if batch_size > size:
         raise ConfigError(

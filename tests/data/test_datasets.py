@@ -184,7 +184,8 @@ def test_files_that_are_damaged_missing_or_unpacked_are_named(small, tmp_path, n
     for path in tmp_path.glob("*.gz"):
         path.unlink()
     (tmp_path / "train-images.idx3-ubyte").touch()
-    refused("train-images.idx3-ubyte: is unpacked", name, tmp_path)
+    refused("train-images.idx3-ubyte: isn't an IDX file", name, tmp_path)
+    refused("train-images.idx3-ubyte: is unpacked", "kmnist", tmp_path)
 
 
 @settings(deadline=None)

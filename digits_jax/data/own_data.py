@@ -1,0 +1,346 @@
+"""Data of one's own from files: pictures in class folders, CSV, npz, IDX, parquet."""
+
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from digits_jax.data.arrays import (
+    MAX_IMAGES,
+    dataset_from_arrays,
+    natural_key,
+    print_notes,
+    to_size,
+)
+from digits_jax.data.cache import read_cache, write_cache
+from digits_jax.data.idx import MAX_IDX_BYTES, find_idx, read_idx
+from digits_jax.data.originals import REGISTERED
+from digits_jax.data.splits import SPLITS, Dataset
+from digits_jax.data.tables import SUFFIXES, read_csv
+from digits_jax.errors import DataError, shown
+from digits_jax.hardware import cpu_count
+from digits_jax.runs.folder import open_regular, read_npz
+from digits_jax.vision.decode import MAX_BYTES, decode_image
+from digits_jax.vision.segment import read_digit
+
+KINDS = (
+    "a folder of class folders, a .csv, an .npz or a .parquet file, or a folder of IDX files, of "
+    "CSV files or of Hugging Face"
+)
+# Change it with anything that changes the arrays that are read.
+_CACHE_VERSION = 1
+_MAX_FILES = 2 * MAX_IMAGES
+_LISTED = 20  # of the files that are left out
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    **{name: "validation" for name in ("validation", "valid", "val", "dev")},
+}
+_SYSTEM_FILES = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_IMAGE_NAMES = ("images", "data", "x", "image")
+_LABEL_NAMES = ("labels", "target", "targets", "y", "label")
+
+
+@dataclass
+class _Arrays:
+    """What was read: (images, labels) of each split."""
+
+    parts: dict[str, tuple[Any, Any]]
+    class_names: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
+    """Loads data of one's own.
+
+    What was read from pictures and text is cached, until a file's size or time changes.
+
+    Args:
+      path: one of ``KINDS``.
+      roots: where the cache may be.
+      picture: how pictures become images: "ink", as `digits_jax.predict` reads them, or "resize".
+
+    Raises:
+      DataError: the message names the file or the array, what it has and what is allowed.
+    """
+    path = path.expanduser().absolute()
+    if not os.path.exists(path):
+        raise DataError(f"dataset={path}: no such file or folder; give {KINDS}")
+    stem = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-") or "mine"
+    name = f"own-{stem}" if stem in (*REGISTERED, "auto", "digits", "tfds") else stem
+    key = f"own-{stem}-{_fingerprint(path, picture)}"
+    if cached := read_cache(key, roots):
+        return print_notes(cached)
+    read = _read(path, picture)
+    dataset = dataset_from_arrays(
+        {part: read.parts[part] for part in SPLITS if part in read.parts},
+        class_names=read.class_names,
+        name=name,
+        source=str(path),
+        notes=read.notes,
+        path=str(path),
+    )
+    if dataset.name == name:
+        write_cache(key, roots, dataset)
+    return print_notes(dataset)
+
+
+def _fingerprint(path: Path, picture: str) -> str:
+    """A sum over the names, sizes and times of all files."""
+    total = hashlib.sha256(f"{_CACHE_VERSION} {picture} {path}".encode(errors="surrogateescape"))
+    for file in [path] if path.is_file() else _files(path, []):
+        about = os.stat(file)
+        text = f"{file} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}\n"
+        total.update(text.encode(errors="surrogateescape"))
+    return total.hexdigest()[:16]
+
+
+def _read(path: Path, picture: str) -> _Arrays:
+    name = path.name.lower()
+    if path.is_dir():
+        if any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            return _read_hugging_face(path)
+        if idx := find_idx(path):
+            return _read_idx_files(path, idx)
+        tables = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(SUFFIXES)]
+        if any("train" in file.name.lower() for file in tables):
+            return _read_tables(tables)
+        return _read_folders(path, picture)
+    if name.endswith(SUFFIXES):
+        return _read_tables([path])
+    if name.endswith(".npz"):
+        return _read_npz(path)
+    if name.endswith(".parquet"):
+        return _read_hugging_face(path)
+    if re.search("idx|ubyte", name):
+        raise DataError(f"dataset={path}: is one IDX file; give the folder of images and labels")
+    raise DataError(f"dataset={path}: is a file of another kind; give {KINDS}")
+
+
+# --- arrays in files -----------------------------------------------------------------------
+
+
+def _read_npz(path: Path) -> _Arrays:
+    try:
+        arrays = {name.lower(): array for name, array in read_npz(path).items()}
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: isn't an intact .npz file ({error}); write it again") from None
+    parts = {}
+    for split, prefixes in (
+        ("train", ("train", "")),
+        ("validation", ("validation", "valid", "val")),
+        ("test", ("test",)),
+    ):
+        for prefix in prefixes:
+            pair = [
+                next((n for w in words for n in _spellings(w, prefix) if n in arrays), None)
+                for words in (_IMAGE_NAMES, _LABEL_NAMES)
+            ]
+            if None not in pair and split not in parts:
+                parts[split] = tuple(arrays[name] for name in pair if name)
+    if "train" not in parts:
+        raise DataError(
+            f"{path}: holds {', '.join(map(shown, arrays)) or 'nothing'}: must hold images and "
+            "labels, x_train and y_train (and x_test and y_test), or data and target"
+        )
+    return _Arrays(parts)
+
+
+def _spellings(word: str, prefix: str) -> tuple[str, ...]:
+    return (f"{word}_{prefix}", f"{prefix}_{word}") if prefix else (word,)
+
+
+def _read_idx_files(folder: Path, files: dict[str, Path]) -> _Arrays:
+    arrays = {}
+    for part, path in files.items():
+        try:
+            with open_regular(path) as file:
+                arrays[part] = read_idx(file.read(MAX_IDX_BYTES + 100), str(path))
+        except OSError as error:
+            raise DataError(f"{path}: can't be read ({error.strerror})") from None
+        rank = 3 if part.endswith("images") else 1
+        if arrays[part].ndim != rank:
+            raise DataError(f"{path}: has {arrays[part].ndim} axes: {part} must have {rank}")
+    parts = {}
+    for split in SPLITS:
+        names = [f"{split} {what}" for what in ("images", "labels")]
+        missing = [name for name in names if name not in arrays]
+        if len(missing) == 1 or (split == "train" and missing):
+            raise DataError(f"{folder}: holds IDX files, but no {' and no '.join(missing)}")
+        if not missing:
+            parts[split] = tuple(arrays[name] for name in names)
+    return _Arrays(parts)
+
+
+def _read_tables(paths: list[Path]) -> _Arrays:
+    """CSV files, by their names the training, validation and test images."""
+    read = _Arrays({})
+    for path in paths:
+        part = re.search("train|val|test", path.name.lower()) if len(paths) > 1 else None
+        split = _SPLIT_NAMES[part[0]] if part else "train"
+        if len(paths) > 1 and (not part or split in read.parts):
+            read.notes.append(f"left out: {path.name}: it isn't train, validation or test")
+            continue
+        images, labels = read_csv(path)
+        if labels is not None:
+            read.parts[split] = images, labels
+        elif split == "train":
+            raise DataError(f"{path}: has no labels: must have a column label, or it first")
+        else:
+            read.notes.append(f"left out: {path.name}: it has no labels")
+    return read
+
+
+def _read_hugging_face(path: Path) -> _Arrays:
+    try:
+        datasets: Any = importlib.import_module("datasets")
+    except ImportError:
+        raise DataError(
+            f"dataset={path}: is read by Hugging Face's library, which isn't installed; "
+            'pip install "digits_jax[huggingface]"'
+        ) from None
+    try:
+        if path.is_dir():
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
+    except Exception as error:  # of that library and of pyarrow
+        raise DataError(f"{path}: can't be read ({shown(str(error))})") from None
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    parts, names = {}, None
+    for split, rows in splits.items():
+        part = _SPLIT_NAMES.get(str(split).lower())
+        kinds = {name: type(kind).__name__ for name, kind in rows.features.items()}
+        image = next((n for n in kinds if kinds[n] == "Image" or n in _IMAGE_NAMES), None)
+        label = next((n for n in kinds if kinds[n] == "ClassLabel" or n in _LABEL_NAMES), None)
+        if part is None or image is None or label is None:
+            raise DataError(
+                f"{path}: its split {shown(split)} has the columns {', '.join(map(shown, kinds))}: "
+                "must be train, validation or test with an image and a label"
+            )
+        if len(rows) > MAX_IMAGES:
+            raise DataError(f"{path}: has {len(rows):,} rows; {MAX_IMAGES:,} are allowed")
+        names = getattr(rows.features[label], "names", None)
+        images = [np.asarray(each) for each in tqdm(rows[image], leave=False, disable=None)]
+        if len({each.shape for each in images}) > 1:
+            raise DataError(f"{path}: its images have several sizes: must have one")
+        parts[part] = np.array(images), np.array(rows[label])
+    return _Arrays(parts, names)
+
+
+# --- pictures in folders -------------------------------------------------------------------
+
+
+def _read_folders(root: Path, picture: str) -> _Arrays:
+    left_out: list[str] = []
+    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not _is_hidden(p)}
+    splits = {
+        _SPLIT_NAMES[name.lower()]: folder
+        for name, folder in folders.items()
+        if name.lower() in _SPLIT_NAMES
+    }
+    if splits and len(splits) < len(folders):
+        raise DataError(
+            f"{root}: holds {', '.join(map(shown, list(folders)[:10]))}: must hold train, "
+            "validation and test, each with a folder for each class, or class folders alone"
+        )
+    places = splits or {"train": root}
+    found = {part: list(_classes(folder, root, left_out)) for part, folder in places.items()}
+    pictures = [(part, label, file) for part, pairs in found.items() for label, file in pairs]
+    classes = sorted({label for _, label, _ in pictures}, key=natural_key)
+    if not pictures or "train" not in found:
+        loose = sum(path.is_file() for path in root.iterdir())
+        raise DataError(
+            f"{root}: holds {len(folders)} folders and {loose} files, but no pictures in class "
+            f"folders{' under train' if splits else ''}; give {KINDS}"
+        )
+    if len(pictures) > MAX_IMAGES:
+        raise DataError(f"{root}: holds {len(pictures):,} pictures; {MAX_IMAGES:,} are allowed")
+
+    def read(item: tuple[str, str, Path]) -> np.ndarray | str:
+        return _read_picture(item[2], picture)
+
+    images: dict[str, list] = {part: [] for part in found}
+    labels: dict[str, list] = {part: [] for part in found}
+    # BLAS's own threads would wait for each other: twice the time.
+    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
+        bar = tqdm(pool.map(read, pictures), root.name, len(pictures), leave=False, disable=None)
+        for (part, label, file), image in zip(pictures, bar, strict=True):
+            if isinstance(image, str):
+                left_out.append(f"{file.relative_to(root)}: {image}")
+            else:
+                images[part].append(image)
+                labels[part].append(label)
+    if not images["train"]:
+        raise DataError(f"{root}: no picture can be read; the first: {left_out[0]}")
+    notes = [f"left out: {shown(text)}" for text in left_out[:_LISTED]]
+    if len(left_out) > _LISTED:
+        notes.append(f"left out: {len(left_out) - _LISTED:,} more")
+    parts = {part: (np.array(images[part]), np.array(labels[part])) for part in found}
+    return _Arrays(parts, classes, notes)
+
+
+def _classes(folder: Path, root: Path, left_out: list[str]) -> Iterator[tuple[str, Path]]:
+    """The class and path of each picture."""
+    for file in _files(folder, left_out):
+        inside = file.relative_to(folder)
+        if len(inside.parts) > 1:
+            yield inside.parts[0], file
+        elif not file.name.lower().endswith((".txt", ".md", ".csv", ".json")):
+            left_out.append(f"{file.relative_to(root)}: is in no class folder")
+
+
+def _files(folder: Path, left_out: list[str]) -> Iterator[Path]:
+    """The files in a folder and below, in a fixed order; links that lead out are left out."""
+    real, count = os.path.realpath(folder), 0
+    for place, folders, names in os.walk(folder):
+        folders.sort(key=natural_key)
+        for name in [*folders]:
+            path = Path(place, name)
+            if _is_hidden(path):
+                folders.remove(name)
+            elif path.is_symlink():  # os.walk doesn't follow it
+                left_out.append(f"{path.relative_to(folder)}: is a link to a folder")
+        for name in sorted(names, key=natural_key):
+            path = Path(place, name)
+            if _is_hidden(path):
+                continue
+            count += 1
+            if count > _MAX_FILES:
+                raise DataError(f"{folder}: holds more than {_MAX_FILES:,} files; give fewer")
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real):
+                left_out.append(f"{path.relative_to(folder)}: is a link out of the folder")
+            elif not os.path.isfile(path):
+                left_out.append(f"{path.relative_to(folder)}: is no regular file")
+            else:
+                yield path
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in _SYSTEM_FILES
+
+
+def _read_picture(path: Path, picture: str) -> np.ndarray | str:
+    """uint8 [28, 28], or why there is none."""
+    try:
+        with open_regular(path) as file:
+            grey = decode_image(file.read(MAX_BYTES + 1), path.name)
+        image = read_digit(grey) if picture == "ink" else to_size(grey[None])[0]
+        return "holds no ink" if image is None else image
+    except OSError as error:
+        return str(error.strerror)
+    except DataError as error:
+        return str(error).removeprefix(f"{path.name}: ")

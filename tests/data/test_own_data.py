@@ -1,0 +1,501 @@
+"""Data of one's own: every form gives the same arrays, and every mistake is one line."""
+
+import gzip
+import io
+import json
+import os
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from programs import assert_one_error_line, here  # noqa: F401 - a fixture
+from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_files
+
+from digits_jax import DataError, Dataset, load_dataset
+from digits_jax import evaluate as evaluate_program
+from digits_jax import train as train_program
+from digits_jax.data import own_data
+from digits_jax.vision.decode import decode_image
+from digits_jax.vision.segment import read_digit
+
+
+def make_digits(count=60, size=28, classes=3, seed=0):
+    """Light strokes on dark paper: uint8 [count, size, size], and labels that take turns."""
+    rng = np.random.default_rng(seed)
+    images = np.zeros((count, size, size), np.uint8)
+    for image in images:
+        top, left = rng.integers(2, size // 2, 2)
+        image[top : top + size // 3, left : left + 3] = rng.integers(100, 256)
+    images[0, size // 2, size // 2] = 255
+    return images, np.arange(count) % classes
+
+
+IMAGES, LABELS = make_digits()
+TEST_IMAGES, TEST_LABELS = make_digits(12, seed=1)
+
+
+def digest(dataset):
+    return dataset.sha256, dataset.class_names
+
+
+# --- arrays ----------------------------------------------------------------------------------
+
+
+def test_what_is_not_given_is_taken_from_train(capsys):
+    mine = Dataset.from_arrays((IMAGES, LABELS), class_names=("a", "b", "c"))
+    assert [len(split) for split in (mine.train, mine.validation, mine.test)] == [48, 6, 6]
+    assert (mine.name, mine.class_names) == ("mine", ("a", "b", "c"))
+    for split in (mine.train, mine.validation, mine.test):
+        assert np.bincount(split.labels).tolist() == [len(split) // 3] * 3
+    found = {
+        image.tobytes() for s in (mine.train, mine.validation, mine.test) for image in s.images
+    }
+    assert found == {image.tobytes() for image in IMAGES}
+    line = "note: mine: divided 8:1:1 within each class, always in the same way: "
+    assert capsys.readouterr().err == line + "48 train, 6 validation, 6 test images\n"
+    again = Dataset.from_arrays((IMAGES, LABELS), (TEST_IMAGES, TEST_LABELS))
+    assert [len(split) for split in (again.train, again.validation, again.test)] == [54, 6, 12]
+    np.testing.assert_array_equal(again.test.images[..., 0], TEST_IMAGES)
+    assert "divided 9:1" in capsys.readouterr().err
+    Dataset.from_arrays(
+        (IMAGES, LABELS), (TEST_IMAGES, TEST_LABELS), validation=(TEST_IMAGES, TEST_LABELS)
+    )
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES[..., None],
+        IMAGES.reshape(60, 784),
+        IMAGES.astype(np.int64),
+        IMAGES / 255,
+        IMAGES.astype(np.float32),
+        IMAGES[..., None].repeat(3, -1),
+        255 - IMAGES,
+        IMAGES.tolist(),
+    ],
+    ids=range(8),
+)
+def test_arrays_of_any_kind_are_the_same_data(images):
+    expected = digest(Dataset.from_arrays((IMAGES, LABELS)))
+    assert digest(Dataset.from_arrays((images, LABELS[:, None].astype(float)))) == expected
+
+
+def test_arrays_of_other_libraries():
+    import jax.numpy as jnp
+    import pandas as pd
+
+    expected = digest(Dataset.from_arrays((IMAGES, LABELS)))
+    assert digest(Dataset.from_arrays((jnp.array(IMAGES), jnp.array(LABELS)))) == expected
+    frame = pd.DataFrame(IMAGES.reshape(60, -1))
+    assert digest(Dataset.from_arrays((frame, pd.Series(LABELS)))) == expected
+
+
+def test_ones_and_zeros_are_ink_and_paper():
+    binary = IMAGES > 50
+    mine = Dataset.from_arrays((binary, LABELS))
+    assert np.unique(mine.train.images).tolist() == [0, 255]
+    assert digest(Dataset.from_arrays((binary.astype(int), LABELS))) == digest(mine)
+
+
+def test_labels_are_numbers_or_text():
+    letters = np.array(["10", "9", "b"])[LABELS]
+    mine = Dataset.from_arrays((IMAGES, letters))
+    assert mine.class_names == ("9", "10", "b")
+    order = np.argsort([1, 0, 2])
+    assert mine.sha256 == Dataset.from_arrays((IMAGES, order[LABELS])).sha256
+    gaps = Dataset.from_arrays((IMAGES, LABELS * 7 + 1))
+    assert (gaps.class_names, gaps.train.labels.max()) == (("1", "8", "15"), 2)
+
+
+def test_other_sizes_and_light_paper_are_said(capsys):
+    images = np.full((30, 84, 42), 240, np.uint8)
+    images[:, 21:63, 18:24] = 20
+    mine = Dataset.from_arrays((images, np.arange(30) % 2))
+    notes = capsys.readouterr().err
+    assert "note: mine: most images have a light background: all are inverted\n" in notes
+    assert "note: mine: 84x42 images are scaled to 28x28\n" in notes
+    (image,) = {image.tobytes() for image in mine.train.images}
+    image = np.frombuffer(image, np.uint8).reshape(28, 28)
+    # A third of the size: rows 7 to 20, columns 6 and 7 of 14, with 7 on either side.
+    assert set(image[:, :12].ravel()) == set(image[:, 16:].ravel()) == {15}
+    np.testing.assert_allclose(image[9:19, 13:15], 223, atol=13)  # it is blurred a little
+
+
+FEW = (IMAGES[:9], LABELS[:9])
+WRONG_ARRAYS = [
+    ((IMAGES[0], LABELS), "train images is [28, 28]: must be [n, height, width]"),
+    ((IMAGES.reshape(60, 8, 98)[:, :, :5, None, None], LABELS), "train images is [60, 8, 5, 1, 1]"),
+    ((IMAGES[..., None].repeat(4, -1), LABELS), "train images is [60, 28, 28, 4]"),
+    ((IMAGES.reshape(60, 784)[:, :780], LABELS), "train images is [60, 780]: must be"),
+    ((IMAGES[:0], LABELS[:0]), "train images is [0, 28, 28]: must have 1 to 1,000,000 images"),
+    ((IMAGES - 0.5, LABELS), "train images is from -0.5 to 254.5: must be from 0 to 1, or"),
+    ((IMAGES.astype(int) * 9, LABELS), "train images is from 0 to 2295: must be from 0 to 1"),
+    ((np.where(IMAGES, np.nan, 0), LABELS), "train images holds NaN or infinity: must be"),
+    ((IMAGES * 0, LABELS), "train images is 0 everywhere: must hold something"),
+    ((IMAGES.astype(str), LABELS), "train images is <U3: must be bool, integers or floats"),
+    ((IMAGES.astype(complex), LABELS), "train images is complex128: must be bool"),
+    (([[1, 2], [3]], LABELS), "train images is no array (setting an array element"),
+    ((IMAGES, LABELS[:50]), "train labels is [50]: must be [60], one label for each image"),
+    ((IMAGES, np.eye(3)[LABELS]), "train labels is [60, 3]: must be [60]"),
+    ((IMAGES, LABELS - 1), "train labels is from -1 to 1: must be 0 or more"),
+    ((IMAGES, LABELS + 0.5), "train labels holds 0.5: must be whole numbers or text"),
+    ((IMAGES, np.where(LABELS, np.nan, 0)), "train labels holds nan: must be whole numbers"),
+    ((IMAGES, [None] * 60), "train labels is object: must be whole numbers or text"),
+    ((IMAGES, [" "] * 60), "train labels holds an empty text: must name a class"),
+    ((IMAGES, LABELS * 0 + 7), "there are 1 classes (7): must be 2 to 1,000"),
+    ((IMAGES.repeat(20, 0), np.arange(1200)), "there are 1,200 classes (0, 1, 2, 3, 4, ...): must"),
+    ((IMAGES[:4], LABELS[:4]), "train has 4 images: too few to take validation from"),
+    (IMAGES, "train is a ndarray: must be (images, labels)"),
+]
+
+
+@pytest.mark.parametrize(("train", "said"), WRONG_ARRAYS, ids=range(len(WRONG_ARRAYS)))
+def test_wrong_arrays_are_one_line(train, said):
+    with pytest.raises(DataError) as caught:
+        Dataset.from_arrays(train)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"test": FEW, "class_names": "ab"}, "train labels have 2: must be 0 to 1, as there are 2"),
+        ({"class_names": "abcd"}, "train has no example of the class d: must have at least 1"),
+        ({"test": (IMAGES, LABELS + 1)}, "train has no example of the class 3"),
+        ({"test": (IMAGES[:, :20], LABELS)}, "images have several sizes (train 28x28, test 20x28)"),
+        ({"test": (IMAGES[:0], LABELS[:0])}, "test images is [0, 28, 28]: must have 1 to"),
+        ({"test": (IMAGES, LABELS[:-1])}, "test labels is [59]: must be [60]"),
+        (
+            {"validation": (np.where(IMAGES, np.inf, 0), LABELS)},
+            "validation images holds NaN or infinity",
+        ),
+        ({"name": "mnist"}, "name=mnist: is the name of another data set; give another"),
+    ],
+    ids=range(8),
+)
+def test_wrong_combinations_are_one_line(given, said):
+    with pytest.raises(DataError) as caught:
+        Dataset.from_arrays((IMAGES, LABELS), **given)
+    assert str(caught.value).startswith(said)
+
+
+# --- arrays in files -------------------------------------------------------------------------
+
+
+def csv_text(images, labels=None):
+    rows = images.reshape(len(images), -1).astype(int).tolist()
+    if labels is not None:
+        rows = [[label, *row] for label, row in zip(labels.tolist(), rows, strict=True)]
+    return "\n".join(",".join(map(str, row)) for row in rows)
+
+
+def write_form(form, root, train, test=None):
+    """Writes arrays in a form; returns its path."""
+    root.mkdir(parents=True, exist_ok=True)
+    (x, y), has_test = train, test is not None
+    if form.startswith("npz"):
+        names = {
+            "npz": "images labels",
+            "npz keras": "x_train y_train",
+            "npz sklearn": "data target",
+        }
+        arrays = dict(zip(names[form].split(), (x, y), strict=True))
+        if has_test:
+            arrays |= {"x_test": test[0], "y_test": test[1]}
+        np.savez(root / "some.npz", **arrays)
+        return root / "some.npz"
+    if form == "csv":
+        if not has_test:
+            (root / "some.csv").write_text(csv_text(x, y))
+            return root / "some.csv"
+        (root / "mnist_train.csv").write_text(csv_text(x, y))
+        (root / "mnist_test.csv").write_text(csv_text(*test))
+        (root / "sample_submission.csv").write_text("ImageId,Label\n1,0\n")
+        return root
+    name = {"idx": "{}-{}-idx{}-ubyte", "idx gz": "{}-{}-idx{}-ubyte.gz"}
+    name |= {"idx kaggle": "{}-{}.idx{}-ubyte", "idx torchvision": "MNIST/raw/{}-{}-idx{}-ubyte"}
+    for part, pair in (("train", train), ("t10k", test)):
+        for what, rank, array in zip(("images", "labels"), (3, 1), pair or (), strict=False):
+            path = root / name[form].format(part, what, rank)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            packed = idx_bytes(array.astype(np.uint8))
+            path.write_bytes(packed if path.suffix == ".gz" else gzip.decompress(packed))
+    return root
+
+
+FORMS = ["npz", "npz keras", "npz sklearn", "csv", "idx", "idx gz", "idx kaggle", "idx torchvision"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_holds_the_same_data(tmp_path, form, capsys):
+    path = write_form(form, tmp_path / "Some data", (IMAGES, LABELS))
+    mine = load_dataset(path)
+    assert digest(mine) == digest(Dataset.from_arrays((IMAGES, LABELS)))
+    assert (mine.path, mine.source) == (str(path), str(path))
+    assert mine.name in ("some", "Some-data")
+    assert "divided 8:1:1" in capsys.readouterr().err
+    if not form.startswith("npz "):
+        both = write_form(form, tmp_path / "both", (IMAGES, LABELS), (TEST_IMAGES, TEST_LABELS))
+        expected = Dataset.from_arrays((IMAGES, LABELS), (TEST_IMAGES, TEST_LABELS))
+        assert digest(load_dataset(both)) == digest(expected)
+
+
+@pytest.mark.parametrize(
+    "form", [form for form in FORMS if form not in ("npz keras", "npz sklearn")]
+)
+def test_genuine_mnist_is_recognized(small, tmp_path, form):
+    arrays = make_arrays()
+    pairs = [(arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")]
+    path = write_form(form, tmp_path / "some", *pairs)
+    mnist = check(load_dataset(path))
+    assert (mnist.name, mnist.version, mnist.path) == ("mnist", "3.0.1", str(path))
+    if form.startswith("idx"):
+        found = check(load_dataset("auto", path))
+        assert (found.name, found.path, found.sha256) == ("mnist", "", mnist.sha256)
+    whole = [np.concatenate(parts) for parts in zip(*pairs, strict=True)]
+    assert check(load_dataset(write_form("npz", tmp_path, whole))).name == "mnist"
+    whole[0][3, 14, 14] ^= 1
+    assert load_dataset(write_form("npz", tmp_path, whole)).name == "some"
+
+
+@pytest.mark.mnist
+def test_mnist_in_other_forms(mnist_dir, tmp_path):
+    arrays = {}
+    for part, name in NAMES.items():
+        content = gzip.decompress((mnist_dir / name).read_bytes())
+        raw = tmp_path / "MNIST/raw" / name.removesuffix(".gz")
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        raw.write_bytes(content)
+        shape = (-1, 28, 28) if "images" in part else (-1,)
+        header = 4 + 4 * len(shape)
+        arrays[part] = np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    assert load_dataset("mnist", tmp_path).source.endswith(str(tmp_path))
+    x, y = (
+        np.concatenate([arrays[f"{s}_{w}"] for s in ("train", "test")])
+        for w in ("images", "labels")
+    )
+    mnist = Dataset.from_arrays((x.reshape(-1, 784) / 255, y.astype(str).astype(float)))
+    assert (mnist.name, len(mnist.train), mnist.notes) == ("mnist", 55_000, ())
+
+
+def npz(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+IDX = gzip.decompress(idx_bytes(IMAGES))
+WRONG_FILES = {
+    "a.docx": (b"?", "is a file of another kind; give a folder of class folders, a .csv"),
+    "a.npz": (b"?", "isn't an intact .npz file (File is not a zip file)"),
+    "b.npz": (npz(pictures=IMAGES), "holds pictures: must hold images and labels, x_train"),
+    "c.npz": (npz(images=IMAGES, labels=LABELS[1:]), "train labels is [59]: must be [60]"),
+    "d.npz": (npz(images=np.array([{}]), labels=LABELS), "isn't an intact .npz file"),
+    "a.csv": (b"1,2\n", "has 2 columns: must be the pixels of square images"),
+    "b.csv": (csv_text(IMAGES).encode(), "has no labels: must have a column label"),
+    "c.csv": (
+        csv_text(IMAGES, LABELS).encode() + b",7",
+        "line 60 has 786 cells: must be 785",
+    ),
+    "train-images-idx3-ubyte": (IDX, "is one IDX file; give the folder"),
+    "idx/train-images-idx3-ubyte": (IDX, "holds IDX files, but no train labels"),
+    "empty/.hidden": (b"", "holds 0 folders and 1 files, but no pictures in class folders"),
+    "loose/3.png": (b"", "holds 0 folders and 1 files, but no pictures in class folders"),
+    "text/a/3.png": (b"?", "no picture can be read; the first: a/3.png: is not a readable picture"),
+    "mixed/train/a.txt": (b"", "holds 1 folders and 0 files, but no pictures in class folders"),
+    "parts/test/a/1.png": (b"", "but no pictures in class folders under train"),
+    "odd/train-labels-idx1-ubyte": (struct.pack(">4BI", 0, 0, 13, 1, 0), "isn't an IDX file"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FILES)
+def test_wrong_files_are_one_line(tmp_path, home, name):
+    content, said = WRONG_FILES[name]
+    path = tmp_path / "given" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content() if callable(content) else content)
+    given = tmp_path / "given" / name.split("/")[0]
+    before = sorted((tmp_path / "given").rglob("*"))
+    with pytest.raises(DataError) as caught:
+        load_dataset(given)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted((tmp_path / "given").rglob("*")) == before
+    assert not home.exists()
+
+
+def test_paths_and_options_that_cannot_be_used(tmp_path):
+    for name in (tmp_path / "nowhere", "train.csv", "~/nowhere"):
+        with pytest.raises(DataError, match="no such file or folder; give a folder of class"):
+            load_dataset(name)
+    np.savez(tmp_path / "some.npz", images=IMAGES, labels=LABELS)
+    with pytest.raises(DataError, match="input=stream: data of your own is read into memory"):
+        load_dataset(tmp_path / "some.npz", input="stream")
+    with pytest.raises(DataError, match="picture=photo: must be ink or resize"):
+        load_dataset(tmp_path / "some.npz", picture="photo")
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(DataError, match=r"pipe\.npz: can't be read \(not a regular file\)"):
+        load_dataset(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize("name", ["auto", "mnist"])
+def test_a_folder_without_mnist_does_not_train_on_something_else(small, tmp_path, name):
+    np.savez(tmp_path / "mnist.npz", images=IMAGES, labels=LABELS)
+    with pytest.raises(DataError, match=r"mnist\.npz: isn't the original mnist; for data of your"):
+        load_dataset(name, tmp_path)
+    (tmp_path / "mnist.npz").rename(tmp_path / "some.npz")
+    said = f"data_dir={tmp_path}: holds no mnist; give dataset=" if name == "auto" else "downloaded"
+    with pytest.raises(DataError, match=said):
+        load_dataset(name, tmp_path)
+
+
+# --- pictures --------------------------------------------------------------------------------
+
+
+def drawn(number, kind="PNG", size=(90, 70)):
+    """A dark stroke on light, uneven paper."""
+    paper = np.broadcast_to(np.linspace(200, 230, size[1]), size).copy()
+    paper[15 : 40 + number, 20 + 2 * number : 26 + 2 * number] = 30
+    stream = io.BytesIO()
+    Image.fromarray(paper.astype(np.uint8)).save(stream, kind)
+    return stream.getvalue()
+
+
+def write_pictures(root, count=12, classes=("b", "a", "10", "9")):
+    for name in classes:
+        for number in range(count):
+            path = root / name / ("deeper" if number % 2 else ".") / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(drawn(number))
+    return root
+
+
+def test_class_folders(tmp_path, capsys, monkeypatch):
+    root = write_pictures(tmp_path / "my pictures")
+    (root / "a" / "0.png").write_bytes(drawn(0)[:80])
+    (root / "a" / "1.jpg").write_bytes(drawn(1, "JPEG"))
+    Image.new("L", (30, 30), 255).save(root / "b" / "white.png")
+    (root / "b" / "notes.txt").write_text("not a picture")
+    (root / "b" / ".hidden.png").write_bytes(b"")
+    (root / "stray.png").write_bytes(drawn(0))
+    (root / "README.md").write_text("about")
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(drawn(0))
+    (root / "b" / "link.png").symlink_to(secret)
+    (root / "b" / "link").symlink_to(tmp_path)
+    (root / "b" / "inside.png").symlink_to(root / "9" / "0.png")
+    os.mkfifo(root / "9" / "pipe.png")
+    mine = load_dataset(root)
+    assert (mine.name, mine.class_names) == ("my-pictures", ("9", "10", "a", "b"))
+    splits = (mine.train, mine.validation, mine.test)
+    assert [len(split) for split in splits] == [40, 5, 4]
+    found = {(i.tobytes(), int(n)) for s in splits for i, n in zip(s.images, s.labels, strict=True)}
+    for number in range(1, 12):  # a/0.png is damaged
+        image = read_digit(decode_image(drawn(number), "x")).tobytes()
+        assert {label for digit, label in found if digit == image} == {0, 1, 2, 3}
+    err = capsys.readouterr().err
+    for line in (
+        "a/0.png: can't be decoded",
+        "b/white.png: holds no ink",
+        "b/notes.txt: is not a readable picture",
+        "stray.png: is in no class folder",
+        "b/link.png: is a link out of the folder",
+        "b/link: is a link to a folder",
+        "9/pipe.png: is no regular file",
+    ):
+        assert f"note: my-pictures: left out: {line}" in err
+    assert err.count("left out") == 7
+
+    # Again, from the cache: with the same lines, and without decoding.
+    with monkeypatch.context() as patch:
+        patch.setattr(own_data, "read_digit", None)
+        again = load_dataset(root)
+    assert digest(again) == digest(mine)
+    assert capsys.readouterr().err == err
+    (root / "a" / "0.png").write_bytes(drawn(0))
+    changed = load_dataset(root)
+    assert len(changed.train) + len(changed.validation) + len(changed.test) == 50
+
+
+def test_resized_pictures_and_given_splits(tmp_path):
+    root = tmp_path / "own"
+    for part, count in (("Training", 6), ("valid", 2), ("test", 3)):
+        for name in ("0", "1"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                page = np.full((56, 56), 250, np.uint8)
+                page[20:40, 20 + number : 28 + number] = 10
+                Image.fromarray(page).save(root / part / name / f"{number}.png")
+    mine = load_dataset(root, picture="resize")
+    assert [len(split) for split in (mine.train, mine.validation, mine.test)] == [12, 4, 6]
+    image = mine.test.images[0, ..., 0]
+    assert (image[:9] == 5).all()
+    np.testing.assert_allclose(image[12:18, 12], 245, atol=1)
+    # As predict reads them the strokes are larger, and centred.
+    assert load_dataset(root).test.images[0, 6, 14, 0] > 200
+
+
+def test_folders_that_contradict_each_other(tmp_path):
+    root = write_pictures(tmp_path / "own", classes=("train", "a"))
+    with pytest.raises(DataError, match="own: holds a, train: must hold train, validation and"):
+        load_dataset(root)
+
+
+# --- a run on it -----------------------------------------------------------------------------
+
+QUICK = ("--arch=mlp", "--preset=quick", "--hidden-sizes=16", "--epochs=2", "--batch-size=16")
+
+
+def test_a_run_on_ones_own_data(here, tmp_path):  # noqa: F811
+    root = write_pictures(tmp_path / "pictures")
+    status, out, err = here(train_program, "--dataset=pictures", *QUICK, "--workdir=run")
+    assert (status, err) == (0, "note: pictures: " + err.partition("note: pictures: ")[2])
+    assert "data     pictures: 40 training, 4 validation, 4 test images" in out
+    described = json.loads((tmp_path / "run/config.json").read_text())
+    assert described["config"]["dataset"] == described["dataset"]["name"] == "pictures"
+    assert described["dataset"]["path"] == str(root)
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["dataset_sha256"] == described["dataset"]["sha256"] == load_dataset(root).sha256
+    status, out, _ = here(evaluate_program, "run", "--json")
+    assert json.loads(out)["test_accuracy"] == results["test_accuracy"]
+    status, out, _ = here(train_program, "--config=run", "--workdir=again")
+    assert (
+        json.loads((tmp_path / "again/results.json").read_text())["params_sha256"]
+        == (results["params_sha256"])
+    )
+
+    moved = root.rename(tmp_path / "elsewhere")
+    for program, flags in (
+        (evaluate_program, ["run"]),
+        (train_program, ["--resume", "--workdir=run"]),
+    ):
+        status, out, err = here(program, *flags)
+        assert_one_error_line(status, out, err)
+        assert f"{root}: run was trained on it, and it is gone; give" in err
+        status, out, err = here(program, *flags, f"--dataset={moved}")
+        assert (status, "error" in err) == (0, False)
+    (moved / "a/0.png").unlink()
+    status, out, err = here(evaluate_program, "run", f"--dataset={moved}")
+    assert "was trained on another version of 'pictures'" in err
+
+
+def test_a_mistake_writes_nothing(here, tmp_path):  # noqa: F811
+    np.savez(tmp_path / "some.npz", images=IMAGES, labels=LABELS - 1)
+    status, out, err = here(train_program, "--dataset=some.npz", *QUICK, "--workdir=run")
+    assert_one_error_line(status, out, err)
+    assert "train labels is from -1 to 1" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_names_mean_the_same_data(tmp_path, monkeypatch):
+    """A folder that is called as a known data set is given by its path."""
+    stand_in(monkeypatch)
+    write_files(tmp_path / "data")
+    write_pictures(tmp_path / "mnist")
+    monkeypatch.chdir(tmp_path)
+    check(load_dataset("mnist", "data"))
+    assert load_dataset("./mnist").name == "own-mnist"

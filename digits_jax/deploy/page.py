@@ -9,7 +9,7 @@ else: no request, no other script.
 import hashlib
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from digits_jax.deploy.fold import quantize
 from digits_jax.deploy.network import Network, check_classes
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
@@ -28,7 +29,7 @@ _SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
 _RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
 
 
-def write_page(networks: Sequence[Network], path: str | Path) -> int:
+def write_page(networks: Sequence[Network], path: str | Path, *, int8: bool = False) -> int:
     """Writes a page on which one draws a digit and the networks predict it.
 
     The same networks give the same bytes. The file appears complete or not at all.
@@ -36,6 +37,7 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
     Args:
       networks: 1 to 4, of the same classes; each may be an ensemble.
       path: of a new file, or of an earlier page.
+      int8: round the kernels to 8 bits, for a quarter of the size.
 
     Returns:
       The number of bytes written.
@@ -51,7 +53,7 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
     check_classes(networks, "a page")
     if path.is_file() and _MARK not in path.read_bytes()[:4000]:
         raise DataError(f"{path}: exists, and isn't a page of this program; give another file")
-    data = to_html(networks).encode()
+    data = to_html(networks, int8=int8).encode()
     try:
         replace_file(path, lambda file: file.write(data))
     except OSError as error:
@@ -59,7 +61,7 @@ def write_page(networks: Sequence[Network], path: str | Path) -> int:
     return len(data)
 
 
-def to_html(networks: Sequence[Network]) -> str:
+def to_html(networks: Sequence[Network], *, int8: bool = False) -> str:
     """Returns the page as text, to be written as UTF-8."""
     style = _part("style.css")
     # A module has its own namespace, and starts when the page is parsed.
@@ -79,7 +81,7 @@ def to_html(networks: Sequence[Network]) -> str:
         title=escape(f"Draw{' a digit' if digits else ''}: the models classify it"),
         style=style,
         script=script,
-        networks=_to_json(_describe(networks)),
+        networks=_to_json(_describe(networks, int8)),
     )
 
 
@@ -92,7 +94,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _describe(networks: Sequence[Network]) -> list[dict[str, Any]]:
+def _describe(networks: Sequence[Network], int8: bool) -> list[dict[str, Any]]:
     names = [network.name for network in networks]
     return [
         {
@@ -108,10 +110,7 @@ def _describe(networks: Sequence[Network]) -> list[dict[str, Any]]:
             ],
             "members": [
                 [
-                    {
-                        "kind": layer.kind,
-                        "arrays": {name: _base64(array) for name, array in layer.arrays.items()},
-                    }
+                    {"kind": layer.kind, "arrays": _texts(layer.arrays, int8)}
                     for layer in member.layers
                 ]
                 for member in network.members
@@ -121,8 +120,13 @@ def _describe(networks: Sequence[Network]) -> list[dict[str, Any]]:
     ]
 
 
-def _base64(array: np.ndarray) -> str:
-    return b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
+def _texts(arrays: Mapping[str, np.ndarray], int8: bool) -> dict[str, str]:
+    """Arrays in base64: float32, but a kernel that has a scale is int8."""
+    if int8 and "kernel" in arrays:
+        kernel, scale = quantize(arrays["kernel"])
+        arrays = {**arrays, "kernel": kernel, "scale": scale}
+    little = {name: array.astype(array.dtype.newbyteorder("<")) for name, array in arrays.items()}
+    return {name: b64encode(array.tobytes()).decode() for name, array in little.items()}
 
 
 def _to_json(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from digits_jax.deploy.fold import quantize
 from digits_jax.deploy.network import RUN_FACTS, SETTINGS, Member, Network
 from digits_jax.errors import ConfigError
 from digits_jax.runs.folder import read_npz, replace_file
@@ -68,12 +69,7 @@ def pack(network: Network, path: Path, *, int8: bool) -> dict[str, Any]:
     Args:
       network: of one run.
       path: of the ``.npz`` file.
-      int8: kernels are rounded to 8 bits, symmetrically, with a scale for each output; otherwise
-        all arrays to float16.
-
-    Reference:
-      Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
-      Only Inference, 2018: weights by channel.
+      int8: kernels are rounded by `quantize`; otherwise all arrays to float16.
     """
     (member,), (run,) = network.members, network.facts["runs"]
     arrays: dict[str, Any] = {}
@@ -85,10 +81,7 @@ def pack(network: Network, path: Path, *, int8: bool) -> dict[str, Any]:
         elif array.ndim == 1:
             arrays[name] = array
         else:
-            scale = np.abs(array).max(tuple(range(array.ndim - 1))) / np.float32(127)
-            scale = np.maximum(scale, np.float32(1e-12))
-            arrays[name] = np.rint(array / scale).astype(np.int8)
-            arrays[f"{name}/scale"] = scale
+            arrays[name], arrays[f"{name}/scale"] = quantize(array)
     replace_file(path, lambda file: np.savez_compressed(file, **arrays))
     facts = [name for names in RUN_FACTS for name in names.split()]
     config = {name: run["config"][name] for name in ("optimizer", "learning_rate", "augment")}

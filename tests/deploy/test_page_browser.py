@@ -13,6 +13,7 @@ from programs import call
 
 from digits_jax.deploy.network import combine, load_network
 from digits_jax.deploy.page import write_page
+from digits_jax.deploy.predictor import Predictor
 from digits_jax.vision.digit import place_digit
 from digits_jax.vision.segment import read_digit
 
@@ -54,9 +55,9 @@ def open_page(browser, tmp_path):
     """Opens a page of networks from disk; in the end, none has had an error or made a request."""
     contexts, complaints, requests = [], [], []
 
-    def open_page(*networks, **options):
+    def open_page(*networks, int8=False, **options):
         path = tmp_path / "digits.html"
-        write_page(networks, path)
+        write_page(networks, path, int8=int8)
         context = browser.new_context(**{**DESKTOP, **options})
         contexts.append(context)
         page = context.new_page()
@@ -137,6 +138,20 @@ def test_the_page_computes_what_numpy_does(open_page):
         )
         expected = numpy_logits(network, images.astype(np.float32) / 255)
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_page_decodes_int8(open_page, tmp_path):
+    """A kernel that is rounded already stays as it is."""
+    network = Predictor.pretrained("cnn").network
+    images = np.random.default_rng(3).integers(0, 256, (8, 28, 28, 1), np.uint8)
+    page = open_page(network, int8=True)
+    found = page.evaluate(
+        "images => images.map(pixels => digits.logits(0, Uint8Array.from(pixels)))",
+        images.reshape(8, 784).tolist(),
+    )
+    expected = numpy_logits(network, images.astype(np.float32) / 255)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (tmp_path / "digits.html").stat().st_size < 700_000  # 374,410 parameters
 
 
 @pytest.mark.mnist

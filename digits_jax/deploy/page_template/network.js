@@ -3,20 +3,22 @@
 
 const SIDE = 28;
 
-// Decodes `text`, base64 of little-endian float32.
-function decodeFloats(text) {
+// Decodes `text`, base64 of little-endian float32, or of int8 with a scale for each output.
+function decodeFloats(text, scale) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i += 1) bytes[i] = binary.charCodeAt(i);
-  return new Float32Array(bytes.buffer);
+  if (!scale) return new Float32Array(bytes.buffer);
+  return Float32Array.from(new Int8Array(bytes.buffer), (v, i) => v * scale[i % scale.length]);
 }
 
 // The networks that the page carries, with their arrays decoded.
 function readNetworks(text) {
   const networks = JSON.parse(text);
-  for (const layer of networks.flatMap((network) => network.members.flat())) {
-    for (const name of Object.keys(layer.arrays)) {
-      layer.arrays[name] = decodeFloats(layer.arrays[name]);
+  for (const { arrays } of networks.flatMap((network) => network.members.flat())) {
+    const scale = arrays.scale && decodeFloats(arrays.scale);
+    for (const [name, text] of Object.entries(arrays)) {
+      arrays[name] = decodeFloats(text, name === "kernel" && scale);
     }
   }
   return networks;

@@ -11,7 +11,7 @@ import scipy.stats
 
 from digits_jax import MLP, DigitsError, load_dataset
 from experiments.critical_factors import __main__ as program
-from experiments.critical_factors import effects, images, report
+from experiments.critical_factors import images, report
 from experiments.critical_factors.factors import baseline, is_baseline, make_factors
 from experiments.critical_factors.training import (
     ChangedInput,
@@ -142,15 +142,13 @@ def test_every_factor_has_one_baseline_level():
     for name, archs in make_factors(BASELINES, 55_000).items():
         for arch, levels in archs.items():
             assert sum(is_baseline(each, BASELINES[arch]) for each in levels.values()) == 1, name
-    quick = make_factors(BASELINES, 55_000, quick=True)
-    assert {len(levels) for archs in quick.values() for levels in archs.values()} == {2}
 
 
 def test_the_interval_is_that_of_scipy():
     values = [0.3, -0.2, 0.7, 0.1]
     expected = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
-    np.testing.assert_allclose(effects.mean_interval(values), [np.mean(values), *expected])
-    _, low, _ = effects.mean_interval([1.0, 1.0, 1.0], least_deviation=0.5)
+    np.testing.assert_allclose(report.mean_interval(values), [np.mean(values), *expected])
+    _, low, _ = report.mean_interval([1.0, 1.0, 1.0], least_deviation=0.5)
     assert low == pytest.approx(1 - scipy.stats.t.ppf(0.975, 2) * 0.5 / np.sqrt(3))
 
 
@@ -158,13 +156,13 @@ def test_effects_are_paired_by_seed_and_ranked():
     factors = {name: {"mlp": {"0": {}, "1": {"x": 1}}} for name in "abc"}
     changes = {"a": (-20, -19, -18), "b": (-200, -200, -200), "c": (40, -40, 3)}
     measured = [
-        effects.Row("mlp", name, level, k, 900 + 10 * k + change[k] * int(level), 1000, 1.0, "cpu")
+        report.Row("mlp", name, level, k, 900 + 10 * k + change[k] * int(level), 1000, 1.0, "cpu")
         for name, change in changes.items()
         for level in "01"
         for k in range(3)
     ]
-    found = effects.find_effects(factors, {"mlp": {"x": 0}}, measured)
-    ranked = effects.rank(found)
+    found = report.find_effects(factors, {"mlp": {"x": 0}}, measured)
+    ranked = report.rank(found)
     assert list(ranked) == ["b", "a", "c"]
     effect, _ = ranked["a"]["mlp"]
     points = [-2.0, -1.9, -1.8]
@@ -176,21 +174,21 @@ def test_effects_are_paired_by_seed_and_ranked():
 def test_of_an_optimizer_the_best_level_counts():
     rates = [("adamw", 0.0), ("sgd", -9.0), ("sgd", -0.5)]
     found = [
-        effects.Effect("cnn", "optimizer", f"{k}", n, d, d, d) for k, (n, d) in enumerate(rates)
+        report.Effect("cnn", "optimizer", f"{k}", n, d, d, d) for k, (n, d) in enumerate(rates)
     ]
-    largest, best = effects.rank(found)["optimizer"]["cnn"]
+    largest, best = report.rank(found)["optimizer"]["cnn"]
     assert (largest.mean, best.mean) == (-0.5, 0.0)
 
 
 def test_the_published_report_is_that_of_its_rows():
-    measured = list(effects.read_rows(RESULTS / "factors.csv").values())
+    measured = list(report.read_rows(RESULTS / "factors.csv").values())
     factors = make_factors(BASELINES, 55_000)
-    found = effects.find_effects(factors, BASELINES, measured)
-    ranked = effects.rank(found)
+    found = report.find_effects(factors, BASELINES, measured)
+    ranked = report.rank(found)
     text = (RESULTS / "report.md").read_text()
     assert report.ranking_table(ranked) in text
     assert all(report.level_table(name, factors, found, measured) in text for name in ranked)
-    robustness = effects.read_rows(RESULTS / "robustness.csv").values()
+    robustness = report.read_rows(RESULTS / "robustness.csv").values()
     assert report.robustness_table(robustness) in text
 
 
@@ -201,13 +199,13 @@ def test_a_table_of_something_else_is_refused(tmp_path):
     for text in ("a,b\n1,2\n", "arch,factor,level,seed,correct,count,seconds\nmlp,a\n"):
         (tmp_path / "factors.csv").write_text(text)
         with pytest.raises(DigitsError, match="--output"):
-            effects.read_rows(tmp_path / "factors.csv")
+            report.read_rows(tmp_path / "factors.csv")
 
 
 @pytest.mark.parametrize("flag", ["--seeds=0", "--factors=luck"])
 def test_bad_arguments_are_refused(flag, tmp_path):
     with pytest.raises(DigitsError, match=flag):
-        program.main(["--quick", f"--output={tmp_path}", flag])
+        program.main([f"--output={tmp_path}", flag])
 
 
 def test_results_of_other_settings_are_refused(tmp_path):
@@ -218,34 +216,38 @@ def test_results_of_other_settings_are_refused(tmp_path):
 
 def test_it_trains_what_is_missing_only(tmp_path, digits):
     base = {"mlp": {**baseline("mlp", "digits"), "hidden_sizes": (4,), "epochs": 0.2}}
-    made = make_factors(base, len(digits.train), quick=True)
-    chosen = {name: made[name] for name in ("label_smoothing", "label_noise")}
+    made = make_factors(base, len(digits.train))
+    kept = {"label_smoothing": ("0.1", "0.4"), "label_noise": ("0", "0.4")}
+    chosen = {
+        name: {"mlp": {label: made[name]["mlp"][label] for label in labels}}
+        for name, labels in kept.items()
+    }
     path = tmp_path / "factors.csv"
     program.train_factors(chosen, base, [0], digits, path)
     table = path.read_text()
-    found = effects.read_rows(path)
+    found = report.read_rows(path)
     assert len(found) == 4
     # The baselines of both factors are the same trainings.
     assert len({row.seconds for row in found.values() if row.level in ("0.1", "0")}) == 1
     path.write_text("\n".join(table.splitlines()[:-1]) + "\n")
     program.train_factors(chosen, base, [0], digits, path)
     assert path.read_text().splitlines()[:-1] == table.splitlines()[:-1]
-    assert set(effects.read_rows(path)) == set(found)
+    assert set(report.read_rows(path)) == set(found)
 
 
 @pytest.mark.slow  # two processes that train
 def test_the_program_trains_continues_and_reports(tmp_path):
-    command = [sys.executable, "-m", "experiments.critical_factors", "--quick", "--seeds=2"]
-    command += [f"--output={tmp_path}", "--factors", "label_noise", "pooling", "optimizer"]
+    command = [sys.executable, "-m", "experiments.critical_factors", "--dataset=digits"]
+    command += ["--seeds=1", f"--output={tmp_path}", "--factors=pooling"]
     tables = []
     for _ in range(2):
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         tables.append([(tmp_path / f"{n}.csv").read_text() for n in ("factors", "robustness")])
     assert tables[0] == tables[1]
-    assert len(tables[0][1].splitlines()) == 1 + 2 * 2 * len(images.all_corruptions())
+    assert len(tables[0][1].splitlines()) == 1 + 2 * len(images.all_corruptions())
     assert {"ranking.png", "robustness.png"} <= {path.name for path in tmp_path.iterdir()}
-    assert "### Wrong training labels" in (tmp_path / "report.md").read_text()
-    assert {row.device[:5] for row in effects.read_rows(tmp_path / "factors.csv").values()} == {
+    assert "### Pooling" in (tmp_path / "report.md").read_text()
+    assert {row.device[:5] for row in report.read_rows(tmp_path / "factors.csv").values()} == {
         "cpu: "
     }

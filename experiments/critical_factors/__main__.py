@@ -5,7 +5,6 @@ the validation split; then scores the baselines on corrupted test images. Writes
 robustness.csv, report.md and figures. Started again, it trains what is missing.
 """
 
-import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from tqdm import tqdm
 
 from digits_jax import ConfigError, Dataset, FitResult, load_dataset
 from digits_jax.cli import parse, run_program
 from digits_jax.formatting import plural
+from digits_jax.hardware import keep_freed_memory, use_compilation_cache
 from digits_jax.runs.folder import hold_folder, read_json, write_json
-from experiments.critical_factors.effects import Row, read_rows, write_rows
 from experiments.critical_factors.factors import (
     FACTORS,
     Factors,
@@ -30,6 +30,8 @@ from experiments.critical_factors.factors import (
     make_factors,
 )
 from experiments.critical_factors.images import all_corruptions, corrupt
+from experiments.critical_factors.report import Row, read_rows, write_report, write_rows
+from experiments.critical_factors.training import count_correct, train
 from experiments.study import RESULTS
 
 ARCHS = ("mlp", "cnn")
@@ -39,9 +41,7 @@ ARCHS = ("mlp", "cnn")
 class Arguments:
     """What to study."""
 
-    dataset: Annotated[
-        str | None, tyro.conf.arg(help_behavior_hint="(default: mnist; with --quick digits)")
-    ] = None
+    dataset: str = "mnist"  # not auto: without MNIST it would study another data set for hours
     """Data set, as for training."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
@@ -49,10 +49,8 @@ class Arguments:
     """Train only for these factors."""
     seeds: int = 3
     """Seeds 0, 1, ... of each training."""
-    quick: bool = False
-    """Try it in a few minutes: small networks, and one other level of each factor."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the results (default: experiments/results/critical_factors; with --quick runs/critical_factors_quick)."""  # noqa: E501
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = RESULTS / "critical_factors"
+    """Folder of the results."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,30 +60,18 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"--seeds={arguments.seeds}: give 1 or more; intervals need 2")
     if unknown := set(arguments.factors) - set(FACTORS):
         raise ConfigError(f"--factors={min(unknown)}: give some of {', '.join(FACTORS)}")
-    from digits_jax.hardware import keep_freed_memory, use_compilation_cache
-
     keep_freed_memory()
     use_compilation_cache()
-    # Not auto: without MNIST it would study another data set for hours.
-    name = arguments.dataset or ("digits" if arguments.quick else "mnist")
-    dataset = load_dataset(name, arguments.data_dir)
-    baselines = {arch: baseline(arch, dataset.name, quick=arguments.quick) for arch in ARCHS}
-    factors = make_factors(baselines, len(dataset.train), quick=arguments.quick)
-    facts = {"dataset": dataset.name, "sha256": dataset.sha256, "quick": arguments.quick}
-    default = (
-        Path("runs/critical_factors_quick") if arguments.quick else RESULTS / "critical_factors"
-    )
-    folder = arguments.output or default
+    dataset = load_dataset(arguments.dataset, arguments.data_dir)
+    baselines = {arch: baseline(arch, dataset.name) for arch in ARCHS}
+    factors = make_factors(baselines, len(dataset.train))
+    chosen = {name: factors[name] for name in factors if name in (arguments.factors or FACTORS)}
+    folder, seeds = arguments.output, range(arguments.seeds)
     with hold_folder(folder):
-        check_settings(folder, facts, baselines)
-        seeds = range(arguments.seeds)
-        chosen = {name: factors[name] for name in factors if name in (arguments.factors or FACTORS)}
+        check_settings(folder, {"dataset": dataset.name, "sha256": dataset.sha256}, baselines)
         train_factors(chosen, baselines, seeds, dataset, folder / "factors.csv")
         score_corruptions(baselines, seeds, dataset, folder / "robustness.csv")
-        from experiments.critical_factors.report import write_report
-
-        command = " ".join(["python -m experiments.critical_factors", *argv])
-        print(write_report(folder, dataset, baselines, factors, command))
+        print(write_report(folder, dataset, baselines, factors))
     return 0
 
 
@@ -112,10 +98,6 @@ def train_factors(
     path: Path,
 ) -> None:
     """Trains every level that has no row yet."""
-    from tqdm import tqdm
-
-    from experiments.critical_factors.training import train
-
     rows = read_rows(path)
     levels = [
         (arch, factor, label, {**settings, **factors[factor][arch][label]})
@@ -128,18 +110,18 @@ def train_factors(
         keys = {seed: (arch, factor, label, seed) for seed in seeds}
         for seed, key in keys.items():  # what another factor has trained isn't trained again
             if key not in rows and (same := known.get((key_of(settings), seed))):
-                rows[key] = dataclasses.replace(same, factor=factor, level=label)
-        missing = [seed for seed, key in keys.items() if key not in rows]
-        if missing:
+                rows[key] = same._replace(factor=factor, level=label)
+        if missing := [seed for seed, key in keys.items() if key not in rows]:
             started = time.perf_counter()
             results = train(settings, missing, dataset)
             seconds = round((time.perf_counter() - started) / len(missing), 3)
             for seed, result in zip(missing, results, strict=True):
-                score, device = result.validation, _device(result)
-                rows[keys[seed]] = Row(*keys[seed], score.correct, score.count, seconds, device)
-            write_rows(path, rows.values())
+                score = result.validation
+                rows[keys[seed]] = Row(
+                    *keys[seed], score.correct, score.count, seconds, _device(result)
+                )
+        write_rows(path, rows.values())
         known |= {(key_of(settings), seed): rows[key] for seed, key in keys.items()}
-    write_rows(path, rows.values())
 
 
 def _device(result: FitResult) -> str:
@@ -150,10 +132,6 @@ def score_corruptions(
     baselines: dict[str, Settings], seeds: Sequence[int], dataset: Dataset, path: Path
 ) -> None:
     """Scores the baselines that have no rows yet on corrupted test images."""
-    from tqdm import tqdm
-
-    from experiments.critical_factors.training import count_correct, train
-
     rows = read_rows(path)
     results = {}
     for arch, settings in baselines.items():

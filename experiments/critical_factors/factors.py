@@ -68,13 +68,12 @@ RATES = {
 DECAYS = {"adam": 0.0, "sgd": 0.0005, "lion": 0.1}
 
 
-def baseline(arch: str, dataset: str, *, quick: bool = False) -> Settings:
+def baseline(arch: str, dataset: str) -> Settings:
     """Returns the settings that every factor starts from: the preset ``quick``.
 
     Args:
       arch: "mlp" or "cnn".
       dataset: the data set's name; small ones have a longer recipe.
-      quick: smaller networks and fewer epochs, to try the study.
 
     Example:
       >>> baseline("cnn", "mnist")["channels"]
@@ -83,9 +82,6 @@ def baseline(arch: str, dataset: str, *, quick: bool = False) -> Settings:
     preset = TrainConfig(arch=arch, preset="quick").resolve(dataset)  # type: ignore[arg-type]
     names = (*CONFIG_FIELDS[arch], *CONFIG_FIELDS["both"])
     own = {name: getattr(preset, name) for name in names}
-    if quick:
-        small = {"mlp": {"hidden_sizes": (64, 64)}, "cnn": {"channels": (8, 16), "dense_size": 32}}
-        own |= {**small[arch], "epochs": min(own["epochs"], 3.0)}
     return {"arch": arch, **own, **NETWORK, **(CNN_NETWORK if arch == "cnn" else {}), **DATA}
 
 
@@ -104,23 +100,12 @@ def is_baseline(changes: Settings, base: Settings) -> bool:
     return {**base, **changes} == base
 
 
-def make_factors(baselines: Mapping[str, Settings], size: int, *, quick: bool = False) -> Factors:
-    """Makes all factors, in the order of `FACTORS`.
-
-    Args:
-      baselines: by architecture.
-      size: number of training images.
-      quick: of each factor the baseline's level and one other.
-    """
-    factors: Factors = {name: {} for name in FACTORS}
-    for arch, base in baselines.items():
-        for name, levels in _levels(arch, base, size).items():
-            if quick:
-                others = [label for label in levels if not is_baseline(levels[label], base)]
-                kept = others[-1] if others[-1] == list(levels)[-1] else others[0]
-                levels = {k: v for k, v in levels.items() if k == kept or k not in others}
-            factors[name][arch] = levels
-    return factors
+def make_factors(baselines: Mapping[str, Settings], size: int) -> Factors:
+    """Makes all factors, in the order of `FACTORS`, for so many training images."""
+    levels = {arch: _levels(arch, base, size) for arch, base in baselines.items()}
+    return {
+        name: {arch: own[name] for arch, own in levels.items() if name in own} for name in FACTORS
+    }
 
 
 def _levels(arch: str, base: Settings, size: int) -> dict[str, Levels]:

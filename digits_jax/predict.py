@@ -89,6 +89,8 @@ def main(argv: Sequence[str]) -> int:
                 grey = read_grey(name)
             reading = read_picture(grey, [predictor.predict for predictor in predictors], mode)
             entries.append(_entry(name, reading, models, mode))
+            if as_text:
+                _print_text(name, reading, models, mode)
             if reading.too_small > sum(len(line.digits) for line in reading.answers[0]):
                 print(
                     f"warning: {plain(name)}: {reading.too_small:,} marks are too small to read; "
@@ -98,10 +100,10 @@ def main(argv: Sequence[str]) -> int:
         except DataError as error:
             reading = error
             entries.append({"file": name, "error": str(error)})
+            if as_text:
+                print(f"error: {error}", file=sys.stderr)
         if len(readings) < MAX_PICTURES:
             readings.append((name, reading))
-        if as_text:
-            _print_text(entries[-1])
     if args.json:
         print(json.dumps(entries, indent=1))
     if args.csv:
@@ -124,7 +126,9 @@ def _is_run(name: str) -> bool:
     path = Path(name)
     with contextlib.suppress(OSError, ValueError):
         if path.is_dir():
-            return any((path / each).exists() for each in ("config.json", "results.json"))
+            return any(
+                (path / each).exists() for each in ("config.json", "results.json", "checkpoints")
+            )
         return path.suffix == ".npz" or (name != "-" and not path.suffix and not path.exists())
     return False
 
@@ -176,13 +180,11 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
 def _find_files(names: Sequence[str]) -> Iterator[str]:
     """The files given, and those in the folders given, without hidden ones."""
     for name in names:
-        inside = [
-            os.path.join(folder, file)
-            for folder, _, files in os.walk(name)
-            for file in files
-            if not any(part[0] == "." for part in Path(folder, file).relative_to(name).parts)
-        ]
-        yield from sorted(file for file in inside if os.path.isfile(file)) or [name]
+        inside = []
+        for folder, folders, files in os.walk(name):
+            folders[:] = [each for each in folders if each[0] != "."]
+            inside += [os.path.join(folder, each) for each in files if each[0] != "."]
+        yield from sorted(filter(os.path.isfile, inside)) or [name]
 
 
 def _entry(name: str, reading: "Reading", models: list[str], mode: str) -> dict[str, Any]:
@@ -205,33 +207,27 @@ def _row(lines: "list[Line]", mode: str, found: int) -> dict[str, Any]:
     return each[0] if each else {"text": "", "probability": None, "digits": []}
 
 
-def _print_text(entry: dict[str, Any]) -> None:
-    name = plain(entry["file"])
-    if "error" in entry:
-        print(f"error: {entry['error']}", file=sys.stderr)
-    elif "models" not in entry:
-        print(f"{name}: {_result(entry)}", flush=True)
-    else:
-        print(f"{name}:{'' if entry['agree'] else ' (they disagree)'}")
-        for row in entry["models"]:
-            print(f"  {row['model']}: {_result(row)}", flush=True)
+def _print_text(name: str, reading: "Reading", models: list[str], mode: str) -> None:
+    texts = [_text(lines, mode, reading.found) for lines in reading.answers]
+    if len(models) == 1:
+        print(f"{plain(name)}: {texts[0]}", flush=True)
+        return
+    agree = len({tuple(line.text for line in lines) for lines in reading.answers}) == 1
+    print(f"{plain(name)}:{'' if agree else ' (they disagree)'}")
+    for model, text in zip(models, texts, strict=True):
+        print(f"  {model}: {text}", flush=True)
 
 
-def _result(row: dict[str, Any]) -> str:
-    from digits_jax.deploy.predictions import show_probability as show
-
-    if row.get("lines"):
-        return "\n  " + "\n  ".join(map(_result, row["lines"]))
-    if row.get("digits"):
-        doubtful = [str(i) for i, digit in enumerate(row["digits"], 1) if not digit["sure"]]
-        note = f"; not confident of number {', '.join(doubtful)}" if doubtful else ""
-        return f"{row['text']}  ({' '.join(show(d['probability']) for d in row['digits'])}{note})"
-    if row.get("digit") is None:
+def _text(lines: "list[Line]", mode: str, found: int) -> str:
+    """What one network reads, for a person."""
+    if not lines:
         return "no digit"
-    text = f"{row['digit']}  {show(row['probability'])}, then {row['runner_up']} "
-    text += show(row["runner_up_probability"]) + ("" if row["sure"] else "; not confident")
-    more = f"; {row['found']} digits seem to be there: give --line or --page"
-    return text + (more if row["found"] > 1 else "")
+    if mode == "page":
+        return "".join(f"\n  {line}" for line in lines)
+    if mode == "line":
+        return str(lines[0])
+    more = f"; {found} digits seem to be there: give --line or --page" if found > 1 else ""
+    return f"{lines[0].digits[0]}{more}"
 
 
 if __name__ == "__main__":

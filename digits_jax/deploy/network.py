@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
+from digits_jax.deploy.confidence import choose_threshold, fit_temperature
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
 from digits_jax.errors import CheckpointError, DataError, quoted, shown
 from digits_jax.models.build import abstract_variables, build_model
@@ -30,8 +29,6 @@ from digits_jax.runs.ensembles import members_of
 # What `build_model` needs of a run's configuration.
 SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
 SETTINGS += ("space_to_depth",)
-# The share of the correct predictions that may fall below the threshold of confidence.
-MAX_BELOW_THRESHOLD = 0.02
 MAX_LAYERS = 100  # beside the dense ones of a CNN; what a stranger's file lists is built
 # What the card, the page and `combine` need of a run, with its type.
 RUN_FACTS: dict[str, Any] = {
@@ -269,65 +266,3 @@ def calibrate(network: Network, logits: np.ndarray, labels: np.ndarray) -> Netwo
     threshold, cost = choose_threshold(np.asarray(logits) / temperature, labels)
     facts = {**network.facts, "threshold_cost": cost}
     return dataclasses.replace(network, temperature=temperature, threshold=threshold, facts=facts)
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fits what to divide logits by, so that their softmax is how often the network is right.
-
-    Smoothed labels teach a network a probability of 90% where it is right 99 times of 100.
-
-    Args:
-      logits: float32 [n, classes].
-      labels: int32 [n].
-
-    Returns:
-      The temperature of the least cross-entropy in [0.25, 4]: where all are right, 0 is best.
-
-    Example:
-      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # a confidence of 95%, right 3 times of 4
-      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): of 75%
-      1.1
-
-    Reference:
-      Guo et al., On Calibration of Modern Neural Networks, 2017.
-    """
-    logits = np.asarray(logits, np.float64)
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return -log_softmax(scaled, -1)[np.arange(len(labels)), labels].mean()
-
-    bounds = (-math.log(4), math.log(4))
-    found: Any = minimize_scalar(loss, bounds=bounds, method="bounded")
-    return float(np.exp(found.x))
-
-
-def choose_threshold(
-    logits: np.ndarray, labels: np.ndarray, max_below: float = MAX_BELOW_THRESHOLD
-) -> tuple[float, float]:
-    """Chooses the probability below which a prediction isn't confident.
-
-    Args:
-      logits: float32 [n, classes], of a validation split.
-      labels: int32 [n].
-      max_below: the share of the correct predictions that may fall below the threshold.
-
-    Returns:
-      The threshold, and the share of the correct predictions that does fall below it.
-
-    Example:
-      >>> logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.5, 0.5]]))
-      >>> threshold, cost = choose_threshold(logits, np.array([0, 0, 0, 1]), max_below=0.34)
-      >>> round(threshold, 3), round(cost, 3)
-      (0.8, 0.333)
-
-    Reference:
-      Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution
-      Examples in Neural Networks, 2017: the largest probability as the confidence.
-    """
-    confidence = softmax(logits, -1).max(-1)
-    correct = np.sort(confidence[np.argmax(logits, -1) == labels])
-    if not len(correct):
-        return 1.0, 0.0
-    threshold = float(correct[math.floor(max_below * len(correct))])
-    return threshold, float(np.mean(correct < threshold))

@@ -110,8 +110,13 @@ class Digit:
     box: Box
     image: np.ndarray = field(repr=False)
 
+    def __str__(self) -> str:
+        text = f"{self.name}  {show_probability(self.probability)}, then {self.runner_up} "
+        text += show_probability(self.runner_up_probability)
+        return text if self.confident else f"{text}; not confident"
+
     def as_json(self) -> dict[str, Any]:
-        """Returns what programs print; a name that is a number becomes one."""
+        """Returns JSON values; a name that is a number becomes one."""
         return {
             "digit": _number(self.name),
             "probability": round(self.probability, 6),
@@ -141,8 +146,14 @@ class Line:
     def __repr__(self) -> str:
         return f"Line({self.text!r}, probability={self.probability:.4g})"
 
+    def __str__(self) -> str:
+        doubtful = [str(i) for i, digit in enumerate(self.digits, 1) if not digit.confident]
+        note = f"; not confident of number {', '.join(doubtful)}" if doubtful else ""
+        each = " ".join(show_probability(digit.probability) for digit in self.digits)
+        return f"{self.text}  ({each}{note})"
+
     def as_json(self) -> dict[str, Any]:
-        """Returns what programs print."""
+        """Returns JSON values."""
         digits = [digit.as_json() for digit in self.digits]
         return {"text": self.text, "probability": round(self.probability, 6), "digits": digits}
 

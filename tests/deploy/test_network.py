@@ -13,14 +13,9 @@ from numpy_layers import apply_layers
 from scipy.special import softmax
 
 from digits_jax import DigitsError
+from digits_jax.deploy.confidence import choose_threshold, fit_temperature
 from digits_jax.deploy.fold import KINDS, to_layers
-from digits_jax.deploy.network import (
-    choose_threshold,
-    combine,
-    fit_temperature,
-    load_network,
-    make_logits,
-)
+from digits_jax.deploy.network import combine, load_network, make_logits
 
 
 def jax_logits(network, images):

@@ -150,10 +150,12 @@ def test_one_picture_in_every_form(tmp_path):
         assert (digit.probability, digit.runner_up) == (pytest.approx(0.9), "0")
         assert digit.image.shape == (28, 28)
     assert "image" not in repr(digit)
+    assert str(digit) == "7  90.0%, then 0 1.1%"  # 1 / 90
     assert predictor.read(np.full((50, 60), 200, np.uint8)) is None
     (line,) = predictor.read_page(np.hstack([page, page]))
     assert [digit.box for digit in line.digits] == [(40, 20, 90, 100), (240, 20, 290, 100)]
     assert repr(line) == "Line('77', probability=0.81)"
+    assert str(line) == "77  (90.0% 90.0%)"
     assert repr(predictor) == "Predictor('seven', 7,850 parameters)"
 
 

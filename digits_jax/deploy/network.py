@@ -130,6 +130,7 @@ def load_network(path: str | Path) -> Network:
         network = dataclasses.replace(network, name=name)
         return calibrate(network, run.validation_logits, run.validation_labels)
     written = folder.read_json(path / folder.CONFIG)
+    folder.refuse_custom_module(path, written)
     try:
         config, results = written["config"], run.results
         expected, names = results["params_sha256"], tuple(results["class_names"])

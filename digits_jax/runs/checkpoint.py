@@ -184,12 +184,12 @@ def _check_arrays(stored: Any, abstract_tree: Any) -> None:
 
 
 def verify_step(path: Path, step: int, abstract_tree: Any) -> str | None:
-    """Says why a step can't be restored as a tree; None where it can be, as far as one can tell.
+    """Says why a step can't be restored as a tree, if one is known; None where it seems to be.
 
     Raises:
       CheckpointError: it can't be read at the moment.
     """
-    if damage := find_damage(path, step):
+    if (damage := find_damage(path, step)) or abstract_tree is None:
         return damage
     try:
         _check_arrays(_stored((path / str(step) / _STATE).absolute()), abstract_tree)

@@ -65,7 +65,9 @@ def load_teacher(
     for member in members:
         try:
             results = folder.read_results(member)
-            settings = folder.read_json(member / folder.CONFIG)["config"]
+            described = folder.read_json(member / folder.CONFIG)
+            folder.refuse_custom_module(member, described)
+            settings = described["config"]
             _check_data(member, results, dataset)
             own = {"dtype": dtype, "convolution": convolution}
             module = build_model({**settings, **own}, dataset.num_classes, shards)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
@@ -60,7 +61,7 @@ from digits_jax.training.run_metadata import (
     write_results,
 )
 from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_norm
-from digits_jax.training.setup import TrainSetup, prepare
+from digits_jax.training.setup import Loss, TrainSetup, prepare
 from digits_jax.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -138,6 +139,9 @@ def fit(
     config: TrainConfig,
     options: RunOptions | None = None,
     *,
+    module: Any = None,
+    loss: Loss | None = None,
+    tx: optax.GradientTransformation | None = None,
     dataset: Dataset | None = None,
     quiet: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -146,6 +150,12 @@ def fit(
 
     Args:
       config: what to train; the preset fills in fields that are None.
+      module: a linen module instead of ours: float32 images [batch, 28, 28, 1] in [0, 1] to logits
+        [batch, classes]; ``train`` and ``axis_name`` are passed if its ``__call__`` takes them.
+        ``config.arch`` still chooses the recipe.
+      loss: ``f(logits, labels) -> float32 [batch]`` instead of the cross-entropy, which is still
+        what is reported.
+      tx: an optax transformation instead of the one that ``config`` names.
       dataset: instead of the one that ``config.dataset`` names.
       callbacks: called after each epoch with a list of its row of metrics; what they raise ends
         the training.
@@ -169,12 +179,16 @@ def fit(
             f"ensemble={config.ensemble}: fit trains one network; use digits_jax.fit_ensemble"
         )
     with distributed.initialize(options.coordinator, options.num_processes, options.process_id):
-        return run(prepare(config, options, dataset), quiet=quiet, callbacks=callbacks)
+        setup = prepare(config, options, dataset, module=module, loss=loss, tx=tx)
+        return run(setup, quiet=quiet, callbacks=callbacks)
 
 
 def resume(
     workdir: str | Path,
     *,
+    module: Any = None,
+    loss: Loss | None = None,
+    tx: optax.GradientTransformation | None = None,
     dataset: Dataset | None = None,
     quiet: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -183,6 +197,7 @@ def resume(
     """Goes on with a run from its newest checkpoint; see `fit`.
 
     Args:
+      module, loss, tx: what it was trained with, where they weren't ours.
       dataset: the one it was trained on, where it isn't one that has a name.
       options: fields of `RunOptions` that differ now, such as data_dir, devices and platform.
 
@@ -199,7 +214,7 @@ def resume(
     here = saved_options.for_resuming(workdir, **options)
     with distributed.initialize(here.coordinator, here.num_processes, here.process_id):
         dataset = dataset or load_own_of_run(workdir, None, here.data_dir)
-        setup = prepare(config, here, dataset)
+        setup = prepare(config, here, dataset, module=module, loss=loss, tx=tx)
         return run(setup, resuming=True, quiet=quiet, callbacks=callbacks)
 
 

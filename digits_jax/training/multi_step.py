@@ -44,7 +44,8 @@ def make_step(setup: TrainSetup) -> Callable:
         }
     return partial(
         train_step,
-        label_smoothing=config.label_smoothing,
+        loss=setup.loss,
+        label_smoothing=config.label_smoothing or 0.0,
         augment=make_augment(config.augment, config.augment_strength),
         ema_decay=config.ema_decay,
         adversarial=config.adversarial,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
@@ -55,21 +56,29 @@ def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
 
 def check_same_run(setup: TrainSetup, workdir: Path) -> None:
     """Raises a ConfigError where a setup isn't that of the run in a folder."""
+    check_same_inputs(setup, workdir)
     run, _ = read_config(workdir)
     if name := first_difference(setup.config, run):
         raise ConfigError(
             f"{name}={getattr(setup.config, name)}: the run in {workdir} has "
             f"{name}={getattr(run, name)}; leave it out, or start a new run"
         )
-    check_same_inputs(setup, workdir)
 
 
 def check_same_inputs(setup: TrainSetup, workdir: Path, *, same_teacher: bool = True) -> None:
-    """Raises a ConfigError where a run was trained on other data of the same name.
+    """Raises a ConfigError where a run had other data of the same name, or another module.
 
     Args:
       same_teacher: also raise where the run learned from another network.
     """
+    custom = _described(workdir, "custom")
+    for name in ("module", "tx", "loss"):
+        if setup.custom.get(name) != custom.get(name):
+            raise ConfigError(
+                f"{name}={setup.custom.get(name)}: the run in {workdir} has "
+                f"{shown(str(custom.get(name)))}; in Python, give {name}=... as it was to "
+                "digits_jax.resume or load_trained"
+            )
     described, dataset = _described(workdir, "dataset"), setup.dataset
     sha256 = described.get("sha256")
     if sha256 != dataset.sha256 and described.get("name") in (None, dataset.name):
@@ -165,17 +174,20 @@ def epoch_ends(setup: TrainSetup) -> dict[int, float]:
 
 
 def fingerprint(
-    config: TrainConfig, dataset_sha256: str, teacher_sha256: Sequence[str] | None
+    config: TrainConfig,
+    dataset_sha256: str,
+    teacher_sha256: Sequence[str] | None,
+    custom: dict[str, str],
 ) -> dict[str, Any]:
     """Returns all that the parameters depend on, as JSON gives it back."""
-    values = {**config.to_dict(), "teacher": teacher_sha256, "dataset_sha256": dataset_sha256}
-    return json.loads(json.dumps(values))
+    inputs = {"teacher": teacher_sha256, "dataset_sha256": dataset_sha256, "custom": custom}
+    return json.loads(json.dumps({**config.to_dict(), **inputs}))
 
 
 def fingerprint_of(setup: TrainSetup) -> dict[str, Any]:
     """Returns the `fingerprint` of what a setup trains."""
     teacher = setup.teacher.sha256 if setup.teacher else None
-    return fingerprint(setup.config, setup.dataset.sha256, teacher)
+    return fingerprint(setup.config, setup.dataset.sha256, teacher, setup.custom)
 
 
 def find_difference(values: dict[str, Any], own: dict[str, Any]) -> str | None:
@@ -204,9 +216,11 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
       CheckpointError: the configuration can't be read; from the function, the step can't.
     """
     config, _ = read_config(workdir)
-    dataset = _described(workdir, "dataset")
+    dataset, custom = _described(workdir, "dataset"), _described(workdir, "custom")
     try:
-        wanted = stored_state(config, dataset["num_classes"])
+        # What a module or an optimizer of the caller's keeps isn't known here.
+        unknown = custom.keys() & {"module", "tx"}
+        wanted = None if unknown else stored_state(config, dataset["num_classes"])
     except (KeyError, TypeError, ValueError) as error:
         why = shown(f"{type(error).__name__}: {error}")
         raise CheckpointError(
@@ -214,7 +228,7 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
         ) from None
     path = workdir / folder.CHECKPOINTS
     teacher = _described(workdir, "teacher").get("sha256")
-    own = fingerprint(config, dataset.get("sha256", ""), teacher)
+    own = fingerprint(config, dataset.get("sha256", ""), teacher, custom)
 
     def verify(step: int) -> str | None:
         if damage := verify_step(path, step, wanted):
@@ -234,13 +248,19 @@ def written_results(workdir: Path, params_sha256: str) -> dict[str, Any] | None:
 
 
 def load_trained(
-    workdir: str | Path, *, dataset: Dataset | str | None = None, **options: Any
+    workdir: str | Path,
+    *,
+    dataset: Dataset | str | None = None,
+    module: Any = None,
+    tx: optax.GradientTransformation | None = None,
+    **options: Any,
 ) -> tuple[TrainSetup, TrainState]:
     """Loads a run's setup and its newest intact checkpoint, for scoring.
 
     Args:
       dataset: the one that it was trained on, where it has no known name; or its path, where it
         has moved.
+      module, tx: what it was trained with, where they weren't ours.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
     """
     workdir = Path(workdir)
@@ -257,7 +277,9 @@ def load_trained(
     here = saved_options.for_resuming(workdir, **options)
     if not isinstance(dataset, Dataset):
         dataset = load_own_of_run(workdir, dataset, here.data_dir)
-    setup = prepare(config, here, dataset, to_train=False)
+    setup = prepare(config, here, dataset, module=module, tx=tx, to_train=False)
+    if loss := _described(workdir, "custom").get("loss"):  # scoring needs none
+        setup = dataclasses.replace(setup, custom={**setup.custom, "loss": loss})
     check_same_run(setup, workdir)
     restored = _restore(setup, workdir)
     if restored is None:

@@ -31,29 +31,35 @@ def device_name(mesh: Mesh) -> str:
 def summarize(setup: TrainSetup) -> str:
     """Describes what a setup trains, in a few lines for a person."""
     config, data = setup.config, setup.dataset
-    name = (
-        data.name
-        if data.version == OWN or data.version in data.name
-        else f"{data.name} {data.version}"
-    )
-    if config.arch == "mlp":
-        sizes = f"hidden sizes {config.hidden_sizes}"
-    else:
-        sizes = f"channels {config.channels}, dense {config.dense_size}"
+    name = data.name
+    if data.version != OWN and data.version not in data.name:
+        name += f" {data.version}"
+    sizes = f" (channels {config.channels}, dense {config.dense_size}), {config.dtype}"
+    if "module" in setup.custom:
+        sizes = ""
+    elif config.arch == "mlp":
+        sizes = f" (hidden sizes {config.hidden_sizes}), {config.dtype}"
+    how = f"{config.optimizer}, {config.schedule} up to {config.learning_rate or 0:g}"
+    if "tx" in setup.custom:
+        how = "an optimizer of your own"
+    if "loss" in setup.custom:
+        how += f", loss {setup.custom['loss']}"
     strength = "" if config.augment_strength == 1 else f" x {config.augment_strength:g}"
     lines = [
         f"data     {name}: {len(data.train):,} training, {len(data.validation):,} validation, "
         f"{len(data.test):,} test images; {data.source}",
-        f"model    {config.arch}: {count_params(setup.abstract_state.params):,} parameters "
-        f"({sizes}), {config.dtype}",
+        f"model    {setup.arch}: {count_params(setup.abstract_state.params):,} parameters{sizes}",
         f"training {config.epochs:g} epoch{'' if config.epochs == 1 else 's'} = "
-        f"{setup.total_steps:,} steps of {config.batch_size} images; {config.optimizer}, "
-        f"{config.schedule} up to {config.learning_rate:g}, augment {config.augment}{strength}, "
-        f"seed {config.seed}",
+        f"{setup.total_steps:,} steps of {config.batch_size} images; {how}, "
+        f"augment {config.augment}{strength}, seed {config.seed}",
     ]
     defaults = {"label_smoothing": 0.1, "dropout": 0.0, "ema_decay": 0.0, "adversarial": 0.0}
     unusual = {name: getattr(config, name) for name in defaults}
-    words = [f"{k.replace('_', ' ')} {v:g}" for k, v in unusual.items() if v != defaults[k]]
+    words = [
+        f"{name.replace('_', ' ')} {value:g}"
+        for name, value in unusual.items()
+        if value not in (None, defaults[name])
+    ]
     if words:
         lines.append(f"         {', '.join(words)}")
     if setup.teacher:
@@ -65,10 +71,10 @@ def summarize(setup: TrainSetup) -> str:
     if config.ensemble > 1:
         seeds = f"{config.seed} to {config.seed + config.ensemble - 1}"
         lines.append(f"ensemble {config.ensemble} networks, seeds {seeds}")
-    how = f"; convolutions by {setup.convolution}" if config.arch == "cnn" else ""
+    used = f"; convolutions by {setup.convolution}" if setup.arch == "cnn" else ""
     if setup.steps_per_call > 1:
-        how += f"; {setup.steps_per_call} steps in a call"
-    return "\n".join([*lines, f"devices  {setup.mesh.size} x {device_name(setup.mesh)}{how}"])
+        used += f"; {setup.steps_per_call} steps in a call"
+    return "\n".join([*lines, f"devices  {setup.mesh.size} x {device_name(setup.mesh)}{used}"])
 
 
 def describe_run(setup: TrainSetup) -> dict[str, Any]:
@@ -76,6 +82,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
     packages = ("digits_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     dataset = setup.dataset
     teacher = {"teacher": {"sha256": list(setup.teacher.sha256)}} if setup.teacher else {}
+    custom = {"custom": setup.custom} if setup.custom else {}
     return {
         "config": setup.config.to_dict(),
         "options": setup.options.to_dict(),
@@ -96,6 +103,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
             "path": dataset.path,
         },
         **teacher,
+        **custom,
     }
 
 
@@ -109,7 +117,7 @@ def make_results(
     """Returns what ``results.json`` holds, of the state after the last step."""
     config, dataset, steps = setup.config, setup.dataset, int(state.step)
     return {
-        "arch": config.arch,
+        "arch": setup.arch,
         "preset": config.preset,
         "dataset": dataset.name,
         "dataset_version": dataset.version,
@@ -123,7 +131,7 @@ def make_results(
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "dtype": config.dtype,
-        "convolution": setup.convolution if config.arch == "cnn" else None,
+        "convolution": setup.convolution if setup.arch == "cnn" else None,
         "steps_per_call": setup.steps_per_call,
         **score_fields(validation, test),
         **seconds,
@@ -163,7 +171,7 @@ def choose_workdir(setup: TrainSetup) -> Path:
         return Path(setup.options.workdir)
     config = setup.config
     dataset = config.dataset.replace("/", "-").replace(":", "-")
-    name = f"{config.arch}-{dataset}-{config.preset}-seed{config.seed}"
+    name = f"{setup.arch}-{dataset}-{config.preset}-seed{config.seed}"
     return folder.new_workdir(f"{name}-ensemble{config.ensemble}" if config.ensemble > 1 else name)
 
 
@@ -183,9 +191,12 @@ def divergence(
         details = f": all in {workdir / folder.SKIPPED}"
         saved = list_steps(workdir / folder.CHECKPOINTS)
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint yet"
+    smaller = "smaller learning rate"
+    if config.learning_rate:
+        smaller = f"learning_rate under {config.learning_rate:g}"
     return TrainingDivergedError(
         f"training has diverged: NaN or infinity in the loss or the gradients of {in_a_row} "
         f"steps in a row, up to step {step} (seed {config.seed}, epoch {epoch:.2f}, training "
         f"images {', '.join(map(str, indices[:4]))}, ...{details}); {kept}; "
-        f"try a learning_rate under {config.learning_rate:g}, in another workdir"
+        f"try a {smaller}, in another workdir"
     )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -21,12 +20,14 @@ from digits_jax.errors import ConfigError
 from digits_jax.hardware import cpu_count, processor_features
 from digits_jax.models.build import build_model, choose_convolution
 from digits_jax.runs.checkpoint import abstract
+from digits_jax.training import custom as custom_parts
 from digits_jax.training import distributed, parallel
 from digits_jax.training.distillation import Teacher, load_teacher
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.parallel import Device
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
 
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
 # JAX takes its default from the environment.
 PRNG = "threefry2x32"
 EVAL_BATCH_SIZE = 500
@@ -43,14 +44,16 @@ class TrainSetup:
       schedule: learning rate by step, compiled.
       mesh: of the devices of all processes.
       steps_per_call: the most steps in one call of the devices.
+      loss: the caller's; None for the cross-entropy.
+      custom: a description of what the caller brought; see `digits_jax.training.custom`.
       started: `time.perf_counter` when the preparation began.
     """
 
     config: TrainConfig
     options: RunOptions
     dataset: Dataset
-    module: nn.Module
-    eval_module: nn.Module
+    module: Any
+    eval_module: Any
     schedule: Callable[[int], Any]
     tx: optax.GradientTransformation
     mesh: Mesh
@@ -58,7 +61,14 @@ class TrainSetup:
     steps_per_call: int
     total_steps: int
     teacher: Teacher | None
+    loss: Loss | None
+    custom: dict[str, str]
     started: float
+
+    @property
+    def arch(self) -> str:
+        """The name of the network: of a module of the caller's, its class."""
+        return self.module.name if "module" in self.custom else self.config.arch
 
     @property
     def platform(self) -> str:
@@ -117,12 +127,16 @@ def prepare(
     options: RunOptions | None = None,
     dataset: Dataset | None = None,
     *,
+    module: Any = None,
+    loss: Loss | None = None,
+    tx: optax.GradientTransformation | None = None,
     to_train: bool = True,
 ) -> TrainSetup:
     """Loads the data and sets up what trains on it; no run is written.
 
     Args:
       dataset: instead of the one that ``config.dataset`` names.
+      module, loss, tx: instead of ours, see `digits_jax.fit`.
       to_train: False for a run that is only scored: its batches needn't fit the devices.
 
     Raises:
@@ -159,7 +173,8 @@ def prepare(
     if dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
         dtype = "bfloat16" if fast else "float32"
-    config = dataclasses.replace(config.resolve(dataset.name, small=dataset.is_small), dtype=dtype)
+    custom = custom_parts.describe(module=module, loss=loss, tx=tx)
+    config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
     size, batch_size = len(dataset.train), config.batch_size
     if batch_size > size:
         raise ConfigError(
@@ -175,9 +190,17 @@ def prepare(
     total_steps = num_steps(config.epochs, size, batch_size)
     if options.steps_per_call == "auto":  # the device's loop is compiled for so many
         steps_per_call = min(steps_per_call, num_steps(1, size, batch_size))
-    schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
-    settings = {**config.to_dict(), "convolution": convolution}
-    build = partial(build_model, num_classes=dataset.num_classes, shards=mesh.size)
+    schedule = optax.constant_schedule(0.0)  # the caller's isn't known
+    if tx is None:
+        schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
+        tx = make_optimizer(config.optimizer, schedule, config.weight_decay)
+    if module is None:
+        settings = {**config.to_dict(), "convolution": convolution}
+        build = partial(build_model, num_classes=dataset.num_classes, shards=mesh.size)
+        network, eval_network = build(settings), build({**settings, "dtype": "float32"})
+    else:
+        network = eval_network = custom_parts.CustomModule(module)
+        custom_parts.check_module(network, dataset.num_classes)
     teacher = None
     if to_train and config.teacher is not None:
         teacher = load_teacher(
@@ -191,16 +214,18 @@ def prepare(
         config=config,
         options=options,
         dataset=dataset,
-        module=build(settings),
-        eval_module=build({**settings, "dtype": "float32"}),
+        module=network,
+        eval_module=eval_network,
         # Read once an epoch: outside of jit each of its operations would be compiled by itself.
         schedule=jax.jit(schedule),
-        tx=make_optimizer(config.optimizer, schedule, config.weight_decay),
+        tx=tx,
         mesh=mesh,
         convolution=convolution,
         steps_per_call=steps_per_call,
         total_steps=total_steps,
         teacher=teacher,
+        loss=loss,
+        custom=custom,
         started=started,
     )
     parallel.check_memory(setup.abstract_state, mesh)

@@ -54,6 +54,7 @@ def train_step(
     teacher: Any = None,
     *,
     axis_name: str | None = None,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     label_smoothing: float = 0.0,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     ema_decay: float = 0.0,
@@ -74,6 +75,7 @@ def train_step(
       key: the run's key, the same at every step; the step's own is folded from it, so that a
         resumed run has the keys of an uninterrupted one.
       teacher: the first argument of ``teacher_apply``.
+      loss: ``f(logits, labels) -> float32 [batch]``; None for `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
       ema_decay: of the exponential moving average, for a state that keeps one: after t steps
         ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps fade quickly.
@@ -110,6 +112,7 @@ def train_step(
     if augment is not None:
         images = augment(augment_key, images)
     axis = {} if axis_name is None else {"axis_name": axis_name}
+    loss = loss or partial(cross_entropy, label_smoothing=label_smoothing)
 
     def forward(params: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         return state.apply_fn(
@@ -125,7 +128,7 @@ def train_step(
 
         def image_loss(images: jax.Array) -> jax.Array:
             logits, _ = forward(state.params, images)
-            return masked_sum(cross_entropy(logits, labels, label_smoothing), mask)
+            return masked_sum(loss(logits, labels), mask)
 
         perturb_key = jax.random.fold_in(augment_key, 1)
         images = fgsm_perturb(perturb_key, images, jax.grad(image_loss)(images), adversarial)
@@ -136,12 +139,13 @@ def train_step(
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(params, images)
-        loss = cross_entropy(logits, labels, label_smoothing)
+        losses = loss(logits, labels)
+        chex.assert_shape(losses, labels.shape, custom_message="loss(logits, labels) is [batch]")
         if teacher_logits is not None:
             distilled = distillation_loss(logits, teacher_logits, teacher_temperature)
-            loss = (1 - teacher_weight) * loss + teacher_weight * distilled
+            losses = (1 - teacher_weight) * losses + teacher_weight * distilled
         # This device's share of the mean: the shares add up, also where masks differ.
-        return masked_sum(loss, mask) / count, (logits, updated.get("batch_stats", {}))
+        return masked_sum(losses, mask) / count, (logits, updated.get("batch_stats", {}))
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, sums = _sum_over((grads, metric_sums(logits, labels, mask)), axis_name)

@@ -1,0 +1,106 @@
+"""What a caller brings instead of ours: a module, a loss, an optimizer."""
+
+import dataclasses
+import inspect
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from digits_jax.config import OTHER_ARCH_FIELDS, TrainConfig
+from digits_jax.data.datasets import Dataset
+from digits_jax.errors import ConfigError
+
+# The fields of a configuration that have no effect beside what the caller brings, and their values.
+NO_EFFECT: dict[str, dict[str, Any]] = {
+    "module": dict.fromkeys(
+        (
+            *(name for names in OTHER_ARCH_FIELDS.values() for name in names),
+            *("dropout", "batch_norm", "recalibrate_batch_norm"),
+        )
+    ),
+    "loss": {"label_smoothing": 0.0},
+    "tx": dict.fromkeys(("optimizer", "schedule", "learning_rate", "weight_decay")),
+}
+
+
+class CustomModule:
+    """A linen module, given ``train`` and ``axis_name`` only if its ``__call__`` takes them.
+
+    An NNX class is a linen module as ``flax.nnx.bridge.to_linen(CLASS, ...)``.
+    """
+
+    def __init__(self, module: Any):
+        self.module = module
+        self.name = getattr(module, "nnx_class", type(module)).__name__
+        call = getattr(module, "nnx_class", type(module)).__call__
+        self._takes = inspect.signature(call).parameters.keys() & {"train", "axis_name"}
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool) -> Any:
+        """As linen's."""
+        keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}  # NNX makes its Dropout here
+        return self.module.init(keys, images, **self._taken(train=train))
+
+    def apply(
+        self,
+        variables: Any,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        axis_name: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """As linen's."""
+        modes = self._taken(train=train, axis_name=axis_name)
+        return self.module.apply(variables, images, **modes, **options)
+
+    def _taken(self, **modes: Any) -> dict[str, Any]:
+        return {name: value for name, value in modes.items() if name in self._takes}
+
+
+def describe(**given: Any) -> dict[str, str]:
+    """Describes what was given, for ``config.json``: a resumed run must be given the same.
+
+    Example:
+      >>> describe(module=None, loss=describe)
+      {'loss': '<function describe>'}
+    """
+    texts = {
+        name: " ".join(repr(value).split()) for name, value in given.items() if value is not None
+    }
+    return {name: re.sub(r" at 0x[0-9a-f]+", "", text)[:1000] for name, text in texts.items()}
+
+
+def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> TrainConfig:
+    """Fills in a configuration from its preset, but for what the caller brought.
+
+    Raises:
+      ConfigError: a field is given that has no effect then.
+    """
+    neutral = {}
+    for what in custom:
+        for name, value in NO_EFFECT[what].items():
+            if getattr(config, name) not in (None, value):
+                raise ConfigError(f"{name}: has no effect beside {what}=...; leave one of them out")
+        neutral |= NO_EFFECT[what]
+    resolved = config.resolve(dataset.name, small=dataset.is_small)
+    return dataclasses.replace(resolved, **neutral)
+
+
+def check_module(module: Any, num_classes: int) -> None:
+    """Raises a ConfigError for a module that doesn't turn images into logits."""
+    images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
+    variables = jax.eval_shape(
+        lambda key, x: module.init(key, x, train=False), jax.random.key(0), images
+    )
+    if other := variables.keys() - {"params", "batch_stats"}:
+        raise ConfigError(
+            f"module: has variables {', '.join(sorted(other))}; params and batch_stats are allowed"
+        )
+    logits = jax.eval_shape(lambda v, x: module.apply(v, x, train=False), variables, images)
+    found = f"{logits.dtype}{list(logits.shape)}" if hasattr(logits, "shape") else type(logits)
+    if found != f"float32[2, {num_classes}]":
+        raise ConfigError(
+            f"module: returns {found} for 2 images; must be float32[2, {num_classes}], the logits"
+        )

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ def _fingerprint(path: Path, picture: str) -> str:
 def _read(path: Path, picture: str) -> _Arrays:
     name = path.name.lower()
     if path.is_dir():
-        if any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        is_saved = any((path / file).is_file() for file in ("dataset_dict.json", "state.json"))
+        if is_saved or _parquet_files(path):
             return _read_hugging_face(path)
         if idx := find_idx(path):
             return _read_idx_files(path, idx)
@@ -204,6 +206,13 @@ def _read_tables(paths: list[Path]) -> _Arrays:
     return read
 
 
+def _parquet_files(path: Path) -> list[Path]:
+    """A parquet file, or those of a folder, as Hugging Face's repositories hold them."""
+    if path.is_dir():
+        return [*sorted(path.glob("*.parquet")), *sorted(path.glob("*/*.parquet"))]
+    return [path] if path.suffix == ".parquet" else []
+
+
 def _read_hugging_face(path: Path) -> _Arrays:
     try:
         datasets: Any = importlib.import_module("datasets")
@@ -212,11 +221,19 @@ def _read_hugging_face(path: Path) -> _Arrays:
             f"dataset={path}: is read by Hugging Face's library, which isn't installed; "
             'pip install "digits_jax[huggingface]"'
         ) from None
+    tables: dict[str, list[str]] = {}
+    for file in _parquet_files(path):
+        part = re.search("train|val|test", file.name)
+        tables.setdefault(part[0] if part else "train", []).append(str(file))
     try:
-        if path.is_dir():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
+        with tempfile.TemporaryDirectory() as cache:
+            loaded = (
+                datasets.load_dataset(
+                    "parquet", data_files=tables, cache_dir=cache, keep_in_memory=True
+                )
+                if tables
+                else datasets.load_from_disk(str(path), keep_in_memory=True)
+            )
     except Exception as error:  # of that library and of pyarrow
         raise DataError(f"{path}: can't be read ({shown(str(error))})") from None
     splits = loaded if isinstance(loaded, dict) else {"train": loaded}

@@ -4,12 +4,14 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from programs import assert_one_error_line, here  # noqa: F401 - a fixture
+from programs import REPOSITORY, assert_one_error_line, call, here  # noqa: F401 - a fixture
 from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_files
 
 from digits_jax import DataError, Dataset, load_dataset
@@ -499,3 +501,56 @@ def test_the_same_names_mean_the_same_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check(load_dataset("mnist", "data"))
     assert load_dataset("./mnist").name == "own-mnist"
+
+
+def test_hugging_faces_data_sets(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])}
+    pairs = [(IMAGES, LABELS), (TEST_IMAGES, TEST_LABELS)]
+    train, test = (
+        datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(image) for image in images], "label": labels.tolist()},
+            features=datasets.Features(kinds),
+        )
+        for images, labels in pairs
+    )
+    train.save_to_disk(tmp_path / "one")
+    train.to_parquet(tmp_path / "one.parquet")
+    datasets.DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "both")
+    for name, rows in (("train", train), ("test", test)):
+        rows.to_parquet(tmp_path / f"hub/mnist/{name}-00000-of-00001.parquet")
+    one = digest(Dataset.from_arrays(pairs[0], class_names="abc"))
+    both = digest(Dataset.from_arrays(*pairs, class_names="abc"))
+    for name, expected in {"one": one, "one.parquet": one, "both": both, "hub": both}.items():
+        assert digest(load_dataset(tmp_path / name)) == expected
+    (tmp_path / "bad.parquet").write_bytes(b"?")
+    with pytest.raises(DataError, match=r"bad\.parquet: can't be read"):
+        load_dataset(tmp_path / "bad.parquet")
+    train.remove_columns("label").save_to_disk(tmp_path / "none")
+    with pytest.raises(DataError, match="has the columns image: must be train, validation or test"):
+        load_dataset(tmp_path / "none")
+
+
+def test_libraries_that_are_not_installed_are_named(tmp_path, monkeypatch):
+    (tmp_path / "some.parquet").write_bytes(b"?")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r'pip install "digits_jax\[huggingface\]"'):
+        load_dataset(tmp_path / "some.parquet")
+    monkeypatch.delitem(sys.modules, "digits_jax.data.tfds", raising=False)
+    monkeypatch.delattr("digits_jax.data.tfds", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(DataError, match=r'pip install "digits_jax\[tfds\]"'):
+        load_dataset("tfds/own", tmp_path)
+
+
+def test_the_pages_python_runs(tmp_path):
+    """Arrays of one's own, and a tfds set of one's own without TensorFlow."""
+    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    arrays, prepare = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    status, out, err = call(tmp_path, None, script=arrays)
+    assert status == 0, err
+    assert out.splitlines()[-1] == "1.0"
+    status, _, err = call(tmp_path, None, script=prepare)
+    assert status == 0, err
+    data = load_dataset("tfds/my_digits", tmp_path / "data", input="stream")
+    assert (len(data.train), len(data.validation), len(data.test)) == (92, 8, 20)

@@ -129,7 +129,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         from digits_jax.deploy.onnx import OPSET, write_onnx
 
         if args.int8:
-            measured = _write_int8(network, args.data_dir, file)
+            measured = _write_int8(network, args.runs[0], args.data_dir, file)
         else:
             write_onnx(network, file)
         about |= {"opset": OPSET, "quantized": args.int8}
@@ -152,11 +152,11 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
     replace_file(folder / CARD, lambda out: out.write(text.encode()))
 
 
-def _write_int8(network: "Network", data_dir: str | None, file: Path) -> dict[str, str]:
+def _write_int8(network: "Network", run: str, data_dir: str | None, file: Path) -> dict[str, str]:
     """Writes the quantized network; prints and returns what it costs on the test set."""
     import numpy as np
 
-    from digits_jax.data.datasets import load_dataset
+    from digits_jax.data.datasets import load_dataset, load_own_of_run
     from digits_jax.deploy.onnx import onnx_logits, write_onnx
     from digits_jax.deploy.predictor import Predictor, check_images
 
@@ -164,7 +164,7 @@ def _write_int8(network: "Network", data_dir: str | None, file: Path) -> dict[st
         raise ConfigError(f"{network.name}: names no data set, which --int8 needs; give a run")
     name = network.facts["runs"][0]["dataset"]
     how = "stream" if name.startswith("tfds/") else "memory"  # it may be larger than memory
-    data = load_dataset(name, data_dir, input=how)
+    data = load_own_of_run(run, None, data_dir) or load_dataset(name, data_dir, input=how)
     some = np.arange(0, min(5000, len(data.train)), 5)
     write_onnx(network, file, check_images(data.train.rows(some)[0]))
     int8 = onnx_logits(file, check_images(data.test.images)).argmax(-1)

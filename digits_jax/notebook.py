@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-from digits_jax.data.datasets import load_dataset
+from digits_jax.data.datasets import load_dataset, load_own_of_run
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
 from digits_jax.evaluation import plots, report
@@ -201,7 +201,9 @@ def find_dataset(
     if not name:
         raise DataError(f"{run.source} names no data set; give it")
     # Of a data set of one's own, which may be larger than memory, the test set is enough.
-    dataset = load_dataset(name, data_dir, input="stream" if name.startswith("tfds/") else "memory")
+    way = "stream" if name.startswith("tfds/") else "memory"
+    own = load_own_of_run(run.source, name, data_dir)
+    dataset = own or load_dataset(name, data_dir, input=way)
     check_dataset(dataset, run)
     return dataset
 

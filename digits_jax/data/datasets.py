@@ -127,7 +127,7 @@ def load_dataset(
 def load_own_of_run(
     workdir: str | Path, path: str | None = None, data_dir: str | os.PathLike | None = None
 ) -> Dataset | None:
-    """Loads the data of one's own that a run was trained on; None where it has a known name.
+    """Loads the data of one's own that a run was trained on; None where there is no such.
 
     Args:
       workdir: the run's folder, whose ``config.json`` says where the data were and how pictures
@@ -137,6 +137,8 @@ def load_own_of_run(
     Raises:
       DataError: they aren't there.
     """
+    if not os.path.isfile(Path(workdir) / CONFIG):
+        return None
     described = read_json(Path(workdir) / CONFIG)
     parts = [described.get(part) for part in ("dataset", "config")]
     saved, config = (part if isinstance(part, dict) else {} for part in parts)

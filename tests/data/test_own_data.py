@@ -15,6 +15,7 @@ from programs import REPOSITORY, assert_one_error_line, call, here  # noqa: F401
 from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_files
 
 from digits_jax import DataError, Dataset, load_dataset
+from digits_jax import compare as compare_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
 from digits_jax.data import own_data
@@ -470,7 +471,13 @@ def test_a_run_on_ones_own_data(here, tmp_path):  # noqa: F811
         == (results["params_sha256"])
     )
 
+    here(train_program, "--config=run", "--seed=1", "--workdir=other")
+    compare = (compare_program, "run", "other", "--resamples=100")
+    assert here(*compare, "-o", "shown")[::2] == (0, err)
+
     moved = root.rename(tmp_path / "elsewhere")
+    status, _, said = here(*compare, "-o", "not shown")
+    assert (status, said.startswith("note: The misclassified images aren't shown: ")) == (0, True)
     for program, flags in (
         (evaluate_program, ["run"]),
         (train_program, ["--resume", "--workdir=run"]),

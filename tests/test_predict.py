@@ -158,6 +158,16 @@ def test_a_line_and_a_page(trained, here, readable, tmp_path):
     assert text.startswith(f"line.png: {line['text']}  (")
 
 
+def test_marks_that_are_too_small_are_counted(trained, here, tmp_path):
+    page = np.full((1000, 1000), 255, np.uint8)
+    for row in range(0, 1000, 100):
+        page[row : row + 4, 50:54] = 0
+    Image.fromarray(page).save(tmp_path / "far.png")
+    status, out, err = here(predict_program, trained[0], "far.png")
+    assert (status, out) == (0, "far.png: no digit\n")
+    assert err == "warning: far.png: 10 marks are too small to read; give a part of the picture\n"
+
+
 def test_a_sheet_shows_what_was_read_and_replaces_only_sheets(trained, here, pictures, tmp_path):
     for _ in range(2):
         status, _, err = here(predict_program, trained[0], "pictures", "--show", "--json")

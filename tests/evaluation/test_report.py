@@ -135,6 +135,18 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch, comparison, no_figures)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_figure_that_fails_is_left_out(tmp_path, monkeypatch, comparison, capsys):
+    def fail(*_):
+        raise RuntimeError("no\x1bfont")
+
+    monkeypatch.setattr("digits_jax.evaluation.plots.overlap_circles", fail)
+    folder = write_report(comparison(seeds=1), tmp_path / "r")
+    assert {"overlap.json", "report.html", "seeds.png"} <= {path.name for path in folder.iterdir()}
+    note = r"Left out: the figure overlap, which failed (no\x1bfont)."
+    assert capsys.readouterr().err == f"warning: {note}\n"
+    assert note in (folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_only_an_older_report_is_replaced(tmp_path, comparison, no_figures):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import os
 import sys
@@ -171,8 +172,9 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
     use_compilation_cache()
     predictor = Predictor.load(runs) if runs else Predictor.pretrained()
     labels = predictor.predict(read_csv_images(names[0])).names
-    lines = [f"{number},{label}\n".encode() for number, label in enumerate(labels, 1)]
-    replace_file(output, lambda file: file.write(_SUBMISSION + b"".join(lines)))
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows(enumerate(map(csv_cell, labels), 1))
+    replace_file(output, lambda file: file.write(_SUBMISSION + table.getvalue().encode()))
     print(f"{output}: {len(labels):,} labels")
     return 0
 

@@ -168,7 +168,7 @@ def _train(arguments: Arguments, started: float) -> int:
 
         def on_member(result: Any) -> None:
             draw_curves(result.metrics, result.workdir, result.results)
-            print(last_line(result.results, result.workdir), flush=True)
+            print(plain(last_line(result.results, result.workdir)), flush=True)
 
         ensemble = fit_ensemble(
             setup.config,
@@ -188,7 +188,7 @@ def _train(arguments: Arguments, started: float) -> int:
         if stop.signal_number:
             return 128 + stop.signal_number
     print_notice(setup.dataset.notice)
-    print(last_line(results, workdir, time.perf_counter() - started))
+    print(plain(last_line(results, workdir, time.perf_counter() - started)))
     return 0
 
 

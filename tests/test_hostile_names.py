@@ -3,13 +3,14 @@
 import csv
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from deploy.networks import random_network
 from PIL import Image
 
-from digits_jax import checkpoints, predict
+from digits_jax import checkpoints, predict, train
 from digits_jax.deploy.model_card import model_card
 from digits_jax.evaluation import Predictions, compare
 from digits_jax.evaluation.report import summary_lines, write_report
@@ -86,6 +87,38 @@ def test_a_model_card():
     text = model_card(network, files={"model.npz": "weights"}, metrics={}, measured={})
     assert_harmless(text)
     assert text.count("click") >= 8
+
+
+def test_a_data_set_of_folders(here, tmp_path):
+    """Its name, its classes and its files are named after folders and files."""
+    for label in (ESCAPES, MARKUP.replace("/", ""), FORMULA.replace("/", "")):
+        folder = tmp_path / f"data{ESCAPES}" / label
+        folder.mkdir(parents=True)
+        for number in range(12):
+            Image.new("L", (28, 28), 20 * number).save(folder / f"{number}.png")
+        (folder / f"{ESCAPES}.png").write_text("no picture")
+    flags = (
+        "--arch=mlp",
+        f"--dataset=data{ESCAPES}",
+        "--picture=resize",
+        "--batch-size=8",
+        "--dry-run",
+    )
+    status, out, err = here(train, *flags)
+    assert status == 0, err
+    assert (out + err).replace("\n", "").isprintable()  # a terminal takes markup for text
+    assert not re.search(r"^error: forged", out + err, re.M)
+
+
+def test_answers_of_a_stranger_are_a_table(here, tmp_path, trained, monkeypatch):
+    (tmp_path / "test.csv").write_text("\n".join([",".join(["0"] * 784)] * 2))
+    names = [FORMULA, 'a,"b"']
+    answers = SimpleNamespace(predict=lambda images: SimpleNamespace(names=names))
+    monkeypatch.setattr("digits_jax.deploy.predictor.Predictor.load", lambda _: answers)
+    status, _, err = here(predict, trained[0], "test.csv", "-o", "answers.csv")
+    assert status == 0, err
+    rows = list(csv.reader(io.StringIO((tmp_path / "answers.csv").read_text(encoding="utf-8"))))
+    assert rows[1:] == [["1", f"'{FORMULA}"], ["2", 'a,"b"']]
 
 
 def test_a_table_of_predictions(here, trained, tmp_path):

@@ -21,6 +21,7 @@ from digits_jax.data.splits import (
     validation_indices,
 )
 from digits_jax.errors import DataError, shown
+from digits_jax.formatting import plain
 
 MAX_IMAGES = 1_000_000  # 784 MB as they are trained
 MAX_SIDE = 4096
@@ -187,7 +188,7 @@ def dataset_from_arrays(
 def print_notes(dataset: Dataset) -> Dataset:
     """Prints what was done to a data set, on stderr; returns it."""
     for note in dataset.notes:
-        print(f"note: {dataset.name}: {note}", file=sys.stderr)
+        print(plain(f"note: {dataset.name}: {note}"), file=sys.stderr)
     return dataset
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from digits_jax.data.pipeline import TrainStream
 from digits_jax.data.splits import OWN
 from digits_jax.errors import TrainingDivergedError
+from digits_jax.formatting import plain
 from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, tree_sha256
@@ -74,7 +75,8 @@ def summarize(setup: TrainSetup) -> str:
     used = f"; convolutions by {setup.convolution}" if setup.arch == "cnn" else ""
     if setup.steps_per_call > 1:
         used += f"; {setup.steps_per_call} steps in a call"
-    return "\n".join([*lines, f"devices  {setup.mesh.size} x {device_name(setup.mesh)}{used}"])
+    lines.append(f"devices  {setup.mesh.size} x {device_name(setup.mesh)}{used}")
+    return "\n".join(map(plain, lines))  # names of folders are in them
 
 
 def describe_run(setup: TrainSetup) -> dict[str, Any]:

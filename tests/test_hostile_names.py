@@ -111,7 +111,7 @@ def test_a_data_set_of_folders(here, tmp_path):
 
 
 def test_answers_of_a_stranger_are_a_table(here, tmp_path, trained, monkeypatch):
-    (tmp_path / "test.csv").write_text("\n".join([",".join(["0"] * 784)] * 2))
+    (tmp_path / "test.csv").write_text("\n".join([",".join(["0", "255"] * 392)] * 2))
     names = [FORMULA, 'a,"b"']
     answers = SimpleNamespace(predict=lambda images: SimpleNamespace(names=names))
     monkeypatch.setattr("digits_jax.deploy.predictor.Predictor.load", lambda _: answers)

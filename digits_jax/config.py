@@ -10,7 +10,7 @@ import tyro
 
 from digits_jax.errors import ConfigError, shown
 from digits_jax.fields import MAX_INT, Checked, Range, can_be_a_path
-from digits_jax.presets import DISTILLATION, preset_values
+from digits_jax.presets import DISTILLATION, SOURCES, preset_values
 from digits_jax.runs.folder import CONFIG, read_json
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ MAX_BLOCKS = 3
 # 4 s, 8 10 s, 16 20 s and 64 over 10 minutes; 15 convolutions took 35 s.
 MAX_LAYERS = 16
 RANGES = {
+    "mix": Range(1, 1000),
     "epochs": Range(0, 1e6, low_open=True),
     "batch_size": Range(1, MAX_INT),
     "learning_rate": Range(0, low_open=True),
@@ -78,10 +79,12 @@ class TrainConfig(Checked, ranges=RANGES):
 
     arch: Literal["cnn", "mlp", "ann"] = "cnn"
     """Network: cnn, or mlp (ann is another word for it)."""
-    preset: Literal["quick", "standard", "best", "tiny"] = "standard"
-    """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), or tiny (fewer than 5,000 parameters)."""  # noqa: E501
+    preset: Literal["quick", "standard", "best", "tiny", "handwriting"] = "standard"
+    """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), tiny (fewer than 5,000 parameters), or handwriting (other people's digits)."""  # noqa: E501
     dataset: str = "auto"
     """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, tfds/NAME for a prepared set, or the path of your own data: class folders, .csv, .npz, IDX files; auto: mnist where it can be had, else digits."""  # noqa: E501
+    mix: Annotated[tuple[int, ...] | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Of --dataset=A+B: how often the training images of each are taken, e.g. 1,5 (default: once; of the preset handwriting: as it says)."""  # noqa: E501
     picture: Literal["ink", "resize"] = "ink"
     """How pictures of your own are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
     epochs: ByPreset[float] = BY_PRESET
@@ -164,6 +167,13 @@ class TrainConfig(Checked, ranges=RANGES):
             for name in DISTILLATION:
                 if getattr(self, name) is not None:
                     yield f"{name} needs a teacher; give teacher=RUN too"
+
+    def sources(self) -> tuple[str, tuple[int, ...] | None]:
+        """Returns the data set to load, and its mix: those of the preset if none is given."""
+        if self.dataset == "auto" and self.preset in SOURCES:
+            dataset, mix = SOURCES[self.preset]
+            return dataset, self.mix or mix
+        return self.dataset, self.mix
 
     def resolve(self, dataset: str, *, small: bool | None = None) -> "TrainConfig":
         """Fills in the fields that are None from the preset.

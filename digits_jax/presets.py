@@ -44,7 +44,11 @@ _SMALL = {
     "quick": {"recalibrate_batch_norm": False, "epochs": 15.0, "batch_size": 64},
     "standard": {"epochs": 60.0, "batch_size": 64, "augment": "affine"},
     "best": {"epochs": 200.0, "batch_size": 64, "augment": "affine"},
+    "handwriting": {"epochs": 60.0, "batch_size": 64, "augment": "handwriting"},
 }
+
+# Data sets that a preset trains on if none is given, and how often it takes each.
+SOURCES = {"handwriting": ("mnist+digits+strokes", (1, 5, 1))}
 
 # The defaults of a run with a teacher.
 DISTILLATION = {"teacher_weight": 0.9, "teacher_temperature": 2.0}
@@ -62,6 +66,14 @@ RECIPES = {
             "epochs": 9.0,
             "batch_size": 128,
             "augment": "affine",
+            "channels": (64, 128),
+            "dense_size": 256,
+        },
+        # As standard, of more writers than MNIST has.
+        "handwriting": {
+            "epochs": 9.0,
+            "batch_size": 128,
+            "augment": "handwriting",
             "channels": (64, 128),
             "dense_size": 256,
         },
@@ -85,6 +97,7 @@ RECIPES = {
     ("mlp", "large"): {
         "quick": {"recalibrate_batch_norm": False, "epochs": 2.0},
         "standard": {"epochs": 8.0, "augment": "affine"},
+        "handwriting": {"epochs": 12.0, "augment": "handwriting"},
         "best": {
             "epochs": 200.0,
             "augment": "elastic",

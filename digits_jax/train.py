@@ -278,6 +278,8 @@ def last_line(results: dict[str, Any], workdir: Path | None, seconds: float | No
     if members := results.get("member_test_accuracies"):
         mean = sum(members) / len(members)
         parts.append(f"{len(members)} members of {mean:.2%} on average")
+    if of_each := results.get("parts"):
+        parts += [f"{name} {found['test_accuracy']:.2%}" for name, found in of_each.items()]
     errors, images = plural(results["test_errors"], "error"), f"{results['test_count']:,} images"
     scored = ", ".join([f"{errors} of {images}", *parts])
     return f"{results['dataset']} test accuracy {results['test_accuracy']:.2%}: {scored}; {workdir}"

@@ -8,6 +8,7 @@ prepared tfds data set. Downloads and the cache of decoded arrays are written th
 
 import difflib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.digits import load_digits
 from digits_jax.data.files import first_writable
 from digits_jax.data.idx import find_idx
+from digits_jax.data.mixing import mix_datasets
 from digits_jax.data.originals import (
     DATA_DIR_VARIABLE,
     REGISTERED,
@@ -29,7 +31,7 @@ from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, val
 from digits_jax.errors import DataError, shown
 from digits_jax.runs.folder import CONFIG, read_json
 
-DATASETS = ("auto", *REGISTERED, "digits")
+DATASETS = ("auto", *REGISTERED, "digits", "strokes")
 
 
 def load_dataset(
@@ -38,6 +40,7 @@ def load_dataset(
     *,
     input: Literal["memory", "stream"] = "memory",
     picture: Literal["ink", "resize"] = "ink",
+    mix: Sequence[int] | None = None,
 ) -> Dataset:
     """Loads a data set, and downloads it first if necessary.
 
@@ -50,13 +53,14 @@ def load_dataset(
     88,800 and 14,800 entries of the original files.
 
     Args:
-      name: one of ``DATASETS``; ``tfds/NAME:VERSION``, see `digits_jax.data.tfds`; or the path of
-        data of one's own, see docs/data.md.
+      name: one of ``DATASETS``; ``tfds/NAME:VERSION``, see `digits_jax.data.tfds`; the path of
+        data of one's own, see docs/data.md; or several of these with the same classes, ``A+B``.
       data_dir: an existing folder; see the top of this module.
       input: with "stream" the training images stay in the files that tfds prepared and are read
         when they are needed, in the same order.
       picture: how one's own pictures are read: "ink", the digit placed as MNIST's, as
         `digits_jax.predict` does it; or "resize", only scaled to 28x28.
+      mix: of ``A+B``: how often the training images of each are taken; once if None.
 
     Raises:
       DataError: an unknown name; a folder that doesn't exist; files that are missing or damaged;
@@ -79,6 +83,12 @@ def load_dataset(
     ):
         if value not in allowed:
             raise DataError(f"{given}={shown(value)}: must be {' or '.join(allowed)}")
+    if "+" in name and not os.path.exists(os.path.expanduser(name)):
+        parts = [load_dataset(p, data_dir, input=input, picture=picture) for p in name.split("+")]
+        return mix_datasets(parts, mix)
+    if mix:
+        times = ",".join(map(str, mix))
+        raise DataError(f"mix={times}: dataset={shown(name)} is one data set; leave mix out")
     own = name not in DATASETS and not name.startswith("tfds/")
     is_path = os.path.exists(os.path.expanduser(name)) or os.path.sep in name or "." in name
     if own and not is_path:
@@ -93,6 +103,10 @@ def load_dataset(
         if input == "stream":
             raise DataError("input=stream: digits has no files to read; give input=memory")
         return load_digits()
+    if name == "strokes":
+        if input == "stream":
+            raise DataError("input=stream: strokes has no files to read; give input=memory")
+        return _load_strokes(roots)
     if own:
         from digits_jax.data.own_data import load_own
 
@@ -122,6 +136,15 @@ def load_dataset(
     tfds = _tfds()
     folder = _find_prepared(data, roots) or tfds.prepare(data, roots, dataset)
     return replace(dataset, train=tfds.open_registered(data, folder, "train", training_only=True))
+
+
+def _load_strokes(roots: list[Path]) -> Dataset:
+    from digits_jax.data.strokes import VERSION, load_strokes
+
+    if cached := read_cache(key := f"strokes-{VERSION}", roots):
+        return cached
+    write_cache(key, roots, dataset := load_strokes())
+    return dataset
 
 
 def load_own_of_run(

@@ -17,6 +17,7 @@ from digits_jax.vision.digit import place_digit
 
 COUNTS = {"train": 8000, "validation": 1000, "test": 1000}
 SEED = 2026
+VERSION = "1"
 _HEIGHT, _MARGIN = 84, 42  # pixels of a drawing; bends and slants lead out of the digit's box
 
 Points = list[tuple[float, float]]
@@ -164,7 +165,7 @@ def load_strokes() -> Dataset:
         parts[split] = Split(images[..., None], labels)
     return Dataset(
         name="strokes",
-        version="1",
+        version=VERSION,
         source="digits drawn by digits_jax.data.strokes",
         sha256=sha256_of_splits(parts.values()),
         class_names=tuple("0123456789"),
@@ -190,7 +191,7 @@ def _smooth(stroke: Points) -> np.ndarray:
     curves = []
     for part in np.split(points, corners):
         padded = np.concatenate([part[:1], part, part[-1:]])
-        t = np.linspace(0, 1, 8)[:, None]
+        t = np.linspace(0, 1, 4)[:, None]
         for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
             curves.append(
                 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2)
@@ -223,7 +224,7 @@ def _draw(strokes: Sequence[np.ndarray], width: float) -> np.ndarray:
     pen, radius = ImageDraw.Draw(image), width / 2
     for stroke in strokes:
         points = [(float(x), float(y)) for x, y in (stroke - low) * _HEIGHT + _MARGIN]
-        pen.line(points, fill=255, width=max(round(width), 1), joint="curve")
-        for x, y in (points[0], points[-1]):
+        pen.line(points, fill=255, width=max(round(width), 1))
+        for x, y in points:  # round ends and joints
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
     return np.asarray(image, np.float32) / 255

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from digits_jax.data.pipeline import TrainStream
-from digits_jax.data.splits import OWN
+from digits_jax.data.splits import OWN, Dataset
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.formatting import plain
 from digits_jax.hardware import cpu_count, processor_name, version_of
@@ -33,7 +34,7 @@ def summarize(setup: TrainSetup) -> str:
     """Describes what a setup trains, in a few lines for a person."""
     config, data = setup.config, setup.dataset
     name = data.name
-    if data.version != OWN and data.version not in data.name:
+    if not data.parts and data.version != OWN and data.version not in data.name:
         name += f" {data.version}"
     sizes = f" (channels {config.channels}, dense {config.dense_size}), {config.dtype}"
     if "module" in setup.custom:
@@ -136,6 +137,7 @@ def make_results(
         "convolution": setup.convolution if setup.arch == "cnn" else None,
         "steps_per_call": setup.steps_per_call,
         **score_fields(validation, test),
+        **({"parts": part_accuracies(dataset, validation, test)} if dataset.parts else {}),
         **seconds,
         "images_per_second": steps * config.batch_size / seconds["train_seconds"],
         "params_sha256": tree_sha256(state.variables["params"]),
@@ -144,6 +146,17 @@ def make_results(
         "num_cores": cpu_count(),  # of this process, which on a CPU its seconds depend on
         "jax_version": jax.__version__,
     }
+
+
+def part_accuracies(dataset: Dataset, validation: Score, test: Score) -> dict[str, Any]:
+    """Returns the accuracies of the data sets that one was mixed of, by their names."""
+    found: dict[str, Any] = {name: {} for name, *_ in dataset.parts}
+    for index, (split, score) in enumerate((("validation", validation), ("test", test)), start=1):
+        right = score.logits.argmax(-1) == score.labels
+        ends = np.cumsum([part[index] for part in dataset.parts])
+        for (name, *_), rows in zip(dataset.parts, np.split(right, ends[:-1]), strict=True):
+            found[name][f"{split}_accuracy"] = float(rows.mean())
+    return found
 
 
 def score_fields(validation: Score, test: Score) -> dict[str, Any]:

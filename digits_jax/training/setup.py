@@ -164,9 +164,11 @@ def prepare(
     platform = devices[0].platform
     steps_per_call = choose_steps_per_call(options, platform)
     if dataset is None:
+        source, mix = config.sources()
+        config = dataclasses.replace(config, mix=mix)
         dataset = distributed.main_process_first(
             lambda: load_dataset(
-                config.dataset, options.data_dir, input=options.input, picture=config.picture
+                source, options.data_dir, input=options.input, picture=config.picture, mix=mix
             )
         )
     dtype = config.dtype

@@ -1,8 +1,12 @@
 """Several data sets as one."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from digits_jax import RunOptions, TrainConfig, fit, load_dataset, read_run, resume
+from digits_jax.data import strokes
 from digits_jax.data.mixing import mix_datasets
 from digits_jax.data.splits import Dataset, Split
 from digits_jax.errors import DataError
@@ -31,3 +35,36 @@ def test_what_cannot_be_mixed_is_named():
         mix_datasets([one, dataset("two", 2, (4, 2, 2), ("a", "c"))])
     with pytest.raises(DataError, match=r"^mix=1,2,3: must be 2 numbers, one for each data set of"):
         mix_datasets([one, one], [1, 2, 3])
+
+
+def test_names_with_plus_are_mixed(monkeypatch, tmp_path):
+    monkeypatch.setattr(strokes, "COUNTS", {"train": 20, "validation": 10, "test": 10})
+    mixed = load_dataset("digits+strokes", tmp_path, mix=(2, 3))
+    assert (len(mixed.train), len(mixed.validation)) == (2 * 1257 + 3 * 20, 180 + 10)
+    drawn = load_dataset("strokes", tmp_path)  # now of the cache
+    np.testing.assert_array_equal(drawn.test.images, mixed.test.images[-10:])
+    with pytest.raises(DataError, match=r"^mix=2: dataset=digits is one data set; leave mix out"):
+        load_dataset("digits", mix=(2,))
+
+
+def test_each_part_has_accuracies_of_its_own(tmp_path):
+    digits = load_dataset("digits")
+    one = dataclasses.replace(digits, name="one")
+    two = dataclasses.replace(digits, name="two", test=Split(*digits.test.rows(np.arange(50))))
+    config = TrainConfig(arch="mlp", preset="quick", epochs=0.5, hidden_sizes=(8,))
+    result = fit(
+        config, RunOptions(workdir=str(tmp_path / "run")), dataset=mix_datasets([one, two])
+    )
+    run = read_run(tmp_path / "run")
+    right = run.logits.argmax(-1) == run.labels
+    parts = result.results["parts"]
+    assert parts["one"]["test_accuracy"] == pytest.approx(right[:360].mean())
+    assert parts["two"]["test_accuracy"] == pytest.approx(right[360:].mean())
+    assert parts["one"]["validation_accuracy"] == parts["two"]["validation_accuracy"]
+    resume(tmp_path / "run", dataset=mix_datasets([one, two]))
+
+
+def test_the_preset_for_handwriting_mixes_writers():
+    config = TrainConfig(preset="handwriting")
+    assert config.sources() == ("mnist+digits+strokes", (1, 5, 1))
+    assert TrainConfig(preset="handwriting", dataset="digits").sources() == ("digits", None)

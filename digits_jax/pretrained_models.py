@@ -18,7 +18,7 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Parses, prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
-    from digits_jax.deploy.pretrained import pretrained_names, read_card
+    from digits_jax.runs.pretrained import pretrained_names, read_card
 
     cards = [read_card(name) for name in pretrained_names()]
     if arguments.json:

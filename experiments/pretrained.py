@@ -1,6 +1,6 @@
 """Trains the networks that the package carries: python -m experiments.pretrained
 
-Each is trained by its recipe with seed 0, written to digits_jax/deploy/pretrained in int8 (the tiny
+Each is trained by its recipe with seed 0, written to digits_jax/runs/pretrained in int8 (the tiny
 one in float16), read back and scored once on the test images of MNIST, as is the float32 network.
 """
 
@@ -16,9 +16,9 @@ from experiments.study import train_run
 
 # Name -> flags of the training, and whether its file is in int8.
 RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {
-    "cnn": (("--arch=cnn", "--preset=standard"), True),
-    "mlp": (("--arch=mlp", "--preset=standard"), True),
-    "tiny": (("--arch=cnn", "--preset=tiny"), False),
+    "cnn": (("--arch=cnn", "--preset=standard", "--dataset=mnist"), True),
+    "mlp": (("--arch=mlp", "--preset=standard", "--dataset=mnist"), True),
+    "tiny": (("--arch=cnn", "--preset=tiny", "--dataset=mnist"), False),
 }
 QUICK = ("--dataset=digits", "--epochs=0.5")
 
@@ -42,7 +42,7 @@ class Arguments:
 def main(argv: Sequence[str]) -> None:
     """Parses, trains, writes, prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
-    from digits_jax.deploy.pretrained import FOLDER
+    from digits_jax.runs.pretrained import FOLDER
 
     folder = arguments.output or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,41 +56,50 @@ def main(argv: Sequence[str]) -> None:
 
 def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     """Trains a network and writes its file and card; returns the card."""
-    import dataclasses
-
     from scipy.special import log_softmax
 
     from digits_jax import load_dataset
-    from digits_jax.deploy.network import load_network
+    from digits_jax.deploy.network import RUN_FACTS, SETTINGS, from_card, load_network
     from digits_jax.deploy.predictor import Predictor
-    from digits_jax.deploy.pretrained import pack, unpack
     from digits_jax.runs.folder import write_json
+    from digits_jax.runs.pretrained import write_variables
 
     flags, int8 = RECIPES[name]
-    flags = (*flags, "--seed=0", *(QUICK if arguments.quick else ("--dataset=mnist",)))
+    flags = (*flags, "--seed=0", *(QUICK if arguments.quick else ()))
     here = (f"--data-dir={arguments.data_dir}",) if arguments.data_dir else ()
     train_run((*flags, *here), arguments.runs / name)
-    network = dataclasses.replace(load_network(arguments.runs / name), name=name)
+    network = load_network(arguments.runs / name)
+    (member,), (run,) = network.members, network.facts["runs"]
     path = folder / f"{name}.npz"
-    card = pack(network, path, int8=int8)
-    run = card["run"]
-    data = load_dataset(run["dataset"], arguments.data_dir)
-    labels = data.test.labels
-    found = Predictor(unpack(card, path)).predict(data.test.images)
-    errors, rows = int((found.labels != labels).sum()), range(len(labels))
-    scores = {
-        "test_accuracy": 1 - errors / len(labels),
-        "test_errors": errors,
-        "test_loss": float(-log_softmax(found.logits, -1)[rows, labels].mean()),
-    }
-    card |= {
-        "test_accuracy": scores["test_accuracy"],
-        "float32_test_accuracy": run["test_accuracy"],
-        "trained_on": f"{len(data.train):,} images of {data.name}",
-        "command": f"python -m digits_jax.train {' '.join(flags)}",
+    write_variables(member.variables, path, int8=int8)
+    facts = {fact: run[fact] for names in RUN_FACTS for fact in names.split()}
+    config = {field: run["config"][field] for field in ("optimizer", "learning_rate", "augment")}
+    card = {
+        "name": name,
+        "parameters": network.num_params,
+        "bytes": path.stat().st_size,
         "numbers": "int8" if int8 else "float16",
-        "run": {**run, **scores},
+        "trained_on": f"{run['dataset']}, {run['epochs']:g} epochs",
+        "command": f"python -m digits_jax.train {' '.join(flags)}",
+        "class_names": network.class_names,
+        "threshold": network.threshold,
+        "temperature": network.temperature,
+        "settings": {key: member.settings[key] for key in SETTINGS if key in member.settings},
+        "run": {**facts, "config": config},
     }
+    test = load_dataset("digits" if arguments.quick else "mnist", arguments.data_dir).test
+    labels, rows = test.labels, range(len(test.labels))
+    for prefix, each in (("float32_", network), ("", from_card(card, path))):
+        found = Predictor(each).predict(test.images)
+        errors = int((found.labels != labels).sum())
+        card[f"{prefix}test_accuracy"] = 1 - errors / len(labels)
+        scores = {
+            "test_accuracy": 1 - errors / len(labels),
+            "test_errors": errors,
+            "test_count": len(labels),
+            "test_loss": float(-log_softmax(found.logits, -1)[rows, labels].mean()),
+        }
+    card["run"] |= scores  # of the network as it is shipped
     write_json(folder / f"{name}.json", card)
     return card
 

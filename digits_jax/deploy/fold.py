@@ -109,23 +109,6 @@ def fold_batch_norm(layers: Iterable[Layer]) -> list[Layer]:
     return folded
 
 
-def quantize(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds a kernel [..., out] to int8, symmetrically, with a float32 scale for each output.
-
-    Example:
-      >>> rounded, scale = quantize(np.array([[1.27, -2.54], [0.01, 0.5]], np.float32))
-      >>> rounded.tolist(), [f"{each:.2f}" for each in scale]
-      ([[127, -127], [1, 25]], ['0.01', '0.02'])
-
-    Reference:
-      Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-
-      Only Inference, 2018: weights by channel.
-    """
-    largest = np.abs(kernel).max(tuple(range(kernel.ndim - 1)))
-    scale = np.maximum(largest / np.float32(127), np.float32(1e-12))
-    return np.rint(kernel / scale).astype(np.int8), scale
-
-
 def multiply_adds(layers: Iterable[Layer], side: int = 28) -> int:
     """Counts the multiplications with an addition for one image of ``side`` x ``side`` pixels."""
     total = 0

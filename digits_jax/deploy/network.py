@@ -25,6 +25,7 @@ from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
+from digits_jax.runs.pretrained import DEFAULT, FOLDER, read_card, read_variables
 
 # What `build_model` needs of a run's configuration.
 SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
@@ -158,6 +159,27 @@ def load_network(path: str | Path) -> Network:
             "finish the run with --resume, or train it again"
         )
     return calibrate(network, run.validation_logits, run.validation_labels)
+
+
+def load_pretrained(name: str = DEFAULT) -> Network:
+    """Loads a network that the package carries.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    return from_card(read_card(name), FOLDER / f"{name}.npz")
+
+
+def from_card(card: Mapping[str, Any], path: Path) -> Network:
+    """Makes the network of a card and a file of `digits_jax.runs.pretrained`."""
+    return Network(
+        name=card["name"],
+        class_names=tuple(card["class_names"]),
+        members=(Member(card["settings"], read_variables(path)),),
+        threshold=card["threshold"],
+        facts={"runs": [card["run"]]},
+        temperature=card["temperature"],
+    )
 
 
 def validate(network: Network) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.deploy.fold import quantize
 from digits_jax.deploy.network import Network, check_classes
 from digits_jax.errors import DataError
 from digits_jax.runs.folder import replace_file
+from digits_jax.runs.pretrained import quantize
 
 MAX_NETWORKS = 4
 _MARK = b'<meta name="generator" content="digits_jax">'

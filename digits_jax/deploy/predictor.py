@@ -12,12 +12,18 @@ import numpy as np
 from scipy.special import softmax
 
 from digits_jax.deploy.archive import read_archive
-from digits_jax.deploy.network import Network, combine, load_network, make_logits
+from digits_jax.deploy.network import (
+    Network,
+    combine,
+    load_network,
+    load_pretrained,
+    make_logits,
+)
 from digits_jax.deploy.predictions import Digit, Line, Predictions
-from digits_jax.deploy.pretrained import DEFAULT, load_pretrained, pretrained_names
 from digits_jax.deploy.reading import read_picture
 from digits_jax.errors import CheckpointError, ConfigError, DataError
 from digits_jax.hardware import check_backend, cpu_count
+from digits_jax.runs.pretrained import DEFAULT, pretrained_names
 from digits_jax.vision.decode import Picture, check_levels, read_grey
 
 # Code is compiled for so many images at once: a few images cost what a few cost, and no more go

@@ -1,9 +1,10 @@
 """preprocess.py: how a picture becomes a model's input, in one file without this package."""
 
 import ast
+from collections.abc import Iterable
 from importlib import resources
 
-_MODULES = ("decode", "digit", "ruled", "ink", "touching", "segment")  # in order of their use
+_VISION = "digits_jax.vision."
 _ROOTS = ("read_grey", "read_digit")
 _HEAD = '''"""Makes the input of an exported model of a picture: NumPy, SciPy and Pillow.
 
@@ -28,8 +29,7 @@ def preprocess(picture: Picture) -> np.ndarray | None:
 def preprocess_source() -> str:
     """Collects from `digits_jax.vision` what reading one digit needs, as the text of a module."""
     imports, body = {}, []  # name -> statement; (names it defines, names it uses, text)
-    for module in _MODULES:
-        text = (resources.files("digits_jax.vision") / f"{module}.py").read_text(encoding="utf-8")
+    for text in _modules(["decode", "segment"]):
         lines, end = text.splitlines(), 0
         for node in ast.parse(text).body:
             start, end = end, node.end_lineno or 0  # with the comments above it
@@ -54,3 +54,20 @@ def preprocess_source() -> str:
     heads = sorted(text for name, text in imports.items() if name in wanted)
     texts = (text for defined, _, text in body if defined & wanted)
     return "\n".join([_HEAD, *heads, *texts, _TAIL])
+
+
+def _modules(names: Iterable[str]) -> Iterable[str]:
+    """The text of modules of `digits_jax.vision`, each after those that it imports."""
+    texts: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        path = resources.files("digits_jax.vision") / f"{name}.py"
+        text = path.read_text(encoding="utf-8")
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith(_VISION):
+                add(str(node.module).removeprefix(_VISION))
+        texts.setdefault(name, text)
+
+    for name in names:
+        add(name)
+    return texts.values()

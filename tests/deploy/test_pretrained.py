@@ -1,5 +1,6 @@
 """The networks that the package carries: rounding by hand, cards that are true, the command."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,27 +10,24 @@ from networks import SETTINGS, random_images, random_network
 from digits_jax import ConfigError, load_dataset
 from digits_jax import pretrained_models as models_program
 from digits_jax.deploy import Predictor
-from digits_jax.deploy.pretrained import FOLDER, pack, pretrained_names, read_card, unpack
+from digits_jax.deploy.network import Member, from_card
+from digits_jax.runs.pretrained import (
+    FOLDER,
+    pretrained_names,
+    read_card,
+    read_variables,
+    write_variables,
+)
 from experiments import pretrained as study
-
-RUN = {
-    **dict.fromkeys(("arch", "preset", "dataset", "dataset_sha256", "params_sha256"), "x"),
-    **dict.fromkeys(("device", "jax_version"), "x"),
-    **dict.fromkeys(("seed", "batch_size", "test_errors", "test_count"), 1),
-    **dict.fromkeys(("epochs", "test_accuracy", "test_loss", "validation_accuracy"), 0.5),
-    "config": {"optimizer": "adamw", "learning_rate": 0.1, "augment": "none", "seed": 0},
-}
 
 
 @pytest.mark.parametrize("int8", [True, False])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_network_is_rounded_and_read_back(tmp_path, name, int8):
-    network = random_network(name, facts={"runs": [RUN]})
-    card = json.loads(json.dumps(pack(network, tmp_path / "a.npz", int8=int8)))
-    found = unpack(card, tmp_path / "a.npz")
-    assert card["bytes"] == (tmp_path / "a.npz").stat().st_size
-    assert (found.name, found.class_names) == (name, network.class_names)
-    assert (found.threshold, found.temperature) == (network.threshold, network.temperature)
+    network = random_network(name)
+    write_variables(network.members[0].variables, tmp_path / "a.npz", int8=int8)
+    member = Member(SETTINGS[name], read_variables(tmp_path / "a.npz"))
+    found = dataclasses.replace(network, members=(member,))
     params, expected = (each.members[0].variables["params"] for each in (found, network))
     for layer in expected:
         for entry, values in expected[layer].items():
@@ -89,7 +87,7 @@ def test_the_command_trains_writes_and_scores(here, tmp_path):
     assert status == 0, err
     card = json.loads((tmp_path / "out" / "tiny.json").read_text())
     assert f"tiny: {card['bytes']:,} bytes, test accuracy {card['test_accuracy']:.2%} (" in out
-    network = unpack(card, tmp_path / "out" / "tiny.npz")
+    network = from_card(card, tmp_path / "out" / "tiny.npz")
     digits = load_dataset("digits").test
     labels = Predictor(network).predict(digits.images).labels
     assert (labels == digits.labels).mean() == pytest.approx(card["test_accuracy"], abs=3e-3)

@@ -196,6 +196,8 @@ class TrainConfig(Checked, ranges=RANGES):
             values["augment_strength"] = 1.0  # the preset's belongs to its own augmentation
         if self.teacher is not None:
             values |= DISTILLATION
+        if self.dataset == "auto" and dataset == self.sources()[0]:
+            values["mix"] = self.sources()[1]
         filled = {name: v for name, v in values.items() if getattr(self, name) is None}
         return dataclasses.replace(self, arch=arch, dataset=dataset, **filled)
 

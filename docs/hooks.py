@@ -44,3 +44,12 @@ def on_page_markdown(markdown, page, files, **_):
         return f"[{text}]({os.path.relpath(uri, os.path.dirname(page.file.src_uri))}{anchor or ''})"
 
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", relink, markdown)
+
+
+def on_post_build(config, **_):
+    """Writes the drawing page, with the pretrained pair, beside the pages."""
+    from digits_jax.deploy.page import write_page
+    from digits_jax.deploy.network import load_pretrained
+
+    networks = [load_pretrained(name) for name in ("cnn", "mlp")]
+    write_page(networks, Path(config.site_dir) / "draw.html", int8=True)

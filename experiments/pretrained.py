@@ -16,7 +16,7 @@ from experiments.study import train_run
 
 # Name -> flags of the training, and whether its file is in int8.
 RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {
-    "cnn": (("--arch=cnn", "--preset=standard", "--dataset=mnist"), True),
+    "cnn": (("--arch=cnn", "--preset=handwriting"), True),
     "mlp": (("--arch=mlp", "--preset=standard", "--dataset=mnist"), True),
     "tiny": (("--arch=cnn", "--preset=tiny", "--dataset=mnist"), False),
 }

@@ -165,7 +165,6 @@ def prepare(
     steps_per_call = choose_steps_per_call(options, platform)
     if dataset is None:
         source, mix = config.sources()
-        config = dataclasses.replace(config, mix=mix)
         dataset = distributed.main_process_first(
             lambda: load_dataset(
                 source, options.data_dir, input=options.input, picture=config.picture, mix=mix

@@ -147,6 +147,8 @@ def dataset_from_arrays(
     """
     if name in (*REGISTERED, "auto", "digits") or name.startswith("tfds/"):
         raise DataError(f"name={name}: is the name of another data set; give another")
+    if "train" not in parts:
+        raise DataError(f"{source}: has no training images: must have images and labels for train")
     images, labels = {}, {}
     for part in parts:
         if not (isinstance(parts[part], tuple | list) and len(parts[part]) == 2):

@@ -90,9 +90,9 @@ def load_dataset(
         times = ",".join(map(str, mix))
         raise DataError(f"mix={times}: dataset={shown(name)} is one data set; leave mix out")
     own = name not in DATASETS and not name.startswith("tfds/")
-    is_path = os.path.exists(os.path.expanduser(name)) or os.path.sep in name or "." in name
-    if own and not is_path:
-        near = difflib.get_close_matches(shown(name).lower(), DATASETS, 1)
+    like_path = os.path.sep in name or "." in name
+    near = difflib.get_close_matches(shown(name).lower(), DATASETS, 1, 0.9 if like_path else 0.6)
+    if own and not os.path.exists(os.path.expanduser(name)) and (near or not like_path):
         raise DataError(
             f"dataset={shown(name)}: must be one of {', '.join(DATASETS)}, tfds/NAME of a prepared "
             "data set, or the path of your own data"

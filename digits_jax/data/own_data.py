@@ -1,11 +1,12 @@
 """Data of one's own from files: pictures in class folders, CSV, npz, IDX, parquet."""
 
+import contextlib
 import hashlib
 import importlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from digits_jax.data.arrays import (
     print_notes,
     to_size,
 )
-from digits_jax.data.cache import read_cache, write_cache
+from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.idx import MAX_IDX_BYTES, find_idx, read_idx
 from digits_jax.data.originals import REGISTERED
 from digits_jax.data.splits import SPLITS, Dataset
@@ -51,13 +52,18 @@ _SPLIT_NAMES = {
 _SYSTEM_FILES = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _IMAGE_NAMES = ("images", "data", "x", "image")
 _LABEL_NAMES = ("labels", "target", "targets", "y", "label")
+_NPZ_PATTERNS = {
+    pattern: _SPLIT_NAMES.get(pattern.replace("{}", "").strip("_"), "train")
+    for split in ("train", "validation", "valid", "val", "test")
+    for pattern in (f"{{}}_{split}", f"{split}_{{}}")
+} | {"{}": "train"}
 
 
 @dataclass
 class _Arrays:
     """What was read: (images, labels) of each split."""
 
-    parts: dict[str, tuple[Any, Any]]
+    parts: dict[str, Any]
     class_names: list[str] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -80,7 +86,8 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
         raise DataError(f"dataset={path}: no such file or folder; give {KINDS}")
     stem = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-") or "mine"
     name = f"own-{stem}" if stem in (*REGISTERED, "auto", "digits", "tfds") else stem
-    key = f"own-{stem}-{_fingerprint(path, picture)}"
+    prefix = f"own-{stem}-{_short_sum([path, picture])}"
+    key = f"{prefix}-{_short_sum(_states(path))}"
     if cached := read_cache(key, roots):
         return print_notes(cached)
     read = _read(path, picture)
@@ -92,18 +99,26 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
         notes=read.notes,
         path=str(path),
     )
-    if dataset.name == name:
-        write_cache(key, roots, dataset)
+    for root in roots:  # what was read before a file was changed
+        for old in (root / CACHE).glob(f"{prefix}-*"):
+            with contextlib.suppress(OSError):
+                old.unlink()
+    write_cache(key, roots, dataset)
     return print_notes(dataset)
 
 
-def _fingerprint(path: Path, picture: str) -> str:
-    """A sum over the names, sizes and times of all files."""
-    total = hashlib.sha256(f"{_CACHE_VERSION} {picture} {path}".encode(errors="surrogateescape"))
-    for file in [path] if path.is_file() else _files(path, []):
-        about = os.stat(file)
-        text = f"{file} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}\n"
-        total.update(text.encode(errors="surrogateescape"))
+def _states(path: Path) -> Iterator[object]:
+    """What changes with the files: names, sizes and times."""
+    yield _CACHE_VERSION
+    for file, _ in [(path, "")] if path.is_file() else _files(path):
+        about = os.lstat(file)
+        yield file, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _short_sum(values: Iterable[object]) -> str:
+    total = hashlib.sha256()
+    for value in values:
+        total.update(f"{value}\n".encode(errors="surrogateescape"))
     return total.hexdigest()[:16]
 
 
@@ -140,29 +155,22 @@ def _read_npz(path: Path) -> _Arrays:
         raise DataError(f"{path}: can't be read ({error.strerror})") from None
     except ValueError as error:
         raise DataError(f"{path}: isn't an intact .npz file ({error}); write it again") from None
-    parts = {}
-    for split, prefixes in (
-        ("train", ("train", "")),
-        ("validation", ("validation", "valid", "val")),
-        ("test", ("test",)),
-    ):
-        for prefix in prefixes:
-            pair = [
-                next((n for w in words for n in _spellings(w, prefix) if n in arrays), None)
-                for words in (_IMAGE_NAMES, _LABEL_NAMES)
-            ]
-            if None not in pair and split not in parts:
-                parts[split] = tuple(arrays[name] for name in pair if name)
-    if "train" not in parts:
+    read, used = _Arrays({}), set()
+    for pattern, split in _NPZ_PATTERNS.items():
+        pair = [
+            next((name for word in words if (name := pattern.format(word)) in arrays), "")
+            for words in (_IMAGE_NAMES, _LABEL_NAMES)
+        ]
+        if all(pair) and split not in read.parts:
+            read.parts[split] = arrays[pair[0]], arrays[pair[1]]
+            used |= {*pair}
+    if "train" not in read.parts:
         raise DataError(
             f"{path}: holds {', '.join(map(shown, arrays)) or 'nothing'}: must hold images and "
             "labels, x_train and y_train (and x_test and y_test), or data and target"
         )
-    return _Arrays(parts)
-
-
-def _spellings(word: str, prefix: str) -> tuple[str, ...]:
-    return (f"{word}_{prefix}", f"{prefix}_{word}") if prefix else (word,)
+    read.notes += [f"left out: the array {shown(name)}" for name in arrays if name not in used]
+    return read
 
 
 def _read_idx_files(folder: Path, files: dict[str, Path]) -> _Arrays:
@@ -183,7 +191,7 @@ def _read_idx_files(folder: Path, files: dict[str, Path]) -> _Arrays:
         if len(missing) == 1 or (split == "train" and missing):
             raise DataError(f"{folder}: holds IDX files, but no {' and no '.join(missing)}")
         if not missing:
-            parts[split] = tuple(arrays[name] for name in names)
+            parts[split] = arrays[names[0]], arrays[names[1]]
     return _Arrays(parts)
 
 
@@ -262,23 +270,16 @@ def _read_hugging_face(path: Path) -> _Arrays:
 
 
 def _read_folders(root: Path, picture: str) -> _Arrays:
-    left_out: list[str] = []
-    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not _is_hidden(p)}
-    splits = {
-        _SPLIT_NAMES[name.lower()]: folder
-        for name, folder in folders.items()
-        if name.lower() in _SPLIT_NAMES
-    }
+    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and _is_visible(path)]
+    splits = [name for name in folders if name.lower() in _SPLIT_NAMES]
     if splits and len(splits) < len(folders):
         raise DataError(
-            f"{root}: holds {', '.join(map(shown, list(folders)[:10]))}: must hold train, "
-            "validation and test, each with a folder for each class, or class folders alone"
+            f"{root}: holds {', '.join(map(shown, folders[:10]))}: must hold train, validation and "
+            "test, each with a folder for each class, or class folders alone"
         )
-    places = splits or {"train": root}
-    found = {part: list(_classes(folder, root, left_out)) for part, folder in places.items()}
-    pictures = [(part, label, file) for part, pairs in found.items() for label, file in pairs]
+    pictures, left_out = _find_pictures(root, depth=2 if splits else 1)
     classes = sorted({label for _, label, _ in pictures}, key=natural_key)
-    if not pictures or "train" not in found:
+    if not any(part == "train" for part, *_ in pictures):
         loose = sum(path.is_file() for path in root.iterdir())
         raise DataError(
             f"{root}: holds {len(folders)} folders and {loose} files, but no pictures in class "
@@ -286,68 +287,66 @@ def _read_folders(root: Path, picture: str) -> _Arrays:
         )
     if len(pictures) > MAX_IMAGES:
         raise DataError(f"{root}: holds {len(pictures):,} pictures; {MAX_IMAGES:,} are allowed")
-
-    def read(item: tuple[str, str, Path]) -> np.ndarray | str:
-        return _read_picture(item[2], picture)
-
-    images: dict[str, list] = {part: [] for part in found}
-    labels: dict[str, list] = {part: [] for part in found}
+    found: dict[str, list[tuple[np.ndarray, str]]] = {part: [] for part, *_ in pictures}
     # BLAS's own threads would wait for each other: twice the time.
     with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
-        bar = tqdm(pool.map(read, pictures), root.name, len(pictures), leave=False, disable=None)
+        images = pool.map(lambda item: _read_picture(item[2], picture), pictures)
+        bar = tqdm(images, root.name, len(pictures), leave=False, disable=None)
         for (part, label, file), image in zip(pictures, bar, strict=True):
             if isinstance(image, str):
                 left_out.append(f"{file.relative_to(root)}: {image}")
             else:
-                images[part].append(image)
-                labels[part].append(label)
-    if not images["train"]:
+                found[part].append((image, label))
+    if not found["train"]:
         raise DataError(f"{root}: no picture can be read; the first: {left_out[0]}")
     notes = [f"left out: {shown(text)}" for text in left_out[:_LISTED]]
     if len(left_out) > _LISTED:
         notes.append(f"left out: {len(left_out) - _LISTED:,} more")
-    parts = {part: (np.array(images[part]), np.array(labels[part])) for part in found}
-    return _Arrays(parts, classes, notes)
+    return _Arrays(
+        {part: tuple(zip(*pairs, strict=True)) for part, pairs in found.items() if pairs},
+        classes,
+        notes,
+    )
 
 
-def _classes(folder: Path, root: Path, left_out: list[str]) -> Iterator[tuple[str, Path]]:
-    """The class and path of each picture."""
-    for file in _files(folder, left_out):
-        inside = file.relative_to(folder)
-        if len(inside.parts) > 1:
-            yield inside.parts[0], file
-        elif not file.name.lower().endswith((".txt", ".md", ".csv", ".json")):
-            left_out.append(f"{file.relative_to(root)}: is in no class folder")
+def _find_pictures(root: Path, depth: int) -> tuple[list[tuple[str, str, Path]], list[str]]:
+    """The split, class and path of each file, and a line for each that isn't taken."""
+    pictures, left_out = [], []
+    for path, problem in _files(root):
+        inside = path.relative_to(root)
+        if problem:
+            left_out.append(f"{inside}: {problem}")
+        elif len(inside.parts) > depth:
+            part = _SPLIT_NAMES[inside.parts[0].lower()] if depth > 1 else "train"
+            pictures.append((part, inside.parts[depth - 1], path))
+        elif not path.name.lower().endswith((".txt", ".md", ".csv", ".json")):
+            left_out.append(f"{inside}: is in no class folder")
+    return pictures, left_out
 
 
-def _files(folder: Path, left_out: list[str]) -> Iterator[Path]:
-    """The files in a folder and below, in a fixed order; links that lead out are left out."""
-    real, count = os.path.realpath(folder), 0
-    for place, folders, names in os.walk(folder):
-        folders.sort(key=natural_key)
-        for name in [*folders]:
-            path = Path(place, name)
-            if _is_hidden(path):
-                folders.remove(name)
-            elif path.is_symlink():  # os.walk doesn't follow it
-                left_out.append(f"{path.relative_to(folder)}: is a link to a folder")
-        for name in sorted(names, key=natural_key):
-            path = Path(place, name)
-            if _is_hidden(path):
-                continue
+def _files(root: Path) -> Iterator[tuple[Path, str]]:
+    """The files in a folder and below, in a fixed order, and why one can't be taken, or ""."""
+    real, count = os.path.realpath(root), 0
+    for place, folders, names in os.walk(root):
+        folders[:] = sorted(filter(_is_visible, folders), key=natural_key)
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in [*links, *sorted(filter(_is_visible, names), key=natural_key)]:
             count += 1
             if count > _MAX_FILES:
-                raise DataError(f"{folder}: holds more than {_MAX_FILES:,} files; give fewer")
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real):
-                left_out.append(f"{path.relative_to(folder)}: is a link out of the folder")
+                raise DataError(f"{root}: holds more than {_MAX_FILES:,} files; give fewer")
+            path, problem = Path(place, name), ""
+            if name in links:  # os.walk doesn't follow it
+                problem = "is a link to a folder"
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real):
+                problem = "is a link out of the folder"
             elif not os.path.isfile(path):
-                left_out.append(f"{path.relative_to(folder)}: is no regular file")
-            else:
-                yield path
+                problem = "is no regular file"
+            yield path, problem
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in _SYSTEM_FILES
+def _is_visible(path: str | Path) -> bool:
+    name = os.path.basename(path)
+    return name[0] != "." and name not in _SYSTEM_FILES
 
 
 def _read_picture(path: Path, picture: str) -> np.ndarray | str:

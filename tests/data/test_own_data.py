@@ -377,7 +377,7 @@ def write_pictures(root, count=12, classes=("b", "a", "10", "9")):
     return root
 
 
-def test_class_folders(tmp_path, capsys, monkeypatch):
+def test_class_folders(tmp_path, home, capsys, monkeypatch):
     root = write_pictures(tmp_path / "my pictures")
     (root / "a" / "0.png").write_bytes(drawn(0)[:80])
     (root / "a" / "1.jpg").write_bytes(drawn(1, "JPEG"))
@@ -421,6 +421,7 @@ def test_class_folders(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err == err
     (root / "a" / "0.png").write_bytes(drawn(0))
     changed = load_dataset(root)
+    assert len(list(home.rglob("own-my-pictures-*"))) == 1
     assert len(changed.train) + len(changed.validation) + len(changed.test) == 50
 
 
@@ -440,6 +441,22 @@ def test_resized_pictures_and_given_splits(tmp_path):
     np.testing.assert_allclose(image[12:18, 12], 245, atol=1)
     # As predict reads them the strokes are larger, and centred.
     assert load_dataset(root).test.images[0, 6, 14, 0] > 200
+
+
+def test_links_between_splits_are_inside(tmp_path):
+    root = tmp_path / "own"
+    for part in ("train", "validation", "test"):
+        write_pictures(root / part, count=3, classes=("a", "b"))
+    (root / "test/a/more.png").symlink_to("../../train/a/0.png")
+    mine = load_dataset(root)
+    assert [len(split) for split in (mine.train, mine.validation, mine.test)] == [6, 6, 7]
+    assert mine.notes == ()
+
+
+def test_arrays_that_are_not_taken_are_said(tmp_path):
+    np.savez(tmp_path / "some.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES, extra=LABELS)
+    notes = load_dataset(tmp_path / "some.npz").notes
+    assert notes[:2] == ("left out: the array x_test", "left out: the array extra")
 
 
 def test_folders_that_contradict_each_other(tmp_path):

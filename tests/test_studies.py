@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from digits_jax import DigitsError, RunOptions, TrainConfig, fit_ensemble, load_dataset, read_run
 from digits_jax.vision.decode import decode_image
@@ -13,6 +14,7 @@ from experiments import (
     ann_vs_cnn,
     choose,
     drawing,
+    drawn_kinds,
     handwriting,
     large_data,
     out_of_distribution,
@@ -247,6 +249,26 @@ def test_what_is_no_digit_is_measured(ensemble):
     assert row["counts"] == {"a": 5}
     assert 0 <= row["shares"]["a"] <= 1
     assert "| a (5) |" in out_of_distribution.markdown([row])
+
+
+def test_drawn_pictures_are_counted_by_kind(tmp_path):
+    page = np.full((120, 200), 255, np.uint8)
+    page[40:90, 50:56] = page[40:90, 140:146] = 0
+    for name, picture in {
+        "rows-a/000_11": page,
+        "rows-a/001_17": page,
+        "b/000_1": page[:, :90],
+    }.items():
+        path = tmp_path / "drawn" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    drawn_kinds.main([str(tmp_path / "drawn"), f"-o={tmp_path}"])
+    rows = json.loads((tmp_path / "drawn_kinds.json").read_text())
+    names = ("kind", "pictures", "right", "wrong and confident")
+    assert rows == [
+        dict(zip(names, row, strict=True)) for row in (("b", 1, 1, 0), ("rows-a", 2, 1, 1))
+    ]
+    assert "| all | 3 | 2 | 1 |" in (tmp_path / "drawn_kinds.md").read_text()
 
 
 @pytest.mark.slow

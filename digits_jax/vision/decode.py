@@ -28,6 +28,9 @@ MAX_PIXELS_WEBP = 12_000_000
 # limits its size.
 MAX_PIXELS_JPEG = 450_000_000
 _STRIP_PIXELS = 1_000_000
+# Ink on nothing covers less than this; a page with transparent corners covers more. On white paper,
+# lighter ink than this can't be seen well.
+_INK_SHARE, _NEAR_WHITE = 0.5, 225
 # How a picture is shown, by its EXIF orientation; 1 is as it is stored.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
@@ -44,8 +47,9 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     """Decodes a picture file to grey levels: PNG, JPEG, WebP, BMP or TIFF.
 
     The picture is turned as its EXIF data requires, what is transparent lies on white paper (or,
-    where nothing would be seen on white, on black), and 16 bits, 32 bits and floats are scaled
-    to 8 bits, not clipped. A JPEG over ``MAX_PIXELS`` comes back at 1/2, 1/4 or 1/8 of its size.
+    where what isn't is a little nearly white ink, on black), and 16 bits, 32 bits and floats are
+    scaled to 8 bits, not clipped: by the range that their values fit, so that 8 bits saved as 16
+    are read. A JPEG over ``MAX_PIXELS`` comes back at 1/2, 1/4 or 1/8 of its size.
 
     Args:
       data: the whole file.
@@ -252,11 +256,18 @@ def _to_grey(image: Image.Image) -> np.ndarray:
         return _scale_levels(lambda: map(np.asarray, strips()))
     if not image.has_transparency_data:
         return np.concatenate([np.asarray(strip.convert("L")) for strip in strips()])
-    grey = np.concatenate([_on_paper(strip, "white") for strip in strips()])
-    if grey.min() == 255:  # White ink on nothing: on white paper it can't be seen.
-        grey = np.concatenate([_on_paper(strip, "black") for strip in strips()])
-        grey = grey if grey.max() > grey.min() else np.full_like(grey, 255)
-    return grey
+    paper = "black" if _is_light_ink(strips(), width * height) else "white"
+    return np.concatenate([_on_paper(strip, paper) for strip in strips()])
+
+
+def _is_light_ink(strips: Iterator[Image.Image], pixels: int) -> bool:
+    """Whether what is opaque is ink that white paper would hide: most of it nearly white."""
+    levels = np.zeros(256)
+    for strip in strips:
+        colours = strip.convert("RGBA")
+        opacity = np.asarray(colours.getchannel("A")).ravel() / 255
+        levels += np.bincount(np.asarray(colours.convert("L")).ravel(), opacity, 256)
+    return 0 < levels.sum() < _INK_SHARE * pixels and levels[_NEAR_WHITE:].sum() > levels.sum() / 2
 
 
 def _on_paper(image: Image.Image, colour: str) -> np.ndarray:
@@ -266,10 +277,10 @@ def _on_paper(image: Image.Image, colour: str) -> np.ndarray:
 
 def _scale_levels(strips: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
     """Integers or floats of more than 8 bits -> uint8; their range is taken from their values."""
-    # 16 bits are 0 to 65,535. Others are taken for 0 to 1, 255 or 65,535, the first that holds
-    # all of them; what fits none is stretched from its least to its greatest.
+    # They are taken for 0 to 1 (floats), 255 or 65,535, the first that holds all of them; what fits
+    # none is stretched from its least to its greatest.
     first = next(strips())
-    if first.dtype.itemsize == 2:
+    if first.dtype.itemsize == 2 and max(strip.max() for strip in strips()) > 255:
         # Rounded division by 257.
         scaled = (((s.astype(np.uint32) + 128) // 257).astype(np.uint8) for s in strips())
         return np.concatenate(list(scaled))

@@ -5,6 +5,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits_jax.errors import DataError
+from digits_jax.vision.frames import connected, find_frames
 from digits_jax.vision.ruled import find_rules, remove_rules
 
 # Pictures are processed at this size at most: a digit has 20 pixels in the end.
@@ -25,10 +26,11 @@ def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     2. The paper's light is a quadratic surface, fitted to the border first and then to all
        that lies near it, and the rest of it, smoothed. Where pixels differ more from it
        to the dark side than to the light one, ink is dark.
-    3. Rows and columns with a thin line from border to border are ruled: the line is taken
+    3. Frames about other ink are taken away; see `find_frames`.
+    4. Rows and columns with a thin line from border to border are ruled: the line is taken
        away, the ink across it stays.
-    4. The contrast is divided by that of the ink, and what doesn't rise above the noise is 0.
-    5. Where much of the border came out as ink, or a large square did, it isn't: a sheet on a
+    5. The contrast is divided by that of the ink, and what doesn't rise above the noise is 0.
+    6. Where much of the border came out as ink, or a large square did, it isn't: a sheet on a
        desk, the edge of a shadow, a thumb. Then the light is taken from each pixel's
        neighbourhood instead.
 
@@ -67,13 +69,6 @@ def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     return ink
 
 
-def connected(inked: np.ndarray) -> np.ndarray:
-    """Numbers connected pieces, diagonally connected ones too: int32 [h, w], from 1."""
-    labels = np.empty(inked.shape, np.int32)
-    ndimage.label(inked, np.ones((3, 3)), output=labels)
-    return labels
-
-
 def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
     side = max(grey.shape)
     if side <= longest:
@@ -84,11 +79,13 @@ def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
 
 
 def _flat_ink(grey: np.ndarray) -> np.ndarray:
-    """Steps 2 to 4 of `find_ink`."""
+    """Steps 2 to 5 of `find_ink`."""
     blank = np.zeros(grey.shape, np.float32)
     if grey.max() == grey.min():
         return blank
     depth, noise = _depth_and_noise(grey.astype(np.float32))
+    inked = depth > max(6 * noise, _FAINTEST)
+    depth[find_frames(inked)] = 0
     across, down = find_rules(depth, noise), find_rules(depth.T, noise)
     ruled = across.mask(depth.shape[0]) | down.mask(depth.shape[1]).T
     full = _full_depth(depth[~ruled], noise)

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from digits_jax.vision.digit import THRESHOLD
-from digits_jax.vision.ink import LONGEST, connected, find_ink
+from digits_jax.vision.frames import connected
+from digits_jax.vision.ink import LONGEST, find_ink
 from digits_jax.vision.touching import Box, Part, split_touching
 
 # A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of

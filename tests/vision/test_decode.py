@@ -81,10 +81,22 @@ def test_white_ink_on_nothing_lies_on_black():
     assert (grey[1, 1], grey[0, 0]) == (255, 0)
 
 
+def test_nearly_white_ink_lies_on_black_and_a_page_with_clear_corners_on_white():
+    pixels = np.full((8, 8, 4), 240, np.uint8)
+    pixels[..., 3] = 0
+    pixels[1:3, 1:3, 3] = 255
+    pixels[7, 7] = (60, 60, 60, 255)  # a dark speck
+    grey = decode_image(encode(pixels), "a")
+    assert (grey[1, 1], grey[0, 0], grey[7, 7]) == (240, 0, 60)
+    pixels[:, 1:, 3] = 255
+    assert decode_image(encode(pixels), "a")[0, 0] == 255
+
+
 @pytest.mark.parametrize(
     ("levels", "dtype", "expected"),
     [
         ([0, 257, 32896, 65535], np.uint16, [0, 1, 128, 255]),
+        ([0, 7, 128, 255], np.uint16, [0, 7, 128, 255]),
         ([0, 0.5, 1], np.float32, [0, 128, 255]),
         ([0, 127.5, 255], np.float32, [0, 128, 255]),
         ([0, 32767.5, 65535], np.float32, [0, 128, 255]),

@@ -365,6 +365,10 @@ def test_a_drop_of_no_file_and_of_several(open_page):
     drop(page, {f"{digit}.png": picture(STROKES[digit]) for digit in "57"})
     assert verdict(page) == "It is 1."
     assert page.inner_text("#problem") == "5.png is read; the other files are ignored."
+    draw(page, STROKES["1"])  # on the picture
+    for expected in ("It is 1.", "No digit: the drawing area is blank."):
+        page.click("#undo")
+        assert verdict(page) == expected
 
 
 def test_ink_follows_the_colour_scheme(open_page):
@@ -383,14 +387,3 @@ def test_ink_follows_the_colour_scheme(open_page):
     verdict(page)
     assert light < 60 < 200 < page.evaluate(middle, [0.51, 0.5])
     assert page.evaluate(seen) == before
-
-
-def test_a_dropped_picture_can_be_drawn_on_and_undone(open_page):
-    page = open_page(constant_network(1, "one"))
-    drop(page, {"five.png": picture(STROKES["5"])})
-    page.wait_for_selector("body[data-verdict=confident]")
-    draw(page, STROKES["1"])
-    page.click("#undo")
-    assert verdict(page) == "It is 1."
-    page.click("#undo")
-    assert verdict(page).startswith("No digit")

@@ -129,25 +129,6 @@ def test_matmul_convolution_equals_flax(case, seed):
     )
 
 
-def test_crop_leaves_out_what_pooling_drops():
-    x = to_batch_last(jnp.asarray(normal(3, 7, 6, 2)))
-    variables = MatmulConv(4).init(jax.random.key(0), x)
-    weights = normal(1, 4, 3, 3, 3)
-
-    def gradient(conv):
-        def loss(variables, x):
-            return (max_pool_batch_last(conv.apply(variables, x)) * weights).sum()
-
-        return jax.jit(jax.grad(loss, argnums=(0, 1)))(variables, x)
-
-    assert MatmulConv(4, crop=True).apply(variables, x).shape == (1, 4, 6, 6, 3)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE),
-        gradient(MatmulConv(4, crop=True)),
-        gradient(MatmulConv(4)),
-    )
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (32, 784, 10)])
 def test_bfloat16_products_equal_numpys_of_rounded_factors(shape):
     batch, size, features = shape
@@ -163,6 +144,7 @@ def test_bfloat16_products_equal_numpys_of_rounded_factors(shape):
 # --- the network -------------------------------------------------------------------------------
 
 NETWORKS = {
+    # 14, 7, 3: with "matmul" the second block leaves out what its pooling would drop.
     "deep": {"channels": (6, 9), "convs_per_block": 2, "dense_size": 7, "space_to_depth": False},
     "without batch norm": {"channels": (8,), "batch_norm": False, "dense_size": 0},
 }

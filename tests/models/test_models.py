@@ -105,12 +105,6 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_array_equal(jax.jit(module.apply)(variables, images), expected)
 
 
-def test_images_need_four_axes():
-    for module in (MLP(), CNN()):
-        with pytest.raises(AssertionError):
-            module.init(jax.random.key(0), jnp.zeros((28, 28, 1)))
-
-
 @pytest.mark.parametrize(
     "module",
     [

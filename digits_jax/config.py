@@ -129,6 +129,8 @@ class TrainConfig(Checked, ranges=RANGES):
     """FGSM: move the pixels of training images by up to this (white is 1) in the direction that raises the loss; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
+    init_from: str | None = None
+    """Folder of a run, or name of a pretrained network, whose parameters training starts from; the last layer is new where the classes differ. What isn't given of the network is its."""  # noqa: E501
     teacher: str | None = None
     """Folder of a finished run or ensemble whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
     teacher_weight: Annotated[
@@ -161,8 +163,9 @@ class TrainConfig(Checked, ranges=RANGES):
             yield f"augment_strength={self.augment_strength}: augment is none; give augment too, or leave it out"  # noqa: E501
         if self.recalibrate_batch_norm and self.batch_norm is False:
             yield "recalibrate_batch_norm needs batch_norm; leave one of them out"
-        if self.teacher == "":
-            yield "teacher is empty; give the folder of a run, or leave it out"
+        for name in ("teacher", "init_from"):
+            if getattr(self, name) == "":
+                yield f"{name} is empty; give the folder of a run, or leave it out"
         if self.teacher is None:
             for name in DISTILLATION:
                 if getattr(self, name) is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from digits_jax.errors import ConfigError, quoted, shown
 
 MAX_INT = 2**31 - 1  # the largest size that XLA takes
-_PATHS = ("workdir", "data_dir", "teacher")
+_PATHS = ("workdir", "data_dir", "teacher", "init_from")
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
 

@@ -157,13 +157,13 @@ def _train(arguments: Arguments, started: float) -> int:
     from digits_jax.training.loop import run
     from digits_jax.training.setup import prepare
 
-    setup = prepare(arguments.config, arguments.options, _own_dataset(arguments))
+    dataset, resuming = _own_dataset(arguments), arguments.modes.resume
+    setup = prepare(arguments.config, arguments.options, dataset, resuming=resuming)
     main_process = jax.process_index() == 0
     _announce(setup, arguments, speaks=main_process)
     if arguments.modes.dry_run:
         _print_dry_run(setup, arguments, speaks=main_process)
         return 0
-    resuming = arguments.modes.resume
     if setup.config.ensemble > 1:
 
         def on_member(result: Any) -> None:

@@ -92,7 +92,8 @@ def test_a_preset_fills_in_everything(arch, preset, dataset, size):
         arch, ["channels", "convs_per_block", "dense_size", "space_to_depth"]
     )
     empty = {name for name in FIELDS if getattr(config, name) is None}
-    assert empty == {*other, "mix", "teacher", "teacher_weight", "teacher_temperature"}
+    optional = {"mix", "init_from", "teacher", "teacher_weight", "teacher_temperature"}
+    assert empty == {*other, *optional}
     assert (config.dataset, config.arch) == (dataset, arch)
     assert config.resolve(dataset) == config
 

@@ -17,7 +17,7 @@ NO_EFFECT: dict[str, dict[str, Any]] = {
     "module": dict.fromkeys(
         (
             *(name for names in OTHER_ARCH_FIELDS.values() for name in names),
-            *("dropout", "batch_norm", "recalibrate_batch_norm"),
+            *("dropout", "batch_norm", "recalibrate_batch_norm", "init_from"),
         )
     ),
     "loss": {"label_smoothing": 0.0},

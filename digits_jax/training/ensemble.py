@@ -78,7 +78,7 @@ def fit_ensemble(
     check_processes(config, options)
     if resuming and not options.workdir:
         raise ConfigError("resuming needs workdir, the folder of the ensemble")
-    setup = prepare(config, options, dataset)
+    setup = prepare(config, options, dataset, resuming=resuming)
     count = setup.config.ensemble
     if jax.process_count() > 1:  # as a cluster may say
         raise ConfigError(f"ensemble={count}: its networks are trained by one process; start one")

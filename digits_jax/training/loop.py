@@ -214,7 +214,8 @@ def resume(
     here = saved_options.for_resuming(workdir, **options)
     with distributed.initialize(here.coordinator, here.num_processes, here.process_id):
         dataset = dataset or load_own_of_run(workdir, None, here.data_dir)
-        setup = prepare(config, here, dataset, module=module, loss=loss, tx=tx)
+        custom = {"module": module, "loss": loss, "tx": tx}
+        setup = prepare(config, here, dataset, **custom, resuming=True)
         return run(setup, resuming=True, quiet=quiet, callbacks=callbacks)
 
 

@@ -94,6 +94,8 @@ def initial_state(setups: Sequence[TrainSetup]) -> TrainState:
     first = setups[0]
     if len(setups) == 1:
         return first.initial_state()
+    if first.config.init_from is not None:
+        return place([setup.initial_state() for setup in setups], setups)
     keys = jnp.stack([setup.initial_key for setup in setups])
     states = create_train_states(first.module, first.tx, keys, averaged=first.averaged)
     return parallel.shard(states, member_mesh(setups))

@@ -25,6 +25,7 @@ from digits_jax.runs.checkpoint import (
     restore_newest,
     verify_step,
 )
+from digits_jax.training.init_from import load_source
 from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.setup import TrainSetup, prepare, stored_state
 from digits_jax.training.state import TrainState
@@ -129,6 +130,14 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
                 "or start a new run in another folder"
             )
         clear_up(path, {})
+        if (name := setup.config.init_from) is not None:
+            source = load_source(name)
+            if source.sha256 != _described(workdir, "init_from").get("sha256"):
+                raise ConfigError(
+                    f"init_from={name}: has other parameters than when the run in {workdir} began; "
+                    "put them back, or start a new run"
+                )
+            setup = dataclasses.replace(setup, source=source)
         state, totals, step = setup.initial_state(), dict(ZERO_TOTALS), 0
         action = "no checkpoint yet: starting"
     else:

@@ -23,6 +23,7 @@ from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import custom as custom_parts
 from digits_jax.training import distributed, parallel
 from digits_jax.training.distillation import Teacher, load_teacher
+from digits_jax.training.init_from import Source, adopt, load_source
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.parallel import Device
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
@@ -44,6 +45,7 @@ class TrainSetup:
       schedule: learning rate by step, compiled.
       mesh: of the devices of all processes.
       steps_per_call: the most steps in one call of the devices.
+      source: what ``config.init_from`` names; None where a run is resumed.
       loss: the caller's; None for the cross-entropy.
       custom: a description of what the caller brought; see `digits_jax.training.custom`.
       started: `time.perf_counter` when the preparation began.
@@ -61,6 +63,7 @@ class TrainSetup:
     steps_per_call: int
     total_steps: int
     teacher: Teacher | None
+    source: Source | None
     loss: Loss | None
     custom: dict[str, str]
     started: float
@@ -104,6 +107,9 @@ class TrainSetup:
     def initial_state(self) -> TrainState:
         """Creates the state at step 0, on the devices."""
         state = create_train_state(self.module, self.tx, self.initial_key, averaged=self.averaged)
+        if self.config.init_from is not None:
+            source = self.source or load_source(self.config.init_from)
+            state = source.start(state, self.dataset.class_names)
         return parallel.replicate(state, self.mesh)
 
     @cached_property
@@ -131,6 +137,7 @@ def prepare(
     loss: Loss | None = None,
     tx: optax.GradientTransformation | None = None,
     to_train: bool = True,
+    resuming: bool = False,
 ) -> TrainSetup:
     """Loads the data and sets up what trains on it; no run is written.
 
@@ -138,6 +145,7 @@ def prepare(
       dataset: instead of the one that ``config.dataset`` names.
       module, loss, tx: instead of ours, see `digits_jax.fit`.
       to_train: False for a run that is only scored: its batches needn't fit the devices.
+      resuming: what ``config.init_from`` names isn't loaded then.
 
     Raises:
       ConfigError: the configuration doesn't fit the devices or the data.
@@ -174,6 +182,10 @@ def prepare(
     if dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
         dtype = "bfloat16" if fast else "float32"
+    source = None
+    if config.init_from is not None and to_train and not resuming:
+        source = load_source(config.init_from)
+        config = adopt(config, source)
     custom = custom_parts.describe(module=module, loss=loss, tx=tx)
     config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
     size, batch_size = len(dataset.train), config.batch_size
@@ -225,6 +237,7 @@ def prepare(
         steps_per_call=steps_per_call,
         total_steps=total_steps,
         teacher=teacher,
+        source=source,
         loss=loss,
         custom=custom,
         started=started,

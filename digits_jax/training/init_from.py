@@ -1,0 +1,107 @@
+"""The parameters that a training starts from: a run's, or a pretrained network's."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from digits_jax.config import OTHER_ARCH_FIELDS, TrainConfig
+from digits_jax.errors import ConfigError, DigitsError, shown
+from digits_jax.models.build import abstract_variables, build_model
+from digits_jax.runs import folder, pretrained
+from digits_jax.runs.checkpoint import read_weights, tree_sha256
+from digits_jax.training.state import TrainState, count_params
+
+HEAD = "logits"  # the last layer of an `MLP` and of a `CNN`
+_NETWORK = ("batch_norm", *(name for names in OTHER_ARCH_FIELDS.values() for name in names))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network: its settings, classes and NumPy variables."""
+
+    settings: dict[str, Any]
+    class_names: tuple[str, ...]
+    variables: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        """The sum of its parameters."""
+        return tree_sha256(self.variables["params"])
+
+    def has_head_for(self, class_names: tuple[str, ...]) -> bool:
+        """Whether its last layer is taken over, too: only for the same classes."""
+        return self.class_names == class_names
+
+    def describe(self, class_names: tuple[str, ...]) -> str:
+        """Says what is taken over, in words."""
+        params = self.variables["params"]
+        if self.has_head_for(class_names):
+            return f"all {count_params(params):,} parameters"
+        kept = count_params({name: layer for name, layer in params.items() if name != HEAD})
+        counts = f"{len(self.class_names)} there, {len(class_names)} here"
+        return f"{kept:,} parameters; the last layer is new, for other classes ({counts})"
+
+    def start(self, state: TrainState, class_names: tuple[str, ...]) -> TrainState:
+        """Returns a state at step 0 with this network's parameters."""
+        new = jax.tree.map(np.asarray, jax.device_get({"params": state.params}))["params"]
+        params = dict(self.variables["params"])
+        if not self.has_head_for(class_names):
+            params[HEAD] = new[HEAD]
+        weights = {"params": params, "batch_stats": self.variables.get("batch_stats", {})}
+        average = weights if state.average else state.average
+        return state.replace(**weights, average=average, opt_state=state.tx.init(params))
+
+
+def load_source(name: str) -> Source:
+    """Loads the network that ``init_from`` names.
+
+    Raises:
+      ConfigError: it isn't a run with a checkpoint, nor a pretrained network.
+    """
+    path, names = Path(name), pretrained.pretrained_names()
+    if name in names and not path.exists():
+        card = pretrained.read_card(name)
+        variables = pretrained.read_variables(pretrained.FOLDER / f"{name}.npz")
+        return Source(card["settings"], tuple(card["class_names"]), variables)
+    if not path.exists():
+        raise ConfigError(
+            f"init_from={shown(name)}: no such folder; give a run, or {' or '.join(names)}"
+        )
+    try:
+        folder.check_run(path)
+        described = folder.read_json(path / folder.CONFIG)
+        folder.refuse_custom_module(path, described)
+        settings, classes = described["config"], tuple(described["dataset"]["class_names"])
+        if settings["ensemble"] > 1:
+            raise ConfigError(f"{path}: is an ensemble; give one of its members, like member-0")
+        wanted = abstract_variables(build_model(settings, len(classes)))
+        _, variables, _ = read_weights(path / folder.CHECKPOINTS, wanted)
+    except DigitsError as error:
+        raise ConfigError(f"init_from={error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = shown(f"{type(error).__name__}: {error}")
+        raise ConfigError(f"init_from={path}: isn't an intact run ({why})") from None
+    return Source(settings, classes, variables)
+
+
+def adopt(config: TrainConfig, source: Source) -> TrainConfig:
+    """Returns a configuration, not yet resolved, with the network of a source.
+
+    Raises:
+      ConfigError: the network that is given is another one.
+    """
+    arch = "mlp" if config.arch == "ann" else config.arch
+    values = {"arch": arch, **{name: getattr(config, name) for name in _NETWORK}}
+    own = {name: source.settings.get(name) for name in values}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    for name, value in values.items():
+        if value is not None and value != own[name]:
+            advice = f"give arch={own[name]}" if name == "arch" else "leave it out"
+            raise ConfigError(
+                f"{name}={value}: init_from={config.init_from} has {name}={own[name]}; {advice}"
+            )
+    return dataclasses.replace(config, **own)

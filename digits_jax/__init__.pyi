@@ -27,6 +27,7 @@ from .errors import (
     DigitsError as DigitsError,
     TrainingDivergedError as TrainingDivergedError,
 )
+from .deploy.predictor import Predictor as Predictor
 from .models.cnn import CNN as CNN
 from .models.mlp import MLP as MLP
 from .notebook import (

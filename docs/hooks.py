@@ -1,5 +1,6 @@
 """MkDocs hooks: pages and results that lie outside of docs/ are part of the site."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -26,12 +27,24 @@ def on_files(files, config):
     }
     for path, uri in outside.items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for path in (REPOSITORY / "docs/notebooks").glob("*.ipynb"):
+        uri = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, uri, content=notebook_page(path)))
     return files
+
+
+def notebook_page(path):
+    """Returns a notebook's text and code as Markdown."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if code else text for text, code in texts)
 
 
 def on_page_markdown(markdown, page, files, **_):
     """Points links at the site; of a link to source code the text is left."""
     uris = {Path(file.abs_src_path).resolve(): file.src_uri for file in files if file.abs_src_path}
+    if not page.file.abs_src_path:  # made here
+        return markdown
     folder = Path(page.file.abs_src_path).resolve().parent
 
     def relink(match):
@@ -48,8 +61,8 @@ def on_page_markdown(markdown, page, files, **_):
 
 def on_post_build(config, **_):
     """Writes the drawing page, with the pretrained pair, beside the pages."""
-    from digits_jax.deploy.page import write_page
     from digits_jax.deploy.network import load_pretrained
+    from digits_jax.deploy.page import write_page
 
     networks = [load_pretrained(name) for name in ("cnn", "mlp")]
     write_page(networks, Path(config.site_dir) / "draw.html", int8=True)

@@ -105,7 +105,7 @@ def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
 
     names = ("dataset", "data_dir", "devices", "platform")
     here = {name: getattr(arguments, name) for name in names}
-    setup, state = load_trained(workdir, **here)
+    setup, state = load_trained(workdir, needs_images=True, **here)
     if (workdir / folder.RESULTS).exists():
         results = folder.read_json(workdir / folder.RESULTS)
         expected = results.get("params_sha256") if isinstance(results, dict) else None

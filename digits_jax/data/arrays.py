@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from digits_jax.data.originals import REGISTERED
+from digits_jax.data.originals import DATASETS, REGISTERED
 from digits_jax.data.splits import (
     IMAGE_SIZE,
     MAX_CLASSES,
@@ -145,7 +145,7 @@ def dataset_from_arrays(
       notes: what was done before, for `Dataset.notes`.
       path: where the arrays were read.
     """
-    if name in (*REGISTERED, "auto", "digits") or name.startswith("tfds/"):
+    if name in DATASETS or name.startswith("tfds/") or "+" in name:
         raise DataError(f"name={name}: is the name of another data set; give another")
     if "train" not in parts:
         raise DataError(f"{source}: has no training images: must have images and labels for train")

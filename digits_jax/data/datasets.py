@@ -20,6 +20,7 @@ from digits_jax.data.idx import find_idx
 from digits_jax.data.mixing import mix_datasets
 from digits_jax.data.originals import (
     DATA_DIR_VARIABLE,
+    DATASETS,
     REGISTERED,
     Registered,
     UnavailableError,
@@ -30,8 +31,6 @@ from digits_jax.data.originals import (
 from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError, shown
 from digits_jax.runs.folder import CONFIG, read_json
-
-DATASETS = ("auto", *REGISTERED, "digits", "strokes")
 
 
 def load_dataset(
@@ -172,12 +171,12 @@ def load_own_of_run(
         inside = Path(path).resolve().is_relative_to(Path(workdir).resolve())
         if not path or inside or (known and not os.path.exists(path)):
             return None
-    if not os.path.exists(os.path.expanduser(path)):
+    if "+" not in path and not os.path.exists(os.path.expanduser(path)):
         raise DataError(
             f"{path}: {workdir} was trained on it, and it is gone; give its new place as dataset"
         )
-    picture = config.get("picture", "ink")
-    return replace(load_dataset(path, data_dir, picture=picture), name=name)
+    picture, mix = config.get("picture", "ink"), config.get("mix")
+    return replace(load_dataset(path, data_dir, picture=picture, mix=mix), name=name)
 
 
 def _roots(data_dir: str | os.PathLike | None) -> list[Path]:

@@ -59,6 +59,7 @@ def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None 
         f"{data.name} x {n}" if n > 1 else data.name
         for data, n in zip(datasets, times, strict=True)
     ]
+    paths = [data.path for data in datasets]
     return Dataset(
         name="+".join(data.name for data in datasets),
         version="+".join(data.version for data in datasets),
@@ -67,6 +68,7 @@ def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None 
         class_names=first.class_names,
         notice=" ".join(data.notice for data in datasets if data.notice),
         notes=tuple(note for data in datasets for note in data.notes),
+        path="+".join(data.path or data.name for data in datasets) if any(paths) else "",
         parts=tuple((data.name, len(data.validation), len(data.test)) for data in datasets),
         **parts,
     )

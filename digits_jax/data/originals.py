@@ -131,6 +131,8 @@ REGISTERED: dict[str, Registered] = {
     )
 }
 
+DATASETS = ("auto", *REGISTERED, "digits", "strokes")
+
 
 def find_originals(data: Registered, root: Path) -> Path | None:
     """Finds the original files in ``root/NAME`` or in ``root`` and verifies them.

@@ -25,7 +25,7 @@ from digits_jax.data.arrays import (
 )
 from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.idx import MAX_IDX_BYTES, find_idx, read_idx
-from digits_jax.data.originals import REGISTERED
+from digits_jax.data.originals import DATASETS
 from digits_jax.data.splits import SPLITS, Dataset
 from digits_jax.data.tables import SUFFIXES, read_csv
 from digits_jax.errors import DataError, shown
@@ -85,20 +85,23 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
     if not os.path.exists(path):
         raise DataError(f"dataset={path}: no such file or folder; give {KINDS}")
     stem = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-") or "mine"
-    name = f"own-{stem}" if stem in (*REGISTERED, "auto", "digits", "tfds") else stem
+    name = f"own-{stem}" if stem in (*DATASETS, "tfds") else stem
     prefix = f"own-{stem}-{_short_sum([path, picture])}"
     key = f"{prefix}-{_short_sum(_states(path))}"
     if cached := read_cache(key, roots):
         return print_notes(cached)
     read = _read(path, picture)
-    dataset = dataset_from_arrays(
-        {part: read.parts[part] for part in SPLITS if part in read.parts},
-        class_names=read.class_names,
-        name=name,
-        source=str(path),
-        notes=read.notes,
-        path=str(path),
-    )
+    try:
+        dataset = dataset_from_arrays(
+            {part: read.parts[part] for part in SPLITS if part in read.parts},
+            class_names=read.class_names,
+            name=name,
+            source=str(path),
+            notes=read.notes,
+            path=str(path),
+        )
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     for root in roots:  # what was read before a file was changed
         for old in (root / CACHE).glob(f"{prefix}-*"):
             with contextlib.suppress(OSError):

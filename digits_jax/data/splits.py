@@ -9,13 +9,13 @@ order of the original files.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from digits_jax.errors import DataError
+from digits_jax.errors import DataError, shown
 from digits_jax.formatting import html_table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Dataset:
         holds no arrays but has a length and `rows`.
       notice: why ``auto`` fell back to ``digits``; else empty.
       notes: what was done to data of one's own, a line each.
-      path: where data of one's own were read; else empty.
+      path: where data of one's own were read; else empty. Of mixed ones ``A+B``.
       parts: of mixed data sets (`mix_datasets`): the name of each, and how many of the validation
         and of the test images are its own; else empty.
 
@@ -186,6 +186,31 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+
+def without_images(described: Mapping[str, Any], reason: str) -> Dataset:
+    """Makes the data set that a run's ``config.json`` describes, with blank images of label 0.
+
+    Args:
+      reason: why its images aren't there, for the notice.
+
+    Raises:
+      DataError: it isn't described in full.
+    """
+
+    def blank(count: Any) -> Split:
+        if type(count) is not int or not 0 < count < 2**40:
+            raise ValueError(count)
+        shape = (count, *IMAGE_SIZE, 1)
+        return Split(np.broadcast_to(np.uint8(0), shape), np.broadcast_to(np.int32(0), count))
+
+    try:
+        facts = {name: str(described[name]) for name in ("name", "version", "source", "sha256")}
+        parts: Any = {part: blank(described["counts"][part]) for part in SPLITS}
+        names = tuple(described["class_names"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"its data set isn't described ({shown(str(error))})") from None
+    return Dataset(**facts, class_names=names, **parts, notice=f"its images aren't there: {reason}")
 
 
 def _check_split(part: str, split: Split, classes: int) -> None:

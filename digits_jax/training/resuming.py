@@ -15,7 +15,8 @@ import optax
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.data.pipeline import num_steps
-from digits_jax.errors import CheckpointError, ConfigError, DigitsError, shown
+from digits_jax.data.splits import without_images
+from digits_jax.errors import CheckpointError, ConfigError, DataError, DigitsError, shown
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import (
     clear_up,
@@ -262,6 +263,7 @@ def load_trained(
     dataset: Dataset | str | None = None,
     module: Any = None,
     tx: optax.GradientTransformation | None = None,
+    needs_images: bool = False,
     **options: Any,
 ) -> tuple[TrainSetup, TrainState]:
     """Loads a run's setup and its newest intact checkpoint, for scoring.
@@ -269,6 +271,8 @@ def load_trained(
     Args:
       dataset: the one that it was trained on, where it has no known name; or its path, where it
         has moved.
+      needs_images: without it, the setup's data set has blank images, and a notice, where the data
+        aren't at hand.
       module, tx: what it was trained with, where they weren't ours.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
     """
@@ -284,9 +288,16 @@ def load_trained(
         )
     options = {name: value for name, value in options.items() if value is not None}
     here = saved_options.for_resuming(workdir, **options)
-    if not isinstance(dataset, Dataset):
-        dataset = load_own_of_run(workdir, dataset, here.data_dir)
-    setup = prepare(config, here, dataset, module=module, tx=tx, to_train=False)
+    network = {"module": module, "tx": tx, "to_train": False}
+    try:
+        if not isinstance(dataset, Dataset):
+            dataset = load_own_of_run(workdir, dataset, here.data_dir)
+        setup = prepare(config, here, dataset, **network)
+    except DataError as error:
+        if needs_images or dataset is not None:
+            raise
+        blank = without_images(_described(workdir, "dataset"), str(error))
+        setup = prepare(config, here, blank, **network)
     if loss := _described(workdir, "custom").get("loss"):  # scoring needs none
         setup = dataclasses.replace(setup, custom={**setup.custom, "loss": loss})
     check_same_run(setup, workdir)

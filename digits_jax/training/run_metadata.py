@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from digits_jax.data.pipeline import TrainStream
-from digits_jax.data.splits import OWN, Dataset
+from digits_jax.data.splits import OWN, SPLITS, Dataset
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.formatting import plain
 from digits_jax.hardware import cpu_count, processor_name, version_of
@@ -108,6 +108,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
             "class_names": list(dataset.class_names),
             "notice": dataset.notice,
             "path": dataset.path,
+            "counts": {part: len(getattr(dataset, part)) for part in SPLITS},
         },
         **teacher,
         **custom,

@@ -14,11 +14,12 @@ from PIL import Image
 from programs import REPOSITORY, assert_one_error_line, call, here  # noqa: F401 - a fixture
 from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_files
 
-from digits_jax import DataError, Dataset, load_dataset
+from digits_jax import DataError, Dataset, load_dataset, load_trained
 from digits_jax import compare as compare_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
 from digits_jax.data import own_data
+from digits_jax.data.datasets import load_own_of_run
 from digits_jax.vision.decode import decode_image
 from digits_jax.vision.segment import read_digit
 
@@ -465,7 +466,43 @@ def test_folders_that_contradict_each_other(tmp_path):
         load_dataset(root)
 
 
+def test_mixed_with_another_data_set(tmp_path):
+    root = write_pictures(tmp_path / "mine", count=6, classes="0123456789")
+    both = load_dataset(f"digits+{root}", mix=(1, 2))
+    assert (both.name, both.path) == ("digits+mine", f"digits+{root}")
+    assert len(both.train) == 1257 + 2 * 40
+    describe(tmp_path / "run", name=both.name, path=both.path, mix=[1, 2])
+    again = load_own_of_run(tmp_path / "run")
+    assert (again.name, again.sha256) == (both.name, both.sha256)
+
+
 # --- a run on it -----------------------------------------------------------------------------
+
+
+def describe(run, *, name, path, **config):
+    """Writes what is needed of a run's config.json."""
+    run.mkdir(exist_ok=True)
+    described = {"config": config, "dataset": {"name": name, "path": str(path)}}
+    (run / "config.json").write_text(json.dumps(described))
+    return run
+
+
+def test_where_a_runs_data_are(tmp_path):
+    np.savez(tmp_path / "some.npz", images=IMAGES, labels=LABELS)
+    own = digest(load_dataset(tmp_path / "some.npz"))
+    run = describe(tmp_path / "run", name="renamed", path=tmp_path / "some.npz")
+    found = load_own_of_run(run)
+    assert (found.name, digest(found)) == ("renamed", own)
+    inside = (tmp_path / "some.npz").rename(run / "some.npz")
+    with pytest.raises(DataError, match="was trained on it, and it is gone"):
+        load_own_of_run(run)
+    assert digest(load_own_of_run(run, str(inside))) == own
+    # A run from elsewhere may bring its own data; and genuine MNIST may be found elsewhere.
+    assert load_own_of_run(describe(run, name="some", path=inside)) is None
+    assert load_own_of_run(describe(run, name="mnist", path=tmp_path / "gone")) is None
+    assert load_own_of_run(describe(run, name="digits", path="")) is None
+    assert load_own_of_run(tmp_path) is None
+
 
 QUICK = ("--arch=mlp", "--preset=quick", "--hidden-sizes=16", "--epochs=2", "--batch-size=16")
 
@@ -493,6 +530,9 @@ def test_a_run_on_ones_own_data(here, tmp_path):  # noqa: F811
     assert here(*compare, "-o", "shown")[::2] == (0, err)
 
     moved = root.rename(tmp_path / "elsewhere")
+    setup, state = load_trained("run", devices=1)
+    assert (setup.total_steps, len(setup.dataset.test)) == (int(state.step), 4)
+    assert "it is gone" in setup.dataset.notice
     status, _, said = here(*compare, "-o", "not shown")
     assert (status, said.startswith("note: The misclassified images aren't shown: ")) == (0, True)
     for program, flags in (

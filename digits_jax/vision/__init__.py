@@ -1,7 +1,8 @@
 """Pictures of digits to 28x28 arrays: NumPy, SciPy and Pillow, no network.
 
-`decode.py` turns a file into grey levels, `ink.py` (with `frames.py` and `ruled.py`) grey levels
-into ink, `segment.py` (with `touching.py`) ink into digits, `digit.py` a digit into 28x28.
+`decode.py` turns a file into grey levels, `ink.py` (with `paper.py`, `frames.py`, `ruled.py`)
+grey levels into ink, `segment.py` (with `touching.py`) ink into digits, `digit.py` a digit into
+28x28.
 
 grey: uint8 [height, width], 0 black and 255 white, of either polarity.
 depth: float32 [h, w], how far a pixel is from the paper, as a share of the light there.

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from digits_jax.errors import DataError
 from digits_jax.vision.frames import connected, find_frames
+from digits_jax.vision.paper import cover_surroundings
 from digits_jax.vision.ruled import find_rules, remove_rules
 
 # Pictures are processed at this size at most: a digit has 20 pixels in the end.
@@ -22,7 +23,8 @@ _WINDOW = 0.15  # of the shorter side: wider than strokes, narrower than shadows
 def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     """Finds how much ink each pixel holds, whatever the light, the paper and the polarity.
 
-    1. A picture longer than ``longest`` is averaged down to that.
+    1. A picture longer than ``longest`` is averaged down to that, and what is around the paper
+       is covered; see `cover_surroundings`.
     2. The paper's light is a quadratic surface, fitted to the border first and then to all
        that lies near it, and the rest of it, smoothed. Where pixels differ more from it
        to the dark side than to the light one, ink is dark.
@@ -55,7 +57,7 @@ def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     if not (array and grey.dtype == np.uint8 and grey.ndim == 2 and grey.size):
         what = f"{grey.dtype} {list(grey.shape)}" if array else type(grey).__name__
         raise DataError(f"a picture is {what}; give a uint8 array [height, width], not empty")
-    small = _shrink(grey, longest)
+    small = cover_surroundings(_shrink(grey, longest))
     ink = _flat_ink(small)
     if not ink.any():
         return _close_cut_ink(small)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
-from digits_jax.data.datasets import load_dataset, load_own_of_run
+from digits_jax.data.datasets import DATASETS, load_dataset, load_own_of_run
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
 from digits_jax.evaluation import plots, report
@@ -169,8 +169,8 @@ def to_predictions(result: Any) -> Predictions:
     elif hasattr(result, "members"):  # an ensemble's logits are in its folder
         known = read_run(known.workdir)
     if isinstance(known, Run):
-        name, arrays = known.path.resolve().name, known
-        scores = (arrays.labels, arrays.logits, arrays.validation_labels, arrays.validation_logits)
+        folder = known.path
+        scores = (known.labels, known.logits, known.validation_labels, known.validation_logits)
     else:
         try:
             test, validation, results = known.test, known.validation, known.results
@@ -179,9 +179,9 @@ def to_predictions(result: Any) -> Predictions:
                 f"a {type(result).__name__} can't be compared: give what fit returned, a run's "
                 "folder, or Predictions"
             ) from None
-        name = known.workdir.name if known.workdir else f"{results['arch']}-seed{results['seed']}"
+        folder = known.workdir or Path(f"{results['arch']}-seed{results['seed']}")
         scores = (test.labels, test.logits, validation.labels, validation.logits)
-    return Predictions(name, *scores, known.results)
+    return Predictions(folder.resolve().name, *scores, known.results, source=str(folder))
 
 
 def find_dataset(
@@ -197,12 +197,12 @@ def find_dataset(
     Raises:
       DataError: it has no name, isn't at hand, or is another one.
     """
+    own = None if name in DATASETS else load_own_of_run(run.source, name, data_dir)
     name = name or run.results.get("dataset")
     if not name:
         raise DataError(f"{run.source} names no data set; give it")
     # Of a data set of one's own, which may be larger than memory, the test set is enough.
     way = "stream" if name.startswith("tfds/") else "memory"
-    own = load_own_of_run(run.source, name, data_dir)
     dataset = own or load_dataset(name, data_dir, input=way)
     check_dataset(dataset, run)
     return dataset

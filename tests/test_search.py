@@ -16,7 +16,13 @@ SHORT = ("--arch=mlp", "--dataset=digits", "--epochs=0.5", "--seeds=1", "--trial
 
 
 class Unreadable:
-    """In place of a test set."""
+    """In place of a test set: it is there, and must not be read."""
+
+    def __len__(self):
+        return 1
+
+    def rows(self, indices):
+        raise AssertionError("the test set was read")
 
     def __getattr__(self, name):
         raise AssertionError("the test set was read")

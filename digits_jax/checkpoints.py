@@ -13,6 +13,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import CheckpointError
+from digits_jax.fields import Switch
 from digits_jax.formatting import plain
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import member_path
@@ -24,7 +25,7 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    json: bool = False
+    json: Switch = False
     """Print JSON."""
 
 

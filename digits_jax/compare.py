@@ -11,6 +11,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
+from digits_jax.fields import Optional, Switch
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
@@ -21,27 +22,31 @@ if TYPE_CHECKING:  # `--help` needs no NumPy
 class Arguments:
     """What to compare: RUN_A RUN_B, or groups by --a and --b, or --predictions."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ()
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")
+    ] = ()
     """Folders of two finished runs, A and B."""
-    a: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")] = ()
+    a: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...", help_behavior_hint="")] = ()
     """Folders of A's runs, one per seed, at least two."""
-    b: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...")] = ()
+    b: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN...", help_behavior_hint="")] = ()
     """Folders of B's runs, at least two."""
-    predictions: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="A.npz B.npz")] = ()
+    predictions: Annotated[
+        tuple[Path, ...], tyro.conf.arg(metavar="A.npz B.npz", help_behavior_hint="")
+    ] = ()
     """Instead of runs: two files of any framework with labels int [n], logits [n, classes]."""
-    name_a: str | None = None
+    name_a: Optional[str] = None
     """What the report calls A (default: its architecture)."""
-    name_b: str | None = None
+    name_b: Optional[str] = None
     """What the report calls B."""
-    dataset: str | None = None
+    dataset: Optional[str] = None
     """The data set, for its images (default: that of the runs)."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """Folder of the data set (default: as in training)."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
     """Folder of the report (default: comparison, or none with --json)."""
-    overwrite: bool = False
+    overwrite: Switch = False
     """Replace an older comparison in the folder."""
-    json: bool = False
+    json: Switch = False
     """Print overlap.json; a report only with -o."""
     resamples: int = 10_000
     """Resamples of the bootstrap."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import tyro
 
 from digits_jax.errors import ConfigError, shown
-from digits_jax.fields import MAX_INT, Checked, Range, can_be_a_path
+from digits_jax.fields import MAX_INT, Checked, Optional, Range, can_be_a_path
 from digits_jax.presets import DISTILLATION, SOURCES, preset_values
 from digits_jax.runs.folder import CONFIG, read_json
 
@@ -83,7 +83,7 @@ class TrainConfig(Checked, ranges=RANGES):
     """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), tiny (fewer than 5,000 parameters), or handwriting (other people's digits)."""  # noqa: E501
     dataset: str = "auto"
     """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, tfds/NAME for a prepared set, or the path of your own data: class folders, .csv, .npz, IDX files; auto: mnist where it can be had, else digits."""  # noqa: E501
-    mix: Annotated[tuple[int, ...] | None, tyro.conf.arg(help_behavior_hint="")] = None
+    mix: Optional[tuple[int, ...]] = None
     """Of --dataset=A+B: how often the training images of each are taken, e.g. 1,5 (default: once; of the preset handwriting: as it says)."""  # noqa: E501
     picture: Literal["ink", "resize"] = "ink"
     """How pictures of your own are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
@@ -129,9 +129,9 @@ class TrainConfig(Checked, ranges=RANGES):
     """FGSM: move the pixels of training images by up to this (white is 1) in the direction that raises the loss; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
-    init_from: str | None = None
+    init_from: Optional[str] = None
     """Folder of a run, or name of a pretrained network, whose parameters training starts from; the last layer is new where the classes differ. What isn't given of the network is its."""  # noqa: E501
-    teacher: str | None = None
+    teacher: Optional[str] = None
     """Folder of a finished run or ensemble whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
     teacher_weight: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")

@@ -10,6 +10,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import CheckpointError, ConfigError
+from digits_jax.fields import Optional, Switch
 from digits_jax.runs import folder
 
 
@@ -24,11 +25,11 @@ class Arguments:
     """What to score: test, or validation, the images for choices."""
     views: int = 1
     """Views of each image whose probabilities are averaged: itself, and others slightly rotated, scaled, sheared and shifted."""  # noqa: E501
-    json: bool = False
+    json: Switch = False
     """Print JSON."""
-    dataset: str | None = None
+    dataset: Optional[str] = None
     """Path of your own data, where it has moved since the run was trained on it."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """Folder with the original files, or of tensorflow-datasets (default: as in training)."""
     devices: int | Literal["auto"] = "auto"
     """Number of devices, or auto."""

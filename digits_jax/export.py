@@ -9,6 +9,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Optional, Switch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,11 @@ CARD, MANIFEST, PREPROCESS = "MODEL_CARD.md", "manifest.json", "preprocess.py"
 class Arguments:
     """What to export, and how."""
 
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint=""),
+    ]
     """Folders of finished runs, or exported .npz files."""
     format: Literal["html", "onnx", "stablehlo", "npz"]
     """html: a web page for up to four models; onnx; stablehlo: for XLA (jax.export); npz: for NumPy alone."""  # noqa: E501
@@ -37,11 +42,11 @@ class Arguments:
         tyro.conf.arg(aliases=["-o"], help_behavior_hint="(default: named after the model)"),
     ] = None
     """The page's file, or the folder for the other formats."""
-    ensemble: bool = False
+    ensemble: Switch = False
     """Make several runs one model, whose probabilities are averaged."""
-    int8: bool = False
+    int8: Switch = False
     """onnx: quantize weights and activations; html: weights, for a quarter of the size."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """With --int8: folder of the data set."""
 
 

@@ -6,10 +6,16 @@ import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeVar
+
+import tyro
 
 from digits_jax.errors import ConfigError, quoted, shown
 
+T = TypeVar("T")
+# Flags of programs, whose help needn't say that they are off or not given by default.
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+Optional = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 MAX_INT = 2**31 - 1  # the largest size that XLA takes
 _PATHS = ("workdir", "data_dir", "teacher", "init_from")
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}

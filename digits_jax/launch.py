@@ -15,7 +15,7 @@ from typing import IO
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
-from digits_jax.fields import Checked, Range
+from digits_jax.fields import Checked, Optional, Range
 from digits_jax.train import parse_arguments
 from digits_jax.training.interrupts import SIGNALS
 
@@ -37,7 +37,7 @@ class Arguments(Checked, ranges=RANGES):
 
     num_processes: int
     """Processes to start."""
-    devices_per_process: int | None = None
+    devices_per_process: Optional[int] = None
     """Given to each as --devices; left out, each gets its share of the cores."""
 
 

@@ -15,6 +15,7 @@ import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
+from digits_jax.fields import Switch
 from digits_jax.formatting import csv_cell, plain
 
 if TYPE_CHECKING:
@@ -31,25 +32,31 @@ class Arguments:
     """What to read."""
 
     words: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN] IMAGE...")
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[RUN] IMAGE...", help_behavior_hint=""),
     ] = ()
     """Folder of a finished run, a .npz file of digits_jax.export, or cnn, mlp or tiny, which come with the package (default: cnn); then picture files, folders of them, or - for standard input. With --image: only runs."""  # noqa: E501
     # A list: the command line splits tuples at commas, which names of files may hold.
-    image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...")] = field(default_factory=list)
+    image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")] = field(
+        default_factory=list
+    )
     """The pictures; all else are runs to compare."""
-    ensemble: bool = False
+    ensemble: Switch = False
     """Average the probabilities of several runs."""
-    line: bool = False
+    line: Switch = False
     """Read a row of digits."""
-    page: bool = False
+    page: Switch = False
     """Read several rows of digits."""
-    json: bool = False
+    json: Switch = False
     """Print a list of objects."""
-    csv: bool = False
+    csv: Switch = False
     """Print a table (one digit an image)."""
-    show: bool = False
+    show: Switch = False
     """Write a picture of what was read to seen.png."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")] = ""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = (
+        ""
+    )
     """Write that picture here instead of seen.png; for RUN test.csv, the answers as a .csv file."""
 
 

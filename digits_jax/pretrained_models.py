@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from digits_jax.cli import leave, parse, run_program
+from digits_jax.fields import Switch
 
 
 @dataclass(frozen=True)
 class Arguments:
     """What to print."""
 
-    json: bool = False
+    json: Switch = False
     """Print the cards as JSON."""
 
 

@@ -14,6 +14,7 @@ import tyro
 from digits_jax.cli import leave, parse, parse_known, run_program
 from digits_jax.config import RunOptions, TrainConfig, check_processes, read_config
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Switch
 from digits_jax.formatting import plain, plural
 from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
@@ -26,11 +27,11 @@ NO_TEACHER = "none"
 class Modes:
     """What is done with the configuration."""
 
-    config_from: Annotated[str | None, tyro.conf.arg(name="config")] = None
+    config_from: Annotated[str | None, tyro.conf.arg(name="config", help_behavior_hint="")] = None
     """Path to a run or its config.json whose settings are the defaults of this one."""
-    resume: bool = False
+    resume: Switch = False
     """Go on with the run in --workdir from its newest checkpoint."""
-    dry_run: bool = False
+    dry_run: Switch = False
     """Check everything, print what would be done, and stop: no run is written."""
 
 
@@ -93,7 +94,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
 class _Early:
     """The flags that the defaults of the others depend on."""
 
-    resume: bool = False
+    resume: Switch = False
     config: str | None = None
     workdir: str | None = None
     arch: str | None = None

@@ -20,6 +20,7 @@ from digits_jax import ConfigError, Run, read_run
 from digits_jax.cli import parse, run_program
 from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.fields import Switch
 from digits_jax.formatting import fixed, markdown_table, mean_sd, percent, plural
 from digits_jax.hardware import cpu_count
 from digits_jax.runs.folder import hold_folder, read_json
@@ -72,7 +73,7 @@ class Arguments:
     """Recipes, a teacher's before those that learn from it."""
     seeds: int = 5
     """Seeds 0, 1, ... of each, at least 2."""
-    together: bool = False
+    together: Switch = False
     """Train an ensemble's seeds in one vmapped step; on an accelerator they always are."""
     runs: Path = Path("runs")
     """Folder of the runs: table/RECIPE-seedN, and accuracy/RECIPE for ensembles."""

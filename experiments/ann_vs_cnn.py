@@ -15,6 +15,7 @@ import tyro
 from digits_jax import compare
 from digits_jax.cli import parse, run_program
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Switch
 from experiments.study import train_run
 
 # As weak as the networks of the Keras study that this library started from: an ANN of about 97%, a
@@ -35,7 +36,7 @@ class Arguments:
     """Data set, as for training."""
     preset: str = "standard"
     """quick, standard or best."""
-    weak: bool = False
+    weak: Switch = False
     """Networks as weak as those of the study that asked the question, instead of a preset's."""
     seeds: int = 5
     """Seeds 0, 1, ... of each architecture."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
+from digits_jax.fields import Switch
 from experiments.study import train_run
 
 # Name -> flags of the training, and whether its file is in int8.
@@ -33,7 +34,7 @@ class Arguments:
     """Folder of the runs; finished ones are taken."""
     data_dir: str | None = None
     """Folder of the data set, as for training."""
-    quick: bool = False
+    quick: Switch = False
     """Train on scikit-learn's digits for half an epoch, to try the command."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder to write to instead of the package's."""

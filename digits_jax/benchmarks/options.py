@@ -9,6 +9,7 @@ import tyro
 
 from digits_jax.config import RunOptions, TrainConfig
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Optional, Switch
 
 T = TypeVar("T", TrainConfig, RunOptions)
 _MAX = 1_000_000
@@ -27,7 +28,7 @@ class Options:
         tyro.conf.Positional,
     ] = "all"
     """One benchmark; all: those that the summary needs, with -v or -o every one."""
-    quick: bool = False
+    quick: Switch = False
     """Fewer and shorter measurements, where no flag says otherwise."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
     """Run all benchmarks, and print their tables behind the summary."""
@@ -35,7 +36,7 @@ class Options:
     """Folder for JSON and Markdown files."""
     dataset: str = "auto"
     """As in training; auto: mnist where it can be had, else digits."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """Its folder, as in training."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Kind of device."""
@@ -57,7 +58,7 @@ class Options:
     """Seconds of each block."""
     seeds: int = 3
     """Trainings of time-to-accuracy, with the seeds 0 to N - 1."""
-    cold: bool = False
+    cold: Switch = False
     """Let each training of time-to-accuracy compile everything again."""
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from digits_jax.benchmarks.processes import stopping_children, timed_process
 from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.errors import ConfigError
+from digits_jax.fields import Switch
 from digits_jax.formatting import fixed, markdown_table, percent, plural
 from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
@@ -107,7 +108,7 @@ class Arguments:
     """Of each contender in a round."""
     processes: int = 5
     """Whole processes of each contender."""
-    cold: bool = False
+    cold: Switch = False
     """Whole processes with an empty compilation cache, too."""
     data_dir: Annotated[
         str | None, tyro.conf.arg(help_behavior_hint="(default: DIGITS_JAX_DATA_DIR)")

@@ -23,6 +23,7 @@ from programs import assert_one_error_line, environment
 from digits_jax import predict as predict_program
 from digits_jax.compare import read_predictions
 from digits_jax.data.idx import read_idx
+from digits_jax.data.own_data import load_own
 from digits_jax.deploy.archive import read_archive, write_archive
 from digits_jax.deploy.network import load_network
 from digits_jax.deploy.sheet import is_sheet
@@ -52,6 +53,19 @@ def npz():
     stream = io.BytesIO()
     np.savez(stream, labels=np.arange(COUNT) % 10, logits=np.eye(COUNT, 10, dtype=np.float32))
     return stream.getvalue()
+
+
+def npz_of_images():
+    stream = io.BytesIO()
+    np.savez(stream, images=IMAGES[:, ::4, ::4], labels=np.arange(COUNT) % 2)
+    return stream.getvalue()
+
+
+def csv():
+    rows = np.concatenate(
+        [np.arange(COUNT)[:, None] % 2, IMAGES[:, ::4, ::4].reshape(COUNT, -1)], 1
+    )
+    return "".join(",".join(map(str, row)) + "\n" for row in rows.tolist()).encode()
 
 
 def idx(*shape):
@@ -133,6 +147,18 @@ def read_picture(path):
         assert digit is None or digit.shape == (28, 28)
 
 
+def read_own(suffix):
+    """A reader of data of one's own, which are told apart by their names."""
+
+    def read(path):
+        own = path.with_suffix(suffix)
+        own.write_bytes(path.read_bytes())
+        images = load_own(own, [], "ink").train.images
+        assert (images.dtype, images.shape[1:]) == (np.uint8, (28, 28, 1))
+
+    return read
+
+
 def read_images(path):
     images = read_idx(path.read_bytes(), str(path))
     assert images.dtype == np.uint8
@@ -162,6 +188,9 @@ FILES = {
     "sheet": (encode("L", "PNG"), damaged_png, is_sheet),
     "IDX": (gzip.compress(idx(COUNT, 28, 28) + IMAGES.tobytes()), damaged_gzip, read_images),
     "npz": (npz(), damaged_zip, read_labels_and_logits),
+    "npz of images": (npz_of_images(), damaged_zip, read_own(".npz")),
+    "CSV": (csv(), damaged, read_own(".csv")),
+    "packed CSV": (gzip.compress(csv()), damaged_gzip, read_own(".csv.gz")),
 }
 
 

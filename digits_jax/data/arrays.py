@@ -1,6 +1,7 @@
 """Anybody's arrays of images and labels -> a `Dataset`: checked, scaled to 28x28, divided."""
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -145,8 +146,11 @@ def dataset_from_arrays(
       notes: what was done before, for `Dataset.notes`.
       path: where the arrays were read.
     """
-    if name in DATASETS or name.startswith("tfds/") or "+" in name:
-        raise DataError(f"name={name}: is the name of another data set; give another")
+    name = str(name)
+    if name in DATASETS or not re.fullmatch(r"[\w.-]+", name):
+        raise DataError(
+            f"name={shown(name)}: must be of letters, digits, - and _, and not another data set's"
+        )
     if "train" not in parts:
         raise DataError(f"{source}: has no training images: must have images and labels for train")
     images, labels = {}, {}
@@ -161,6 +165,8 @@ def dataset_from_arrays(
         raise DataError(f"images have several sizes ({sizes}): must have one")
     if known := _recognized(images, labels, source, path):
         return known
+    if not (class_names is None or hasattr(class_names, "__iter__")):
+        raise DataError(f"class_names={shown(class_names)}: must be a list of names")
     names, numbers = _number(labels, class_names)
     notes = [*notes]
     if is_dark_on_light(images.values()):

@@ -302,7 +302,7 @@ def _read_folders(root: Path, picture: str) -> _Arrays:
                 found[part].append((image, label))
     if not found["train"]:
         raise DataError(f"{root}: no picture can be read; the first: {left_out[0]}")
-    notes = [f"left out: {shown(text)}" for text in left_out[:_LISTED]]
+    notes = [f"left out: {text}" for text in left_out[:_LISTED]]
     if len(left_out) > _LISTED:
         notes.append(f"left out: {len(left_out) - _LISTED:,} more")
     return _Arrays(
@@ -356,10 +356,10 @@ def _read_picture(path: Path, picture: str) -> np.ndarray | str:
     """uint8 [28, 28], or why there is none."""
     try:
         with open_regular(path) as file:
-            grey = decode_image(file.read(MAX_BYTES + 1), path.name)
+            grey = decode_image(file.read(MAX_BYTES + 1), "picture")
         image = read_digit(grey) if picture == "ink" else to_size(grey[None])[0]
         return "holds no ink" if image is None else image
     except OSError as error:
         return str(error.strerror)
     except DataError as error:
-        return str(error).removeprefix(f"{path.name}: ")
+        return str(error).removeprefix("picture: ")

@@ -177,9 +177,11 @@ def test_wrong_arrays_are_one_line(train, said):
             {"validation": (np.where(IMAGES, np.inf, 0), LABELS)},
             "validation images holds NaN or infinity",
         ),
-        ({"name": "mnist"}, "name=mnist: is the name of another data set; give another"),
+        ({"class_names": 3}, "class_names=3: must be a list of names"),
+        ({"name": "mnist"}, "name=mnist: must be of letters, digits, - and _, and not another"),
+        ({"name": "../up"}, "name=../up: must be of letters"),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_wrong_combinations_are_one_line(given, said):
     with pytest.raises(DataError) as caught:

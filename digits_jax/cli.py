@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import io
+import logging
 import os
 import re
 import signal
@@ -221,9 +222,10 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         if not Path(__file__).is_relative_to(here):
             sys.path[:] = [path for path in sys.path if path not in ("", here)]
     _parsed.clear()
-    os.environ["MPLBACKEND"] = (
-        "agg"  # programs draw into files; a notebook's backend may be missing
-    )
+    # Programs draw into files, in a style of their own: a notebook's backend may be missing, and a
+    # user's settings, or a home without a font list, are no concern of theirs.
+    os.environ["MPLBACKEND"] = "agg"
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()

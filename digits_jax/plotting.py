@@ -8,7 +8,6 @@ last expression of a cell. matplotlib is imported when the first figure is drawn
 
 import contextlib
 import io
-import logging
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, wraps
@@ -50,8 +49,6 @@ _STYLE = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Replaces the user's settings by the style of this file."""
-    # Matplotlib warns at length where there is no home folder to keep its font list in.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
 
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}

@@ -153,11 +153,14 @@ def dataset_from_arrays(
         )
     if "train" not in parts:
         raise DataError(f"{source}: has no training images: must have images and labels for train")
-    images, labels = {}, {}
+    images, labels, notes = {}, {}, [*notes]
     for part in parts:
         if not (isinstance(parts[part], tuple | list) and len(parts[part]) == 2):
             raise DataError(f"{part} is a {type(parts[part]).__name__}: must be (images, labels)")
-        images[part] = to_grey(parts[part][0], f"{part} images")
+        given = _as_array(parts[part][0], f"{part} images")
+        images[part] = to_grey(given, f"{part} images")
+        if given.ndim == 4 and given.shape[-1] == 3:
+            notes.append(f"the colours of {part} images become grey")
         labels[part] = to_labels(parts[part][1], len(images[part]), f"{part} labels")
     shapes = {part: array.shape[1:] for part, array in images.items()}
     if len(set(shapes.values())) > 1:
@@ -168,7 +171,6 @@ def dataset_from_arrays(
     if not (class_names is None or hasattr(class_names, "__iter__")):
         raise DataError(f"class_names={shown(class_names)}: must be a list of names")
     names, numbers = _number(labels, class_names)
-    notes = [*notes]
     if is_dark_on_light(images.values()):
         images = {part: 255 - array for part, array in images.items()}
         notes.append("most images have a light background: all are inverted")

@@ -1,5 +1,6 @@
 """The registered data sets: where they are found, what can be wrong, and downloads."""
 
+import dataclasses
 import errno
 import functools
 import gzip
@@ -293,6 +294,13 @@ def test_download(server, home):
     assert (dataset.name, dataset.notice) == ("mnist", "")
     assert {path.name for path in (home / "mnist").iterdir()} == set(NAMES.values())
     assert not leftovers(home)
+
+
+def test_a_mirror_is_next(server, home, monkeypatch):
+    address, _ = server
+    data = dataclasses.replace(REGISTERED["mnist"], urls=("http://127.0.0.1:9/", address))
+    monkeypatch.setitem(REGISTERED, "mnist", data)
+    check(load_dataset("mnist"))
 
 
 @pytest.mark.parametrize("fault", ["absent", "another", "full"])

@@ -97,6 +97,14 @@ def test_arrays_of_other_libraries():
     assert digest(Dataset.from_arrays((frame, pd.Series(LABELS)))) == expected
 
 
+def test_colours_become_grey(capsys):
+    colours = np.zeros((60, 28, 28, 3), np.uint8)
+    colours[:, 5:20, 14] = [255, 0, 0]
+    mine = Dataset.from_arrays((colours, LABELS))
+    assert np.unique(mine.train.images).tolist() == [0, 76]  # 0.299 of 255
+    assert "note: mine: the colours of train images become grey\n" in capsys.readouterr().err
+
+
 def test_ones_and_zeros_are_ink_and_paper():
     binary = IMAGES > 50
     mine = Dataset.from_arrays((binary, LABELS))

@@ -113,7 +113,7 @@ class ResultsComparison:
         if self._dataset is None:
             self._dataset = find_dataset(self.found.runs[0][0])
         side, images = "ab".index(of), self._dataset.test.images
-        return plots.error_sheet(self.found, self.class_names, images, side)
+        return plots.error_sheet(self.found, plots.short_names(self.class_names), images, side)
 
     def plot_overlap(self) -> "Figure":
         """Draws both sets of errors as circles, and what they have in common."""
@@ -121,7 +121,7 @@ class ResultsComparison:
 
     def plot_confusions(self) -> "Figure":
         """Draws the confusions with the largest gains and losses of B against A."""
-        return plots.confusion_gains(self.found, self.class_names)
+        return plots.confusion_gains(self.found, plots.short_names(self.class_names))
 
     def to_dataframe(self) -> "DataFrame":
         """Returns a row per test image: its label, and each run's prediction, confidence and loss.

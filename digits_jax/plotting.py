@@ -9,6 +9,7 @@ last expression of a cell. matplotlib is imported when the first figure is drawn
 import contextlib
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, wraps
 from pathlib import Path
@@ -53,7 +54,8 @@ def style() -> Iterator[None]:
 
     settings: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE}
     del settings["backend"]  # a Figure without pyplot needs none, and it isn't reset
-    with mpl.rc_context(settings):
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name's letters that the font hasn't
         yield
 
 

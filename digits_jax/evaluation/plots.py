@@ -70,6 +70,18 @@ def comparison_figures(
     return draw
 
 
+def short_names(classes: Sequence[str]) -> list[str]:
+    """Returns names that figures have room and letters for: the classes' own, or their numbers.
+
+    Example:
+      >>> short_names(["4", "9"]), short_names(["four", "nine"])
+      (['4', '9'], ['0', '1'])
+    """
+    # Matplotlib's font has the alphabets before Hebrew, and few letters of others.
+    drawable = all(len(name) <= 3 and max(name, default="") < "\u0590" for name in classes)
+    return list(classes) if drawable else [str(i) for i in range(len(classes))]
+
+
 # --- the two sets of errors ---------------------------------------------------------------
 
 

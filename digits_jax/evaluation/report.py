@@ -312,9 +312,8 @@ def write_report(
         raise DataError(f"{len(classes)} class names: give {found.num_classes}, one per class")
     if images is not None and len(images) != found.labels.size:
         raise DataError(f"{len(images)} images: give the {found.labels.size} of the test set")
-    short = classes
-    if max(map(len, classes)) > 3:
-        short = [str(i) for i in range(len(classes))]
+    short = plots.short_names(classes)
+    if short != classes:
         named = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
         notes = [f"The classes in the figures: {named}.", *notes]
     texts, figures = _texts(found, classes), plots.comparison_figures(found, short, images)

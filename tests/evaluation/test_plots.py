@@ -157,10 +157,11 @@ def test_a_long_sheet_draws_evenly_from_all_errors():
     assert [tile.index for tile in tiles] == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("accuracy", [0.99, 1.0])
 def test_curves_of_a_training(accuracy, tmp_path):
     losses = {"train_loss": 0.3, "validation_loss": 0.2}
     scores = {"train_accuracy": accuracy, "validation_accuracy": 0.95}
     rows = [{"epoch": epoch, **losses, **scores} for epoch in (1, 2)]
-    plotting.plot_curves(rows, tmp_path / "curves.png", title="mlp")
+    plotting.plot_curves(rows, tmp_path / "curves.png", title="mlp on 数字")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -258,7 +258,7 @@ def _find_other_form(data: Registered, roots: list[Path]) -> Dataset | None:
                 if dataset.name == data.name:
                     return replace(dataset, path="")
                 raise DataError(
-                    f"{place}: isn't the original {data.name}; for data of your own give "
+                    f"{data.name}: {place} isn't the original; for data of your own give "
                     f"dataset={place}"
                 )
     return None

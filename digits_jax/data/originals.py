@@ -160,15 +160,15 @@ def find_originals(data: Registered, root: Path) -> Path | None:
         # To take the folder for an empty one would be worse.
         if not sums and unpacked and not data.arrays_sha256:
             raise DataError(
-                f"{place / unpacked}: is unpacked, and its checksum isn't known; put the original "
-                f"files there: {', '.join(data.sha256)}, from {data.urls[0]}; for data of your own "
-                f"give dataset={place}"
+                f"{data.name}: {place / unpacked} is unpacked, and its checksum isn't known; put "
+                f"the original files there: {', '.join(data.sha256)}, from {data.urls[0]}; for "
+                f"data of your own give dataset={place}"
             )
         if not sums or foreign.issuperset(sums.values()):
             continue
         if wrong := [file for file, digest in data.sha256.items() if sums.get(file) != digest]:
             raise DataError(
-                f"{place}: {', '.join(wrong)} of {data.name} are missing, damaged or others of "
+                f"{data.name}: {', '.join(wrong)} in {place} are missing, damaged or others of "
                 f"that name (by their SHA-256); get them from {data.urls[0]}, or give "
                 f"dataset={place} for data of your own"
             )

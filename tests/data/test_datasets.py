@@ -179,14 +179,14 @@ def test_files_that_are_damaged_missing_or_unpacked_are_named(small, tmp_path, n
     good = path.read_bytes()
     for bad in (good[:-100], good[:500] + b"?" + good[501:]):
         path.write_bytes(bad)
-        refused(f"{tmp_path}: {path.name} of mnist are missing, damaged", name, tmp_path)
+        refused(f"mnist: {path.name} in {tmp_path} are missing, damaged", name, tmp_path)
     path.unlink()
-    refused(f"{tmp_path}: {path.name} of mnist are missing, damaged", name, tmp_path)
+    refused(f"mnist: {path.name} in {tmp_path} are missing, damaged", name, tmp_path)
     for path in tmp_path.glob("*.gz"):
         path.unlink()
     (tmp_path / "train-images.idx3-ubyte").touch()
     refused("train-images.idx3-ubyte: isn't an IDX file", name, tmp_path)
-    refused("train-images.idx3-ubyte: is unpacked", "kmnist", tmp_path)
+    refused("train-images.idx3-ubyte is unpacked", "kmnist", tmp_path)
 
 
 @settings(deadline=None)

@@ -1,8 +1,7 @@
 """Numbers, names and tables as text. Undefined numbers (None) are "–".
 
-Names of files, folders and classes may come from strangers. Each form of output has one function
-that makes them harmless: `plain` for a terminal, `markdown`, `csv_cell`, and `to_html`, which does
-what Jinja does.
+Names of files, folders and classes are untrusted. Each form of output has one function that escapes
+them: `plain` for a terminal, `markdown`, `csv_cell`, and `to_html`, which does what Jinja does.
 """
 
 import html
@@ -69,7 +68,7 @@ def markdown_table(
 
     Args:
       rows: the cells of each row, as many as there are columns; None is shown as "–". They are
-        Markdown: `markdown` escapes a stranger's text.
+        Markdown: `markdown` escapes untrusted text.
       columns: the headings.
       align: "l" or "r" for each column; the last letter stands for all further columns.
 
@@ -89,7 +88,7 @@ def markdown_table(
 
 def _cell(value: object) -> str:
     text = "–" if value is None else " ".join(str(value).split())
-    return re.sub(r"(?<!\\)\|", r"\\|", text)  # of `markdown`, or in its own words
+    return re.sub(r"(?<!\\)\|", r"\\|", text)  # a bar that `markdown` escaped stays
 
 
 def fixed(value: float | None, digits: int, sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks may be told; nothing here imports JAX."""
+"""The flags of the benchmarks; nothing here imports JAX."""
 
 import dataclasses
 from dataclasses import dataclass

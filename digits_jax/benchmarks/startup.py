@@ -29,7 +29,7 @@ _LOAD_PARTS = (
 
 
 def benchmark(options: Options) -> dict[str, Any]:
-    """Starts processes, each kind in turn, so that a busy moment strikes all alike.
+    """Starts processes, each kind in turn, so that a disturbance affects all of them.
 
     Returns:
       "dataset" and "processes", a row for each kind of process, and for the parts of the one that

@@ -60,7 +60,7 @@ def model_card(
 
 
 def _escaped(value: Any) -> Any:
-    """What a run's files hold may be a stranger's: markup stays text."""
+    """Escapes the untrusted texts of a run's files."""
     if isinstance(value, str):
         return markdown(value)
     if isinstance(value, Mapping):

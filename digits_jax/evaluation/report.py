@@ -5,7 +5,7 @@
     report.md         the same lines and tables; its figures are the PNG files beside it
     examples.csv      the prediction of every run for every test image
 
-The words are in templates/text.j2. The folder is written aside and renamed: a report is complete
+The texts are in templates/text.j2. The folder is written aside and renamed: a report is complete
 or absent.
 """
 
@@ -63,7 +63,7 @@ _RATES: tuple[tuple[str, Callable[[Any], str], str], ...] = (
 )
 
 
-# --- words --------------------------------------------------------------------------------
+# --- texts --------------------------------------------------------------------------------
 
 
 def _templates() -> Any:

@@ -344,8 +344,8 @@ def measure_processes(
         return _run(commands(name, peer, data_dir, seed=seed), {})
 
     peers = [peer for peer in scenario.peers if is_installed(peer)]
-    duels = [(peer, False) for peer in peers] + [(p, True) for p in peers[:1] if arguments.cold]
-    runs: dict[tuple[str, bool], list[tuple[Any, Any]]] = {duel: [] for duel in duels}
+    variants = [(peer, False) for peer in peers] + [(p, True) for p in peers[:1] if arguments.cold]
+    runs: dict[tuple[str, bool], list[tuple[Any, Any]]] = {variant: [] for variant in variants}
     ours(0, cold=False)  # fills the caches
     for seed in tqdm(range(arguments.processes), name, unit="seed", leave=False, disable=None):
         busy.append(busy_cores())

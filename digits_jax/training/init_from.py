@@ -20,7 +20,7 @@ _NETWORK = ("batch_norm", *(name for names in OTHER_ARCH_FIELDS.values() for nam
 
 
 @dataclass(frozen=True)
-class Source:
+class InitialNetwork:
     """A trained network: its settings, classes and NumPy variables."""
 
     settings: dict[str, Any]
@@ -56,7 +56,7 @@ class Source:
         return state.replace(**weights, average=average, opt_state=state.tx.init(params))
 
 
-def load_source(name: str) -> Source:
+def load_initial(name: str) -> InitialNetwork:
     """Loads the network that ``init_from`` names.
 
     Raises:
@@ -66,7 +66,7 @@ def load_source(name: str) -> Source:
     if name in names and not path.exists():
         card = pretrained.read_card(name)
         variables = pretrained.read_variables(pretrained.FOLDER / f"{name}.npz")
-        return Source(card["settings"], tuple(card["class_names"]), variables)
+        return InitialNetwork(card["settings"], tuple(card["class_names"]), variables)
     if not path.exists():
         raise ConfigError(
             f"init_from={shown(name)}: no such folder; give a run, or {' or '.join(names)}"
@@ -85,18 +85,18 @@ def load_source(name: str) -> Source:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = shown(f"{type(error).__name__}: {error}")
         raise ConfigError(f"init_from={path}: isn't an intact run ({why})") from None
-    return Source(settings, classes, variables)
+    return InitialNetwork(settings, classes, variables)
 
 
-def adopt(config: TrainConfig, source: Source) -> TrainConfig:
-    """Returns a configuration, not yet resolved, with the network of a source.
+def adopt(config: TrainConfig, initial: InitialNetwork) -> TrainConfig:
+    """Returns a configuration, not yet resolved, with the network of another.
 
     Raises:
       ConfigError: the network that is given is another one.
     """
     arch = "mlp" if config.arch == "ann" else config.arch
     values = {"arch": arch, **{name: getattr(config, name) for name in _NETWORK}}
-    own = {name: source.settings.get(name) for name in values}
+    own = {name: initial.settings.get(name) for name in values}
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
     for name, value in values.items():
         if value is not None and value != own[name]:

@@ -26,7 +26,7 @@ from digits_jax.runs.checkpoint import (
     restore_newest,
     verify_step,
 )
-from digits_jax.training.init_from import load_source
+from digits_jax.training.init_from import load_initial
 from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.setup import TrainSetup, prepare, stored_state
 from digits_jax.training.state import TrainState
@@ -132,13 +132,13 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
             )
         clear_up(path, {})
         if (name := setup.config.init_from) is not None:
-            source = load_source(name)
-            if source.sha256 != _described(workdir, "init_from").get("sha256"):
+            initial = load_initial(name)
+            if initial.sha256 != _described(workdir, "init_from").get("sha256"):
                 raise ConfigError(
                     f"init_from={name}: has other parameters than when the run in {workdir} began; "
                     "put them back, or start a new run"
                 )
-            setup = dataclasses.replace(setup, source=source)
+            setup = dataclasses.replace(setup, initial=initial)
         state, totals, step = setup.initial_state(), dict(ZERO_TOTALS), 0
         action = "no checkpoint yet: starting"
     else:

@@ -64,8 +64,8 @@ def summarize(setup: TrainSetup) -> str:
     ]
     if words:
         lines.append(f"         {', '.join(words)}")
-    if setup.source:
-        taken = setup.source.describe(data.class_names)
+    if setup.initial:
+        taken = setup.initial.describe(data.class_names)
         lines.append(f"start    {config.init_from}: {taken}")
     if setup.teacher:
         count = len(setup.teacher.sha256)
@@ -89,7 +89,7 @@ def describe_run(setup: TrainSetup) -> dict[str, Any]:
     dataset = setup.dataset
     teacher = {"teacher": {"sha256": list(setup.teacher.sha256)}} if setup.teacher else {}
     custom = {"custom": setup.custom} if setup.custom else {}
-    source = {"init_from": {"sha256": setup.source.sha256}} if setup.source else {}
+    source = {"init_from": {"sha256": setup.initial.sha256}} if setup.initial else {}
     return {
         "config": setup.config.to_dict(),
         "options": setup.options.to_dict(),

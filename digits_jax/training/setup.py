@@ -23,7 +23,7 @@ from digits_jax.runs.checkpoint import abstract
 from digits_jax.training import custom as custom_parts
 from digits_jax.training import distributed, parallel
 from digits_jax.training.distillation import Teacher, load_teacher
-from digits_jax.training.init_from import Source, adopt, load_source
+from digits_jax.training.init_from import InitialNetwork, adopt, load_initial
 from digits_jax.training.optimizers import make_optimizer, make_schedule
 from digits_jax.training.parallel import Device
 from digits_jax.training.state import TrainState, abstract_train_state, create_train_state
@@ -45,7 +45,7 @@ class TrainSetup:
       schedule: learning rate by step, compiled.
       mesh: of the devices of all processes.
       steps_per_call: the most steps in one call of the devices.
-      source: what ``config.init_from`` names; None where a run is resumed.
+      initial: what ``config.init_from`` names; None where a run is resumed.
       loss: the caller's; None for the cross-entropy.
       custom: a description of what the caller brought; see `digits_jax.training.custom`.
       started: `time.perf_counter` when the preparation began.
@@ -63,7 +63,7 @@ class TrainSetup:
     steps_per_call: int
     total_steps: int
     teacher: Teacher | None
-    source: Source | None
+    initial: InitialNetwork | None
     loss: Loss | None
     custom: dict[str, str]
     started: float
@@ -108,8 +108,8 @@ class TrainSetup:
         """Creates the state at step 0, on the devices."""
         state = create_train_state(self.module, self.tx, self.initial_key, averaged=self.averaged)
         if self.config.init_from is not None:
-            source = self.source or load_source(self.config.init_from)
-            state = source.start(state, self.dataset.class_names)
+            initial = self.initial or load_initial(self.config.init_from)
+            state = initial.start(state, self.dataset.class_names)
         return parallel.replicate(state, self.mesh)
 
     @cached_property
@@ -182,10 +182,10 @@ def prepare(
     if dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
         dtype = "bfloat16" if fast else "float32"
-    source = None
+    initial = None
     if config.init_from is not None and to_train and not resuming:
-        source = load_source(config.init_from)
-        config = adopt(config, source)
+        initial = load_initial(config.init_from)
+        config = adopt(config, initial)
     custom = custom_parts.describe(module=module, loss=loss, tx=tx)
     config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
     size, batch_size = len(dataset.train), config.batch_size
@@ -237,7 +237,7 @@ def prepare(
         steps_per_call=steps_per_call,
         total_steps=total_steps,
         teacher=teacher,
-        source=source,
+        initial=initial,
         loss=loss,
         custom=custom,
         started=started,

@@ -42,8 +42,8 @@ from .training.ensemble import (
     EnsembleResult as EnsembleResult,
     fit_ensemble as fit_ensemble,
 )
+from .training.fit_result import FitResult as FitResult
 from .training.loop import (
-    FitResult as FitResult,
     fit as fit,
     resume as resume,
     train_members as train_members,

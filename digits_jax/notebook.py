@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from digits_jax.training.ensemble import EnsembleResult
-    from digits_jax.training.loop import FitResult
+    from digits_jax.training.fit_result import FitResult
 
 Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, Predictions, str, Path]
 

@@ -211,8 +211,8 @@ def _own_dataset(arguments: Arguments) -> Any:
 
 def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
     """Prints what will be done; raises where the data aren't those of a run that is repeated."""
-    from digits_jax.training.resuming import check_same_inputs, platform_differences
     from digits_jax.training.run_metadata import summarize
+    from digits_jax.training.same_run import check_same_inputs, platform_differences
 
     differences = []
     if arguments.modes.config_from is not None:
@@ -230,7 +230,7 @@ def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
 
 def _print_dry_run(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
     from digits_jax.runs.checkpoint import newest_good
-    from digits_jax.training.resuming import check_same_run
+    from digits_jax.training.same_run import check_same_run
 
     place = ""
     if arguments.modes.resume:

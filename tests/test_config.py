@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.errors import ConfigError
 from digits_jax.presets import BASE, RECIPES
-from digits_jax.training.resuming import first_difference
+from digits_jax.training.same_run import first_difference
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 PRESETS = get_args({f.name: f.type for f in dataclasses.fields(TrainConfig)}["preset"])

@@ -256,18 +256,3 @@ def test_what_it_starts(monkeypatch):
     argv = ["--num-processes=2", "--devices-per-process=3", "--", "--arch=cnn", "--seed=1"]
     assert launch_program.main(argv) == 0
     assert calls == [([*launch_program.TRAIN, "--arch=cnn", "--seed=1"], 2, 3)]
-
-
-def test_help_imports_no_jax():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "digits_jax.launch", "--help"],
-        cwd=WORKER.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0
-    assert "--num-processes" in done.stdout
-    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert "tyro" in loaded
-    assert not loaded & {"jax", "jaxlib", "flax", "optax", "numpy"}

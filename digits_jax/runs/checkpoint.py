@@ -65,6 +65,8 @@ class Restored:
 
 def list_steps(path: Path) -> list[int]:
     """Lists the steps in a folder of checkpoints, damaged ones too, oldest first."""
+    if path.is_symlink():  # damaged steps would be renamed, and old ones removed, where it leads
+        raise CheckpointError(f"{path}: is a link; put the folder itself there")
     if not path.is_dir():
         if path.exists():
             raise CheckpointError(f"{path}: is not a folder; move that file away")

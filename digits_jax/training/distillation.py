@@ -47,12 +47,13 @@ class Teacher:
 
 
 def load_teacher(
-    path: str | Path, dataset: Dataset, *, dtype: str, convolution: str, shards: int
+    path: str | Path, dataset: Dataset, how: dict[str, str], *, shards: int = 1
 ) -> Teacher:
     """Loads the teacher in the folder of a finished run or ensemble.
 
     Args:
-      dataset, dtype, convolution, shards: the student's.
+      dataset: the student's.
+      how: "dtype" and "convolution" of the computation; see `build_model`.
 
     Raises:
       ConfigError: no finished run is there, or one of other data.
@@ -69,8 +70,7 @@ def load_teacher(
             folder.refuse_custom_module(member, described)
             settings = described["config"]
             _check_data(member, results, dataset)
-            own = {"dtype": dtype, "convolution": convolution}
-            module = build_model({**settings, **own}, dataset.num_classes, shards)
+            module = build_model({**settings, **how}, dataset.num_classes, shards)
             _, weights, _ = read_weights(member / folder.CHECKPOINTS, abstract_variables(module))
             sha256 = tree_sha256(weights["params"])
             if sha256 != results["params_sha256"]:

@@ -16,15 +16,16 @@ from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import mean_log_probabilities, member_path
+from digits_jax.training.fit_result import FitResult
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
-from digits_jax.training.loop import FitResult, run, train_members
-from digits_jax.training.resuming import check_same_run
+from digits_jax.training.loop import run, train_members
 from digits_jax.training.run_metadata import (
     choose_workdir,
     describe_run,
     score_fields,
     write_results,
 )
+from digits_jax.training.same_run import check_same_run
 from digits_jax.training.scoring import Score, score_logits
 from digits_jax.training.setup import TrainSetup, prepare
 

@@ -10,10 +10,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +21,11 @@ import optax
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.errors import CheckpointError, ConfigError
-from digits_jax.formatting import duration, html_table, percent, plural
 from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
 from digits_jax.training import distributed
+from digits_jax.training.fit_result import FitResult
 from digits_jax.training.interrupts import Interrupted, StopRequest, stop_on_signals
 from digits_jax.training.logging import (
     Progress,
@@ -42,17 +41,7 @@ from digits_jax.training.multi_step import (
     split_members,
 )
 from digits_jax.training.parallel import check_memory
-from digits_jax.training.resuming import (
-    ZERO_SECONDS,
-    ZERO_SUMS,
-    ZERO_TOTALS,
-    check_same_run,
-    epoch_ends,
-    fingerprint_of,
-    start,
-    unscored,
-    written_results,
-)
+from digits_jax.training.resuming import epoch_ends, start, unscored, written_results
 from digits_jax.training.run_metadata import (
     choose_workdir,
     describe_run,
@@ -60,12 +49,16 @@ from digits_jax.training.run_metadata import (
     make_results,
     write_results,
 )
+from digits_jax.training.same_run import (
+    ZERO_SECONDS,
+    ZERO_SUMS,
+    ZERO_TOTALS,
+    check_same_run,
+    fingerprint_of,
+)
 from digits_jax.training.scoring import Score, make_scorer, recalibrate_batch_norm
 from digits_jax.training.setup import Loss, TrainSetup, prepare
 from digits_jax.training.state import TrainState
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Without an interval in steps, a checkpoint is saved when the last one is this old.
 CHECKPOINT_EVERY_SECONDS = 30.0
@@ -83,56 +76,6 @@ _NEEDED_LATER = ("orbax.checkpoint", "matplotlib.backends.backend_agg")
 
 # Called after each epoch with its row of metrics.jsonl, one row for each network.
 Callback = Callable[[Sequence[dict[str, Any]]], object]
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A finished training.
-
-    Attributes:
-      results: what ``results.json`` holds.
-      workdir: None for a training that leaves no folder.
-      metrics: what ``metrics.jsonl`` holds, a row per epoch.
-      validation, test: the scores of the two splits, with their logits.
-    """
-
-    state: TrainState
-    results: dict[str, Any]
-    workdir: Path | None
-    metrics: list[dict[str, Any]]
-    validation: Score
-    test: Score
-
-    def __repr__(self) -> str:
-        results, test = self.results, self.test
-        return (
-            f"FitResult({results['arch']} on {results['dataset']}, seed {results['seed']}: test "
-            f"accuracy {test.accuracy:.2%}, {plural(test.errors, 'error')} of {test.count:,} images"
-            + (f"; {self.workdir})" if self.workdir else ")")
-        )
-
-    def _repr_html_(self) -> str:
-        results = self.results
-        facts = {
-            "network": f"{results['arch']}, {results['num_params']:,} parameters",
-            "data set": results["dataset"],
-            "seed": results["seed"],
-            "validation accuracy": percent(self.validation.accuracy),
-            "test accuracy": percent(self.test.accuracy),
-            "errors": f"{self.test.errors:,} of {self.test.count:,} images",
-            "training": f"{results['steps']:,} steps, {duration(results['train_seconds'])}",
-        }
-        return html_table(facts | ({"folder": self.workdir} if self.workdir else {}), "FitResult")
-
-    def plot_curves(self) -> "Figure":
-        """Draws loss and error rate against epochs; a notebook shows the figure."""
-        if not self.metrics:
-            raise ConfigError("metrics are empty: no epoch was logged; train for at least one")
-        from digits_jax.plotting import draw_curves
-
-        results = self.results
-        title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
-        return draw_curves(self.metrics, title)
 
 
 def fit(

@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 
-from digits_jax.config import TrainConfig, read_config
+from digits_jax.config import read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.data.pipeline import num_steps
 from digits_jax.data.splits import without_images
@@ -28,95 +27,22 @@ from digits_jax.runs.checkpoint import (
 )
 from digits_jax.training.init_from import load_initial
 from digits_jax.training.run_metadata import describe_run
+from digits_jax.training.same_run import (
+    ZERO_TOTALS,
+    check_same_run,
+    find_difference,
+    fingerprint,
+    fingerprint_of,
+    read_part,
+)
 from digits_jax.training.setup import TrainSetup, prepare, stored_state
 from digits_jax.training.state import TrainState
-
-# What a checkpoint holds beside the state: sums over the epoch so far, the seconds of all sessions,
-# and how many steps in a row were skipped up to now.
-ZERO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
-ZERO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
-ZERO_TOTALS = {**ZERO_SUMS, **ZERO_SECONDS, "skipped_in_a_row": 0.0}
-
-
-def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
-    """Returns the name of the first field in which a configuration isn't that of a run, or None.
-
-    The teacher may have moved to another folder: its SHA-256 is compared instead of its path.
-
-    Example:
-      >>> first_difference(TrainConfig(seed=1), TrainConfig(seed=2))
-      'seed'
-      >>> first_difference(TrainConfig(teacher="/moved/cnn"), TrainConfig(teacher="runs/cnn"))
-    """
-    if config.teacher and run.teacher:
-        config = dataclasses.replace(config, teacher=run.teacher)
-    if config == run:
-        return None
-    values, own = config.to_dict(), run.to_dict()
-    return next(name for name in values if values[name] != own[name])
-
-
-def check_same_run(setup: TrainSetup, workdir: Path) -> None:
-    """Raises a ConfigError where a setup isn't that of the run in a folder."""
-    check_same_inputs(setup, workdir)
-    run, _ = read_config(workdir)
-    if name := first_difference(setup.config, run):
-        raise ConfigError(
-            f"{name}={getattr(setup.config, name)}: the run in {workdir} has "
-            f"{name}={getattr(run, name)}; leave it out, or start a new run"
-        )
-
-
-def check_same_inputs(setup: TrainSetup, workdir: Path, *, same_teacher: bool = True) -> None:
-    """Raises a ConfigError where a run had other data of the same name, or another module.
-
-    Args:
-      same_teacher: also raise where the run learned from another network.
-    """
-    custom = _described(workdir, "custom")
-    for name in ("module", "tx", "loss"):
-        if setup.custom.get(name) != custom.get(name):
-            raise ConfigError(
-                f"{name}={setup.custom.get(name)}: the run in {workdir} has "
-                f"{shown(str(custom.get(name)))}; in Python, give {name}=... as it was to "
-                "digits_jax.resume or load_trained"
-            )
-    described, dataset = _described(workdir, "dataset"), setup.dataset
-    sha256 = described.get("sha256")
-    if sha256 != dataset.sha256 and described.get("name") in (None, dataset.name):
-        raise ConfigError(
-            f"{workdir}: was trained on another version of {dataset.name!r} (dataset_sha256 "
-            f"{str(sha256)[:12]}..., now {dataset.sha256[:12]}...); give the same data"
-        )
-    teacher = list(setup.teacher.sha256) if setup.teacher and same_teacher else None
-    if teacher and _described(workdir, "teacher").get("sha256") != teacher:
-        raise ConfigError(
-            f"teacher={setup.config.teacher}: this isn't the network that {workdir} learns from; "
-            "give that one's folder"
-        )
-
-
-def platform_differences(setup: TrainSetup, workdir: Path) -> list[str]:
-    """Returns a sentence for each package and device that isn't that of the run in a folder."""
-    now = describe_run(setup)
-    return [
-        f"{name} is {value}, and was {shown(str(run.get(name)))}: the last bits may differ"
-        for part in ("versions", "device", "jax")
-        for run in [_described(workdir, part)]
-        for name, value in now[part].items()
-        if run.get(name) != value
-    ]
-
-
-def _described(workdir: Path, part: str) -> dict[str, Any]:
-    described = folder.read_json(workdir / folder.CONFIG).get(part)
-    return described if isinstance(described, dict) else {}
 
 
 def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
     """Restores the state and the totals to go on from, and drops what was logged after them."""
     for name, value in describe_run(setup)["jax"].items():
-        if (was := _described(workdir, "jax").get(name)) != value:
+        if (was := read_part(workdir, "jax").get(name)) != value:
             raise ConfigError(
                 f"{name}={value}: the run in {workdir} was trained with {shown(str(was))}, and "
                 "other random numbers would follow; set it as it was"
@@ -133,7 +59,7 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
         clear_up(path, {})
         if (name := setup.config.init_from) is not None:
             initial = load_initial(name)
-            if initial.sha256 != _described(workdir, "init_from").get("sha256"):
+            if initial.sha256 != read_part(workdir, "init_from").get("sha256"):
                 raise ConfigError(
                     f"init_from={name}: has other parameters than when the run in {workdir} began; "
                     "put them back, or start a new run"
@@ -183,42 +109,6 @@ def epoch_ends(setup: TrainSetup) -> dict[int, float]:
     return {**ends, setup.total_steps: config.epochs}
 
 
-def fingerprint(
-    config: TrainConfig,
-    dataset_sha256: str,
-    teacher_sha256: Sequence[str] | None,
-    custom: dict[str, str],
-) -> dict[str, Any]:
-    """Returns all that the parameters depend on, as JSON gives it back."""
-    inputs = {"teacher": teacher_sha256, "dataset_sha256": dataset_sha256, "custom": custom}
-    return json.loads(json.dumps({**config.to_dict(), **inputs}))
-
-
-def fingerprint_of(setup: TrainSetup) -> dict[str, Any]:
-    """Returns the `fingerprint` of what a setup trains."""
-    teacher = setup.teacher.sha256 if setup.teacher else None
-    return fingerprint(setup.config, setup.dataset.sha256, teacher, setup.custom)
-
-
-def find_difference(values: dict[str, Any], own: dict[str, Any]) -> str | None:
-    """Says why a checkpoint isn't of a run; None where it is.
-
-    Args:
-      values: what was saved beside the arrays.
-      own: the run's `fingerprint`; a teacher of None may be any.
-    """
-    run = values.get("run")
-    numbers = [values.get(name) for name in ZERO_TOTALS]
-    if not isinstance(run, dict) or not all(folder.is_number(number) for number in numbers):
-        return "its values.json isn't as this version of digits_jax writes it"
-    if own["teacher"] is None:
-        run = {**run, "teacher": None}
-    for name in own:
-        if run.get(name) != own[name]:
-            return f"it has {name}={shown(str(run.get(name)))}, and the run has {own[name]}"
-    return None
-
-
 def make_verifier(workdir: Path) -> Callable[[int], str | None]:
     """Returns a function that says why a run can't be resumed from a step; None where it can.
 
@@ -226,7 +116,7 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
       CheckpointError: the configuration can't be read; from the function, the step can't.
     """
     config, _ = read_config(workdir)
-    dataset, custom = _described(workdir, "dataset"), _described(workdir, "custom")
+    dataset, custom = read_part(workdir, "dataset"), read_part(workdir, "custom")
     try:
         # What a module or an optimizer of the caller's keeps isn't known here.
         unknown = custom.keys() & {"module", "tx"}
@@ -237,7 +127,7 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
             f"{workdir / folder.CONFIG}: isn't as it was written ({why})"
         ) from None
     path = workdir / folder.CHECKPOINTS
-    teacher = _described(workdir, "teacher").get("sha256")
+    teacher = read_part(workdir, "teacher").get("sha256")
     own = fingerprint(config, dataset.get("sha256", ""), teacher, custom)
 
     def verify(step: int) -> str | None:
@@ -296,9 +186,9 @@ def load_trained(
     except DataError as error:
         if needs_images or dataset is not None:
             raise
-        blank = without_images(_described(workdir, "dataset"), str(error))
+        blank = without_images(read_part(workdir, "dataset"), str(error))
         setup = prepare(config, here, blank, **network)
-    if loss := _described(workdir, "custom").get("loss"):  # scoring needs none
+    if loss := read_part(workdir, "custom").get("loss"):  # scoring needs none
         setup = dataclasses.replace(setup, custom={**setup.custom, "loss": loss})
     check_same_run(setup, workdir)
     restored = _restore(setup, workdir)

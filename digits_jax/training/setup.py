@@ -153,17 +153,8 @@ def prepare(
     """
     started = time.perf_counter()
     options = options or RunOptions()
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(f"config={config!r:.60}: must be a TrainConfig")
-    if not (dataset is None or isinstance(dataset, Dataset)):
-        raise ConfigError(f"dataset={type(dataset).__name__}: must be a digits_jax.Dataset")
-    if options.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ConfigError(
-            'tensorboard: tensorboardX is not installed; pip install "digits_jax[tensorboard]"'
-        )
+    _check_arguments(config, options, dataset)
     heavy = config.arch == "cnn"
-    if not heavy and options.convolution != "auto":
-        raise ConfigError(f"convolution={options.convolution}: arch={config.arch} has none")
     # A convolutional step keeps about two threads busy, as its backward pass has two branches; more
     # devices cost more in collectives. The MLP's few large matrix products use all cores.
     wanted = options.devices
@@ -172,12 +163,7 @@ def prepare(
     platform = devices[0].platform
     steps_per_call = choose_steps_per_call(options, platform)
     if dataset is None:
-        source, mix = config.sources()
-        dataset = distributed.main_process_first(
-            lambda: load_dataset(
-                source, options.data_dir, input=options.input, picture=config.picture, mix=mix
-            )
-        )
+        dataset = _load(config, options)
     dtype = config.dtype
     if dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
@@ -216,13 +202,8 @@ def prepare(
         custom_parts.check_module(network, dataset.num_classes)
     teacher = None
     if to_train and config.teacher is not None:
-        teacher = load_teacher(
-            config.teacher,
-            dataset,
-            dtype=dtype,
-            convolution=choose_convolution("auto", platform),
-            shards=mesh.size,
-        )
+        how = {"dtype": dtype, "convolution": choose_convolution("auto", platform)}
+        teacher = load_teacher(config.teacher, dataset, how, shards=mesh.size)
     setup = TrainSetup(
         config=config,
         options=options,
@@ -244,6 +225,25 @@ def prepare(
     )
     parallel.check_memory(setup.abstract_state, mesh)
     return setup
+
+
+def _check_arguments(config: Any, options: RunOptions, dataset: Any) -> None:
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"config={config!r:.60}: must be a TrainConfig")
+    if not (dataset is None or isinstance(dataset, Dataset)):
+        raise ConfigError(f"dataset={type(dataset).__name__}: must be a digits_jax.Dataset")
+    if options.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError(
+            'tensorboard: tensorboardX is not installed; pip install "digits_jax[tensorboard]"'
+        )
+    if config.arch != "cnn" and options.convolution != "auto":
+        raise ConfigError(f"convolution={options.convolution}: arch={config.arch} has none")
+
+
+def _load(config: TrainConfig, options: RunOptions) -> Dataset:
+    source, mix = config.sources()
+    how: dict[str, Any] = {"input": options.input, "picture": config.picture, "mix": mix}
+    return distributed.main_process_first(lambda: load_dataset(source, options.data_dir, **how))
 
 
 def stored_state(config: TrainConfig, num_classes: int) -> TrainState:

@@ -238,6 +238,15 @@ def test_arrays_of_other_shapes_are_not_read(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 
+def test_a_folder_of_checkpoints_that_is_a_link_is_refused(saved, tmp_path):
+    (saved / "5" / "SHA256SUMS").unlink()  # it would be renamed
+    (tmp_path / "link").symlink_to(saved)
+    with pytest.raises(CheckpointError, match="link: is a link; put the folder itself there"):
+        restore(tmp_path / "link")
+    with pytest.raises(CheckpointError, match="is a link"):
+        save_checkpoint(tmp_path / "link", 6, tree(6), {})
+
+
 # --- saving that fails -----------------------------------------------------------------------
 
 

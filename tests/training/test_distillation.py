@@ -43,7 +43,7 @@ def teacher(tmp_path_factory):
 @pytest.mark.parametrize("member", ["", "member-1"])
 def test_a_teachers_logits_are_its_predictions(teacher, member):
     path, data = teacher / member, load_dataset("digits")
-    found = load_teacher(path, data, dtype="float32", convolution="lax", shards=1)
+    found = load_teacher(path, data, {"dtype": "float32", "convolution": "lax"})
     images = data.test.images.astype(np.float32) / 255
     logits = jax.jit(found.logits)(found.variables, images)
     expected = jax.nn.log_softmax(read_run(path).logits)

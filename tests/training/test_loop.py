@@ -486,8 +486,7 @@ def test_checkpoints_that_were_removed(finished, toy, tmp_path, capsys):
         train(toy, workdir, resuming=True)
 
 
-@pytest.mark.parametrize("again", [False, True])
-@pytest.mark.parametrize("moment", [8, 11])
+@pytest.mark.parametrize(("moment", "again"), [(8, False), (11, True)])
 def test_a_folder_that_is_moved_while_it_is_trained(toy, tmp_path, monkeypatch, moment, again):
     """At an epoch's end and at a checkpoint; also where another folder takes its name."""
     workdir, moved = tmp_path / "run", tmp_path / "moved"

@@ -17,7 +17,7 @@ T = TypeVar("T")
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 Optional = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 MAX_INT = 2**31 - 1  # the largest size that XLA takes
-_PATHS = ("workdir", "data_dir", "teacher", "init_from")
+_PATHS = ("dataset", "workdir", "data_dir", "teacher", "init_from")
 _TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
 
 

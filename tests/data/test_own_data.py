@@ -14,7 +14,7 @@ from PIL import Image
 from programs import REPOSITORY, assert_one_error_line, call, here  # noqa: F401 - a fixture
 from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_files
 
-from digits_jax import DataError, Dataset, load_dataset, load_trained
+from digits_jax import DataError, Dataset, TrainConfig, load_dataset, load_trained
 from digits_jax import compare as compare_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
@@ -351,6 +351,7 @@ def test_paths_and_options_that_cannot_be_used(tmp_path):
         load_dataset(tmp_path / "some.npz", input="stream")
     with pytest.raises(DataError, match="picture=photo: must be ink or resize"):
         load_dataset(tmp_path / "some.npz", picture="photo")
+    assert TrainConfig(dataset=tmp_path).dataset == str(tmp_path)
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(DataError, match=r"pipe\.npz: can't be read \(not a regular file\)"):
         load_dataset(tmp_path / "pipe.npz")

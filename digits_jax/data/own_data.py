@@ -30,7 +30,7 @@ from digits_jax.data.splits import SPLITS, Dataset
 from digits_jax.data.tables import SUFFIXES, read_csv
 from digits_jax.errors import DataError, shown
 from digits_jax.hardware import cpu_count
-from digits_jax.runs.folder import open_regular, read_npz
+from digits_jax.runs.folder import MAX_ARRAY_BYTES, open_regular, read_npz
 from digits_jax.vision.decode import MAX_BYTES, decode_image
 from digits_jax.vision.segment import read_digit
 
@@ -259,8 +259,12 @@ def _read_hugging_face(path: Path) -> _Arrays:
                 f"{path}: its split {shown(split)} has the columns {', '.join(map(shown, kinds))}: "
                 "must be train, validation or test with an image and a label"
             )
-        if len(rows) > MAX_IMAGES:
-            raise DataError(f"{path}: has {len(rows):,} rows; {MAX_IMAGES:,} are allowed")
+        first = np.asarray(rows[0][image]) if len(rows) else np.zeros(1)
+        if len(rows) > MAX_IMAGES or len(rows) * first.nbytes > MAX_ARRAY_BYTES:
+            raise DataError(
+                f"{path}: has {len(rows):,} images of {list(first.shape)}: allowed are "
+                f"{MAX_IMAGES:,} and {MAX_ARRAY_BYTES:,} bytes"
+            )
         names = getattr(rows.features[label], "names", None)
         images = [np.asarray(each) for each in tqdm(rows[image], leave=False, disable=None)]
         if len({each.shape for each in images}) > 1:

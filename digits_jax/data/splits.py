@@ -69,6 +69,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images of {list(self.images.shape[1:])})"
+
     def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images and labels at some indices, as `RecordSplit` does from files."""
         return self.images[indices], self.labels[indices]

@@ -15,12 +15,12 @@ import numpy as np
 from digits_jax.data.arrays import MAX_IMAGES, is_dark_on_light, to_grey, to_size
 from digits_jax.data.splits import IMAGE_SIZE
 from digits_jax.errors import DataError, shown
-from digits_jax.runs.folder import open_regular
+from digits_jax.runs.folder import MAX_ARRAY_BYTES, open_regular
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LABELS = ("label", "labels", "class", "target", "digit", "y")
 _NUMBERS = ("id", "imageid", "image_id", "index", "")
-_ROWS = 2_000  # parsed at once
+_CELLS = 2_000_000  # parsed at once
 _MAX_LINE = 2_000_000
 
 
@@ -79,7 +79,8 @@ def _read(path: Path, file: Any, size: int | None) -> tuple[np.ndarray, np.ndarr
         lines = itertools.chain([first], lines)
     texts: list[str] = []
     images, scales, count = [], [], 0
-    while block := list(itertools.islice(lines, _ROWS)):
+    most = min(MAX_IMAGES, MAX_ARRAY_BYTES // len(pixels))
+    while block := list(itertools.islice(lines, max(1, _CELLS // len(pixels)))):
         values = _pixels(path, block, separator, len(cells), pixels)
         scale = 1 if values.max() > 1 else 255
         images.append(np.floor(values * np.float32(scale) + 0.5).astype(np.uint8))
@@ -88,9 +89,9 @@ def _read(path: Path, file: Any, size: int | None) -> tuple[np.ndarray, np.ndarr
             texts += [_cells(line, separator, label + 1)[label] for _, line in block]
         about = size / file.tell() * len(block) if size and not count else 0
         count += len(block)
-        if max(count, 0.9 * about) > MAX_IMAGES:
+        if max(count, 0.9 * about) > most:
             raise DataError(
-                f"{path}: has more than {MAX_IMAGES:,} rows, which is what fits in memory; give "
+                f"{path}: has more than {most:,} rows, which is what fits in memory; give "
                 "fewer, or prepare a tfds set and give input=stream"
             )
     if not count:

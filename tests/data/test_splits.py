@@ -61,6 +61,7 @@ def test_a_split_is_read_only_and_leaves_its_arrays_alone():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
     images[0] = labels[0] = 1
+    assert repr(split) == "Split(4 images of [28, 28, 1])"
     assert Split(images, LABELS.astype(">i8")).labels.dtype == np.int32
 
 

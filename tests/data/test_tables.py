@@ -47,9 +47,9 @@ def test_layouts(tmp_path, text, labels):
     np.testing.assert_array_equal(read_csv(tmp_path / "some.csv.gz")[0], IMAGES)
 
 
-@pytest.mark.parametrize("block", [2, 2000])
+@pytest.mark.parametrize("block", [18, 18_000])
 def test_floats_are_from_0_to_1_or_from_0_to_255(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(tables, "_ROWS", block)
+    monkeypatch.setattr(tables, "_CELLS", block)
     path = tmp_path / "some.csv"
     path.write_text(rows(IMAGES / np.float64(255)))
     np.testing.assert_array_equal(read_csv(path)[0], IMAGES)
@@ -98,10 +98,12 @@ def test_mistakes_are_one_line(tmp_path, text, said):
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_rows_are_refused_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "most"), [("MAX_IMAGES", 4000), ("MAX_ARRAY_BYTES", 36_000)])
+def test_too_many_rows_are_refused_at_once(tmp_path, monkeypatch, name, most):
     path = tmp_path / "some.csv"
     path.write_text(rows(labels=LABELS) * 1000)
-    monkeypatch.setattr(tables, "MAX_IMAGES", 4000)
+    monkeypatch.setattr(tables, "_CELLS", 18_000)
+    monkeypatch.setattr(tables, name, most)
     parsed = []
     real = tables._pixels
     monkeypatch.setattr(tables, "_pixels", lambda *args: parsed.append(1) or real(*args))

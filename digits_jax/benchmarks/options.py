@@ -71,7 +71,6 @@ class Options:
 
 # What --quick changes, where no flag says otherwise.
 QUICK: dict[str, Any] = {
-    "quick": True,
     "arch": ("cnn",),
     "repeats": 3,
     "seconds": 0.1,

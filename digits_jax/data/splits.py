@@ -85,8 +85,8 @@ class Dataset:
       name: one of ``DATASETS`` but never ``auto``; ``tfds/NAME:VERSION``; or a name of one's own.
       version: the version of its source; ``OWN`` for one's own arrays and files.
       source: where it comes from, for a person.
-      sha256: over all arrays (`sha256_of_splits`); for ``tfds/NAME:VERSION`` see
-        `digits_jax.data.tfds`.
+      sha256: over all arrays (`sha256_of_splits`), computed if it is empty; for
+        ``tfds/NAME:VERSION`` see `digits_jax.data.tfds`.
       class_names: a name for each label.
       train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
         holds no arrays but has a length and `rows`.
@@ -129,6 +129,9 @@ class Dataset:
                 raise DataError(f"{part} has no images: must have at least 1")
             if isinstance(split, Split):
                 _check_split(part, split, len(names))
+        if not self.sha256 and isinstance(self.train, Split):
+            total = sha256_of_splits(getattr(self, part) for part in SPLITS)
+            object.__setattr__(self, "sha256", total)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in SPLITS)

@@ -1,5 +1,6 @@
 """The splits, and the embedded digits."""
 
+import hashlib
 import sys
 import warnings
 
@@ -85,6 +86,14 @@ def test_arrays_that_are_no_split(images, labels, said):
 
 
 SPLIT, NONE = Split(IMAGES, LABELS), Split(IMAGES[:0], LABELS[:0])
+
+
+def test_a_data_set_computes_its_sum():
+    given = {"train": SPLIT, "validation": SPLIT, "test": SPLIT, "class_names": "abc"}
+    mine = Dataset("mine", "1", "here", "", **given)
+    arrays = (b"|u1[4, 28, 28, 1]" + IMAGES.tobytes()) + (b"<i4[4]" + LABELS.tobytes())
+    assert mine.sha256 == hashlib.sha256(3 * arrays).hexdigest()
+    assert Dataset("mine", "1", "here", "known", **given).sha256 == "known"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import numpy as np
 from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits
 from digits_jax.errors import DataError
 
+_MOST = 4_000_000  # training images, 3.1 GB
+
 
 def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None = None) -> Dataset:
     """Makes one data set of several with the same classes.
@@ -30,10 +32,15 @@ def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None 
       ('digits+digits', 5028, (('digits', 180, 360), ('digits', 180, 360)))
     """
     times = tuple(repetitions or [1] * len(datasets))
-    if len(times) != len(datasets):
+    if len(times) != len(datasets) or not all(type(n) is int and n > 0 for n in times):
         raise DataError(
-            f"mix={','.join(map(str, times))}: must be {len(datasets)} numbers, one for each data "
-            f"set of {'+'.join(data.name for data in datasets)}"
+            f"mix={','.join(map(str, times))}: must be {len(datasets)} numbers from 1, one for "
+            f"each data set of {'+'.join(data.name for data in datasets)}"
+        )
+    if (total := sum(n * len(data.train) for n, data in zip(times, datasets, strict=True))) > _MOST:
+        raise DataError(
+            f"mix={','.join(map(str, times))}: makes {total:,} training images; {_MOST:,} are "
+            "allowed"
         )
     first = datasets[0]
     for data in datasets:

@@ -20,8 +20,9 @@ from digits_jax.runs.folder import MAX_ARRAY_BYTES, open_regular
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LABELS = ("label", "labels", "class", "target", "digit", "y")
 _NUMBERS = ("id", "imageid", "image_id", "index", "")
-_CELLS = 2_000_000  # parsed at once
+_CHARACTERS = 6_000_000  # parsed at once, or a line: 2,000 rows of 28x28
 _MAX_LINE = 2_000_000
+_MAX_LABEL = 200
 
 
 def read_csv_images(path: str | Path) -> np.ndarray:
@@ -80,13 +81,18 @@ def _read(path: Path, file: Any, size: int | None) -> tuple[np.ndarray, np.ndarr
     texts: list[str] = []
     images, scales, count = [], [], 0
     most = min(MAX_IMAGES, MAX_ARRAY_BYTES // len(pixels))
-    while block := list(itertools.islice(lines, max(1, _CELLS // len(pixels)))):
+    for block in _blocks(lines):
         values = _pixels(path, block, separator, len(cells), pixels)
         scale = 1 if values.max() > 1 else 255
         images.append(np.floor(values * np.float32(scale) + 0.5).astype(np.uint8))
         scales.append(scale)
         if label is not None:
             texts += [_cells(line, separator, label + 1)[label] for _, line in block]
+            if len(longest := max(texts[count:], key=len)) > _MAX_LABEL:
+                raise DataError(
+                    f"{path}: the label {shown(longest)} has {len(longest):,} characters; "
+                    f"{_MAX_LABEL} are allowed"
+                )
         about = size / file.tell() * len(block) if size and not count else 0
         count += len(block)
         if max(count, 0.9 * about) > most:
@@ -115,6 +121,19 @@ def _lines(path: Path, file: Any) -> Iterator[tuple[int, str]]:
             raise DataError(f"{path}: line {number} is too long; a row is a line of pixels")
         if text := line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip():
             yield number, text
+
+
+def _blocks(lines: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    """Lines in groups of bounded size, however long they are."""
+    block, size = [], 0
+    for line in lines:
+        block.append(line)
+        size += len(line[1])
+        if size >= _CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _cells(line: str, separator: str, count: int = -1) -> list[str]:
@@ -184,5 +203,5 @@ def _as_numbers(texts: list[str]) -> np.ndarray:
         numbers = np.array(texts).astype(np.float64)
     except ValueError:
         return np.array(texts)
-    whole = np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
+    whole = (np.abs(numbers) < 2**53).all() and (numbers == np.floor(numbers)).all()
     return numbers.astype(np.int64) if whole else numbers

@@ -47,9 +47,9 @@ def test_layouts(tmp_path, text, labels):
     np.testing.assert_array_equal(read_csv(tmp_path / "some.csv.gz")[0], IMAGES)
 
 
-@pytest.mark.parametrize("block", [18, 18_000])
+@pytest.mark.parametrize("block", [20, 6_000_000])
 def test_floats_are_from_0_to_1_or_from_0_to_255(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(tables, "_CELLS", block)
+    monkeypatch.setattr(tables, "_CHARACTERS", block)
     path = tmp_path / "some.csv"
     path.write_text(rows(IMAGES / np.float64(255)))
     np.testing.assert_array_equal(read_csv(path)[0], IMAGES)
@@ -85,6 +85,7 @@ MISTAKES = [
     (f"label,{HEADER}\n{BAD}".replace("\n1,", "\n,"), "row 3 has no label"),
     ("\0" * 300, "has 1 columns"),
     ("7" * 2_000_001, "line 1 is too long"),
+    (f"label,{HEADER}\n" + rows(labels=["x" * 300] * 5), "the label xxx"),
 ]
 
 
@@ -102,7 +103,6 @@ def test_mistakes_are_one_line(tmp_path, text, said):
 def test_too_many_rows_are_refused_at_once(tmp_path, monkeypatch, name, most):
     path = tmp_path / "some.csv"
     path.write_text(rows(labels=LABELS) * 1000)
-    monkeypatch.setattr(tables, "_CELLS", 18_000)
     monkeypatch.setattr(tables, name, most)
     parsed = []
     real = tables._pixels
@@ -116,3 +116,23 @@ def test_too_many_rows_are_refused_at_once(tmp_path, monkeypatch, name, most):
     (tmp_path / "some.csv.gz").write_bytes(gzip.compress(path.read_bytes())[:-50])
     with pytest.raises(DataError, match="can't be read"):
         read_csv(tmp_path / "some.csv.gz")
+
+
+def test_a_packed_file_of_large_images_takes_no_more_memory_than_they_do(tmp_path, monkeypatch):
+    """Were 2,000 rows of a million pixels parsed at once, 18 MB would take 16 GB."""
+    monkeypatch.setattr(tables, "MAX_ARRAY_BYTES", 10 * 500**2)
+    monkeypatch.setattr(tables, "_CHARACTERS", 1_000_000)
+    path = tmp_path / "large.csv.gz"
+    path.write_bytes(gzip.compress(b"\n".join([b",".join([b"1"] * 500**2)] * 12), 1))
+    blocks = []
+    real = tables._pixels
+    monkeypatch.setattr(tables, "_pixels", lambda *args: blocks.append(len(args[1])) or real(*args))
+    with pytest.raises(DataError, match="has more than 10 rows, which is what fits in memory"):
+        read_csv(path)
+    assert blocks == [3, 3, 3, 3]
+
+
+def test_labels_beyond_whole_numbers_are_no_warning(tmp_path):
+    path = tmp_path / "some.csv"
+    path.write_text(rows(labels=["1e300", *LABELS[1:]]))
+    assert read_csv(path)[1].tolist() == [1e300, *LABELS[1:]]

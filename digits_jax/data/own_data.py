@@ -81,7 +81,7 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
     Raises:
       DataError: the message names the file or the array, what it has and what is allowed.
     """
-    path = path.expanduser().absolute()
+    path = Path(os.path.expanduser(path)).absolute()
     if not os.path.exists(path):
         raise DataError(f"dataset={path}: no such file or folder; give {KINDS}")
     stem = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-") or "mine"
@@ -114,8 +114,10 @@ def _states(path: Path) -> Iterator[object]:
     """What changes with the files: names, sizes and times."""
     yield _CACHE_VERSION
     for file, _ in [(path, "")] if path.is_file() else _files(path):
-        about = os.lstat(file)
-        yield file, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+        with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+            # A link stays as it is when the file that it names changes.
+            about = os.stat(file) if os.path.isfile(file) else os.lstat(file)
+            yield file, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _short_sum(values: Iterable[object]) -> str:

@@ -467,6 +467,35 @@ def test_links_between_splits_are_inside(tmp_path):
     assert mine.notes == ()
 
 
+def test_what_links_name_is_read_again_when_it_changes(tmp_path):
+    """As in the caches of Hugging Face, whose files are links."""
+    (tmp_path / "folder").mkdir()
+    for link in ("train.csv", "folder/train.csv"):
+        (tmp_path / link).symlink_to(tmp_path / "real.csv")
+    for labels in (LABELS, LABELS[::-1]):
+        table = np.column_stack([labels, IMAGES.reshape(len(labels), -1)])
+        np.savetxt(tmp_path / "real.csv", table, "%d", ",")
+        for path in (tmp_path / "train.csv", tmp_path / "folder"):
+            assert digest(load_dataset(path)) == digest(load_dataset(tmp_path / "real.csv"))
+
+
+def test_a_file_that_goes_while_a_folder_is_listed(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "own", count=4, classes=("a", "b"))
+    real = own_data._files
+
+    def files(root):
+        yield root / "a" / "gone.png", ""
+        yield from real(root)
+
+    monkeypatch.setattr(own_data, "_files", files)
+    assert load_dataset(tmp_path / "own").notes[0].startswith("left out: a/gone.png: No such file")
+
+
+def test_a_home_of_nobody_is_one_line():
+    with pytest.raises(DataError, match=r"~nobody-of-that-name/x\.csv: no such file or folder"):
+        load_dataset("~nobody-of-that-name/x.csv")
+
+
 def test_arrays_that_are_not_taken_are_said(tmp_path):
     np.savez(tmp_path / "some.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES, extra=LABELS)
     notes = load_dataset(tmp_path / "some.npz").notes

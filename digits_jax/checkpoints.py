@@ -65,9 +65,11 @@ def describe(path: Path) -> list[dict[str, Any]]:
     Returns:
       For each: "step", "bytes", "saved" (ISO time), "damage" (None, or what is wrong).
     """
+    from digits_jax.hardware import check_backend
     from digits_jax.runs.checkpoint import list_steps
     from digits_jax.training.resuming import make_verifier
 
+    check_backend()
     verify, rows = make_verifier(path.parent), []
     for step in list_steps(path):
         with contextlib.suppress(FileNotFoundError):  # removed by a training meanwhile

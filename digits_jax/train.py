@@ -1,6 +1,7 @@
 """Trains a digit recognizer: python -m digits_jax.train --arch=cnn"""
 
 import dataclasses
+import os
 import sys
 import textwrap
 import time
@@ -67,13 +68,13 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if early.resume and not early.workdir:
         raise ConfigError("--resume needs --workdir, the folder of the run")
     if early.resume:
-        path = Path(early.workdir or "").expanduser()
+        path = Path(os.path.expanduser(early.workdir or ""))
         folder.check_run(path)
         run, saved_options = read_config(path)
         options = saved_options.for_resuming(path)
         _check_same(early, run, path)
     elif early.config is not None:
-        run, saved_options = read_config(Path(early.config).expanduser())
+        run, saved_options = read_config(Path(os.path.expanduser(early.config)))
         # Sums round differently on another number of devices.
         options = dataclasses.replace(
             saved_options.for_resuming(early.config), workdir=None, devices=saved_options.devices
@@ -110,7 +111,7 @@ def _check_same(early: _Early, run: TrainConfig, path: str | Path) -> None:
     for name, value in (("arch", arch), ("preset", early.preset), ("dataset", early.dataset)):
         own = getattr(run, name)
         # Without its version, a data set may be the same one; and so may the one at a path.
-        is_path = name == "dataset" and value and Path(value).expanduser().exists()
+        is_path = name == "dataset" and value and Path(os.path.expanduser(value)).exists()
         if value not in (None, own, "auto") and value != own.split(":")[0] and not is_path:
             raise ConfigError(
                 f"{name}={value}: the run in {path} has {name}={own}; leave it out, or start a new "
@@ -201,10 +202,10 @@ def _own_dataset(arguments: Arguments) -> Any:
     run = options.workdir if resume else repeat
     if run is None:
         return None
-    given, own = arguments.config.dataset, read_config(Path(run).expanduser())[0].dataset
+    given, own = arguments.config.dataset, read_config(Path(os.path.expanduser(run)))[0].dataset
     if repeat and given != own:  # other data is a choice
         return None
-    workdir = Path(run).expanduser()
+    workdir = Path(os.path.expanduser(run))
     workdir = workdir if workdir.is_dir() else workdir.parent
     return load_own_of_run(workdir, None if given == own else given, options.data_dir)
 
@@ -216,7 +217,7 @@ def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
 
     differences = []
     if arguments.modes.config_from is not None:
-        repeated = Path(arguments.modes.config_from).expanduser()
+        repeated = Path(os.path.expanduser(arguments.modes.config_from))
         repeated = repeated if repeated.is_dir() else repeated.parent
         same_teacher = read_config(repeated)[0].teacher == setup.config.teacher
         check_same_inputs(setup, repeated, same_teacher=same_teacher)

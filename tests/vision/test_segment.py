@@ -191,3 +191,21 @@ def test_any_scores_give_digits_in_order(seed):
     assert 1 <= len(line) <= MAX_PARTS
     middles = [glyph.box[0] + glyph.box[2] for glyph in line]
     assert middles == sorted(middles)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_turned_page_is_read_and_its_boxes_are_those_of_the_picture(turns):
+    page = blank(200, 300)
+    for left, top in ((30, 30), (90, 30), (150, 30), (60, 120)):
+        page[top : top + 44, left : left + 30] = 0
+
+    def score(images):  # confident of digits that are higher than wide
+        rows, columns = images.any(axis=2).sum(axis=1), images.any(axis=1).sum(axis=1)
+        return np.where(rows > columns, 0.95, 0.5)[:, None] * [[1, 0]]
+
+    turned = np.ascontiguousarray(np.rot90(page, turns))
+    rows = read_page(segment(turned), score)
+    assert [len(row) for row in rows] in ([3, 1], [1, 3])
+    for glyph in (glyph for row in rows for glyph in row):
+        left, top, right, bottom = glyph.box
+        assert (turned[top:bottom, left:right] == 0).mean() > 0.8

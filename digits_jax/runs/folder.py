@@ -146,7 +146,8 @@ def _open_own(path: Path, flags: int) -> int:
         if not stat.S_ISREG(path.lstat().st_mode):
             what = "is a link" if path.is_symlink() else "isn't a regular file"
             raise CheckpointError(f"{path}: {what}; move it away")
-    flags |= os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    for name in ("O_CREAT", "O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # not all of them everywhere
+        flags |= getattr(os, name, 0)
     return os.open(path, flags, 0o666)
 
 

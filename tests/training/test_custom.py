@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import signal
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -78,7 +79,7 @@ def test_a_step_with_a_loss_of_ones_own_is_numpys():
     def loss(logits, labels):
         return 0.5 * jnp.sum((logits - jax.nn.one_hot(labels, 3)) ** 2, -1)
 
-    after, sums = train_step(state, batch, KEY, loss=loss)
+    after, sums = jax.jit(partial(train_step, loss=loss))(state, batch, KEY)
     x, logits, _ = numpy_linear(state, batch)
     error = (logits - np.eye(3)[batch["label"]]) * batch["mask"][:, None] / batch["mask"].sum()
     expected = state.params["logits"]["kernel"] - RATE * x.T @ error
@@ -112,12 +113,13 @@ def test_it_is_trained_and_scored(run):
 
 @pytest.mark.parametrize("custom", [CUSTOM, NNX], ids=["linen", "nnx"])
 def test_it_resumes_exactly(custom, tmp_path, monkeypatch):
-    straight = fit(DIGITS, RunOptions(workdir=tmp_path / "a", devices=1), quiet=True, **custom)
-    assert straight.results["test_accuracy"] > 0.9
+    config = dataclasses.replace(DIGITS, epochs=1.5)
+    straight = fit(config, RunOptions(workdir=tmp_path / "a", devices=1), quiet=True, **custom)
+    assert straight.results["test_accuracy"] > 0.7
     real = TrainStream.batch
 
     def batch(stream, step):
-        if step == 25:
+        if step == 22:
             signal.raise_signal(signal.SIGTERM)
         return real(stream, step)
 
@@ -125,7 +127,7 @@ def test_it_resumes_exactly(custom, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(TrainStream, "batch", batch)
         with pytest.raises(Interrupted):
-            fit(DIGITS, options, quiet=True, **custom)
+            fit(config, options, quiet=True, **custom)
     resumed = resume(tmp_path / "b", quiet=True, devices=1, **custom)
     assert resumed.results["params_sha256"] == straight.results["params_sha256"]
     assert resumed.results["test_loss"] == straight.results["test_loss"]

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +62,9 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Parses, reads, prints; 1 where a picture couldn't be read."""
+    # Switches first: the words may stand on both sides of one, as in RUN --line IMAGE.
+    switches = [f"--{each.name}" for each in fields(Arguments) if each.default is False]
+    argv = sorted(argv, key=lambda word: word not in switches)
     args = parse(Arguments, argv, doc=__doc__ or "")
     count = len(args.words) if args.image else int(bool(args.words) and _is_run(args.words[0]))
     runs, names = args.words[:count], args.image or args.words[count:]
@@ -159,7 +162,7 @@ def _check(args: Arguments, names: Sequence[str], sheet: Path | None) -> None:
 
         if sheet.suffix.lower() != ".png" or sheet.is_dir() or not sheet.parent.is_dir():
             raise ConfigError(f"{sheet}: can't be written; give a .png file in an existing folder")
-        if sheet.exists() and not is_sheet(sheet):
+        if os.path.lexists(sheet) and not (sheet.is_file() and is_sheet(sheet)):
             raise ConfigError(f"{sheet}: exists, and isn't a sheet of this program; give another")
 
 
@@ -169,7 +172,9 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
     several = len(runs) > 1 and not args.ensemble
     if len(names) > 1 or several or any(switches) or output.suffix != ".csv":
         raise ConfigError(f"{names[0]}: for a table of pixels give RUN test.csv -o submission.csv")
-    if output.exists() and not output.read_bytes().startswith(_SUBMISSION):
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: can't be written; give a file in an existing folder")
+    if os.path.lexists(output) and not _is_submission(output):
         raise ConfigError(f"{output}: exists, and is no table of answers; give another")
     from digits_jax.data.tables import read_csv_images
     from digits_jax.deploy.predictor import Predictor
@@ -184,6 +189,14 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
     replace_file(output, lambda file: file.write(_SUBMISSION + table.getvalue().encode()))
     print(f"{output}: {len(labels):,} labels")
     return 0
+
+
+def _is_submission(path: Path) -> bool:
+    from digits_jax.runs.folder import open_regular
+
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        return file.read(len(_SUBMISSION)) == _SUBMISSION
+    return False
 
 
 def _find_files(names: Sequence[str]) -> Iterator[str]:

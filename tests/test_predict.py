@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from types import SimpleNamespace
 
@@ -51,7 +52,11 @@ def pictures(readable, tmp_path):
 
 
 def test_pictures_are_read_one_line_each(trained, here, pictures):
-    for argv in ((trained[0], "pictures/3.png"), ("--show", trained[0], "pictures/3.png")):
+    for argv in (
+        (trained[0], "pictures/3.png"),
+        ("--show", trained[0], "pictures/3.png"),
+        (trained[0], "--show", "pictures/3.png"),
+    ):
         status, out, _ = here(predict_program, *argv)
         assert status == 0
         assert out.startswith("pictures/3.png: 3  ")
@@ -103,10 +108,15 @@ def test_a_table_of_pixels_becomes_a_table_of_answers(trained, here, readable, t
             status, out, err = here(predict_program, trained[0], f"{name}.csv", "-o", "answers.csv")
             assert (status, out, err) == (0, "answers.csv: 3 labels\n", "")
         assert (tmp_path / "answers.csv").read_text() == "ImageId,Label\n1,7\n2,2\n3,1\n"
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait for ever
+    os.mkfifo(tmp_path / "pipe.png")
     for argv, message in (
         (["test.csv"], "for a table of pixels give RUN test.csv -o submission.csv"),
         (["test.csv", "-o", "a.csv", "--json"], "for a table of pixels give"),
         (["test.csv", "-o", "train.csv"], "train.csv: exists, and is no table of answers"),
+        (["test.csv", "-o", "pipe.csv"], "pipe.csv: exists, and is no table of answers"),
+        (["test.csv", "-o", "no/a.csv"], "no/a.csv: can't be written; give a file in an existing"),
+        (["test.png", "-o", "pipe.png"], "pipe.png: exists, and isn't a sheet of this program"),
         (["answers.csv", "-o", "b.csv"], "answers.csv"),
     ):
         status, out, err = here(predict_program, trained[0], *argv)

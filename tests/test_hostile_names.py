@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 from digits_jax import checkpoints, predict, train
 from digits_jax.deploy.model_card import model_card
+from digits_jax.deploy.network import load_network
 from digits_jax.evaluation import Predictions, compare
 from digits_jax.evaluation.report import summary_lines, write_report
 from digits_jax.formatting import csv_cell, markdown, markdown_table, plain
@@ -108,6 +111,15 @@ def test_a_data_set_of_folders(here, tmp_path):
     assert status == 0, err
     assert (out + err).replace("\n", "").isprintable()  # a terminal takes markup for text
     assert not re.search(r"^error: forged", out + err, re.M)
+
+
+def test_a_network_whose_classes_have_such_names(tmp_path, trained):
+    """It was trained on such folders, and must not be refused afterwards."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    results["class_names"][:2] = [ESCAPES, "caf\udce9"]
+    (run / "results.json").write_text(json.dumps(results))
+    assert load_network(run).class_names[:3] == (plain(ESCAPES), r"caf\udce9", "2")
 
 
 def test_answers_of_a_stranger_are_a_table(here, tmp_path, trained, monkeypatch):

@@ -20,7 +20,7 @@ import numpy as np
 
 from digits_jax.deploy.confidence import choose_threshold, fit_temperature
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
-from digits_jax.errors import CheckpointError, DataError, quoted, shown
+from digits_jax.errors import CheckpointError, DataError, printable, quoted, shown
 from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
@@ -134,12 +134,14 @@ def load_network(path: str | Path) -> Network:
     folder.refuse_custom_module(path, written)
     try:
         config, results = written["config"], run.results
-        expected, names = results["params_sha256"], tuple(results["class_names"])
+        expected = results["params_sha256"]
+        names = tuple(map(printable, results["class_names"]))  # of folders, of any name
         settings = {name: config[name] for name in SETTINGS if config.get(name) is not None}
         wanted = _variables(settings, len(names))
         step, weights, damaged = read_weights(path / folder.CHECKPOINTS, wanted)
         variables = {name: values for name, values in weights.items() if values}
-        facts = {**results, "config": config, "versions": written.get("versions", {})}
+        facts = {**results, "class_names": [*names], "config": config}
+        facts["versions"] = written.get("versions", {})
         network = Network(name, names, (Member(settings, variables),), 1.0, {"runs": [facts]})
         validate(network)
         if not run.logits.shape[1] == run.validation_logits.shape[1] == len(names):

@@ -561,13 +561,8 @@ def test_a_run_on_ones_own_data(here, tmp_path):  # noqa: F811
     assert results["dataset_sha256"] == described["dataset"]["sha256"] == load_dataset(root).sha256
     status, out, _ = here(evaluate_program, "run", "--json")
     assert json.loads(out)["test_accuracy"] == results["test_accuracy"]
-    status, out, _ = here(train_program, "--config=run", "--workdir=again")
-    assert (
-        json.loads((tmp_path / "again/results.json").read_text())["params_sha256"]
-        == (results["params_sha256"])
-    )
-
-    here(train_program, "--config=run", "--seed=1", "--workdir=other")
+    status, out, _ = here(train_program, "--config=run", "--seed=1", "--workdir=other")
+    assert (status, "pictures: 40 training" in out) == (0, True)
     compare = (compare_program, "run", "other", "--resamples=100")
     assert here(*compare, "-o", "shown")[::2] == (0, err)
 

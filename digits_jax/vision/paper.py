@@ -70,7 +70,7 @@ def _find_paper(coarse: np.ndarray, light: np.ndarray, even: np.ndarray) -> np.n
         sides = (filled[0], filled[-1], filled[:, 0], filled[:, -1])
         if min(side.mean() for side in sides) > _ALONG:
             continue
-        inner = np.asarray(ndimage.binary_erosion(filled, iterations=2, border_value=1))
+        inner = ndimage.binary_erosion(filled, iterations=2, border_value=1).astype(bool)
         depth = np.abs(coarse[inner] - light[inner])
         if (depth > max(_INK, 6 * np.median(depth))).sum() >= _INKED:
             papers.append(filled)

@@ -209,3 +209,22 @@ def test_a_turned_page_is_read_and_its_boxes_are_those_of_the_picture(turns):
     for glyph in (glyph for row in rows for glyph in row):
         left, top, right, bottom = glyph.box
         assert (turned[top:bottom, left:right] == 0).mean() > 0.8
+
+
+def test_digits_that_were_thresholded_to_dots_are_found():
+    page = blank(120, 260)
+    paint_ring(page, 20, 30, 60, 44, 2)
+    paint_ring(page, 100, 30, 60, 44, 2)
+    page[30:90, 180:182] = 0
+    dots = np.random.default_rng(0).random(page.shape) > 0.25
+    found = find_rows(segment(np.where(dots, page, 255).astype(np.uint8)))
+    expected = [(20, 30, 64, 90), (100, 30, 144, 90), (180, 30, 182, 90)]
+    np.testing.assert_allclose(boxes(found)[0], expected, atol=2)
+
+
+def test_the_halves_of_a_broken_digit_are_in_one_row():
+    page = blank(120, 200)
+    page[30:90, 20:26] = page[30:58, 80:84] = page[64:90, 84:88] = page[30:90, 140:146] = 0
+    assert boxes(find_rows(segment(page))) == [
+        [(20, 30, 26, 90), (80, 30, 88, 90), (140, 30, 146, 90)]
+    ]

@@ -5,6 +5,7 @@ import inspect
 import re
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -88,19 +89,51 @@ def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> Tr
     return dataclasses.replace(resolved, **neutral)
 
 
-def check_module(module: Any, num_classes: int) -> None:
+def check_loss(loss: Any, num_classes: int) -> None:
+    """Raises a ConfigError for what isn't ``f(logits, labels) -> [batch]``."""
+    if not callable(loss):
+        raise ConfigError(f"loss is a {type(loss).__name__}: must be a function of logits, labels")
+    logits = jax.ShapeDtypeStruct((2, num_classes), jnp.float32)
+    losses = jax.eval_shape(loss, logits, jax.ShapeDtypeStruct((2,), jnp.int32))
+    if getattr(losses, "shape", None) != (2,) or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ConfigError(
+            f"loss: returns {_described(losses)} for 2 images; must be float32[2], one for each"
+        )
+
+
+def check_tx(tx: Any) -> None:
+    """Raises a ConfigError for what isn't an optimizer of optax."""
+    if not all(callable(getattr(tx, name, None)) for name in ("init", "update")):
+        raise ConfigError(
+            f"tx is a {type(tx).__name__}: must be an optimizer of optax, as optax.adam(1e-3)"
+        )
+
+
+def check_module(module: CustomModule, num_classes: int) -> None:
     """Raises a ConfigError for a module that doesn't turn images into logits."""
+    if not isinstance(module.module, nn.Module):
+        kind = getattr(module.module, "__name__", type(module.module).__name__)
+        raise ConfigError(
+            f"module={kind}: isn't a linen module; give an instance, or of an NNX class "
+            "flax.nnx.bridge.to_linen(CLASS, ...)"
+        )
     images = jax.ShapeDtypeStruct((2, 28, 28, 1), jnp.float32)
     variables = jax.eval_shape(
         lambda key, x: module.init(key, x, train=False), jax.random.key(0), images
     )
+    if not variables.get("params"):
+        raise ConfigError("module: has no parameters to train")
     if other := variables.keys() - {"params", "batch_stats"}:
         raise ConfigError(
             f"module: has variables {', '.join(sorted(other))}; params and batch_stats are allowed"
         )
     logits = jax.eval_shape(lambda v, x: module.apply(v, x, train=False), variables, images)
-    found = f"{logits.dtype}{list(logits.shape)}" if hasattr(logits, "shape") else type(logits)
-    if found != f"float32[2, {num_classes}]":
+    if (found := _described(logits)) != f"float32[2, {num_classes}]":
         raise ConfigError(
             f"module: returns {found} for 2 images; must be float32[2, {num_classes}], the logits"
         )
+
+
+def _described(result: Any) -> str:
+    shape = getattr(result, "shape", None)
+    return type(result).__name__ if shape is None else f"{result.dtype}{list(shape)}"

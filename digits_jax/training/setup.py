@@ -193,6 +193,9 @@ def prepare(
     if tx is None:
         schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
         tx = make_optimizer(config.optimizer, schedule, config.weight_decay)
+    custom_parts.check_tx(tx)
+    if loss is not None:
+        custom_parts.check_loss(loss, dataset.num_classes)
     if module is None:
         settings = {**config.to_dict(), "convolution": convolution}
         build = partial(build_model, num_classes=dataset.num_classes, shards=mesh.size)

@@ -174,7 +174,8 @@ def read_rows(
         chosen = rng.integers(0, len(images), length)
         row = compose(images[chosen], touching, rng)
         picture = draw(row, Drawing("", scale=(2, 5), margin=(0.1, 1)), rng)
-        glyphs = read_line(segment(decode_image(picture, f"row {index}")), _score)
+        rows = read_line(segment(decode_image(picture, f"row {index}")), _score)
+        glyphs = [glyph for row in rows for glyph in row.digits]
         if len(glyphs) == length:
             counted += 1
             answers = _score(np.stack([glyph.image for glyph in glyphs])).argmax(-1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from digits_jax.formatting import html_table, plural
+from digits_jax.vision.marks import Mark
 from digits_jax.vision.touching import Box
 
 
@@ -129,9 +130,10 @@ class Digit:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """The digits of a line, from left to right."""
+    """The digits of a line, from left to right, and the marks between them that are none."""
 
     digits: tuple[Digit, ...]
+    marks: tuple[Mark, ...] = ()
 
     @property
     def text(self) -> str:
@@ -150,12 +152,17 @@ class Line:
         doubtful = [str(i) for i, digit in enumerate(self.digits, 1) if not digit.confident]
         note = f"; not confident of number {', '.join(doubtful)}" if doubtful else ""
         each = " ".join(show_probability(digit.probability) for digit in self.digits)
-        return f"{self.text}  ({each}{note})"
+        kinds = ", ".join(mark.kind for mark in self.marks)
+        return f"{self.text}  ({each}{note}{f'; left out: {kinds}' if kinds else ''})"
 
     def as_json(self) -> dict[str, Any]:
         """Returns JSON values."""
-        digits = [digit.as_json() for digit in self.digits]
-        return {"text": self.text, "probability": round(self.probability, 6), "digits": digits}
+        return {
+            "text": self.text,
+            "probability": round(self.probability, 6),
+            "digits": [digit.as_json() for digit in self.digits],
+            "marks": [{"kind": mark.kind, "box": list(mark.box)} for mark in self.marks],
+        }
 
 
 def _number(name: str) -> int | str:

@@ -8,7 +8,15 @@ import numpy as np
 from scipy.special import softmax
 
 from digits_jax.deploy.predictions import Digit, Line, Predictions
-from digits_jax.vision.segment import Glyph, find_digit, find_rows, read_line, read_page, segment
+from digits_jax.vision.segment import (
+    Glyph,
+    Row,
+    find_digit,
+    find_rows,
+    read_line,
+    read_page,
+    segment,
+)
 
 Mode = Literal["digit", "line", "page"]
 Predict = Callable[[np.ndarray], Predictions]  # of a network: images uint8 [n, 28, 28]
@@ -44,17 +52,17 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
     if mode == "page":
         lines = read_page(found, score)
     elif mode == "line":
-        lines = [read_line(found, score)] if found.pieces else []
+        lines = read_line(found, score)
     else:
         digit = find_digit(found)
-        lines = [[digit]] if digit else []
-    count = sum(map(len, find_rows(found))) if mode == "digit" else 0
+        lines = [Row([digit], [])] if digit else []
+    count = sum(len(row.digits) for row in find_rows(found)) if mode == "digit" else 0
     answers = [[_line(line, each) for line in lines] for each in predict]
     return Reading(grey, answers, count, found.too_small)
 
 
-def _line(glyphs: list[Glyph], predict: Predict) -> Line:
-    found = predict(np.stack([glyph.image for glyph in glyphs]))
+def _line(row: Row[Glyph], predict: Predict) -> Line:
+    found = predict(np.stack([glyph.image for glyph in row.digits]))
     runners_up = [found.class_names[label] for label in found.runners_up]
     columns = (found.confidence, found.runner_up_confidence, found.confident)
     confidence, runner_up_confidence, confident = (column.tolist() for column in columns)
@@ -69,6 +77,7 @@ def _line(glyphs: list[Glyph], predict: Predict) -> Line:
                 glyph.box,
                 glyph.image,
             )
-            for i, glyph in enumerate(glyphs)
-        )
+            for i, glyph in enumerate(row.digits)
+        ),
+        tuple(row.marks),
     )

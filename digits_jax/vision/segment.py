@@ -5,7 +5,7 @@ Ink is found once, by `segment`; what it returns is read as one digit or as rows
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -13,6 +13,7 @@ from scipy import ndimage
 from digits_jax.vision.digit import THRESHOLD
 from digits_jax.vision.frames import connected
 from digits_jax.vision.ink import LONGEST, find_ink
+from digits_jax.vision.marks import Mark, is_slash, name_mark
 from digits_jax.vision.touching import Box, Part, split_touching
 
 # A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
@@ -93,6 +94,17 @@ class Glyph:
     box: Box
 
 
+Found = TypeVar("Found", Part, Glyph)
+
+
+@dataclass(frozen=True, eq=False)
+class Row(Generic[Found]):
+    """The digits of a row, from left to right, and what else stands in it."""
+
+    digits: list[Found]
+    marks: list[Mark]
+
+
 def segment(grey: np.ndarray, *, page: bool = False) -> Segmentation:
     """Finds the ink of a picture, uint8 [height, width], and its pieces that can be writing.
 
@@ -161,7 +173,7 @@ def find_digit(found: Segmentation) -> Glyph | None:
     while near := [p for p in rest if is_near(p)]:
         digit += near
         rest = [p for p in rest if p not in near]
-    return _place(found, [_cut_out(found, digit)])[0]
+    return _place(found, Row([_cut_out(found, digit)], [])).digits[0]
 
 
 def read_digit(grey: np.ndarray) -> np.ndarray | None:
@@ -184,13 +196,12 @@ def read_digit(grey: np.ndarray) -> np.ndarray | None:
     return None if digit is None else digit.image
 
 
-def read_line(found: Segmentation, score: Score) -> list[Glyph]:
-    """Reads the digits of a picture with one row, from left to right; see `split_touching`."""
-    rows = find_rows(found, single=True)
-    return _place(found, split_touching(rows[0], score)) if rows else []
+def read_line(found: Segmentation, score: Score) -> list[Row[Glyph]]:
+    """Reads a picture with one row; see `split_touching`. There is none on a blank picture."""
+    return [_read_row(found, row, score) for row in find_rows(found, single=True)]
 
 
-def read_page(found: Segmentation, score: Score) -> list[list[Glyph]]:
+def read_page(found: Segmentation, score: Score) -> list[Row[Glyph]]:
     """Reads rows of digits, top to bottom, each from left to right; see `split_touching`.
 
     A page whose digits have a low mean probability is also read after one, two and three quarters
@@ -199,27 +210,34 @@ def read_page(found: Segmentation, score: Score) -> list[list[Glyph]]:
     upright, mean = _read_upright(found, score)
     if not upright or mean > _CONFIDENT:
         return upright
+    count = sum(len(row.digits) for row in upright)
     for turns in range(1, 4):
         found = found.turn()
         rows, mean = _read_upright(found, score)
         # Digits that lie on their sides fall apart: there are not fewer of them.
-        if mean > _CONFIDENT and sum(map(len, rows)) <= sum(map(len, upright)):
+        if mean > _CONFIDENT and sum(len(row.digits) for row in rows) <= count:
             for turn in range(4 - turns):  # so many more bring the boxes back
                 width = found.shape[(turn + 1) % 2]
-                rows = [[replace(g, box=_turn(g.box, width)) for g in row] for row in rows]
+                rows = [_map_boxes(row, lambda box, width=width: _turn(box, width)) for row in rows]
             return rows
     return upright
 
 
-def _read_upright(found: Segmentation, score: Score) -> tuple[list[list[Glyph]], float]:
+def _read_upright(found: Segmentation, score: Score) -> tuple[list[Row[Glyph]], float]:
     """The rows of a page, and the mean probability of their digits."""
-    rows = [_place(found, split_touching(row, score)) for row in find_rows(found)]
-    images = [glyph.image for row in rows for glyph in row]
+    rows = [_read_row(found, row, score) for row in find_rows(found)]
+    images = [glyph.image for row in rows for glyph in row.digits]
     return rows, float(score(np.stack(images)).max(axis=1).mean()) if images else 0.0
 
 
-def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
+def _read_row(found: Segmentation, row: Row[Part], score: Score) -> Row[Glyph]:
+    return _place(found, Row(split_touching(row.digits, score), row.marks))
+
+
+def find_rows(found: Segmentation, *, single: bool = False) -> list[Row[Part]]:
     """Groups pieces into digits, and digits into rows; touching digits are one part.
+
+    Small pieces over, under or close to a digit are of it; others are marks, or specks.
 
     Args:
       found: the picture.
@@ -231,7 +249,7 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
     Example:
       >>> page = np.full((60, 100), 255, np.uint8)
       >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
-      >>> [[part.box for part in row] for row in find_rows(segment(page))]
+      >>> [[part.box for part in row.digits] for row in find_rows(segment(page))]
       [[(10, 20, 14, 40), (50, 20, 54, 40)]]
     """
     if not found.pieces:
@@ -241,11 +259,11 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[list[Part]]:
     least = 0.02 * float(np.median([p.weight for p in large]))
     rows = [_stack(row) for row in ([large] if single else _split_rows(large))]
     small = [p for p in found.pieces if p.height < 0.45 * height and p.weight >= least]
-    _attach(small, [digit for row in rows for digit in row], height)
+    loose = _attach(small, [digit for row in rows for digit in row], height)
     for row in rows:
         row.sort(key=lambda digit: sum(_bounds(digit)[0::2]))
     rows.sort(key=lambda row: np.mean([sum(_bounds(digit)[1::2]) for digit in row]))
-    return [[_cut_out(found, digit) for digit in row] for row in rows]
+    return _add_marks([[_cut_out(found, digit) for digit in row] for row in rows], loose)
 
 
 def _split_rows(pieces: list[Piece]) -> list[list[Piece]]:
@@ -279,16 +297,34 @@ def _stack(pieces: list[Piece]) -> list[list[Piece]]:
     return digits
 
 
-def _attach(pieces: list[Piece], digits: list[list[Piece]], height: float) -> None:
-    """Adds small pieces to the digit over, under or close by; drops specks and separators."""
+def _add_marks(rows: list[list[Part]], loose: list[Piece]) -> list[Row[Part]]:
+    """The rows, without slashes; their marks are these and the loose pieces that have a name."""
+    result = []
+    for parts in rows:
+        slashes = [
+            i for i in range(1, len(parts) - 1) if is_slash(parts[i], parts[:i] + parts[i + 1 :])
+        ]
+        digits = [part for i, part in enumerate(parts) if i not in slashes]
+        marks = [Mark("slash", parts[i].box) for i in slashes]
+        named = [(name_mark(piece.box, digits), piece.box) for piece in loose]
+        marks += [Mark(kind, box) for kind, box in named if kind]
+        result.append(Row(digits, sorted(marks, key=lambda mark: mark.box)))
+    return result
+
+
+def _attach(pieces: list[Piece], digits: list[list[Piece]], height: float) -> list[Piece]:
+    """Adds small pieces to the digit over, under or close by, and returns the others."""
     # The dash of a date and the dots of a time stand beside digits, the broken bar of a 5 above.
-    boxes = np.array([_bounds(digit) for digit in digits])
+    boxes, loose = np.array([_bounds(digit) for digit in digits]), []
     for piece in pieces:
         aside, gaps = _gaps(piece.box, boxes.T)
         nearest = int(gaps.argmin())
         if gaps[nearest] <= 0.3 * height and aside[nearest] <= _ASIDE * height:
             digits[nearest].append(piece)
             boxes[nearest] = _bounds(digits[nearest])
+        else:
+            loose.append(piece)
+    return loose
 
 
 def _cut_out(found: Segmentation, pieces: list[Piece]) -> Part:
@@ -297,11 +333,21 @@ def _cut_out(found: Segmentation, pieces: list[Piece]) -> Part:
     return Part(np.where(inside, found.ink[top:bottom, left:right], 0), box)
 
 
-def _place(found: Segmentation, parts: list[Part]) -> list[Glyph]:
-    """The parts as a network takes them, and their boxes in pixels of the picture."""
+def _place(found: Segmentation, row: Row[Part]) -> Row[Glyph]:
+    """The digits of a row as a network takes them, and all boxes in pixels of the picture."""
     scale = np.divide(found.shape, found.ink.shape)[[1, 0, 1, 0]]
-    boxes = [np.rint(part.box * scale).astype(int).tolist() for part in parts]
-    return [Glyph(part.image, tuple(box)) for part, box in zip(parts, boxes, strict=True)]
+
+    def to_picture(box: Box) -> Box:
+        left, top, right, bottom = np.rint(box * scale).astype(int).tolist()
+        return left, top, right, bottom
+
+    glyphs = Row([Glyph(part.image, part.box) for part in row.digits], row.marks)
+    return _map_boxes(glyphs, to_picture)
+
+
+def _map_boxes(row: Row[Glyph], change: Callable[[Box], Box]) -> Row[Glyph]:
+    digits = [replace(glyph, box=change(glyph.box)) for glyph in row.digits]
+    return Row(digits, [replace(mark, box=change(mark.box)) for mark in row.marks])
 
 
 # --- boxes ---------------------------------------------------------------------------------

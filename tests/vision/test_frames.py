@@ -45,9 +45,9 @@ def test_frames_are_removed(marks):
 @pytest.mark.parametrize("left", [24, 61])
 def test_a_digit_that_touches_its_box_stays(left):
     page = draw((left, 45), (180, 45), frames=[CELLS[0], CELLS[2]])
-    boxes = [part.box for part in find_rows(segment(page), single=True)[0]]
+    boxes = [part.box for part in find_rows(segment(page), single=True)[0].digits]
     expected = [
-        part.box for part in find_rows(segment(draw((left, 45), (180, 45))), single=True)[0]
+        part.box for part in find_rows(segment(draw((left, 45), (180, 45))), single=True)[0].digits
     ]
     np.testing.assert_allclose(boxes, expected, atol=8)
 
@@ -56,7 +56,7 @@ def test_an_empty_box_of_a_form_is_no_0():
     page = draw(
         *STARTS[:2], frames=[(x + 3, y, right - 6, bottom) for x, y, right, bottom in CELLS]
     )
-    assert len(find_rows(segment(page), single=True)[0]) == 2
+    assert len(find_rows(segment(page), single=True)[0].digits) == 2
 
 
 @pytest.mark.parametrize("dot", [True, False])

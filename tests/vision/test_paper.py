@@ -28,7 +28,7 @@ def levels(inside, outside, left, top, right, bottom):
 
 
 def boxes(grey):
-    return [part.box for row in find_rows(segment(grey)) for part in row]
+    return [part.box for row in find_rows(segment(grey)) for part in row.digits]
 
 
 PAPERS = {

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw
 
 from digits_jax.vision.segment import (
     find_digit,
@@ -32,7 +33,7 @@ def paint_ring(page, left, top, height=40, width=30, pen=5):
 
 def boxes(lines):
     """The boxes of glyphs, or of parts, line by line."""
-    return [[each.box for each in line] for line in lines]
+    return [[each.box for each in line.digits] for line in lines]
 
 
 def uncertain(images):
@@ -76,7 +77,7 @@ def test_rows_and_digits_come_in_reading_order():
         paint_ring(page, left, top)
     found = segment(page)
     assert boxes(find_rows(found)) == boxes(read_page(found, uncertain)) == expected
-    image = read_page(found, uncertain)[0][0].image
+    image = read_page(found, uncertain)[0].digits[0].image
     assert (image.dtype, image.shape) == (np.uint8, (28, 28))
 
 
@@ -116,7 +117,26 @@ def test_separators_are_left_out(kind):
         page[70:78, 106:114] = 0
         page[36:44, 106:114] = 0 if kind == "colon" else 255
     expected = [(left, 20, left + 8, 80) for left in (20, 60, 150, 190)]
-    assert boxes([read_line(segment(page), uncertain)]) == [expected]
+    (row,) = read_line(segment(page), uncertain)
+    assert [glyph.box for glyph in row.digits] == expected
+    named = {
+        "dash": [("dash", (95, 48, 125, 54))],
+        "dot": [("dot", (106, 70, 114, 78))],
+        "colon": [("dot", (106, 36, 114, 44)), ("dot", (106, 70, 114, 78))],
+    }
+    assert [(mark.kind, mark.box) for mark in row.marks] == named[kind]
+
+
+@pytest.mark.parametrize("ends", [(12, 88), (24, 76)], ids=["high", "as low as a 1"])
+def test_a_stroke_that_leans_is_a_slash_where_it_is_higher_than_the_row(ends):
+    image = Image.new("L", (300, 100), 255)
+    pen = ImageDraw.Draw(image)
+    for left in (20, 60, 170, 210):
+        pen.rectangle((left, 20, left + 8, 80), fill=0)
+    pen.line([(130, ends[0]), (105, ends[1])], 0, 7)
+    (row,) = read_line(segment(np.asarray(image)), uncertain)
+    slashes = [mark.kind for mark in row.marks]
+    assert (len(row.digits), slashes) == ((4, ["slash"]) if ends[0] == 12 else (5, []))
 
 
 def test_a_page_of_small_digits_is_processed_at_a_larger_size():
@@ -148,7 +168,7 @@ def test_touching_digits_are_cut():
         return scores
 
     assert boxes(find_rows(touching())) == [[(30, 30, 88, 70)]]
-    found = boxes([read_line(touching(), score)])
+    found = boxes(read_line(touching(), score))
     np.testing.assert_allclose(found, [[(30, 30, 59, 70), (59, 30, 88, 70)]], atol=6)
 
 
@@ -159,7 +179,7 @@ def test_a_0_does_not_become_two_1s():
     def score(images):  # a little more confident of halves than of the whole
         return np.where(widths(images)[:, None] < 12, 0.99, 0.85) * np.eye(10)[[0]]
 
-    assert boxes([read_line(segment(page), score)]) == [[(30, 30, 64, 70)]]
+    assert boxes(read_line(segment(page), score)) == [[(30, 30, 64, 70)]]
 
 
 @given(st.integers(2, 6), st.lists(st.floats(-5, 0), min_size=21, max_size=21), st.floats(0.3, 3))
@@ -187,9 +207,9 @@ def test_the_chosen_cuts_are_the_best_of_all(last, values, width):
 @settings(max_examples=20, deadline=None)
 def test_any_scores_give_digits_in_order(seed):
     rng = np.random.default_rng(seed)
-    line = read_line(touching(), lambda images: rng.dirichlet(np.ones(10), len(images)))
-    assert 1 <= len(line) <= MAX_PARTS
-    middles = [glyph.box[0] + glyph.box[2] for glyph in line]
+    (line,) = read_line(touching(), lambda images: rng.dirichlet(np.ones(10), len(images)))
+    assert 1 <= len(line.digits) <= MAX_PARTS
+    middles = [glyph.box[0] + glyph.box[2] for glyph in line.digits]
     assert middles == sorted(middles)
 
 
@@ -205,8 +225,8 @@ def test_a_turned_page_is_read_and_its_boxes_are_those_of_the_picture(turns):
 
     turned = np.ascontiguousarray(np.rot90(page, turns))
     rows = read_page(segment(turned), score)
-    assert [len(row) for row in rows] in ([3, 1], [1, 3])
-    for glyph in (glyph for row in rows for glyph in row):
+    assert [len(row.digits) for row in rows] in ([3, 1], [1, 3])
+    for glyph in (glyph for row in rows for glyph in row.digits):
         left, top, right, bottom = glyph.box
         assert (turned[top:bottom, left:right] == 0).mean() > 0.8
 

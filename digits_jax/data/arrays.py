@@ -171,7 +171,14 @@ def dataset_from_arrays(
     if not (class_names is None or hasattr(class_names, "__iter__")):
         raise DataError(f"class_names={shown(class_names)}: must be a list of names")
     names, numbers = _number(labels, class_names)
-    if is_dark_on_light(images.values()):
+    lights = {part: _is_light(array) for part, array in images.items()}
+    shares = {part: light.mean() for part, light in lights.items()}
+    if min(shares.values()) < 0.1 and max(shares.values()) > 0.9:
+        found = ", ".join(f"{share:.0%} of {part}" for part, share in shares.items())
+        raise DataError(
+            f"images with a light background are {found}: splits must be alike; invert one"
+        )
+    if np.mean(np.concatenate([*lights.values()])) > 0.5:
         images = {part: 255 - array for part, array in images.items()}
         notes.append("most images have a light background: all are inverted")
     (size,) = set(shapes.values())
@@ -202,10 +209,14 @@ def print_notes(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def is_dark_on_light(parts: Any) -> bool:
-    """Whether the border is light in most images of some arrays, uint8 [n, height, width]."""
-    medians = [np.median(_border(array), 1) for array in parts]
-    return float(np.mean(np.concatenate(medians) > 127)) > 0.5
+def is_dark_on_light(images: np.ndarray) -> bool:
+    """Whether the border is light in most images: uint8 [n, height, width]."""
+    return float(_is_light(images).mean()) > 0.5
+
+
+def _is_light(images: np.ndarray) -> np.ndarray:
+    """uint8 [n, height, width] -> whether the border of each is light, bool [n]."""
+    return np.median(_border(images), 1) > 127
 
 
 def _border(images: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ _SPLIT_NAMES = {
     "testing": "test",
     **{name: "validation" for name in ("validation", "valid", "val", "dev")},
 }
-_SYSTEM_FILES = ("__MACOSX", "Thumbs.db", "desktop.ini")
+_NO_DATA = (CACHE, "__MACOSX", "Thumbs.db", "desktop.ini")
 _IMAGE_NAMES = ("images", "data", "x", "image")
 _LABEL_NAMES = ("labels", "target", "targets", "y", "label")
 _NPZ_PATTERNS = {
@@ -355,7 +355,7 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_visible(path: str | Path) -> bool:
     name = os.path.basename(path)
-    return name[0] != "." and name not in _SYSTEM_FILES
+    return name[0] != "." and name not in _NO_DATA
 
 
 def _read_picture(path: Path, picture: str) -> np.ndarray | str:

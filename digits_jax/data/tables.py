@@ -39,7 +39,7 @@ def read_csv_images(path: str | Path) -> np.ndarray:
       DataError: the file can't be read; the message names the line.
     """
     images = to_grey(read_csv(Path(path))[0], f"{path}: images")
-    if is_dark_on_light([images]):
+    if is_dark_on_light(images):
         images = 255 - images
     return (images if images.shape[1:] == IMAGE_SIZE else to_size(images))[..., None]
 

@@ -76,16 +76,21 @@ def describe(**given: Any) -> dict[str, str]:
 def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> TrainConfig:
     """Fills in a configuration from its preset, but for what the caller brought.
 
+    A preset's batch that is larger than the data set becomes the largest power of two in it.
+
     Raises:
       ConfigError: a field is given that has no effect then.
     """
-    neutral = {}
+    neutral: dict[str, Any] = {}
     for what in custom:
         for name, value in NO_EFFECT[what].items():
             if getattr(config, name) not in (None, value):
                 raise ConfigError(f"{name}: has no effect beside {what}=...; leave one of them out")
         neutral |= NO_EFFECT[what]
     resolved = config.resolve(dataset.name, small=dataset.is_small)
+    size = len(dataset.train)
+    if config.batch_size is None and resolved.batch_size > size:
+        neutral["batch_size"] = 1 << (size.bit_length() - 1)  # devices divide a power of two
     return dataclasses.replace(resolved, **neutral)
 
 

@@ -185,11 +185,15 @@ def test_wrong_arrays_are_one_line(train, said):
             {"validation": (np.where(IMAGES, np.inf, 0), LABELS)},
             "validation images holds NaN or infinity",
         ),
+        (
+            {"test": (255 - IMAGES, LABELS)},
+            "images with a light background are 0% of train, 100% of test: splits must be alike",
+        ),
         ({"class_names": 3}, "class_names=3: must be a list of names"),
         ({"name": "mnist"}, "name=mnist: must be of letters, digits, - and _, and not another"),
         ({"name": "../up"}, "name=../up: must be of letters"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_wrong_combinations_are_one_line(given, said):
     with pytest.raises(DataError) as caught:
@@ -439,6 +443,15 @@ def test_class_folders(tmp_path, home, capsys, monkeypatch):
     assert len(changed.train) + len(changed.validation) + len(changed.test) == 50
 
 
+def test_the_cache_may_be_in_the_folder_of_pictures(tmp_path, monkeypatch):
+    root = write_pictures(tmp_path / "pictures", count=4)
+    first = load_dataset(root, root)
+    assert list((root / "digits_jax_cache").iterdir())
+    monkeypatch.setattr(own_data, "read_digit", None)  # it isn't read again
+    assert digest(load_dataset(root, root)) == digest(first)
+    assert first.class_names == ("9", "10", "a", "b")
+
+
 def test_resized_pictures_and_given_splits(tmp_path):
     root = tmp_path / "own"
     for part, count in (("Training", 6), ("valid", 2), ("test", 3)):
@@ -584,6 +597,15 @@ def test_a_run_on_ones_own_data(here, tmp_path):  # noqa: F811
     (moved / "a/0.png").unlink()
     status, out, err = here(evaluate_program, "run", f"--dataset={moved}")
     assert "was trained on another version of 'pictures'" in err
+
+
+def test_fewer_pictures_than_a_presets_batch(here, tmp_path):  # noqa: F811
+    write_pictures(tmp_path / "pictures")
+    how = ("--dataset=pictures", "--arch=mlp", "--preset=quick", "--hidden-sizes=16", "--epochs=1")
+    status, out, _ = here(train_program, *how, "--workdir=run")
+    assert (status, "2 steps of 32 images" in out) == (0, True)  # of 40
+    status, out, err = here(train_program, *how, "--batch-size=64", "--workdir=other")
+    assert (status, "error: --batch-size=64: pictures has 40 training images" in err) == (2, True)
 
 
 def test_a_mistake_writes_nothing(here, tmp_path):  # noqa: F811

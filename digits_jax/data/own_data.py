@@ -39,7 +39,7 @@ KINDS = (
     "CSV files or of Hugging Face"
 )
 # Change it with anything that changes the arrays that are read.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _MAX_FILES = 2 * MAX_IMAGES
 _LISTED = 20  # of the files that are left out
 _SPLIT_NAMES = {
@@ -261,18 +261,31 @@ def _read_hugging_face(path: Path) -> _Arrays:
                 f"{path}: its split {shown(split)} has the columns {', '.join(map(shown, kinds))}: "
                 "must be train, validation or test with an image and a label"
             )
-        first = np.asarray(rows[0][image]) if len(rows) else np.zeros(1)
-        if len(rows) > MAX_IMAGES or len(rows) * first.nbytes > MAX_ARRAY_BYTES:
-            raise DataError(
-                f"{path}: has {len(rows):,} images of {list(first.shape)}: allowed are "
-                f"{MAX_IMAGES:,} and {MAX_ARRAY_BYTES:,} bytes"
-            )
         names = getattr(rows.features[label], "names", None)
-        images = [np.asarray(each) for each in tqdm(rows[image], leave=False, disable=None)]
-        if len({each.shape for each in images}) > 1:
-            raise DataError(f"{path}: its images have several sizes: must have one")
+        if kinds[image] == "Image":  # that library would open what a file names, also a URL
+            rows = rows.cast_column(image, datasets.Image(decode=False))
+        images: list[np.ndarray] = []
+        for each in tqdm(rows[image], leave=False, disable=None):
+            images.append(_decoded(each, f"{path}: image {len(images) + 1}"))
+            first = images[0]
+            if len(rows) > MAX_IMAGES or len(rows) * first.nbytes > MAX_ARRAY_BYTES:
+                raise DataError(
+                    f"{path}: has {len(rows):,} images of {list(first.shape)}: allowed are "
+                    f"{MAX_IMAGES:,} and {MAX_ARRAY_BYTES:,} bytes"
+                )
+            if images[-1].shape != first.shape:
+                raise DataError(f"{path}: its images have several sizes: must have one")
         parts[part] = np.array(images), np.array(rows[label])
     return _Arrays(parts, names)
+
+
+def _decoded(value: Any, name: str) -> np.ndarray:
+    """An image as Hugging Face's files hold it: an array, or a picture's bytes."""
+    if not isinstance(value, dict):
+        return np.asarray(value)
+    if not value.get("bytes"):
+        raise DataError(f"{name}: isn't in the file, which names another; save the set with it")
+    return decode_image(value["bytes"], name)
 
 
 # --- pictures in folders -------------------------------------------------------------------

@@ -654,6 +654,43 @@ def test_hugging_faces_data_sets(tmp_path):
         load_dataset(tmp_path / "none")
 
 
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_hugging_faces_pictures_are_decoded_by_us(tmp_path):
+    """That library opens any file or URL that a parquet file names, and Pillow's errors escape."""
+    pytest.importorskip("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    kinds = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    about = {"huggingface": json.dumps({"info": {"features": kinds}})}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(png(IMAGES[0]))
+    pictures = [{"bytes": png(image)} for image in IMAGES]
+    for last, message in (
+        (pictures[-1], None),
+        ({"path": str(outside)}, "image 60: isn't in the file, which names another"),
+        (None, "its images have several sizes"),
+        ({"bytes": b"?"}, "image 60: is not a readable picture"),
+        ({"bytes": png(IMAGES[0])[:60]}, "image 60: can't be decoded"),
+        ({"bytes": png(np.zeros((6000, 5000), np.uint8))}, "image 60: is 5,000x6,000 pixels"),
+    ):
+        columns = [pa.array([*pictures[:-1], last], kind), pa.array(LABELS % 2)]
+        table = pa.table(columns, ["image", "label"]).replace_schema_metadata(about)
+        parquet.write_table(table, tmp_path / "some.parquet")
+        if message is None:
+            wanted = Dataset.from_arrays((IMAGES, LABELS % 2), class_names="ab")
+            assert digest(load_dataset(tmp_path / "some.parquet")) == digest(wanted)
+        else:
+            with pytest.raises(DataError, match=rf"some\.parquet: {message}"):
+                load_dataset(tmp_path / "some.parquet")
+
+
 def test_libraries_that_are_not_installed_are_named(tmp_path, monkeypatch):
     (tmp_path / "some.parquet").write_bytes(b"?")
     monkeypatch.setitem(sys.modules, "datasets", None)

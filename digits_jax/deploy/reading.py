@@ -42,7 +42,8 @@ class Reading:
 def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Reading:
     """Reads one digit somewhere on a picture, uint8 [height, width], or a line or page of them.
 
-    The first of the networks also divides lines into digits.
+    The first of the networks also divides lines into digits. Where one digit is read and several
+    seem to be on the picture, the answer isn't confident.
     """
 
     def score(images: np.ndarray) -> np.ndarray:  # not calibrated: see `Score`
@@ -57,11 +58,11 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
         digit = find_digit(found)
         lines = [Row([digit], [])] if digit else []
     count = sum(len(row.digits) for row in find_rows(found)) if mode == "digit" else 0
-    answers = [[_line(line, each) for line in lines] for each in predict]
+    answers = [[_line(line, each, alone=count < 2) for line in lines] for each in predict]
     return Reading(grey, answers, count, found.too_small)
 
 
-def _line(row: Row[Glyph], predict: Predict) -> Line:
+def _line(row: Row[Glyph], predict: Predict, alone: bool) -> Line:
     found = predict(np.stack([glyph.image for glyph in row.digits]))
     runners_up = [found.class_names[label] for label in found.runners_up]
     columns = (found.confidence, found.runner_up_confidence, found.confident)
@@ -73,7 +74,7 @@ def _line(row: Row[Glyph], predict: Predict) -> Line:
                 confidence[i],
                 runners_up[i],
                 runner_up_confidence[i],
-                confident[i],
+                confident[i] and alone,
                 glyph.box,
                 glyph.image,
             )

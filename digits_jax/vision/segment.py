@@ -26,6 +26,7 @@ _MAX_PIECES = 20_000  # on one page; the time to sort them into rows grows with 
 # Mean probability of a page's digits, smoothed: 0.87 to 0.93 upright, 0.6 to 0.85 turned. A page is
 # turned where it is lower, and higher then.
 _CONFIDENT = 0.86
+_DISC = 12  # pixels: smaller ones are dots
 _ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
 
 
@@ -149,6 +150,8 @@ def _find_pieces(shape: Any, ink: np.ndarray) -> Segmentation:
     ]
     # Where everything is a frame, it is a digit cut out closely.
     pieces = [p for p in pieces if not _is_frame(p.box, *ink.shape)] or pieces
+    highest = max((p.height for p in pieces), default=0)
+    pieces = [p for p in pieces if p.height == highest or not _is_disc(p)]
     least = max(3, 0.008 * min(max(ink.shape), LONGEST))
     large = sorted((p for p in pieces if p.longest >= least), key=lambda p: -p.weight)
     return Segmentation(shape, ink, labels, large[:_MAX_PIECES], len(pieces) - len(large))
@@ -363,6 +366,12 @@ def _turn(box: Box, width: int) -> Box:
     """The box after a quarter of a turn to the left of a picture of that width."""
     left, top, right, bottom = box
     return top, width - right, bottom, width - left
+
+
+def _is_disc(piece: Piece) -> bool:
+    """Whether a piece is filled and as wide as high: a punched hole, or a blot."""
+    width, high = piece.box[2] - piece.box[0], piece.height
+    return 0.8 < width / high < 1.25 and piece.weight > 0.65 * width * high and high > _DISC
 
 
 def _bounds(pieces: list[Piece]) -> Box:

@@ -153,6 +153,9 @@ def test_one_picture_in_every_form(tmp_path):
     assert str(digit) == "7  90.0%, then 0 1.1%"  # 1 / 90
     assert predictor.read(np.full((50, 60), 200, np.uint8)) is None
     (line,) = predictor.read_page(np.hstack([page, page]))
+    one = predictor.read(np.hstack([page, page]))
+    assert all(digit.confident for digit in line.digits)
+    assert not one.confident
     assert [digit.box for digit in line.digits] == [(40, 20, 90, 100), (240, 20, 290, 100)]
     assert repr(line) == "Line('77', probability=0.81)"
     assert str(line) == "77  (90.0% 90.0%)"

@@ -248,3 +248,12 @@ def test_the_halves_of_a_broken_digit_are_in_one_row():
     assert boxes(find_rows(segment(page))) == [
         [(20, 30, 26, 90), (80, 30, 88, 90), (140, 30, 146, 90)]
     ]
+
+
+def test_a_punched_hole_is_no_digit():
+    image = Image.new("L", (200, 200), 255)
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((150, 15, 181, 46), fill=0)
+    pen.line([(70, 60), (110, 60), (90, 130)], 0, 5)
+    (piece,) = segment(np.asarray(image)).pieces
+    assert 60 < piece.box[0] < piece.box[2] < 120

@@ -202,11 +202,17 @@ def _is_submission(path: Path) -> bool:
 def _find_files(names: Sequence[str]) -> Iterator[str]:
     """The files given, and those in the folders given, without hidden ones."""
     for name in names:
-        inside = []
-        for folder, folders, files in os.walk(name):
-            folders[:] = [each for each in folders if each[0] != "."]
-            inside += [os.path.join(folder, each) for each in files if each[0] != "."]
-        yield from sorted(filter(os.path.isfile, inside)) or [name]
+        yield from sorted(_files_below(name)) or [name]
+
+
+def _files_below(folder: str) -> list[str]:
+    """Also the folders that can't be listed: each is an error in its place."""
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=lambda e: found.append(e.filename)):
+        folders[:] = [each for each in folders if each[0] != "."]
+        paths = [os.path.join(place, each) for each in files if each[0] != "."]
+        found.extend(filter(os.path.isfile, paths))
+    return found
 
 
 def _entry(name: str, reading: "Reading", models: list[str], mode: str) -> dict[str, Any]:

@@ -162,6 +162,7 @@ def load_own_of_run(
     if not os.path.isfile(Path(workdir) / CONFIG):
         return None
     described = read_json(Path(workdir) / CONFIG)
+    described = described if isinstance(described, dict) else {}
     parts = [described.get(part) for part in ("dataset", "config")]
     saved, config = (part if isinstance(part, dict) else {} for part in parts)
     name, known = str(saved.get("name")), str(saved.get("name")) in DATASETS

@@ -31,7 +31,8 @@ def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None 
       >>> both.name, len(both.train), both.parts
       ('digits+digits', 5028, (('digits', 180, 360), ('digits', 180, 360)))
     """
-    times = tuple(repetitions or [1] * len(datasets))
+    times = repetitions or [1] * len(datasets)
+    times = tuple(times) if isinstance(times, Sequence) else (times,)
     if len(times) != len(datasets) or not all(type(n) is int and n > 0 for n in times):
         raise DataError(
             f"mix={','.join(map(str, times))}: must be {len(datasets)} numbers from 1, one for "

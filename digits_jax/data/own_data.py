@@ -113,7 +113,7 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
 def _states(path: Path) -> Iterator[object]:
     """What changes with the files: names, sizes and times."""
     yield _CACHE_VERSION
-    for file, _ in [(path, "")] if path.is_file() else _files(path):
+    for file, _ in _files(path) if path.is_dir() else [(path, "")]:
         with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
             # A link stays as it is when the file that it names changes.
             about = os.stat(file) if os.path.isfile(file) else os.lstat(file)
@@ -349,7 +349,7 @@ def _find_pictures(root: Path, depth: int) -> tuple[list[tuple[str, str, Path]],
 def _files(root: Path) -> Iterator[tuple[Path, str]]:
     """The files in a folder and below, in a fixed order, and why one can't be taken, or ""."""
     real, count = os.path.realpath(root), 0
-    for place, folders, names in os.walk(root):
+    for place, folders, names in os.walk(root, onerror=_refuse):
         folders[:] = sorted(filter(_is_visible, folders), key=natural_key)
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for name in [*links, *sorted(filter(_is_visible, names), key=natural_key)]:
@@ -364,6 +364,11 @@ def _files(root: Path) -> Iterator[tuple[Path, str]]:
             elif not os.path.isfile(path):
                 problem = "is no regular file"
             yield path, problem
+
+
+def _refuse(error: OSError) -> None:
+    # os.walk would pass over a folder that it can't list, and a class would be missing.
+    raise DataError(f"{error.filename}: can't be read ({error.strerror})") from None
 
 
 def _is_visible(path: str | Path) -> bool:

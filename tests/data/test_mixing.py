@@ -35,7 +35,7 @@ def test_what_cannot_be_mixed_is_named():
         mix_datasets([one, dataset("two", 2, (4, 2, 2), ("a", "c"))])
     with pytest.raises(DataError, match=r"^mix=1,2,3: must be 2 numbers from 1, one for each"):
         mix_datasets([one, one], [1, 2, 3])
-    for times in ((0, 0), (1, -1), (1, 1.5), ("1", "2")):
+    for times in ((0, 0), (1, -1), (1, 1.5), ("1", "2"), 2):
         with pytest.raises(DataError, match=r"^mix=.*: must be 2 numbers from 1, one for each"):
             mix_datasets([one, one], times)
     with pytest.raises(DataError, match=r"^mix=1,1000000: makes 4,000,004 training images; 4,000"):

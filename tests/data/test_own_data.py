@@ -1,5 +1,6 @@
 """Data of one's own: every form gives the same arrays, and every mistake is one line."""
 
+import errno
 import gzip
 import io
 import json
@@ -17,6 +18,7 @@ from small_mnist import NAMES, check, idx_bytes, make_arrays, stand_in, write_fi
 from digits_jax import DataError, Dataset, TrainConfig, load_dataset, load_trained
 from digits_jax import compare as compare_program
 from digits_jax import evaluate as evaluate_program
+from digits_jax import predict as predict_program
 from digits_jax import train as train_program
 from digits_jax.data import own_data
 from digits_jax.data.datasets import load_own_of_run
@@ -502,6 +504,30 @@ def test_a_file_that_goes_while_a_folder_is_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(own_data, "_files", files)
     assert load_dataset(tmp_path / "own").notes[0].startswith("left out: a/gone.png: No such file")
+
+
+def test_a_folder_that_cannot_be_listed_is_no_missing_class(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "own", count=4, classes=("a", "b", "locked"))
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"own.locked: can't be read \(Permission denied\)"):
+        load_dataset(tmp_path / "own")
+    found = list(predict_program._find_files([str(tmp_path / "own")]))
+    assert len(found) == 9
+    assert found[-1] == str(tmp_path / "own/locked")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"dataset": {"path": "digits+digits"}, "config": 1}'])
+def test_a_strangers_config_names_no_data(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    found = load_own_of_run(tmp_path)
+    assert found is None or len(found.train) == 2 * 1257
 
 
 def test_a_home_of_nobody_is_one_line():

@@ -131,7 +131,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
 def tables(result: dict[str, Any]) -> str:
     """Returns each table of a result as Markdown, under its name.
 
-    Example:
+    Examples:
       >>> print(tables({"rows": [{"arch": "cnn", "step_seconds": 0.25, "blocks": [0.2, 0.3]}]}))
       rows:
       <BLANKLINE>

@@ -72,7 +72,7 @@ class TrainConfig(Checked, ranges=RANGES):
     Raises:
       ConfigError: a value, or a combination of values, that isn't allowed.
 
-    Example:
+    Examples:
       >>> TrainConfig(arch="ann", preset="quick", dropout=0.1).resolve("mnist").dropout
       0.1
     """

@@ -11,7 +11,7 @@ class DigitsError(ValueError):
     ``status``; library callers may catch a ``ValueError``. Any other exception that escapes is a
     bug and keeps its traceback.
 
-    Example:
+    Examples:
       >>> raise ConfigError("epochs=-1: must be more than 0")
       Traceback (most recent call last):
       digits_jax.errors.ConfigError: epochs=-1: must be more than 0
@@ -54,7 +54,7 @@ _SHORT.maxlevel = 3
 def quoted(value: object) -> str:
     """``repr`` of what a message quotes, cut to a part of a line, however long or deep it is.
 
-    Example:
+    Examples:
       >>> quoted([24, "x"]), len(quoted("y" * 10_000))
       ("[24, 'x']", 60)
     """
@@ -68,7 +68,7 @@ def quoted(value: object) -> str:
 def shown(value: object) -> str:
     """As `quoted`, but text has no quotes, as on a command line.
 
-    Example:
+    Examples:
       >>> shown("cnn"), shown(0.5), len(shown("y" * 10_000))
       ('cnn', '0.5', 80)
     """

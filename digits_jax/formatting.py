@@ -15,7 +15,7 @@ from digits_jax.errors import printable
 def plain(text: object) -> str:
     r"""Escapes line breaks, control characters and marks that change the direction of writing.
 
-    Example:
+    Examples:
       >>> plain("a\x1b[2J\n")
       'a\\x1b[2J\\n'
     """
@@ -25,7 +25,7 @@ def plain(text: object) -> str:
 def markdown(text: object) -> str:
     r"""Escapes what Markdown or HTML would take for markup, in tables too.
 
-    Example:
+    Examples:
       >>> print(markdown("[a](javascript:b) <c>|d"))
       \[a\](javascript:b) \<c\>\|d
     """
@@ -35,7 +35,7 @@ def markdown(text: object) -> str:
 def to_html(text: object) -> str:
     """Escapes what HTML would take for markup.
 
-    Example:
+    Examples:
       >>> to_html("<b>")
       '&lt;b&gt;'
     """
@@ -52,7 +52,7 @@ def html_table(rows: Mapping[str, object], title: str = "") -> str:
 def csv_cell(value: object) -> object:
     """Marks text that a spreadsheet would take for a formula by an apostrophe; numbers stay.
 
-    Example:
+    Examples:
       >>> csv_cell("=1+1"), csv_cell(-1.5), csv_cell("cnn")
       ("'=1+1", -1.5, 'cnn')
     """
@@ -72,7 +72,7 @@ def markdown_table(
       columns: the headings.
       align: "l" or "r" for each column; the last letter stands for all further columns.
 
-    Example:
+    Examples:
       >>> print(markdown_table([["cnn", "99.60%", 8], ["a|b", None, 9]], ["net", "right", "n"]))
       | net | right | n |
       |---|--:|--:|
@@ -94,7 +94,7 @@ def _cell(value: object) -> str:
 def fixed(value: float | None, digits: int, sign: str = "") -> str:
     """Formats with `digits` decimals and a true minus sign; sign="+" marks positive numbers too.
 
-    Example:
+    Examples:
       >>> fixed(-0.0001, 3), fixed(-1.5, 1), fixed(1500, 0, "+"), fixed(None, 1)
       ('0.000', '−1.5', '+1,500', '–')
     """
@@ -107,7 +107,7 @@ def fixed(value: float | None, digits: int, sign: str = "") -> str:
 def count(value: float | None, sign: str = "") -> str:
     """Formats a count, or a mean of counts: one decimal, none for whole numbers and from 100 on.
 
-    Example:
+    Examples:
       >>> count(3), count(3.04), count(1234.5), count(2.5, "+"), count(-1000.0, "+")
       ('3', '3.0', '1,234', '+2.5', '−1,000')
     """
@@ -121,7 +121,7 @@ def count(value: float | None, sign: str = "") -> str:
 def plural(number: float | str, noun: str) -> str:
     """Formats a count with its noun; a number that is already text is kept.
 
-    Example:
+    Examples:
       >>> plural(1, "seed"), plural(0, "error"), plural(3, "process"), plural("0.75", "epoch")
       ('1 seed', '0 errors', '3 processes', '0.75 epochs')
     """
@@ -140,7 +140,7 @@ def interval(
 ) -> str:
     """Formats an interval.
 
-    Example:
+    Examples:
       >>> interval((0.9, 0.95)), interval((-1.0, 1.5), lambda end: fixed(end, 1)), interval(None)
       ('[90.00%, 95.00%]', '[−1.0, 1.5]', '–')
     """
@@ -150,7 +150,7 @@ def interval(
 def mean_sd(values: Iterable[float], digits: int = 2, factor: float = 1.0) -> str:
     """Formats mean ± sample standard deviation; of one value, the value alone.
 
-    Example:
+    Examples:
       >>> mean_sd([0.991, 0.993], factor=100), mean_sd([5.0], 1)
       ('99.20 ± 0.14', '5.0')
     """
@@ -167,7 +167,7 @@ def p_value(p: float) -> str:
 def duration(seconds: float) -> str:
     """Formats a time with three digits and the unit that suits it.
 
-    Example:
+    Examples:
       >>> duration(0.0000123), duration(0.0456), duration(1.5), duration(123.4)
       ('12.3 µs', '45.6 ms', '1.50 s', '123 s')
     """

@@ -96,7 +96,7 @@ def processor_name() -> str:
 def version_of(package: str) -> str | None:
     """An installed package's version; None of one that is merely on the path, as a checkout is.
 
-    Example:
+    Examples:
       >>> version_of("no-such-package") is None
       True
     """

@@ -43,7 +43,7 @@ def compare_results(
     Raises:
       DataError: results on other images, a group of several architectures, or the same run twice.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> labels = np.arange(100) % 10
       >>> mlp = Predictions("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])

@@ -77,7 +77,7 @@ def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
 def new_figure(title: str, width: float, height: float) -> "Figure":
     """Makes a Figure whose title, wrapped to its width, stands above `height` inches of plot.
 
-    Example:
+    Examples:
       >>> new_figure("B is better", 5.2, 3.0).get_suptitle()
       'B is better'
     """

@@ -123,7 +123,7 @@ def preset_values(arch: str, preset: str, *, small: bool) -> dict[str, Any]:
     Args:
       small: whether the data set has about a thousand images rather than tens of thousands.
 
-    Example:
+    Examples:
       >>> preset_values("cnn", "quick", small=False)["epochs"]
       1.0
     """

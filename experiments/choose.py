@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
 def split_candidates(argv: Sequence[str]) -> list[Any]:
     """Returns the program's own arguments, then a line for each candidate.
 
-    Example:
+    Examples:
       >>> split_candidates(["--name=x", "--", "--arch=cnn", "--", "--arch=mlp", "--dropout=0.1"])
       [['--name=x'], '--arch=cnn', '--arch=mlp --dropout=0.1']
     """

@@ -132,7 +132,7 @@ def read_pictures(
 def difference(correct: np.ndarray, plain: np.ndarray) -> tuple[float, float, float]:
     """Returns the points between two accuracies on the same images, and the 95% interval.
 
-    Example:
+    Examples:
       >>> [round(v, 2) for v in difference(np.array([True] * 99 + [False]), np.ones(100, bool))]
       [-1.0, -2.95, 0.95]
     """

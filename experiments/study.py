@@ -97,7 +97,7 @@ def write_results(path: Path, results: Any, text: str) -> None:
 def replace_block(page: str, name: str, text: str) -> str:
     """Replaces what is between a page's marks of a name, if it has such.
 
-    Example:
+    Examples:
       >>> replace_block("a <!-- x -->old<!-- /x --> b", "x", "new")
       'a <!-- x -->\\nnew\\n<!-- /x --> b'
     """
@@ -125,7 +125,7 @@ def hold_out(dataset: Dataset, index: int, count: int) -> Dataset:
     Returns:
       The data set, without its test split.
 
-    Example:
+    Examples:
       >>> from digits_jax import load_dataset
       >>> fifth = hold_out(load_dataset("digits"), 0, 5)
       >>> [len(part) for part in (fifth.train, fifth.validation)]
@@ -146,7 +146,7 @@ def hold_out(dataset: Dataset, index: int, count: int) -> Dataset:
 def mean_se(values: Sequence[float], digits: int) -> str:
     """Formats a mean difference ± its standard error; of one value, the value alone.
 
-    Example:
+    Examples:
       >>> mean_se([0.1, 0.3, 0.2], 3), mean_se([1.0], 1)
       ('+0.200 ± 0.058', '+1.0')
     """

@@ -88,7 +88,7 @@ def train_config(options: Options, **fields: Any) -> tuple[TrainConfig, RunOptio
     Raises:
       ConfigError: a value that isn't allowed.
 
-    Example:
+    Examples:
       >>> train_config(Options(dataset="digits", platform="cpu"), arch="mlp")[0].dataset
       'digits'
     """

@@ -105,7 +105,7 @@ def timed_process(command: Sequence[str], environment: Mapping[str, str] | None 
     Raises:
       ConfigError: it failed; the message is the last line of its errors.
 
-    Example:
+    Examples:
       >>> timed_process([sys.executable, "-c", "print(7)"]).output.strip()
       '7'
     """

@@ -63,7 +63,7 @@ def flops(lowered: jax.stages.Lowered) -> float | None:
     Returns:
       None where a backend can't analyse it.
 
-    Example:
+    Examples:
       >>> flops(jax.jit(jnp.dot).lower(jnp.ones((2, 3)), jnp.ones((3, 5))))
       60.0
     """

@@ -57,7 +57,7 @@ def benchmark(options: Options) -> dict[str, Any]:
 def log_slope(sizes: Sequence[float], seconds: Sequence[float]) -> float | None:
     """Returns the slope of a least-squares line through logarithms; None where there is one size.
 
-    Example:
+    Examples:
       >>> round(log_slope([1, 10, 100], [2, 20, 200]), 6)
       1.0
     """

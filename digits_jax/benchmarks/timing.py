@@ -12,7 +12,7 @@ _MOST_CALLS = 1_000_000
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Returns the median and the 10th and 90th percentile of some measurements.
 
-    Example:
+    Examples:
       >>> spread([4.0, 1.0, 2.0, 3.0, 5.0])
       {'median': 3.0, 'p10': 1.4, 'p90': 4.6}
     """
@@ -46,7 +46,7 @@ def time_in_turn(
     Returns:
       For each piece of work, the seconds of one call in each block.
 
-    Example:
+    Examples:
       >>> found = time_in_turn([lambda count: sum(range(count))] * 2, repeats=3, seconds=0.001)
       >>> [len(blocks) for blocks in found]
       [3, 3]

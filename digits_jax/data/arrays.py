@@ -44,7 +44,7 @@ def to_grey(images: Any, name: str) -> np.ndarray:
     Raises:
       DataError: another shape or type, or values out of range.
 
-    Example:
+    Examples:
       >>> to_grey(np.array([[0, 0.5, 1, 0]]), "x").tolist()
       [[[0, 128], [255, 0]]]
     """

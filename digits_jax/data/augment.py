@@ -51,7 +51,7 @@ def make_augment(policy: str, strength: float = 1.0) -> Augment | None:
       strength: multiplies the policy's own strengths: 2 means 20 degrees for 10, and up to 1.3
         times the size for 1.15; the side of a square is rounded.
 
-    Example:
+    Examples:
       >>> make_augment("none") is None
       True
       >>> make_augment("noise", 2.0).keywords
@@ -112,7 +112,7 @@ def warp(
       elastic_sigma_pixels: its smoothness, the standard deviation of the Gaussian that
         filters it.
 
-    Example:
+    Examples:
       >>> images = jax.random.uniform(jax.random.key(0), (2, 28, 28, 1))
       >>> bool(jnp.all(warp(jax.random.key(1), images) == images))
       True
@@ -159,7 +159,7 @@ def cutout(key: jax.Array, images: jax.Array, *, size_pixels: int) -> jax.Array:
 
     Its centre is anywhere in the image, so a part of the square may be outside.
 
-    Example:
+    Examples:
       >>> images = jnp.ones((1, 28, 28, 1))
       >>> blank = 784 - int(cutout(jax.random.key(0), images, size_pixels=8).sum())
       >>> 16 <= blank <= 64
@@ -198,7 +198,7 @@ def vary_strokes(
         3x3 neighbours, uniform in plus and minus this.
       blur: at most 1; how far it may go then towards their binomial mean, uniform from 0.
 
-    Example:
+    Examples:
       >>> images = jnp.zeros((1, 28, 28, 1)).at[:, :, 14].set(1)
       >>> changed = vary_strokes(jax.random.key(0), images, blur=1.0)
       >>> bool(0.5 < changed.max() < 1), round(float(changed.sum()))
@@ -232,7 +232,7 @@ def _binomial_mean(images: jax.Array) -> jax.Array:
 def add_noise(key: jax.Array, images: jax.Array, *, noise_sd: float) -> jax.Array:
     """Adds Gaussian noise of a standard deviation to each pixel, and clips the result to [0, 1].
 
-    Example:
+    Examples:
       >>> images = jnp.full((1, 28, 28, 1), 0.5)
       >>> round(float(add_noise(jax.random.key(0), images, noise_sd=0.1).std()), 1)
       0.1

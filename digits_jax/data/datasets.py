@@ -65,7 +65,7 @@ def load_dataset(
       DataError: an unknown name; a folder that doesn't exist; files that are missing or damaged;
         no place to download from or to write to.
 
-    Example:
+    Examples:
       >>> digits = load_dataset("digits")
       >>> digits.train.images.shape, digits.train.labels.dtype, digits.num_classes
       ((1257, 28, 28, 1), dtype('int32'), 10)

@@ -32,7 +32,7 @@ def read_idx(data: bytes, name: str) -> np.ndarray:
       DataError: it isn't such a file, or doesn't hold as many bytes as its header says, or more
         than ``MAX_IDX_BYTES``: no more than that is unpacked.
 
-    Example:
+    Examples:
       >>> read_idx(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]), "labels").tolist()
       [7, 8, 9]
     """

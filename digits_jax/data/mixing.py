@@ -25,7 +25,7 @@ def mix_datasets(datasets: Sequence[Dataset], repetitions: Sequence[int] | None 
     Raises:
       DataError: other classes, or not as many repetitions as data sets.
 
-    Example:
+    Examples:
       >>> from digits_jax.data.digits import load_digits
       >>> both = mix_datasets([load_digits(), load_digits()], [1, 3])
       >>> both.name, len(both.train), both.parts

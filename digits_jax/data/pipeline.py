@@ -31,7 +31,7 @@ BLOCKS_AHEAD = 3  # 3 MB each
 def num_steps(epochs: float, size: int, batch_size: int) -> int:
     """Returns the number of steps after which every image has been seen ``epochs`` times.
 
-    Example:
+    Examples:
       >>> num_steps(epochs=2, size=55_000, batch_size=256)
       430
     """
@@ -48,7 +48,7 @@ def share_size(batch_size: int, share: tuple[int, int]) -> int:
     Raises:
       DataError: there is no such share, or the batch can't be divided evenly.
 
-    Example:
+    Examples:
       >>> share_size(256, (1, 2))
       128
     """
@@ -83,7 +83,7 @@ class TrainStream:
       threads: how many read files at once.
       at_once: images that a thread reads at once, about; at least one batch.
 
-    Example:
+    Examples:
       >>> split = Split(np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32))
       >>> stream = TrainStream(split, seed=0, batch_size=2)
       >>> seen = [int(label) for step in range(5) for label in stream.batch(step)["label"]]
@@ -204,7 +204,7 @@ def eval_batches(split: Split, batch_size: int, share: tuple[int, int] = (0, 1))
     Yields:
       {"image", "label", "mask"}, each of length ``batch_size / count``.
 
-    Example:
+    Examples:
       >>> split = Split(np.zeros((5, 28, 28, 1), np.uint8), np.arange(5, dtype=np.int32))
       >>> [int(batch["mask"].sum()) for batch in eval_batches(split, 2)]
       [2, 2, 1]

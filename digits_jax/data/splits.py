@@ -170,7 +170,7 @@ class Dataset:
         Raises:
           DataError: the message names the array, what it has and what is allowed.
 
-        Example:
+        Examples:
           >>> images, labels = np.zeros((40, 28, 28)), np.arange(40) % 2
           >>> images[:, 4:20, 14] = 1
           >>> mine = Dataset.from_arrays((images, labels), class_names=("odd", "even"))
@@ -235,7 +235,7 @@ def _check_split(part: str, split: Split, classes: int) -> None:
 def random_order(size: int, *key: int) -> np.ndarray:
     """Returns a permutation that is a pure function of a key of one or two numbers: int64 [size].
 
-    Example:
+    Examples:
       >>> random_order(5, 0, 3).tolist()
       [4, 0, 1, 2, 3]
     """
@@ -255,7 +255,7 @@ def validation_indices(count: int, most: int | None = None) -> tuple[np.ndarray,
     Returns:
       Two sorted int64 arrays, train and validation; the second holds a twelfth, or ``most``.
 
-    Example:
+    Examples:
       >>> [len(part) for part in validation_indices(60_000)]
       [55000, 5000]
     """
@@ -277,7 +277,7 @@ def stratified_indices(
     Returns:
       For each part, which examples it has: sorted int64.
 
-    Example:
+    Examples:
       >>> stratified_indices(np.array([0, 0, 1, 0, 1]), ["a", "b"])
       {'a': array([0, 1, 4]), 'b': array([2, 3])}
     """
@@ -293,7 +293,7 @@ def stratified_indices(
 def sha256_of_splits(splits: Iterable[Split]) -> str:
     """Computes one SHA-256 over dtype, shape and bytes of all images and labels.
 
-    Example:
+    Examples:
       >>> split = Split(np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, np.int32))
       >>> sha256_of_splits([split])[:16]
       'b115996a7f57cf74'

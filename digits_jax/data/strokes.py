@@ -152,7 +152,7 @@ WAYS: dict[int, list[list[Points]]] = {
 def load_strokes() -> Dataset:
     """Draws ``strokes``: 8,000 training, 1,000 validation and 1,000 test images.
 
-    Example:
+    Examples:
       >>> draw_digit(np.random.default_rng(0), 7).shape
       (28, 28)
     """

@@ -23,7 +23,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     Returns:
       The temperature of the least cross-entropy in [0.25, 4]: where all are right, 0 is best.
 
-    Example:
+    Examples:
       >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # a confidence of 95%, right 3 times of 4
       >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): of 75%
       1.1
@@ -55,7 +55,7 @@ def choose_threshold(
     Returns:
       The threshold, and the share of the correct predictions that does fall below it.
 
-    Example:
+    Examples:
       >>> logits = np.log(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.5, 0.5]]))
       >>> threshold, cost = choose_threshold(logits, np.array([0, 0, 0, 1]), max_below=0.34)
       >>> round(threshold, 3), round(cost, 3)

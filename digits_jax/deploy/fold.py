@@ -39,7 +39,7 @@ def to_layers(settings: Mapping[str, Any], variables: Mapping[str, Any]) -> list
       variables: "params" and, with BatchNorm, "batch_stats" of the module. The leaves, arrays or
         anything else, become those of the layers.
 
-    Example:
+    Examples:
       >>> names = {"params": {"logits": {"kernel": "a", "bias": "b"}}}
       >>> to_layers({"arch": "mlp", "batch_norm": False, "hidden_sizes": []}, names)[1]
       Layer(kind='dense', arrays={'kernel': 'a', 'bias': 'b'})
@@ -78,7 +78,7 @@ def fold_batch_norm(layers: Iterable[Layer]) -> list[Layer]:
 
     Each convolution and dense layer of the result has a bias; all arrays are float32.
 
-    Example:
+    Examples:
       >>> norm = {"scale": np.ones(1), "bias": np.zeros(1), "mean": np.ones(1), "var": np.ones(1)}
       >>> dense = Layer("dense", {"kernel": np.ones((2, 1))})
       >>> [folded] = fold_batch_norm([dense, Layer("batch_norm", norm)])

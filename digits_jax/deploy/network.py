@@ -96,7 +96,7 @@ def make_logits(network: Network) -> Callable[[Any, Any], jax.Array]:
 
     The variables are an argument, so that compiled code needn't hold them.
 
-    Example:
+    Examples:
       >>> dense = {"kernel": np.ones((784, 2), np.float32), "bias": np.zeros(2, np.float32)}
       >>> variables = {"params": {"logits": dense}}
       >>> member = Member({"arch": "mlp", "batch_norm": False, "hidden_sizes": []}, variables)

@@ -28,7 +28,7 @@ OPSET = 17
 def import_extra(name: str) -> Any:
     """Imports a module of the extra "export"; raises a `DataError` where it isn't installed.
 
-    Example:
+    Examples:
       >>> import_extra("no_such_package.module")
       Traceback (most recent call last):
       digits_jax.errors.DataError: this format needs no_such_package; install it with pip ...

@@ -22,7 +22,7 @@ class Predictions:
       probabilities: float32 [n, classes].
       threshold: the least probability of a confident prediction.
 
-    Example:
+    Examples:
       >>> found = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
       ...                     np.array([[0.2, 0.7, 0.1]]), threshold=0.5)
       >>> found.labels.tolist(), found.confidence.tolist(), found.names
@@ -172,7 +172,7 @@ def _number(name: str) -> int | str:
 def show_probability(probability: float) -> str:
     """Formats a probability for a person, without certainty that the network hasn't.
 
-    Example:
+    Examples:
       >>> show_probability(0.9996), show_probability(0.5), show_probability(0.0001)
       ('>99.9%', '50.0%', '<0.1%')
     """

@@ -162,7 +162,7 @@ def open_network(path: str | Path) -> Network:
 def check_images(images: Any) -> np.ndarray:
     """Returns images, as `Predictor.predict` takes them, as float32 [n, 28, 28, 1] in [0, 1].
 
-    Example:
+    Examples:
       >>> check_images(np.full((28, 28), 255, np.uint8)).shape
       (1, 28, 28, 1)
     """

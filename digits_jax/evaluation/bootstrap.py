@@ -58,7 +58,7 @@ def bootstrap(
       gives the same rate (no new error among 3, say) the percentiles would claim certainty:
       proportions then get their Wilson interval, and `notes` says so; others get None.
 
-    Example:
+    Examples:
       >>> labels = [0] * 100
       >>> found = bootstrap(labels, [1] * 20 + [0] * 80, [1] * 10 + [0] * 90)
       >>> low, high = found.intervals["repair_rate"]
@@ -179,7 +179,7 @@ def permutation_test(
     Raises:
       DataError: fewer than two runs on a side, or runs without errors.
 
-    Example:
+    Examples:
       >>> labels = [0] * 6
       >>> a = [[1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0]]
       >>> b = [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]]

@@ -21,7 +21,7 @@ BINS = 15  # as in Guo et al.
 def negative_log_likelihood(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
     """Computes the loss of each image, -log p(label), in nats.
 
-    Example:
+    Examples:
       >>> negative_log_likelihood([0], [[0.0, 0.0]]).round(4)
       array([0.6931])
     """
@@ -35,7 +35,7 @@ def brier_score(labels: ArrayLike, logits: ArrayLike) -> np.ndarray:
     Returns:
       float64 [n]: 0 is best, 2 is confident and wrong.
 
-    Example:
+    Examples:
       >>> brier_score([0], [[0.0, 0.0]])
       array([0.5])
 
@@ -80,7 +80,7 @@ def reliability(
         so that each bin holds as many images. Images of equal confidence share a bin, whatever
         their order: bins may then be empty or fuller.
 
-    Example:
+    Examples:
       >>> curve = reliability([0, 1], [[0.0, 0.0], [0.0, 0.0]], bins=2)
       >>> curve.counts.tolist(), curve.ece
       ([2, 0], 0.0)
@@ -121,7 +121,7 @@ class Calibration:
 def calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
     """Computes NLL, Brier score, ECE and both reliability curves of one run.
 
-    Example:
+    Examples:
       >>> calibration([0, 1], [[0.0, 0.0], [0.0, 0.0]]).brier
       0.5
     """
@@ -160,7 +160,7 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
       labels: int [n], of a validation split (never of the test set).
       logits: float [n, classes].
 
-    Example:
+    Examples:
       >>> labels = [0, 0, 0, 1]
       >>> logits = np.array([[5.0, 0.0]] * 4)
       >>> round(fit_temperature(labels, logits).temperature, 4)  # 5 / ln 3

@@ -231,7 +231,7 @@ class Comparison:
 def to_plain(value: Any) -> Any:
     """Converts results to what JSON holds: dataclasses, arrays and tuples; NaN becomes None.
 
-    Example:
+    Examples:
       >>> to_plain({"counts": np.array([1, 2]), "ci95": (np.float64(0.5), np.nan)})
       {'counts': [1, 2], 'ci95': [0.5, None]}
     """
@@ -269,7 +269,7 @@ def compare(
       DataError: arrays that don't match, runs on other images, a group of several
         architectures, or, in groups, the same run twice.
 
-    Example:
+    Examples:
       >>> labels = [0, 1, 2, 0]
       >>> mlp = Predictions("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
       >>> cnn = Predictions("cnn", labels, np.eye(3)[[0, 1, 2, 2]])

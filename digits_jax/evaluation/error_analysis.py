@@ -56,7 +56,7 @@ def error_changes(
     Returns:
       The largest gain first.
 
-    Example:
+    Examples:
       >>> found = error_changes([4, 4, 7], [9, 9, 7], [4, 4, 2], by="confusion")
       >>> [(change.label, change.answer, change.gain) for change in found]
       [(4, 9, 2.0), (7, 2, -1.0)]
@@ -112,7 +112,7 @@ def hardest_images(
       logits: float [n, classes] of each run.
       known: indices of images whose label is already known to be doubtful.
 
-    Example:
+    Examples:
       >>> logits = [[[0.0, 2.0], [3.0, 0.0]], [[0.0, 1.0], [3.0, 0.0]]]
       >>> [found] = hardest_images([0, 0], logits)
       >>> found.index, found.wrong_label, found.votes

@@ -98,7 +98,7 @@ def wilson_interval(successes: ArrayLike, count: ArrayLike) -> tuple[Any, Any]:
     Returns:
       (low, high), floats, or arrays where arrays were given.
 
-    Example:
+    Examples:
       >>> low, high = wilson_interval(9987, 10_000)
       >>> print(f"{low:.4f} {high:.4f}")
       0.9978 0.9992
@@ -132,7 +132,7 @@ def confusion_matrix(
     Returns:
       float64 [classes, classes], rows the labels, columns the predictions.
 
-    Example:
+    Examples:
       >>> confusion_matrix([0, 1, 1], [0, 1, 0])
       array([[1., 0.],
              [1., 1.]])
@@ -159,7 +159,7 @@ def class_accuracy(
 
     Args: as `confusion_matrix`.
 
-    Example:
+    Examples:
       >>> class_accuracy([0, 0, 1, 1], [0, 1, 1, 1]).accuracy.tolist()
       [0.5, 1.0]
     """

@@ -46,7 +46,7 @@ def pair_cells(
     Returns:
       (both_right, only_a_wrong, only_b_wrong, both_wrong), float64 [..., seeds_a, seeds_b].
 
-    Example:
+    Examples:
       >>> [int(c.item()) for c in pair_cells(np.array([[True, False]]), np.array([[True, True]]))]
       [0, 0, 1, 1]
     """
@@ -66,7 +66,7 @@ def cell_rates(
 ) -> dict[str, np.ndarray]:
     """Computes every rate of `error_overlap` from the four counts, elementwise; 0/0 is NaN.
 
-    Example:
+    Examples:
       >>> rates = cell_rates(90, 6, 3, 1)
       >>> round(float(rates["repair_rate"]), 3), float(rates["new_error_rate"])
       (0.857, 0.75)
@@ -183,7 +183,7 @@ def error_overlap(
       labels: int [n].
       predictions_a, predictions_b: int [n] or [seeds, n].
 
-    Example:
+    Examples:
       >>> found = error_overlap([0, 1, 2, 3], [0, 0, 0, 3], [0, 1, 0, 0])
       >>> found.both_right, found.only_a_wrong, found.only_b_wrong, found.both_wrong
       (1, 1, 1, 1)
@@ -234,7 +234,7 @@ def mcnemar_p_value(only_a_wrong: ArrayLike, only_b_wrong: ArrayLike) -> np.ndar
     Returns:
       The two-sided p-value, float64 of the counts' shape.
 
-    Example:
+    Examples:
       >>> round(float(mcnemar_p_value(9, 1)), 5)
       0.02148
 
@@ -267,7 +267,7 @@ def cochrans_q(labels: ArrayLike, predictions: ArrayLike) -> CochransQ:
       labels: int [n].
       predictions: int [runs, n], at least two runs.
 
-    Example:
+    Examples:
       >>> found = cochrans_q([0, 0, 0], [[0, 0, 1], [0, 1, 1], [0, 0, 0]])
       >>> found.statistic, round(found.p_value, 3)
       (3.0, 0.223)

@@ -73,7 +73,7 @@ def comparison_figures(
 def short_names(classes: Sequence[str]) -> list[str]:
     """Returns names that figures have room and letters for: the classes' own, or their numbers.
 
-    Example:
+    Examples:
       >>> short_names(["4", "9"]), short_names(["four", "nine"])
       (['4', '9'], ['0', '1'])
     """
@@ -133,7 +133,7 @@ def headline(found: Comparison) -> str:
 def circle_distance(r_a: float, r_b: float, area: float) -> float:
     """Finds the distance of the centres of two circles that have a common area.
 
-    Example:
+    Examples:
       >>> circle_distance(1.0, 0.5, 0.0) > 1.5, circle_distance(1.0, 0.5, np.pi * 0.25)
       (True, 0.5)
     """
@@ -466,7 +466,7 @@ def error_tiles(
 ) -> list[Tile]:
     """Picks at most `most` of one classifier's errors, those that the other gets right first.
 
-    Example:
+    Examples:
       >>> error_tiles(np.array([4, 7]), np.array([9, 7]), np.array([4, 7]), "0123456789")
       [Tile(index=0, text='4: 9 → 4 ✓', good=True)]
     """

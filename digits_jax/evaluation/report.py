@@ -122,7 +122,7 @@ def _collapsed(text: str) -> str:
 def summary_lines(found: Comparison, classes: Sequence[str]) -> list[str]:
     """Returns the ten lines that matter, without markup.
 
-    Example:
+    Examples:
       >>> from digits_jax.evaluation import Predictions, compare
       >>> labels = np.array([0, 1, 0, 1])
       >>> a, b = (Predictions(n, labels, np.eye(2)[[0, 1, 1, i]]) for n, i in (("A", 0), ("B", 1)))

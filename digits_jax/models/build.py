@@ -22,7 +22,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
       num_classes: the number of logits.
       shards: see `CNN`.
 
-    Example:
+    Examples:
       >>> build_model({"arch": "mlp", "batch_norm": False, "hidden_sizes": [64]}, 10).hidden_sizes
       (64,)
     """
@@ -50,7 +50,7 @@ def build_model(settings: Mapping[str, Any], num_classes: int, shards: int = 1) 
 def abstract_variables(module: nn.Module) -> dict[str, Any]:
     """Returns the shapes and dtypes of a module's {"params": ..., "batch_stats": ...}.
 
-    Example:
+    Examples:
       >>> abstract_variables(MLP())["params"]["logits"]["kernel"].shape
       (512, 10)
     """
@@ -62,7 +62,7 @@ def abstract_variables(module: nn.Module) -> dict[str, Any]:
 def choose_convolution(wanted: str, platform: str) -> str:
     """Returns ``wanted``; for "auto" the faster one of "lax" and "matmul" on a platform.
 
-    Example:
+    Examples:
       >>> choose_convolution("auto", "gpu"), choose_convolution("auto", "cpu")
       ('lax', 'matmul')
     """

@@ -54,7 +54,7 @@ class CNN(nn.Module):
       kernel_size: side of the filters, odd. What "matmul" doesn't have (3x3 filters, max-pooling,
         BatchNorm or none) is computed as "lax".
 
-    Example:
+    Examples:
       >>> init = jax.jit(CNN(channels=(8, 16)).init)
       >>> variables = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["conv_0_0"]["kernel"].shape

@@ -29,7 +29,7 @@ class MatmulConv(nn.Module):
         7x7 positions that is a quarter of the work.
       dtype: that the products' factors are rounded to; sums and results are float32.
 
-    Example:
+    Examples:
       >>> x = jnp.zeros((1, 4, 7, 7, 5))
       >>> variables = MatmulConv(8, crop=True).init(jax.random.key(0), x)
       >>> variables["params"]["kernel"].shape
@@ -58,7 +58,7 @@ class MatmulConv(nn.Module):
 def to_batch_last(images: jax.Array, shards: int = 1) -> jax.Array:
     """Moves the batch to the last axis, in one part where ``shards`` doesn't divide it.
 
-    Example:
+    Examples:
       >>> to_batch_last(jnp.zeros((6, 28, 28, 1)), shards=2).shape
       (2, 1, 28, 28, 3)
     """
@@ -175,7 +175,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     which is serial on CPU and was the slowest operation of a whole train step; written with
     comparisons it halved the step's time or better.
 
-    Example:
+    Examples:
       >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
       [[5.0, 7.0], [13.0, 15.0]]
     """
@@ -213,7 +213,7 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 def space_to_depth(images: jax.Array, block: int = 2) -> jax.Array:
     """Moves each block of pixels, row by row, into the channels.
 
-    Example:
+    Examples:
       >>> space_to_depth(jnp.zeros((5, 28, 28, 1))).shape
       (5, 14, 14, 4)
     """
@@ -238,7 +238,7 @@ def dense_product(dtype: Any) -> Callable[..., jax.Array]:
     Sums and results are float32, in the gradients too: what hardware for bfloat16 does anyway, and
     what XLA's CPU backend needs to use it.
 
-    Example:
+    Examples:
       >>> x, w = jnp.full((2, 3), 1.001), jnp.ones((3, 4))
       >>> float(dense_product(jnp.bfloat16)(x, w, (((1,), (0,)), ((), ())))[0, 0])
       3.0

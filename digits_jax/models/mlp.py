@@ -28,7 +28,7 @@ class MLP(nn.Module):
       activation: after each hidden layer.
       norm: "batch", "layer", "group" or "none", overrides ``batch_norm``.
 
-    Example:
+    Examples:
       >>> init = jax.jit(MLP(hidden_sizes=(64,)).init)
       >>> variables = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
       >>> variables["params"]["hidden_0"]["kernel"].shape

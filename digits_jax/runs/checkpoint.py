@@ -382,7 +382,7 @@ def abstract(tree: Any, sharding: Any = None) -> Any:
 def tree_sha256(tree: Any) -> str:
     """Computes SHA-256 over the bytes of a pytree's arrays, in the order of their path names.
 
-    Example:
+    Examples:
       >>> tree_sha256({"b": np.zeros(2), "a": np.ones(2)}) == tree_sha256(
       ...     {"a": np.ones(2), "b": np.zeros(2)})
       True

@@ -59,7 +59,7 @@ def mean_log_probabilities(logits: Sequence["np.ndarray"]) -> "np.ndarray":
     Returns:
       float32 [n, classes].
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> confident, undecided = np.array([[100.0, 0.0]]), np.array([[0.0, 0.0]])
       >>> np.exp(mean_log_probabilities([confident, undecided])).round(3).tolist()

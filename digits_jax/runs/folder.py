@@ -66,7 +66,7 @@ _LOCK = ".lock"
 def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     """Makes a folder that wasn't there: root/name, or root/name-2, root/name-3, ...
 
-    Example:
+    Examples:
       >>> root = Path(tempfile.mkdtemp())
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
       ['cnn-mnist', 'cnn-mnist-2']
@@ -87,7 +87,7 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
 def check_name(path: Path) -> None:
     """Raises a CheckpointError for a folder that Orbax can't name, or a link to one that is gone.
 
-    Example:
+    Examples:
       >>> check_name(Path("runs/caf\\udce9"))
       Traceback (most recent call last):
       digits_jax.errors.CheckpointError: runs/caf\\udce9: the name isn't UTF-8; rename that folder

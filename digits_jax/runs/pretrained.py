@@ -74,7 +74,7 @@ def write_variables(variables: Mapping[str, Any], path: Path, *, int8: bool) -> 
 def quantize(kernel: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
     """Rounds a kernel [..., out] to int8, symmetrically, with a float32 scale for each output.
 
-    Example:
+    Examples:
       >>> import numpy as np
       >>> rounded, scale = quantize(np.array([[1.27, -2.54], [0.01, 0.5]], np.float32))
       >>> rounded.tolist(), [f"{each:.2f}" for each in scale]

@@ -63,7 +63,7 @@ class CustomModule:
 def describe(**given: Any) -> dict[str, str]:
     """Describes what was given, for ``config.json``: a resumed run must be given the same.
 
-    Example:
+    Examples:
       >>> describe(module=None, loss=describe)
       {'loss': '<function describe>'}
     """

@@ -63,7 +63,7 @@ def fit_ensemble(
       DigitsError: something can't be used.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
       ...                      epochs=2, ensemble=2)

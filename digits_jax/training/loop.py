@@ -108,7 +108,7 @@ def fit(
       TrainingDivergedError: too many steps in a row weren't finite.
       Interrupted: SIGINT or SIGTERM came, and a checkpoint was saved.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
       ...                      epochs=2)
@@ -144,7 +144,7 @@ def resume(
       dataset: the one it was trained on, where it isn't one that has a name.
       options: fields of `RunOptions` that differ now, such as data_dir, devices and platform.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
       ...                      epochs=1)

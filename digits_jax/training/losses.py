@@ -21,7 +21,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     Returns:
       float32 [batch], in nats; NaN for a label that is no class, as compiled code can't raise.
 
-    Example:
+    Examples:
       >>> round(float(cross_entropy(jnp.zeros((1, 10)), jnp.array([3]))[0]), 4)
       2.3026
 
@@ -49,7 +49,7 @@ def distillation_loss(
     Returns:
       float32 [batch], in nats; the factor keeps the gradient's scale at any temperature.
 
-    Example:
+    Examples:
       >>> float(distillation_loss(jnp.zeros((1, 2)), jnp.zeros((1, 2)))[0])  # log(2)
       0.6931...
 
@@ -63,7 +63,7 @@ def distillation_loss(
 def masked_sum(loss: jax.Array, mask: jax.Array) -> jax.Array:
     """Sums a loss over the images whose mask is 1.
 
-    Example:
+    Examples:
       >>> float(masked_sum(jnp.array([1.0, jnp.nan]), jnp.array([1.0, 0.0])))
       1.0
     """
@@ -77,7 +77,7 @@ def metric_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[s
     Returns:
       float32 scalars: "loss" (cross-entropy in nats), "correct" and "count" (images).
 
-    Example:
+    Examples:
       >>> sums = metric_sums(jnp.eye(3), jnp.array([0, 1, 0]), jnp.array([1.0, 1.0, 0.0]))
       >>> float(sums["correct"]), float(sums["count"])
       (2.0, 2.0)

@@ -23,7 +23,7 @@ def make_schedule(
     Raises:
       ConfigError: an unknown name.
 
-    Example:
+    Examples:
       >>> schedule = make_schedule("cosine", 0.1, total_steps=100)
       >>> [round(float(schedule(step)), 3) for step in (0, 10, 55, 100)]
       [0.0, 0.1, 0.05, 0.0]
@@ -65,7 +65,7 @@ def make_optimizer(
     Raises:
       ConfigError: an unknown name, or Adam with weight decay.
 
-    Example:
+    Examples:
       >>> tx = make_optimizer("sgd", 0.1)
       >>> updates, _ = tx.update({"w": 1.0}, tx.init({"w": 0.0}))
       >>> round(float(updates["w"]), 3)  # -0.1 * (1 + 0.9)

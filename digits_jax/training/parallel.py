@@ -132,7 +132,7 @@ def parallelize(
         are the same everywhere (``PartitionSpec()``): one for all, or a tuple of one for each.
       donate_state: let the new state take the old one's memory.
 
-    Example:
+    Examples:
       >>> mesh = make_mesh(jax.devices()[:1])
       >>> total = parallelize(lambda state, batch: state + batch.sum(), mesh)
       >>> float(total(1.0, np.ones(4)))

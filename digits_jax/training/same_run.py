@@ -24,7 +24,7 @@ def first_difference(config: TrainConfig, run: TrainConfig) -> str | None:
 
     The teacher may have moved to another folder: its SHA-256 is compared instead of its path.
 
-    Example:
+    Examples:
       >>> first_difference(TrainConfig(seed=1), TrainConfig(seed=2))
       'seed'
       >>> first_difference(TrainConfig(teacher="/moved/cnn"), TrainConfig(teacher="runs/cnn"))

@@ -58,7 +58,7 @@ class Score:
 def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
     """Scores logits [n, classes] by labels [n]; a constant added to a row changes nothing.
 
-    Example:
+    Examples:
       >>> score = score_logits(np.array([0, 1]), np.log([[0.75, 0.25], [0.5, 0.5]]))
       >>> score.correct, round(score.loss, 4)  # -(log(3/4) + log(1/2)) / 2
       (1, 0.4904)

@@ -268,7 +268,7 @@ def choose_devices(
       batch_size: images in a batch, over all processes.
       heavy: whether the step has convolutions.
 
-    Example:
+    Examples:
       >>> choose_devices(["cpu:0", "cpu:1", "cpu:2"], "auto", batch_size=256, heavy=True)
       ['cpu:0', 'cpu:1']
     """
@@ -299,7 +299,7 @@ def choose_steps_per_call(options: RunOptions, platform: str) -> int:
     With "auto" that is 1 on a CPU, where a convolution's gradient inside a rolled loop is many
     times slower (jax issue 12868); elsewhere 256, so that a stop doesn't wait long.
 
-    Example:
+    Examples:
       >>> [choose_steps_per_call(RunOptions(), where) for where in ("cpu", "gpu")]
       [1, 256]
     """

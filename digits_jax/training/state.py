@@ -54,7 +54,7 @@ def create_train_state(
       image_shape: height, width, channels.
       averaged: keep an average over the steps too (see `train_step`).
 
-    Example:
+    Examples:
       >>> from digits_jax import MLP
       >>> state = create_train_state(MLP(), optax.sgd(0.1), jax.random.key(0))
       >>> int(state.step)
@@ -77,7 +77,7 @@ def create_train_states(
     Args:
       keys: [n] JAX keys; the leaves of the state are [n, ...].
 
-    Example:
+    Examples:
       >>> from digits_jax import MLP
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> states = create_train_states(MLP(hidden_sizes=(8,)), optax.sgd(0.1), keys)
@@ -102,7 +102,7 @@ def abstract_train_state(
 ) -> TrainState:
     """Returns the shapes and dtypes of `create_train_state`'s result, without computing it.
 
-    Example:
+    Examples:
       >>> from digits_jax import MLP
       >>> abstract_train_state(MLP(), optax.sgd(0.1)).params["logits"]["kernel"].shape
       (512, 10)
@@ -133,7 +133,7 @@ def _create(
 def count_params(params: Any) -> int:
     """Counts the trained values in ``params``.
 
-    Example:
+    Examples:
       >>> count_params({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
       16
     """

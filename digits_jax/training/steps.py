@@ -37,7 +37,7 @@ def check_batch(batch: dict[str, Any]) -> None:
 def to_float(images: jax.Array) -> jax.Array:
     """Converts uint8 in [0, 255] to float32 in [0, 1]; floating-point images stay as they are.
 
-    Example:
+    Examples:
       >>> to_float(jnp.array([0, 255], jnp.uint8)).tolist()
       [0.0, 1.0]
     """
@@ -89,7 +89,7 @@ def train_step(
       The state after the step, and `metric_sums` of the batch as trained on with "skipped": 1
       for a step that changed nothing (the other sums are 0 then), else 0.
 
-    Example:
+    Examples:
       >>> from digits_jax import MLP, create_train_state
       >>> state = create_train_state(MLP(hidden_sizes=()), optax.sgd(0.1), jax.random.key(0))
       >>> batch = {"image": jnp.ones((2, 28, 28, 1)), "label": jnp.array([3, 3]),
@@ -183,7 +183,7 @@ def fgsm_perturb(
     Returns:
       float32 in [0, 1], of the images' shape.
 
-    Example:
+    Examples:
       >>> images = jnp.full((3, 28, 28, 1), 0.5)
       >>> changed = fgsm_perturb(jax.random.key(0), images, images - 0.75, 0.25)
       >>> bool((changed <= 0.5).all()), bool((changed >= 0.25).all())
@@ -199,7 +199,7 @@ def fgsm_perturb(
 def all_finite(tree: Any) -> jax.Array:
     """Returns a bool scalar: whether every number in a pytree is finite.
 
-    Example:
+    Examples:
       >>> bool(all_finite({"a": jnp.ones(2), "b": jnp.array([1.0, jnp.nan])}))
       False
     """

@@ -61,7 +61,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
       DataError: it is empty, too large, truncated, animated, or of none of these formats.
 
-    Example:
+    Examples:
       >>> stream = io.BytesIO()
       >>> Image.new("RGBA", (3, 2), (0, 0, 0, 0)).save(stream, "PNG")
       >>> decode_image(stream.getvalue(), "clear.png").tolist()
@@ -109,7 +109,7 @@ def read_grey(picture: Picture) -> np.ndarray:
     Raises:
       DataError: the picture can't be read.
 
-    Example:
+    Examples:
       >>> read_grey(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)).tolist()
       [[76, 29]]
     """

@@ -42,7 +42,7 @@ def place_digit(ink: np.ndarray) -> np.ndarray | None:
     Returns:
       uint8 [28, 28], or None where no pixel is over 0.1.
 
-    Example:
+    Examples:
       >>> ink = np.zeros((100, 100), np.float32)
       >>> ink[10:90, 70:80] = 1
       >>> image = place_digit(ink)
@@ -71,7 +71,7 @@ def place_digit(ink: np.ndarray) -> np.ndarray | None:
 def stroke_width(ink: np.ndarray) -> float:
     """Measures strokes: twice the area of ink over the length of its outline, in pixels.
 
-    Example:
+    Examples:
       >>> round(stroke_width(np.ones((1000, 10))), 1)
       9.9
     """

@@ -31,7 +31,7 @@ def find_frames(inked: np.ndarray) -> np.ndarray:
     Returns:
       bool [h, w]: where frames are.
 
-    Example:
+    Examples:
       >>> inked = np.zeros((20, 20), bool)
       >>> inked[1:17, 1:17] = True
       >>> inked[2:16, 2:16] = False

@@ -46,7 +46,7 @@ def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
     Raises:
       DataError: an array of another type or shape.
 
-    Example:
+    Examples:
       >>> page = np.full((40, 40), 180, np.uint8)
       >>> page[10:30, 18:22] = 20
       >>> ink = find_ink(page)

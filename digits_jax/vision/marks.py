@@ -39,7 +39,7 @@ def is_slash(part: Part, others: Sequence[Part]) -> bool:
 def name_mark(box: Box, digits: Sequence[Part]) -> str | None:
     """Names a small piece of ink by its shape and its place in a row; None for a speck.
 
-    Example:
+    Examples:
       >>> digits = [Part(np.ones((40, 30)), (left, 0, left + 30, 40)) for left in (50, 150)]
       >>> [name_mark(box, digits) for box in ((10, 18, 35, 22), (100, 18, 125, 22))]
       ['minus', 'dash']

@@ -115,7 +115,7 @@ def segment(grey: np.ndarray, *, page: bool = False) -> Segmentation:
     Raises:
       DataError: an array of another type or shape.
 
-    Example:
+    Examples:
       >>> page = np.full((60, 100), 255, np.uint8)
       >>> page[20:40, 10:14] = page[28:38, 50:54] = 0
       >>> [piece.box for piece in segment(page).pieces]
@@ -188,7 +188,7 @@ def read_digit(grey: np.ndarray) -> np.ndarray | None:
     Raises:
       DataError: an array of another type or shape.
 
-    Example:
+    Examples:
       >>> page = np.full((60, 80), 255, np.uint8)
       >>> page[20:50, 40:44] = 0
       >>> image = read_digit(page)
@@ -249,7 +249,7 @@ def find_rows(found: Segmentation, *, single: bool = False) -> list[Row[Part]]:
     Returns:
       Rows from top to bottom, each from left to right; none for a blank picture.
 
-    Example:
+    Examples:
       >>> page = np.full((60, 100), 255, np.uint8)
       >>> page[20:40, 10:14] = page[20:40, 50:54] = 0
       >>> [[part.box for part in row.digits] for row in find_rows(segment(page))]

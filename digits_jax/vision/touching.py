@@ -83,7 +83,7 @@ def choose_cuts(logs: Mapping[Span, float], width: float) -> list[Span]:
       logs: log probability of each span (i, j) of candidate cuts; the whole is (0, last).
       width: of the whole, in heights of the line.
 
-    Example:
+    Examples:
       >>> choose_cuts({(0, 1): -0.1, (1, 2): -0.1, (0, 2): -3.0}, 1.2)
       [(0, 1), (1, 2)]
       >>> choose_cuts({(0, 1): -0.1, (1, 2): -0.1, (0, 2): -0.1}, 0.8)

@@ -75,7 +75,7 @@ def baseline(arch: str, dataset: str) -> Settings:
       arch: "mlp" or "cnn".
       dataset: the data set's name; small ones have a longer recipe.
 
-    Example:
+    Examples:
       >>> baseline("cnn", "mnist")["channels"]
       (24, 48)
     """
@@ -88,7 +88,7 @@ def baseline(arch: str, dataset: str) -> Settings:
 def key_of(settings: Settings) -> str:
     """Returns a text that is equal for equal settings.
 
-    Example:
+    Examples:
       >>> key_of({"b": 1, "a": (2,)})
       '{"a": [2], "b": 1}'
     """

@@ -30,7 +30,7 @@ def corrupt(name: str, images: np.ndarray, severity: int, seed: int = 0) -> np.n
       severity: from 1.
       seed: of the random amounts.
 
-    Example:
+    Examples:
       >>> corrupt("inversion", np.zeros((1, 2, 2, 1), np.uint8), 1).ravel().tolist()
       [255, 255, 255, 255]
     """
@@ -58,7 +58,7 @@ def affine(images: np.ndarray, matrices: np.ndarray, shifts: np.ndarray | float 
       matrices: [n, 2, 2] or [2, 2], from the new coordinates (down, right) to the old ones.
       shifts: [n, 2], in pixels.
 
-    Example:
+    Examples:
       >>> image = np.array([[[0, 1], [0, 0]]], np.float32)
       >>> affine(image, EYE, np.array([[0.0, 1.0]]))[0].tolist()
       [[1.0, 0.0], [0.0, 0.0]]
@@ -93,7 +93,7 @@ def preprocess(kind: str, images: np.ndarray) -> np.ndarray:
     :math:`y\,\sigma_{yx} / \sigma_{yy}`, the slope of the regression of the column on the row.
     "centring" moves the ink's center of mass to the image's center, by whole pixels.
 
-    Example:
+    Examples:
       >>> preprocess("binarising", np.array([[[[127], [128]]]], np.uint8)).ravel().tolist()
       [0, 255]
     """
@@ -123,7 +123,7 @@ def scale_and_offset(kind: str, train_images: np.ndarray) -> tuple[float, float]
     "none" leaves the numbers from 0 to 255, "standardising" gives all pixels of all training images
     mean 0 and variance 1.
 
-    Example:
+    Examples:
       >>> scale_and_offset("none", np.zeros((1, 2, 2, 1), np.uint8))
       (255.0, 0.0)
     """

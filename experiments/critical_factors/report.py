@@ -93,7 +93,7 @@ def by_level(rows: Iterable[Row]) -> dict[tuple[str, str, str], dict[int, Row]]:
 class Effect:
     """What a level changes against the baseline: percentage points, with the ends of an interval.
 
-    Example:
+    Examples:
       >>> str(Effect("mlp", "width", "8", "8", -1.0, -1.25, -0.75))
       '**−1.00** [−1.25, −0.75]'
     """
@@ -134,7 +134,7 @@ def mean_interval(
     Returns:
       (mean, low, high); of a single value the interval is infinite.
 
-    Example:
+    Examples:
       >>> [round(v, 2) for v in mean_interval([1.0, 2.0, 3.0])]
       [2.0, -0.48, 4.48]
     """

@@ -130,7 +130,7 @@ def change_dataset(dataset: Dataset, settings: Settings, seed: int) -> Dataset:
 def draw_images(count: int, seed: int, size: int) -> np.ndarray:
     """Draws images: int64 [size], ``count`` different ones, repeated; fewer are part of more.
 
-    Example:
+    Examples:
       >>> len(set(draw_images(2, seed=0, size=5).tolist()))
       2
     """
@@ -143,7 +143,7 @@ def noisy_labels(labels: np.ndarray, share: float, seed: int, num_classes: int) 
 
     The labels changed with a smaller share are changed alike with a larger one.
 
-    Example:
+    Examples:
       >>> labels = np.zeros(10, np.int32)
       >>> int((noisy_labels(labels, 0.4, seed=0, num_classes=10) != labels).sum())
       4

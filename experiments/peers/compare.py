@@ -405,7 +405,7 @@ def make_row(
 ) -> dict[str, Any]:
     """Returns a row of the result: medians, and the median and range of the rounds' ratios.
 
-    Example:
+    Examples:
       >>> row = make_row("a step", "PyTorch", "images/s", [(3, 2), (2, 2), (5, 2)], 1.3)
       >>> row["ours"], row["theirs"], row["ratio"], row["reached"]
       (3, 2, {'median': 1.5, 'low': 1.0, 'high': 2.5}, True)

@@ -87,5 +87,5 @@ def _enclosed(
 
 def _highest(labels: np.ndarray) -> int:
     """The height of the highest piece, in pixels."""
-    boxes = ndimage.find_objects(labels)
+    boxes = ndimage.find_objects(labels) if labels.size else []
     return max((box[0].stop - box[0].start for box in boxes if box), default=0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from digits_jax.vision.frames import find_frames
 from digits_jax.vision.ink import find_ink
 from digits_jax.vision.segment import find_rows, segment
 
@@ -67,3 +68,15 @@ def test_a_0_stays_even_with_a_dot_in_it(dot):
     if dot:
         pen.ellipse((66, 62, 74, 70), fill=30)
     assert segment(np.asarray(image)).pieces[0].box == (40, 30, 101, 111)
+
+
+def test_a_table_with_a_narrow_cell():
+    """Within the margin of its walls a cell of two columns has no pixels."""
+    inked = np.zeros((60, 60), bool)
+    inked[5:55, 5:55] = True
+    inked[7:53, 7:35] = False
+    inked[7:53, 37:39] = inked[7:53, 41:53] = False
+    inked[15:45, 20:23] = True
+    found = find_frames(inked)
+    assert not found[15:45, 20:23].any()
+    assert found[5:7, 5:55].all()

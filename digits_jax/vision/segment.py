@@ -130,12 +130,13 @@ def segment(grey: np.ndarray, *, page: bool = False) -> Segmentation:
 def _segment(grey: np.ndarray, longest: int) -> Segmentation:
     ink = find_ink(grey, longest)
     found = _find_pieces(grey.shape, ink)
-    # Writing that was thresholded falls to dots, a pixel or two apart: 17 to 25 pixels high of 55,
-    # the height that it has once the gaps are closed.
+    # Writing that was thresholded falls to dots a pixel or two apart. Once they meet, pieces are 1.6
+    # times as high or more; those of other writing, at most 1.2 times.
     if len(found.pieces) + found.too_small >= 5:
-        closed = _find_pieces(grey.shape, ndimage.grey_closing(ink, (5, 5)))
-        if closed.digit_height >= 2 * found.digit_height:
-            return closed
+        dots_met = ndimage.grey_erosion(ndimage.grey_dilation(ink, (5, 5)), (3, 3))
+        met = _find_pieces(grey.shape, dots_met)
+        if met.digit_height > 1.4 * found.digit_height:
+            return met
     return found
 
 

@@ -4,6 +4,17 @@ The public names, listed in ``__init__.pyi``, are loaded on first use, so that i
 costs nothing.
 """
 
+import os
+import sys
+
+# `python -m` imports modules of the current folder first, which may hold a stranger's files.
+if (
+    sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+    and not __file__.startswith(os.path.join(sys.path[0], ""))  # the package itself may lie there
+):
+    del sys.path[0]
+
 from typing import Any
 
 import lazy_loader

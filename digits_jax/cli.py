@@ -216,11 +216,6 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         in_main_thread = threading.current_thread() is threading.main_thread()
         if in_main_thread and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_on_signal)
-    # `python -m` imports modules of the current folder, which may hold a stranger's files.
-    with contextlib.suppress(FileNotFoundError):  # it may be gone
-        here = os.getcwd()
-        if not Path(__file__).is_relative_to(here):
-            sys.path[:] = [path for path in sys.path if path not in ("", here)]
     _parsed.clear()
     # Programs draw into files, in a style of their own: a notebook's backend may be missing, and a
     # user's settings, or a home without a font list, are no concern of theirs.

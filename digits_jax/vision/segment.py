@@ -130,9 +130,9 @@ def segment(grey: np.ndarray, *, page: bool = False) -> Segmentation:
 def _segment(grey: np.ndarray, longest: int) -> Segmentation:
     ink = find_ink(grey, longest)
     found = _find_pieces(grey.shape, ink)
-    # Writing that was thresholded falls to dots a pixel or two apart. Once they meet, pieces are 1.6
-    # times as high or more; those of other writing, at most 1.2 times.
-    if len(found.pieces) + found.too_small >= 5:
+    # Thresholded writing falls to dots that are a pixel or two apart. Once they meet, pieces are
+    # 1.6 times as high or more, those of other writing at most 1.2 times. Low rows would meet, too.
+    if found.digit_height >= 10 and len(found.pieces) + found.too_small >= 5:
         dots_met = ndimage.grey_erosion(ndimage.grey_dilation(ink, (5, 5)), (3, 3))
         met = _find_pieces(grey.shape, dots_met)
         if met.digit_height > 1.4 * found.digit_height:

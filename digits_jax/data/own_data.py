@@ -383,7 +383,7 @@ def _read_picture(path: Path, picture: str) -> np.ndarray | str:
             grey = decode_image(file.read(MAX_BYTES + 1), "picture")
         image = read_digit(grey) if picture == "ink" else to_size(grey[None])[0]
         return "holds no ink" if image is None else image
-    except OSError as error:
-        return str(error.strerror)
+    except OSError as error:  # it says nothing of the picture, which would be left out of the cache
+        raise DataError(f"{path}: can't be read ({error.strerror})") from None
     except DataError as error:
         return str(error).removeprefix("picture: ")

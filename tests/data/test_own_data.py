@@ -502,8 +502,26 @@ def test_a_file_that_goes_while_a_folder_is_listed(tmp_path, monkeypatch):
         yield root / "a" / "gone.png", ""
         yield from real(root)
 
-    monkeypatch.setattr(own_data, "_files", files)
-    assert load_dataset(tmp_path / "own").notes[0].startswith("left out: a/gone.png: No such file")
+    with monkeypatch.context() as patch:
+        patch.setattr(own_data, "_files", files)
+        with pytest.raises(DataError, match=r"a.gone\.png: can't be read \(No such file"):
+            load_dataset(tmp_path / "own")
+    assert len(load_dataset(tmp_path / "own").train) == 4  # nothing was cached
+
+
+def test_a_picture_that_cannot_be_read_at_the_moment_is_not_left_out(tmp_path, monkeypatch):
+    """A data set without it would be cached, and trained on for ever."""
+    write_pictures(tmp_path / "own", count=4, classes=("a", "b"))
+    number = errno.ETIMEDOUT
+
+    def fail(path):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(own_data, "open_regular", fail)
+        with pytest.raises(DataError, match=r"a.0\.png: can't be read \(Connection timed out\)"):
+            load_dataset(tmp_path / "own")
+    assert load_dataset(tmp_path / "own").notes[0].startswith("divided")
 
 
 def test_a_folder_that_cannot_be_listed_is_no_missing_class(tmp_path, monkeypatch):

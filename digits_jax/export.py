@@ -142,8 +142,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         measured |= {"ONNX opset": str(OPSET), "numbers": "int8" if args.int8 else "float32"}
         measured["second output"] = "`probabilities`, float32 [n, classes]"
     write_json(folder / MANIFEST, about)
-    source = preprocess_source().encode()
-    replace_file(folder / PREPROCESS, lambda out: out.write(source))
+    replace_file(folder / PREPROCESS, preprocess_source().encode())
     text = model_card(
         network,
         files={
@@ -154,7 +153,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
         metrics=_metrics(network, args.runs),
         measured={"size": f"{file.stat().st_size:,} bytes", **measured},
     )
-    replace_file(folder / CARD, lambda out: out.write(text.encode()))
+    replace_file(folder / CARD, text.encode())
 
 
 def _write_int8(network: "Network", run: str, data_dir: str | None, file: Path) -> dict[str, str]:

@@ -186,7 +186,7 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
     labels = predictor.predict(read_csv_images(names[0])).names
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows(enumerate(map(csv_cell, labels), 1))
-    replace_file(output, lambda file: file.write(_SUBMISSION + table.getvalue().encode()))
+    replace_file(output, _SUBMISSION + table.getvalue().encode())
     print(f"{output}: {len(labels):,} labels")
     return 0
 

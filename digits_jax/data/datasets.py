@@ -98,14 +98,10 @@ def load_dataset(
             + (f" (did you mean {near[0]}?)" if near else "")
         )
     roots = _roots(data_dir) if data_dir or name != "digits" else []
-    if name == "digits":
+    if name in ("digits", "strokes"):
         if input == "stream":
-            raise DataError("input=stream: digits has no files to read; give input=memory")
-        return load_digits()
-    if name == "strokes":
-        if input == "stream":
-            raise DataError("input=stream: strokes has no files to read; give input=memory")
-        return _load_strokes(roots)
+            raise DataError(f"input=stream: {name} has no files to read; give input=memory")
+        return load_digits() if name == "digits" else _load_strokes(roots)
     if own:
         from digits_jax.data.own_data import load_own
 

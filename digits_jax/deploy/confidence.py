@@ -1,4 +1,4 @@
-"""How confident a network may be: the temperature of its probabilities, and a threshold."""
+"""Calibrates probabilities by a temperature, and chooses the threshold of confidence."""
 
 import math
 from typing import Any
@@ -12,20 +12,20 @@ MAX_BELOW_THRESHOLD = 0.02
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Fits what to divide logits by, so that their softmax is how often the network is right.
+    """Fits the temperature: the softmax of the logits divided by it is the expected accuracy.
 
-    Smoothed labels teach a network a probability of 90% where it is right 99 times of 100.
+    Smoothed labels teach a network a probability of 90% where its accuracy is 99%.
 
     Args:
       logits: float32 [n, classes].
       labels: int32 [n].
 
     Returns:
-      The temperature of the least cross-entropy in [0.25, 4]: where all are right, 0 is best.
+      The temperature of the least cross-entropy in [0.25, 4]; without errors 0 would be best.
 
     Examples:
-      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # a confidence of 95%, right 3 times of 4
-      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3): of 75%
+      >>> logits = 3 * np.eye(2)[[0, 0, 0, 1]]  # a confidence of 95%; the accuracy is 75%
+      >>> round(3 / fit_temperature(logits, np.array([0, 0, 1, 1])), 2)  # log(3), that is 75%
       1.1
 
     Reference:

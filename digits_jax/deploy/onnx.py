@@ -145,8 +145,7 @@ def write_onnx(network: Network, path: Path, calibration: np.ndarray | None = No
     model = to_onnx(network)
     if calibration is not None:
         model = _quantize(model, calibration)
-    data = model.SerializeToString()
-    replace_file(path, lambda file: file.write(data))
+    replace_file(path, model.SerializeToString())
 
 
 def _quantize(model: Any, images: np.ndarray) -> Any:

@@ -55,7 +55,7 @@ def write_page(networks: Sequence[Network], path: str | Path, *, int8: bool = Fa
         raise DataError(f"{path}: exists, and isn't a page of this program; give another file")
     data = to_html(networks, int8=int8).encode()
     try:
-        replace_file(path, lambda file: file.write(data))
+        replace_file(path, data)
     except OSError as error:
         raise DataError(f"{path}: can't be written ({error.strerror}); give another file") from None
     return len(data)

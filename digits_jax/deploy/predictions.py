@@ -48,8 +48,8 @@ class Predictions:
     def _repr_html_(self) -> str:
         rows = zip(self.names[:20], self.confidence, self.confident, strict=False)
         facts = {
-            f"image {i}": f"{name}, {p:.1%}{'' if sure else ', not confident'}"
-            for i, (name, p, sure) in enumerate(rows)
+            f"image {i}": f"{name}, {p:.1%}{'' if confident else ', not confident'}"
+            for i, (name, p, confident) in enumerate(rows)
         }
         more = {"...": f"{len(self) - 20:,} more"} if len(self) > 20 else {}
         return html_table(facts | more, f"Predictions of {plural(len(self), 'image')}")

@@ -201,14 +201,14 @@ def replace_files(files: dict[Path, bytes | Callable[[BinaryIO], object]]) -> No
             aside.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls ``write`` with a new file, and gives it its name when it is complete."""
-    replace_files({path: write})
+def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Writes one file, as `replace_files` does."""
+    replace_files({path: content})
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, all or nothing; NaN and infinity, which JSON doesn't have, are an error."""
-    replace_files({path: as_json(value)})
+    replace_file(path, as_json(value))
 
 
 def as_json(value: Any) -> bytes:
@@ -311,7 +311,7 @@ def is_number(value: Any) -> bool:
 def keep_metrics(path: Path, last_step: int) -> list[dict[str, Any]]:
     """Drops the epochs after a step, which a resumed run trains again; returns the rest."""
     rows = [row for row in read_metrics(path) if row["step"] <= last_step]
-    replace_files({path / METRICS: "".join(json.dumps(row) + "\n" for row in rows).encode()})
+    replace_file(path / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
     return rows
 
 

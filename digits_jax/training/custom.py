@@ -1,4 +1,4 @@
-"""What a caller brings instead of ours: a module, a loss, an optimizer."""
+"""A module, a loss and an optimizer of the caller's, instead of the library's."""
 
 import dataclasses
 import inspect
@@ -74,7 +74,7 @@ def describe(**given: Any) -> dict[str, str]:
 
 
 def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> TrainConfig:
-    """Fills in a configuration from its preset, but for what the caller brought.
+    """Fills in a configuration from its preset; fields that the caller replaces become neutral.
 
     A preset's batch that is larger than the data set becomes the largest power of two in it.
 

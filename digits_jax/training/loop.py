@@ -137,7 +137,7 @@ def resume(
     callbacks: Sequence[Callback] = (),
     **options: Any,
 ) -> FitResult:
-    """Goes on with a run from its newest checkpoint; see `fit`.
+    """Resumes a run from its newest checkpoint; see `fit`.
 
     Args:
       module, loss, tx: what it was trained with, where they weren't ours.

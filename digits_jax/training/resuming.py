@@ -1,4 +1,4 @@
-"""Where a run goes on: its newest intact checkpoint, as far as it belongs to this very run."""
+"""Restores a run from its newest intact checkpoint, to resume it or to score it."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a configuration comes to: data, network, optimizer, devices. Nothing is trained here."""
+"""Builds what a configuration describes: data, network, optimizer, devices."""
 
 import dataclasses
 import importlib.util

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_IMAGE_SHAPE = (28, 28, 1)
+
 
 class TrainState(flax.struct.PyTreeNode):
     """A training run's state between two steps.
@@ -41,7 +43,7 @@ def create_train_state(
     module: nn.Module,
     tx: optax.GradientTransformation,
     key: jax.Array,
-    image_shape: tuple[int, ...] = (28, 28, 1),
+    image_shape: tuple[int, ...] = _IMAGE_SHAPE,
     *,
     averaged: bool = False,
 ) -> TrainState:
@@ -60,7 +62,6 @@ def create_train_state(
       >>> int(state.step)
       0
     """
-
     return _compiled(partial(_create, module, tx, image_shape, averaged))(key)
 
 
@@ -68,7 +69,6 @@ def create_train_states(
     module: nn.Module,
     tx: optax.GradientTransformation,
     keys: jax.Array,
-    image_shape: tuple[int, ...] = (28, 28, 1),
     *,
     averaged: bool = False,
 ) -> TrainState:
@@ -84,7 +84,7 @@ def create_train_states(
       >>> states.params["hidden_0"]["kernel"].shape
       (3, 784, 8)
     """
-    return _compiled(jax.vmap(partial(_create, module, tx, image_shape, averaged)))(keys)
+    return _compiled(jax.vmap(partial(_create, module, tx, _IMAGE_SHAPE, averaged)))(keys)
 
 
 def _compiled(create: Callable) -> Callable:
@@ -96,7 +96,6 @@ def _compiled(create: Callable) -> Callable:
 def abstract_train_state(
     module: nn.Module,
     tx: optax.GradientTransformation,
-    image_shape: tuple[int, ...] = (28, 28, 1),
     *,
     averaged: bool = False,
 ) -> TrainState:
@@ -107,7 +106,7 @@ def abstract_train_state(
       >>> abstract_train_state(MLP(), optax.sgd(0.1)).params["logits"]["kernel"].shape
       (512, 10)
     """
-    create = partial(_create, module, tx, image_shape, averaged)
+    create = partial(_create, module, tx, _IMAGE_SHAPE, averaged)
     return jax.eval_shape(create, jax.random.key(0))
 
 

@@ -4,8 +4,11 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -17,7 +20,7 @@ PAGES = {
 RESULTS = REPOSITORY / "experiments/results"
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds those pages, and the results that pages link."""
     outside = {REPOSITORY / path: page for path, page in PAGES.items()}
     outside |= {
@@ -33,21 +36,21 @@ def on_files(files, config):
     return files
 
 
-def notebook_page(path):
+def notebook_page(path: Path) -> str:
     """Returns a notebook's text and code as Markdown."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
     return "\n\n".join(f"```python\n{text}\n```" if code else text for text, code in texts)
 
 
-def on_page_markdown(markdown, page, files, **_):
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     """Points links at the site; of a link to source code the text is left."""
     uris = {Path(file.abs_src_path).resolve(): file.src_uri for file in files if file.abs_src_path}
     if not page.file.abs_src_path:  # made here
         return markdown
     folder = Path(page.file.abs_src_path).resolve().parent
 
-    def relink(match):
+    def relink(match: re.Match[str]) -> str:
         text, target, anchor = match.groups()
         if ":" in target:
             return match[0]
@@ -59,7 +62,7 @@ def on_page_markdown(markdown, page, files, **_):
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", relink, markdown)
 
 
-def on_post_build(config, **_):
+def on_post_build(config: MkDocsConfig, **_: Any) -> None:
     """Writes the drawing page, with the pretrained pair, beside the pages."""
     from digits_jax.deploy.network import load_pretrained
     from digits_jax.deploy.page import write_page

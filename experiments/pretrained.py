@@ -1,8 +1,8 @@
 """Trains the networks that the package carries: python -m experiments.pretrained
 
-Each is trained by its recipe with seed 0, written to digits_jax/runs/pretrained in int8 (the tiny
-one in float16), read back and scored once on its test images, as is the float32 network; those of
-MNIST count.
+Each is trained with seed 0 and written to digits_jax/runs/pretrained, in int8 or, the tiny one, in
+float16. The file is read back and scored once on the test images, as is the float32 network; the
+card holds the accuracy on MNIST's.
 """
 
 from collections.abc import Sequence

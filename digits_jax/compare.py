@@ -1,5 +1,6 @@
 """Says where one run is better than another, and on which images: python -m digits_jax.compare"""
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -54,17 +55,16 @@ class Arguments:
 
 def read_run(path: Path, name: str) -> "Predictions":
     """Reads a finished run; tables call it `name`."""
-    from digits_jax.evaluation import Predictions
+    from digits_jax.notebook import to_predictions
 
-    run = folder.read_run(path)
+    run = to_predictions(path)
     facts = ("arch", "dataset", "dataset_sha256")
     if not all(isinstance(run.results.get(fact), str) for fact in facts):
         raise ConfigError(
             f"{path / folder.RESULTS} doesn't hold {', '.join(facts)}: give the folder of a "
             "finished run, or other files by --predictions"
         )
-    validation = run.validation_labels, run.validation_logits
-    return Predictions(name, run.labels, run.logits, *validation, run.results, str(path))
+    return dataclasses.replace(run, name=name)
 
 
 def read_predictions(path: Path, name: str) -> "Predictions":

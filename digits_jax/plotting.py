@@ -108,21 +108,15 @@ def save_figure(figure: "Figure", path: Path | BinaryIO) -> None:
         figure.savefig(path, format="png")
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draws loss and error rate, training and validation, against epochs, into a PNG file.
+@styled
+def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
+    """Draws loss and error rate, training and validation, against epochs.
 
     Args:
       rows: what ``metrics.jsonl`` holds; "epoch", "train_loss", "train_accuracy",
         "validation_loss" and "validation_accuracy" are used.
-      path: of the PNG file.
       title: what was trained.
     """
-    save_figure(draw_curves(rows, title), path)
-
-
-@styled
-def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Draws what `plot_curves` writes."""
     from matplotlib.ticker import MaxNLocator
 
     accuracy = rows[-1]["validation_accuracy"]

@@ -169,7 +169,7 @@ def _train(arguments: Arguments, started: float) -> int:
     if setup.config.ensemble > 1:
 
         def on_member(result: Any) -> None:
-            draw_curves(result.metrics, result.workdir, result.results)
+            write_curves(result)
             print(plain(last_line(result.results, result.workdir)), flush=True)
 
         ensemble = fit_ensemble(
@@ -186,7 +186,7 @@ def _train(arguments: Arguments, started: float) -> int:
         if not main_process:
             return 0
         with stop_on_signals() as stop:  # The run is finished: drawing takes a moment.
-            draw_curves(result.metrics, workdir, results)
+            write_curves(result)
         if stop.signal_number:
             return 128 + stop.signal_number
     print_notice(setup.dataset.notice)
@@ -254,22 +254,18 @@ def print_notice(text: str) -> None:
     print("", "!" * 78, *(f"!! {line}" for line in lines), "!" * 78, "", sep="\n", flush=True)
 
 
-def draw_curves(
-    metrics: list[dict[str, Any]], workdir: Path | None, results: dict[str, Any]
-) -> None:
-    """Writes ``curves.png``, where there is an epoch to draw."""
-    assert workdir is not None  # as of a training that writes a folder
-    if not metrics:
+def write_curves(result: Any) -> None:
+    """Writes ``curves.png`` into the folder of a `FitResult`, where there is an epoch to draw."""
+    if not result.metrics:
         print(
-            f"warning: {workdir / folder.METRICS}: holds no epoch, so there are no curves",
+            f"warning: {result.workdir / folder.METRICS}: holds no epoch, so there are no curves",
             file=sys.stderr,
         )
         return
-    from digits_jax.plotting import plot_curves
+    from digits_jax.plotting import save_figure
 
-    title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"
     try:
-        plot_curves(metrics, workdir / folder.CURVES, title=title)
+        save_figure(result.plot_curves(), result.workdir / folder.CURVES)
     except Exception as error:  # matplotlib's own; the run is worth more
         print(f"warning: {folder.CURVES} can't be drawn ({plain(error)})", file=sys.stderr)
 

@@ -12,6 +12,7 @@ from digits_jax import checkpoints, hardware, train
 from digits_jax.cli import PROGRAMS
 from digits_jax.errors import ConfigError
 from digits_jax.hardware import check_backend
+from digits_jax.training.fit_result import FitResult
 
 PROGRAMS_WITH_JAX = (
     "train --arch=mlp --dataset=digits",
@@ -114,10 +115,10 @@ from digits_jax.cli import run_program
 
 def main(argv):
     from pathlib import Path
-    from digits_jax.plotting import plot_curves
+    from digits_jax.plotting import draw_curves, save_figure
 
     row = {f"{split}_{name}": 0.5 for split in ("train", "validation") for name in ("loss", "accuracy")}
-    plot_curves([{"epoch": 1.0, **row}], Path("curves.png"), title="$mlp$ on {x^")
+    save_figure(draw_curves([{"epoch": 1.0, **row}], "$mlp$ on {x^"), Path("curves.png"))
 
 raise SystemExit(run_program(main))
 """  # noqa: E501
@@ -128,11 +129,12 @@ raise SystemExit(run_program(main))
 
 
 def test_curves_that_fail_are_a_warning(monkeypatch, tmp_path, capsys):
-    def fail(*_, **__):
+    def fail(*_):
         raise RuntimeError("no font\nof that name")
 
-    monkeypatch.setattr("digits_jax.plotting.plot_curves", fail)
-    train.draw_curves([{"epoch": 1.0}], tmp_path, {"arch": "mlp", "dataset": "digits", "seed": 0})
+    monkeypatch.setattr("digits_jax.plotting.draw_curves", fail)
+    facts = {"arch": "mlp", "dataset": "digits", "seed": 0}
+    train.write_curves(FitResult(None, facts, tmp_path, [{"epoch": 1.0}], None, None))
     assert (
         capsys.readouterr().err == "warning: curves.png can't be drawn (no font\\nof that name)\n"
     )

@@ -32,4 +32,4 @@ def write_stablehlo(network: Network, path: Path) -> None:
     (n,) = export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((n, 28, 28, 1), np.float32)
     data = export.export(jax.jit(logits), platforms=PLATFORMS)(images).serialize()
-    replace_file(path, data)
+    replace_file(path, bytes(data))

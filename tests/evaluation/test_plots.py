@@ -163,5 +163,5 @@ def test_curves_of_a_training(accuracy, tmp_path):
     losses = {"train_loss": 0.3, "validation_loss": 0.2}
     scores = {"train_accuracy": accuracy, "validation_accuracy": 0.95}
     rows = [{"epoch": epoch, **losses, **scores} for epoch in (1, 2)]
-    plotting.plot_curves(rows, tmp_path / "curves.png", title="mlp on 数字")
+    plotting.save_figure(plotting.draw_curves(rows, "mlp on 数字"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

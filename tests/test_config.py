@@ -33,6 +33,10 @@ PRESETS = get_args({f.name: f.type for f in dataclasses.fields(TrainConfig)}["pr
         ({"label_smoothing": 1.0}, "label_smoothing=1.0: must be at least 0 and less than 1"),
         ({"adversarial": 25.0}, "adversarial=25.0: must be at least 0 and at most 1"),
         ({"arch": "mlp", "hidden_sizes": (64, 0)}, "hidden_sizes=0"),
+        (
+            {"arch": "mlp", "hidden_sizes": (1,) * 17},
+            "hidden_sizes has 17 numbers; give at most 16",
+        ),
         ({"arch": "mlp", "hidden_sizes": 8}, "hidden_sizes=8: allowed: a list of whole numbers"),
         ({"channels": (8, 8, 8, 8)}, "channels=8,8,8,8: each block halves the image"),
         ({"seed": None}, "seed=None"),

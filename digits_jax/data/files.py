@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+# Windows has no SIGHUP: a terminal or a connection that is closed.
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Makes a folder in ``parent`` to write in before renaming, and removes it afterwards.
 
-    SIGINT and SIGTERM remove it before they do what they did: the handlers of our programs end the
+    SIGINT, SIGTERM and SIGHUP remove it before they do what they did: the handlers of our programs end the
     process at once, without any ``finally``.
 
     Raises:
@@ -29,7 +32,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
     previous = {}
     if threading.current_thread() is threading.main_thread():  # only it receives signals
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 previous[number] = signal.signal(number, handle)
     try:

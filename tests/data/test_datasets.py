@@ -369,7 +369,7 @@ def test_two_processes_prepare_at_once(tmp_path):
     assert not leftovers(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_scratch_folder(tmp_path, number):
     """Even if the handler that was there before never returns."""
     seen = []

@@ -35,7 +35,7 @@ PRESETS = get_args({f.name: f.type for f in dataclasses.fields(TrainConfig)}["pr
         ({"arch": "mlp", "hidden_sizes": (64, 0)}, "hidden_sizes=0"),
         (
             {"arch": "mlp", "hidden_sizes": (1,) * 17},
-            "hidden_sizes has 17 numbers; give at most 16",
+            "has 17 numbers; give at most 16",
         ),
         ({"arch": "mlp", "hidden_sizes": 8}, "hidden_sizes=8: allowed: a list of whole numbers"),
         ({"channels": (8, 8, 8, 8)}, "channels=8,8,8,8: each block halves the image"),

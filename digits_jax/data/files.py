@@ -17,8 +17,8 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Makes a folder in ``parent`` to write in before renaming, and removes it afterwards.
 
-    SIGINT, SIGTERM and SIGHUP remove it before they do what they did: the handlers of our programs end the
-    process at once, without any ``finally``.
+    SIGINT, SIGTERM and SIGHUP remove it before they do what they did: the handlers of our programs
+    end the process at once, without any ``finally``.
 
     Raises:
       OSError: ``parent`` can't be written.

@@ -160,7 +160,12 @@ def _check(args: Arguments, names: Sequence[str], sheet: Path | None) -> None:
     if sheet:
         from digits_jax.deploy.sheet import is_sheet
 
-        if sheet.suffix.lower() != ".png" or sheet.is_dir() or not sheet.parent.is_dir():
+        if sheet.suffix.lower() != ".png":
+            raise ConfigError(
+                f"{sheet}: --output is for the picture of --show; give a .png file, or for a table "
+                "--csv > FILE"
+            )
+        if sheet.is_dir() or not sheet.parent.is_dir():
             raise ConfigError(f"{sheet}: can't be written; give a .png file in an existing folder")
         if os.path.lexists(sheet) and not (sheet.is_file() and is_sheet(sheet)):
             raise ConfigError(f"{sheet}: exists, and isn't a sheet of this program; give another")

@@ -196,7 +196,10 @@ def test_a_sheet_shows_what_was_read_and_replaces_only_sheets(trained, here, pic
         (["RUN", "pictures/1.png", "--line", "--page"], "exclude each other"),
         (["RUN", "pictures/1.png", "--line", "--csv"], "--csv is for one digit an image"),
         (["RUN", "pictures", "-o", "pictures/1.png"], "exists, and isn't a sheet of this program"),
-        (["RUN", "pictures/1.png", "-o", "new.jpg"], "new.jpg: can't be written; give a .png"),
+        (
+            ["RUN", "pictures/1.png", "-o", "new.jpg"],
+            "new.jpg: --output is for the picture of --show",
+        ),
         (["RUN", "RUN", "pictures/1.png"], "is a run; to compare runs give RUN_A RUN_B --image"),
         (["RUN", "pictures/1.png", "-o", "no/where.png"], "can't be written"),
     ],

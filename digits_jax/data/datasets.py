@@ -170,7 +170,8 @@ def load_own_of_run(
             return None
     if "+" not in path and not os.path.exists(os.path.expanduser(path)):
         raise DataError(
-            f"{path}: {workdir} was trained on it, and it is gone; give its new place as dataset"
+            f"dataset={path}: {workdir} was trained on it, and it is gone; "
+            "give dataset=PATH, its new place"
         )
     picture, mix = config.get("picture", "ink"), config.get("mix")
     return replace(load_dataset(path, data_dir, picture=picture, mix=mix), name=name)

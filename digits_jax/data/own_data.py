@@ -84,7 +84,10 @@ def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
     path = Path(os.path.expanduser(path)).absolute()
     if not os.path.exists(path):
         raise DataError(f"dataset={path}: no such file or folder; give {KINDS}")
-    stem = re.sub(r"[^\w-]+", "-", path.name.split(".")[0]).strip("-") or "mine"
+    stem = path.name.split(".")[0]
+    if stem.lower() in _SPLIT_NAMES:  # as Kaggle's train.csv
+        stem = path.parent.name
+    stem = re.sub(r"[^\w-]+", "-", stem).strip("-") or "mine"
     name = f"own-{stem}" if stem in (*DATASETS, "tfds") else stem
     prefix = f"own-{stem}-{_short_sum([path, picture])}"
     key = f"{prefix}-{_short_sum(_states(path))}"

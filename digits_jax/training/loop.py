@@ -116,7 +116,11 @@ def fit(
       >>> result.results["test_count"], result.results["steps"] == int(result.state.step)
       (360, True)
     """
-    options = options or RunOptions()
+    options = RunOptions() if options is None else options
+    if not isinstance(options, RunOptions):
+        raise ConfigError(
+            f"options={options!r:.60}: must be RunOptions, as RunOptions(workdir=...)"
+        )
     if isinstance(config, TrainConfig) and config.ensemble > 1:
         raise ConfigError(
             f"ensemble={config.ensemble}: fit trains one network; use digits_jax.fit_ensemble"

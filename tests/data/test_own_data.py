@@ -553,6 +553,13 @@ def test_a_home_of_nobody_is_one_line():
         load_dataset("~nobody-of-that-name/x.csv")
 
 
+def test_a_file_called_train_has_its_folders_name(tmp_path):
+    (tmp_path / "digit recognizer").mkdir()
+    path = tmp_path / "digit recognizer/train.csv"
+    path.write_text(csv_text(IMAGES, LABELS))
+    assert load_dataset(path).name == "digit-recognizer"
+
+
 def test_arrays_that_are_not_taken_are_said(tmp_path):
     np.savez(tmp_path / "some.npz", x_train=IMAGES, y_train=LABELS, x_test=IMAGES, extra=LABELS)
     notes = load_dataset(tmp_path / "some.npz").notes

@@ -408,6 +408,8 @@ def test_other_things_than_a_configuration(toy):
     for config in (None, {"arch": "cnn"}):
         with pytest.raises(ConfigError, match="must be a TrainConfig"):
             fit(config, dataset=toy)
+    with pytest.raises(ConfigError, match="options='runs/x': must be RunOptions"):
+        fit(SMALL, "runs/x", dataset=toy)
     with pytest.raises(ConfigError, match=r"must be a digits_jax\.Dataset"):
         fit(SMALL, dataset=(1, 2))
 

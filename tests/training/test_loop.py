@@ -127,7 +127,7 @@ def test_files(finished):
         "metrics.jsonl",
         "results.json",
         "predictions.npz",
-        "last_checkpoint.json",
+        "checkpoints",
     ]
     found = {path.name for path in finished.workdir.iterdir() if path.name[0] != "."}
     assert found == {"last_checkpoint.json", *names}

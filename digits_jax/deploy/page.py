@@ -25,7 +25,7 @@ from digits_jax.runs.pretrained import quantize
 
 MAX_NETWORKS = 4
 _MARK = b'<meta name="generator" content="digits_jax">'
-_SCRIPTS = ("network", "place", "file", "ink", "digit", "draw", "view", "main")
+_SCRIPTS = ("network", "place", "file", "ink", "digit", "frames", "draw", "view", "main")
 _RUN_FACTS = ("arch", "preset", "dataset", "test_accuracy", "test_count")
 
 

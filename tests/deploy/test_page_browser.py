@@ -188,6 +188,26 @@ def test_javascript_places_digits_as_python_does(open_page):
     grey = np.array(Image.open(io.BytesIO(picture(STROKES["3"], paper="#ccc"))).convert("L"))
     expected = read_digit(grey).astype(int)
     np.testing.assert_allclose(in_javascript(FIND, grey), expected, atol=2)
+    frames = {
+        "box": lambda pen: pen.rectangle((30, 20, 150, 180), outline=60, width=3),
+        "circle": lambda pen: pen.ellipse((20, 20, 180, 185), outline=60, width=3),
+        "touched": lambda pen: pen.rectangle((68, 20, 180, 180), outline=60, width=3),
+        "dotted": lambda pen: pen.ellipse((90, 85, 98, 93), fill=40),
+    }
+    for name, frame in frames.items():
+        image = Image.new("L", (240, 200), 230)
+        pen = ImageDraw.Draw(image)
+        if name == "dotted":  # a 0, which is no frame
+            pen.ellipse((60, 40, 130, 140), outline=40, width=9)
+        else:
+            pen.line([(70, 50), (120, 50), (90, 140)], 40, 9)
+        alone = read_digit(np.array(image))
+        frame(pen)
+        grey = np.array(image)
+        expected = read_digit(grey)
+        if name in ("box", "circle"):
+            np.testing.assert_allclose(expected.astype(int), alone.astype(int), atol=2)
+        np.testing.assert_allclose(in_javascript(FIND, grey), expected.astype(int), atol=2)
 
 
 # --- drawing -------------------------------------------------------------------------------
@@ -317,7 +337,7 @@ def test_pictures_are_read(open_page, cnn):
     colours = {
         "light.jpg": {"ink": "white", "paper": "black", "form": "JPEG"},
         "grey.webp": {"ink": "#335", "paper": "#b0a898", "form": "WEBP"},
-        "chalk.png": {"mode": "RGBA", "paper": (0, 0, 0, 0), "ink": "white"},
+        "chalk.png": {"mode": "RGBA", "paper": (0, 0, 0, 0), "ink": "#f0f0f0"},
         "plain.bmp": {"form": "BMP"},
     }
     for digit in "257":

@@ -65,6 +65,7 @@ function offRules({ data, width }, rows, columns) {
 // Ink in [0, 1] of grey levels, whatever the light, the paper and the polarity; null if blank.
 function findInk(grey) {
   const { depth, noise } = flattenPaper(grey);
+  removeFrames(depth, Math.max(6 * noise, FAINTEST));
   const rows = findRules(depth, noise);
   const columns = findRules(transpose(depth), noise);
   let [ink, full] = [depth, fullInk(offRules(depth, rows, columns), noise)];

@@ -3,6 +3,7 @@
 const MAX_BYTES = 50e6;
 const MAX_PIXELS = 50e6;
 const LONGEST = 1000; // Pictures are worked on at this size at most.
+const [INK_SHARE, NEAR_WHITE] = [0.5, 225]; // as in digits_jax/vision/decode.py
 const ALLOWED = "PNG, JPEG, WebP and BMP files";
 
 // The error of a file that can't be used: one line.
@@ -135,6 +136,19 @@ function toGrey({ data, width, height }, paper) {
   return grey;
 }
 
+// Whether what is opaque is ink that white paper would hide: less than half of the picture, and most
+// of it nearly white.
+function isLightInk({ data, width, height }) {
+  let [opaque, light] = [0, 0];
+  for (let i = 0; i < data.length; i += 4) {
+    const share = data[i + 3] / 255;
+    opaque += share;
+    const level = Math.round(0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]);
+    if (level >= NEAR_WHITE) light += share;
+  }
+  return opaque < INK_SHARE * width * height && light > opaque / 2;
+}
+
 // The ink of a file's digit; throws a PictureError where there is none.
 async function readPicture(file) {
   const name = file.name || "The picture";
@@ -150,8 +164,7 @@ async function readPicture(file) {
   }
   checkPicture(bytes, name);
   const image = await decodePicture(bytes, name);
-  // White ink on nothing can't be seen on white paper.
-  const digit = readDigit(toGrey(image, 255)) ?? readDigit(toGrey(image, 0));
+  const digit = readDigit(toGrey(image, isLightInk(image) ? 0 : 255));
   if (!digit) throw new PictureError(`${name}: no digit; there is no ink on the picture.`);
   return digit;
 }

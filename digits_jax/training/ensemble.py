@@ -19,6 +19,7 @@ from digits_jax.runs.ensembles import mean_log_probabilities, member_path
 from digits_jax.training.fit_result import FitResult
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import run, train_members
+from digits_jax.training.resuming import with_initial
 from digits_jax.training.run_metadata import (
     choose_workdir,
     describe_run,
@@ -109,6 +110,8 @@ def fit_ensemble(
                     print(f"\nnetwork {index + 1} of {count}: {path}", flush=True)
                 try:
                     started = (path / folder.CONFIG).exists()
+                    if resuming and not started:
+                        member = with_initial(member, workdir)
                     member = dataclasses.replace(member, started=time.perf_counter())
                     on_member(run(member, resuming=started, quiet=quiet))
                 except Interrupted as stopped:

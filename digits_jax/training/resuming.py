@@ -57,14 +57,7 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
                 "or start a new run in another folder"
             )
         clear_up(path, {})
-        if (name := setup.config.init_from) is not None:
-            initial = load_initial(name)
-            if initial.sha256 != read_part(workdir, "init_from").get("sha256"):
-                raise ConfigError(
-                    f"init_from={name}: has other parameters than when the run in {workdir} began; "
-                    "put them back, or start a new run"
-                )
-            setup = dataclasses.replace(setup, initial=initial)
+        setup = with_initial(setup, workdir)
         state, totals, step = setup.initial_state(), dict(ZERO_TOTALS), 0
         action = "no checkpoint yet: starting"
     else:
@@ -94,6 +87,19 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
     if not quiet:
         print(f"{workdir}: {action} at step {step} of {setup.total_steps}", flush=True)
     return state, totals
+
+
+def with_initial(setup: TrainSetup, workdir: Path) -> TrainSetup:
+    """Loads what the run in a folder starts from, if anything, and checks that it is the same."""
+    if (name := setup.config.init_from) is None:
+        return setup
+    initial = load_initial(name)
+    if initial.sha256 != read_part(workdir, "init_from").get("sha256"):
+        raise ConfigError(
+            f"init_from={name}: has other parameters than when the run in {workdir} began; "
+            "put them back, or start a new run"
+        )
+    return dataclasses.replace(setup, initial=initial)
 
 
 def unscored(totals: dict[str, float]) -> bool:

@@ -107,9 +107,8 @@ class TrainSetup:
     def initial_state(self) -> TrainState:
         """Creates the state at step 0, on the devices."""
         state = create_train_state(self.module, self.tx, self.initial_key, averaged=self.averaged)
-        if self.config.init_from is not None:
-            initial = self.initial or load_initial(self.config.init_from)
-            state = initial.start(state, self.dataset.class_names)
+        if self.initial is not None:
+            state = self.initial.start(state, self.dataset.class_names)
         return parallel.replicate(state, self.mesh)
 
     @cached_property

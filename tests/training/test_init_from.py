@@ -1,6 +1,7 @@
 """A training that starts from the parameters of another."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -17,6 +18,8 @@ from digits_jax import (
     fit_ensemble,
     load_dataset,
     load_trained,
+    read_config,
+    read_run,
     resume,
 )
 from digits_jax import train as train_program
@@ -127,6 +130,13 @@ def test_members_start_from_one_source(source, tmp_path):
     options = RunOptions(workdir=tmp_path / "two", together=True, devices=1)
     ensemble = fit_ensemble(config, options, quiet=True)
     assert all(run.results["test_accuracy"] > 0.9 for run in ensemble.members)
+    # A member that begins when the ensemble is resumed starts from the same parameters.
+    began, later = (ensemble.workdir / f"member-{i}" for i in range(2))
+    shutil.rmtree(later)
+    fit_ensemble(*read_config(ensemble.workdir), resuming=True, quiet=True)
+    one, other = (json.loads((path / "config.json").read_text()) for path in (began, later))
+    assert other["init_from"] == one["init_from"]
+    assert read_run(later).results["test_accuracy"] > 0.9
     config = dataclasses.replace(config, ensemble=1, init_from=str(tmp_path / "two"))
     with pytest.raises(ConfigError, match="is an ensemble; give one of its members"):
         prepare(config)

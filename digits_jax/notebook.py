@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
+import numpy as np
+
 from digits_jax.data.datasets import DATASETS, load_dataset, load_own_of_run
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
@@ -210,7 +212,7 @@ def find_dataset(
 
 def check_dataset(dataset: Dataset, run: Predictions) -> None:
     """Raises a DataError where a run was scored on other images."""
-    same = list(dataset.test.labels) == list(run.labels)
+    same = np.array_equal(dataset.test.labels, run.labels)
     if run.results.get("dataset_sha256") not in (None, dataset.sha256) or not same:
         raise DataError(
             f"{run.source} is not of this {dataset.name}; give the data set that it is of"

@@ -207,9 +207,8 @@ def _read_tables(paths: list[Path]) -> _Arrays:
     """CSV files, by their names the training, validation and test images."""
     read = _Arrays({})
     for path in paths:
-        part = re.search("train|val|test", path.name.lower()) if len(paths) > 1 else None
-        split = _SPLIT_NAMES[part[0]] if part else "train"
-        if len(paths) > 1 and (not part or split in read.parts):
+        split = _split_in(path.name) if len(paths) > 1 else "train"
+        if split is None or split in read.parts:
             read.notes.append(f"left out: {path.name}: it isn't train, validation or test")
             continue
         images, labels = read_csv(path)
@@ -220,6 +219,12 @@ def _read_tables(paths: list[Path]) -> _Arrays:
         else:
             read.notes.append(f"left out: {path.name}: it has no labels")
     return read
+
+
+def _split_in(name: str) -> str | None:
+    """The split that the name of a file holds."""
+    found = re.search("train|val|test", name.lower())
+    return _SPLIT_NAMES[found[0]] if found else None
 
 
 def _parquet_files(path: Path) -> list[Path]:
@@ -239,8 +244,7 @@ def _read_hugging_face(path: Path) -> _Arrays:
         ) from None
     tables: dict[str, list[str]] = {}
     for file in _parquet_files(path):
-        part = re.search("train|val|test", file.name)
-        tables.setdefault(part[0] if part else "train", []).append(str(file))
+        tables.setdefault(_split_in(file.name) or "train", []).append(str(file))
     try:
         with tempfile.TemporaryDirectory() as cache:
             loaded = (

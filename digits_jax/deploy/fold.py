@@ -109,9 +109,9 @@ def fold_batch_norm(layers: Iterable[Layer]) -> list[Layer]:
     return folded
 
 
-def multiply_adds(layers: Iterable[Layer], side: int = 28) -> int:
-    """Counts the multiplications with an addition for one image of ``side`` x ``side`` pixels."""
-    total = 0
+def multiply_adds(layers: Iterable[Layer]) -> int:
+    """Counts the multiplications with an addition for one image of 28x28 pixels."""
+    total, side = 0, 28
     for layer in layers:
         if layer.kind in ("space_to_depth", "max_pool"):
             side //= 2

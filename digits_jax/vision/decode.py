@@ -132,7 +132,13 @@ def read_grey(picture: Picture) -> np.ndarray:
         levels = np.rint(255 * levels).astype(np.uint8)
     if levels.ndim == 3 and levels.shape[2] in (3, 4) and levels.size:
         return _to_grey(Image.fromarray(levels))
-    return levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels
+    grey = levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels
+    if grey.ndim != 2 or not grey.size:
+        raise DataError(
+            f"a picture of shape {list(levels.shape)}: give [height, width], not empty, or with a "
+            "last axis of 1, 3 or 4 channels"
+        )
+    return grey
 
 
 def check_levels(values: Any, what: str) -> np.ndarray:

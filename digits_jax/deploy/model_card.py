@@ -15,7 +15,9 @@ _PEOPLE = {
     "mnist": "MNIST was written by employees of a US census bureau and by US high-school students "
     "around 1990: it has no other schools of handwriting.",
     "digits": "The embedded digits were written by 43 people on tablets in Turkey in the 1990s, "
-    "and are enlarged from 8x8 pixels: a model trained on MNIST serves anybody better.",
+    "and are enlarged from 8x8 pixels: few writers, and few details.",
+    "strokes": "The drawn digits have no writers: a program draws them in ways that are usual in "
+    "other countries.",
 }
 _OTHERS = "Look at the images of its data set before you trust it with others."
 
@@ -42,6 +44,7 @@ def model_card(
     options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
     template = jinja2.Environment(keep_trailing_newline=True, **options).from_string(text)
     runs = _escaped(network.facts.get("runs", ()))
+    names = runs[0]["dataset"].split("+") if runs else [""]
     return template.render(
         network=network,
         name=markdown(network.name),
@@ -49,7 +52,7 @@ def model_card(
         kinds=" and ".join(sorted({run["arch"].upper() for run in runs})),
         data=", ".join(sorted({run["dataset"] for run in runs})),
         cost=network.facts.get("threshold_cost"),
-        people=_PEOPLE.get(runs[0]["dataset"] if runs else "", _OTHERS),
+        people=" ".join(dict.fromkeys(_PEOPLE.get(name, _OTHERS) for name in names)),
         preprocessing=PREPROCESSING,
         runs=runs,
         files=files,

@@ -5,6 +5,7 @@ from PIL import Image
 from scipy import ndimage
 
 from digits_jax.errors import DataError
+from digits_jax.vision.digit import THRESHOLD, stroke_width
 from digits_jax.vision.frames import connected, find_frames
 from digits_jax.vision.paper import cover_surroundings
 from digits_jax.vision.ruled import find_rules, remove_rules
@@ -17,6 +18,9 @@ _INKED = 0.3  # at least this much ink makes a pixel count as inked in the check
 _LITTLE, _MUCH, _MOST = 0.06, 0.08, 0.4
 _MAX_AREA = 0.38  # of the picture: 1 of 20,000 of MNIST's images has more, as it is
 _SOLID = 0.35  # of the shorter side
+# Of the shorter side: ink as wide as this is a smudge where its edges aren't steep (a share of the
+# ink's depth in one pixel), if strokes at least so high are beside it.
+_SMUDGE, _STEEPNESS, _STROKES = 0.04, 0.1, 0.08
 _WINDOW = 0.15  # of the shorter side: wider than strokes, narrower than shadows
 
 
@@ -68,7 +72,28 @@ def find_ink(grey: np.ndarray, longest: int = LONGEST) -> np.ndarray:
             other = _flat_ink(_even_light(small, dark))
             if other.any() and _border_share(other) < _LITTLE and not _is_solid(other):
                 return other
-    return ink
+    return _without_smudges(small, ink)
+
+
+def _without_smudges(grey: np.ndarray, ink: np.ndarray) -> np.ndarray:
+    """Ink as before, or from light that follows smudges: wide, soft ink beside sharp strokes."""
+    size = max(round(_SMUDGE * min(ink.shape)), 5)
+    wide = ndimage.minimum_filter(ink, size, mode="constant") > _INKED
+    if not wide.any():
+        return ink
+    labels = connected(ink > THRESHOLD)
+    of_wide = np.isin(labels, np.unique(labels[wide]))
+    steep = ndimage.gaussian_gradient_magnitude(ink, 2.0) > _STEEPNESS
+    # An edge is where ink is half as deep; those of strokes are steep.
+    edges = np.abs(ndimage.gaussian_filter(ink, 1.0) - 0.5) < 0.2
+    sharp = np.where(of_wide, 0, ink)
+    boxes = ndimage.find_objects(connected(sharp > THRESHOLD))
+    high = max((box[0].stop - box[0].start for box in boxes), default=0)
+    if steep[edges & of_wide].mean() > 0.5 or high < _STROKES * min(ink.shape):
+        return ink
+    window = 2 * int(np.ceil(1.5 * stroke_width(sharp))) + 1
+    other = _flat_ink(_even_light(grey, True, window))
+    return other if other.any() else ink
 
 
 def _shrink(grey: np.ndarray, longest: int) -> np.ndarray:
@@ -137,12 +162,12 @@ def _border_share(ink: np.ndarray) -> float:
     return float((edge > _INKED).mean())
 
 
-def _even_light(grey: np.ndarray, dark: bool) -> np.ndarray:
+def _even_light(grey: np.ndarray, dark: bool, window: int = 0) -> np.ndarray:
     """The picture with the same light everywhere, uint8 [h, w] with dark ink."""
     # A closing fills what is dark and narrower than its window, and keeps steps as they are: the
     # quotient by it has neither desk nor shadow.
     smooth = ndimage.gaussian_filter((grey if dark else 255 - grey).astype(np.float32), 0.8)
-    window = max(round(_WINDOW * min(grey.shape)), 3)
+    window = window or max(round(_WINDOW * min(grey.shape)), 3)
     light = ndimage.grey_closing(smooth, (window, window), mode="nearest")
     return np.rint(255 * np.clip((smooth + 8) / (light + 8), 0, 1)).astype(np.uint8)
 

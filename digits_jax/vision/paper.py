@@ -8,9 +8,9 @@ _COARSE = 200  # pixels of the longest side, at which paper is looked for
 _MEDIAN = 9  # of them: strokes and lines are narrower than half of this
 _EDGE = 4.0  # grey levels from a pixel to the next: shade changes by less
 _SMALLEST, _LARGEST = 0.04, 0.95  # paper's share of the picture
-_RECTANGULAR = 0.8  # the share of the smallest rectangle about it that a sheet in perspective fills
+_SHEET = 0.8  # the share of the smallest rectangle about it that a sheet in perspective fills
 _ALONG = 0.1  # at most so much of one side of the picture is paper: strokes cover no side
-_INK, _INKED = 12, 6  # levels from the paper, and so many pixels of it, are ink
+_LEVELS, _PIXELS = 12, 6  # levels from the paper, and so many pixels of it, are ink
 
 
 def cover_surroundings(grey: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def _find_paper(coarse: np.ndarray, light: np.ndarray, even: np.ndarray) -> np.n
             continue
         inner = ndimage.binary_erosion(filled, iterations=2, border_value=1).astype(bool)
         depth = np.abs(coarse[inner] - light[inner])
-        if (depth > max(_INK, 6 * np.median(depth))).sum() >= _INKED:
+        if (depth > max(_LEVELS, 6 * np.median(depth))).sum() >= _PIXELS:
             papers.append(filled)
     return papers[0] if len(papers) == 1 else None
 
@@ -82,4 +82,4 @@ def _is_rectangular(region: np.ndarray) -> bool:
     angles = np.radians(np.arange(0, 90, 3))[:, None]
     across = np.ptp(x * np.cos(angles) + y * np.sin(angles), axis=1) + 1
     down = np.ptp(y * np.cos(angles) - x * np.sin(angles), axis=1) + 1
-    return len(x) >= _RECTANGULAR * float((across * down).min())
+    return len(x) >= _SHEET * float((across * down).min())

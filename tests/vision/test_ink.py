@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from digits_jax.errors import DataError
 from digits_jax.vision.ink import find_ink
@@ -122,3 +123,19 @@ def test_a_digit_cut_out_along_its_strokes_is_found():
     found = read_digit(np.where((radius < 1) & (radius > 0.6), 20, 250).astype(np.uint8))
     assert found[14, 14] == 0
     assert (found > 128).sum() > 100
+
+
+def test_a_smudge_beside_faint_strokes_is_no_ink():
+    y, x = np.mgrid[:200, :300]
+    smudge = 0.4 * np.exp(-((y - 60) ** 2 + (x - 220) ** 2) / (2 * 20**2))
+    page = np.full((200, 300), 150.0)
+    page[60:140, 60:64] = page[60:64, 60:100] = page[100:104, 200:240] = 100
+    ink = find_ink(np.rint(page * (1 - smudge)).astype(np.uint8))
+    np.testing.assert_array_equal(ink > 0.5, page == 100)
+
+
+def test_a_blurred_thick_stroke_is_ink():
+    grey = np.full((200, 300), 230, np.uint8)
+    grey[40:160, 130:170] = 40
+    blurred = ndimage.gaussian_filter(grey, 6)
+    assert find_ink(blurred)[100, 140:160].min() > 0.9

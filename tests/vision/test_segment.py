@@ -1,6 +1,8 @@
 """Pieces, digits and rows of strokes whose places are known, and scores made by hand."""
 
+import ast
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from digits_jax.vision import segment as segment_module
 from digits_jax.vision.segment import (
     find_digit,
     find_rows,
@@ -257,3 +260,16 @@ def test_a_punched_hole_is_no_digit():
     pen.line([(70, 60), (110, 60), (90, 130)], 0, 5)
     (piece,) = segment(np.asarray(image)).pieces
     assert 60 < piece.box[0] < piece.box[2] < 120
+
+
+def test_names_of_the_modules_differ():
+    """`preprocessing.py` writes them into one file."""
+    names = [
+        node.id
+        for path in Path(segment_module.__file__).parent.glob("*.py")
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.Assign)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
+    assert len(names) == len(set(names))

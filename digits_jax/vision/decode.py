@@ -142,7 +142,10 @@ def read_grey(picture: Picture) -> np.ndarray:
 
 
 def check_levels(values: Any, what: str) -> np.ndarray:
-    """Returns an array of uint8, or of floating point in [0, 1]; a DataError names any other."""
+    """Returns an array of uint8, or of floating point in [0, 1]; a DataError names any other.
+
+    Integers of another type, as pandas and PyTorch have them, become uint8.
+    """
     if isinstance(values, np.ma.MaskedArray):
         raise DataError(
             f"{what} in a masked array: the mask would be ignored; give array.filled(0)"
@@ -151,6 +154,8 @@ def check_levels(values: Any, what: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise DataError(f"{what} of unequal shapes: give an array ({error})") from None
+    if array.dtype.kind in "iu" and array.size and 0 <= array.min() and array.max() <= 255:
+        array = array.astype(np.uint8)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{what} of {array.dtype}: give uint8, or floating point in [0, 1]")
     low, high = (array.min(), array.max()) if array.size else (0, 0)

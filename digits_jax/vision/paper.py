@@ -10,6 +10,7 @@ _EDGE = 4.0  # grey levels from a pixel to the next: shade changes by less
 _SMALLEST, _LARGEST = 0.04, 0.95  # paper's share of the picture
 _SHEET = 0.8  # the share of the smallest rectangle about it that a sheet in perspective fills
 _ALONG = 0.1  # at most so much of one side of the picture is paper: strokes cover no side
+_NEAR, _FAR = 4, 12  # pixels: how far from the paper its surroundings are compared with it
 _LEVELS, _PIXELS = 12, 6  # levels from the paper, and so many pixels of it, are ink
 
 
@@ -21,7 +22,8 @@ def cover_surroundings(grey: np.ndarray) -> np.ndarray:
     2. A region is paper if it covers at least 4% of the picture, fills four fifths of a rectangle,
        holds ink, surrounds no other region, and stays away from one side of the picture. There
        must be one such region alone: a shadow across a page leaves two.
-    3. Each pixel outside of it takes the level that the filtered paper has nearest to it.
+    3. Beyond its edge the surroundings are darker or lighter: a line of squared paper is no edge.
+    4. Each pixel outside of it takes the level that the filtered paper has nearest to it.
 
     Args:
       grey: uint8 [height, width].
@@ -44,10 +46,14 @@ def cover_surroundings(grey: np.ndarray) -> np.ndarray:
     if paper is None:
         return grey
     nearest = np.empty((2, *paper.shape), np.int32)
-    ndimage.distance_transform_edt(
-        ~paper, return_distances=False, return_indices=True, indices=nearest
-    )
-    cover = Image.fromarray(light[nearest[0], nearest[1]].astype(np.uint8))
+    distance = np.empty(paper.shape)
+    ndimage.distance_transform_edt(~paper, return_indices=True, distances=distance, indices=nearest)
+    levels = light[nearest[0], nearest[1]]
+    # Beyond a printed line, as of squared paper, the paper goes on.
+    beyond = (distance > _NEAR) & (distance <= _FAR)
+    if (np.abs(levels - light)[beyond] > _LEVELS).mean() < 0.6:
+        return grey
+    cover = Image.fromarray(levels.astype(np.uint8))
     cover = cover.resize((width, height), Image.Resampling.BILINEAR)
     inside = Image.fromarray(paper).resize((width, height), Image.Resampling.NEAREST)
     return np.where(np.asarray(inside), grey, np.asarray(cover))

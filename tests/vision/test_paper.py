@@ -72,3 +72,10 @@ def test_a_thick_digit_at_the_border_stays():
     image = Image.new("L", (WIDTH, HEIGHT), 230)
     ImageDraw.Draw(image).line([(100, 0), (400, 0), (200, HEIGHT)], 30, 60)
     assert cover_surroundings(np.asarray(image)).min() == 30
+
+
+def test_squared_paper_with_thick_lines_is_one_sheet():
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    grid = np.where((y % 150 < 12) | ((x + 60) % 200 < 12), 110.0, 190.0)
+    grey = page(grid, (200, 180), (60, 180))
+    assert cover_surroundings(grey) is grey

@@ -154,7 +154,7 @@ def check_levels(values: Any, what: str) -> np.ndarray:
         array = np.asarray(values)
     except ValueError as error:
         raise DataError(f"{what} of unequal shapes: give an array ({error})") from None
-    if array.dtype.kind in "iu" and array.size and 0 <= array.min() and array.max() <= 255:
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
         array = array.astype(np.uint8)
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{what} of {array.dtype}: give uint8, or floating point in [0, 1]")

@@ -17,9 +17,9 @@ from digits_jax.benchmarks.options import QUICK, Options
 from digits_jax.benchmarks.processes import stopping_children
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
+from digits_jax.files import as_json, replace_files
 from digits_jax.formatting import duration, fixed, markdown_table, percent, plural
 from digits_jax.hardware import cpu_count, processor_name, version_of
-from digits_jax.runs import folder
 
 SUMMARIZED = ("step", "inference", "time-to-accuracy")
 BENCHMARKS = (*SUMMARIZED, "input", "startup", "scaling")
@@ -90,8 +90,8 @@ def measure(name: str, options: Options, command: str) -> dict[str, Any]:
     }
     if options.output is not None:
         page = f"# {name}\n\n`{command}`\n\n{headline(result)}\n\n{tables(result)}\n"
-        files = {".json": folder.as_json(result), ".md": page.encode()}
-        folder.replace_files({options.output / f"{name}{end}": x for end, x in files.items()})
+        files = {".json": as_json(result), ".md": page.encode()}
+        replace_files({options.output / f"{name}{end}": x for end, x in files.items()})
     return result
 
 

@@ -13,6 +13,7 @@ import tyro
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
 from digits_jax.fields import Optional, Switch
+from digits_jax.files import read_npz
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
@@ -73,7 +74,7 @@ def read_predictions(path: Path, name: str) -> "Predictions":
 
     hint = "write it with numpy.savez(FILE, labels=..., logits=...)"
     try:
-        arrays = folder.read_npz(path)
+        arrays = read_npz(path)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror}); give an .npz file") from None
     except ValueError as error:

@@ -10,8 +10,9 @@ import tyro
 
 from digits_jax.errors import ConfigError, shown
 from digits_jax.fields import MAX_INT, Checked, Optional, Range, can_be_a_path
+from digits_jax.files import read_json
 from digits_jax.presets import DISTILLATION, SOURCES, preset_values
-from digits_jax.runs.folder import CONFIG, read_json
+from digits_jax.runs.folder import CONFIG
 
 T = TypeVar("T")
 _hint = tyro.conf.arg(help_behavior_hint="(default: by preset)")

@@ -11,6 +11,7 @@ import tyro
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.fields import Optional, Switch
+from digits_jax.files import read_json
 from digits_jax.runs import folder
 
 
@@ -108,7 +109,7 @@ def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
     here = {name: getattr(arguments, name) for name in names}
     setup, state = load_trained(workdir, needs_images=True, **here)
     if (workdir / folder.RESULTS).exists():
-        results = folder.read_json(workdir / folder.RESULTS)
+        results = read_json(workdir / folder.RESULTS)
         expected = results.get("params_sha256") if isinstance(results, dict) else None
         if expected != tree_sha256(state.variables["params"]):
             raise CheckpointError(

@@ -109,7 +109,7 @@ def _export(network: "Network", args: Arguments, folder: Path) -> None:
     from digits_jax.deploy import archive
     from digits_jax.deploy.model_card import model_card
     from digits_jax.deploy.preprocessing import preprocess_source
-    from digits_jax.runs.folder import replace_file, write_json
+    from digits_jax.files import replace_file, write_json
 
     file = folder / f"model.{args.format}"
     try:

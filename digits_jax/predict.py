@@ -183,8 +183,8 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
         raise ConfigError(f"{output}: exists, and is no table of answers; give another")
     from digits_jax.data.tables import read_csv_images
     from digits_jax.deploy.predictor import Predictor
+    from digits_jax.files import replace_file
     from digits_jax.hardware import use_compilation_cache
-    from digits_jax.runs.folder import replace_file
 
     use_compilation_cache()
     predictor = Predictor.load(runs) if runs else Predictor.pretrained()
@@ -197,7 +197,7 @@ def _classify_table(args: Arguments, runs: Sequence[str], names: Sequence[str]) 
 
 
 def _is_submission(path: Path) -> bool:
-    from digits_jax.runs.folder import open_regular
+    from digits_jax.files import open_regular
 
     with contextlib.suppress(OSError), open_regular(path) as file:
         return file.read(len(_SUBMISSION)) == _SUBMISSION

@@ -21,9 +21,10 @@ from digits_jax.cli import parse, run_program
 from digits_jax.evaluation.error_analysis import PUBLISHED_LABEL_ERRORS
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.fields import Switch
+from digits_jax.files import read_json
 from digits_jax.formatting import fixed, markdown_table, mean_sd, percent, plural
 from digits_jax.hardware import cpu_count
-from digits_jax.runs.folder import hold_folder, read_json
+from digits_jax.runs.folder import hold_folder
 from experiments.study import RESULTS, train_run, write_results
 
 # Flags of `digits_jax.train`.

@@ -33,9 +33,10 @@ from digits_jax import (
     train_members,
 )
 from digits_jax.cli import parse, run_program
+from digits_jax.files import read_json
 from digits_jax.formatting import duration, fixed, markdown_table, mean_sd
 from digits_jax.hardware import keep_freed_memory, use_compilation_cache
-from digits_jax.runs.folder import hold_folder, read_json
+from digits_jax.runs.folder import hold_folder
 from experiments.study import RESULTS, hold_out, mean_se, without_test, write_results
 
 # Seeds trained side by side in one step: on an accelerator as fast as one, on a CPU in about two

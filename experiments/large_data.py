@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from digits_jax import ConfigError, load_dataset
 from digits_jax.cli import parse, run_program
-from digits_jax.data.files import scratch_folder
+from digits_jax.files import scratch_folder
 
 NAME, VERSION = "large_digits", "1.0.0"
 RECORD_BYTES = 980  # of an uncompressed image, with all that goes around it

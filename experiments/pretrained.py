@@ -63,7 +63,7 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     from digits_jax import load_dataset
     from digits_jax.deploy.network import RUN_FACTS, SETTINGS, from_card, load_network
     from digits_jax.deploy.predictor import Predictor
-    from digits_jax.runs.folder import write_json
+    from digits_jax.files import write_json
     from digits_jax.runs.pretrained import write_variables
 
     flags, int8 = RECIPES[name]

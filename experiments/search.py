@@ -26,9 +26,10 @@ from optuna.visualization import matplotlib as plots
 
 from digits_jax import ConfigError, Dataset, DigitsError, TrainConfig, load_dataset
 from digits_jax.cli import leave, parse, run_program
+from digits_jax.files import replace_files
 from digits_jax.formatting import markdown_table, mean_sd, percent, plural
 from digits_jax.hardware import keep_freed_memory
-from digits_jax.runs.folder import hold_folder, replace_files
+from digits_jax.runs.folder import hold_folder
 from digits_jax.train import parse_arguments
 from digits_jax.training.loop import train_members
 from digits_jax.training.setup import prepare

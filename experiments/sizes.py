@@ -19,8 +19,9 @@ import tyro
 
 from digits_jax.cli import parse, run_program
 from digits_jax.config import RunOptions, TrainConfig
+from digits_jax.files import read_json
 from digits_jax.formatting import duration, fixed, markdown_table, mean_sd, percent
-from digits_jax.runs.folder import hold_folder, read_json
+from digits_jax.runs.folder import hold_folder
 from experiments.study import RESULTS, write_results
 
 PRESETS = ("quick", "standard", "best", "tiny")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from digits_jax import ConfigError, Dataset, Split, read_config
+from digits_jax.files import as_json, read_json, replace_files
 from digits_jax.formatting import fixed
-from digits_jax.runs.folder import as_json, read_json, replace_files
 from digits_jax.train import parse_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from digits_jax.benchmarks.options import Options, train_config
 from digits_jax.benchmarks.processes import timed_process
 from digits_jax.benchmarks.timing import spread
+from digits_jax.files import read_json
 from digits_jax.runs import folder
 
 TARGET = 0.99  # test accuracy to reach
@@ -60,7 +61,7 @@ def train(arch: str, seed: int, options: Options) -> dict[str, Any]:
         command = [sys.executable, "-m", "digits_jax.train", f"--arch={arch}", f"--seed={seed}"]
         cold = {"JAX_COMPILATION_CACHE_DIR": f"{root}/cache"} if options.cold else {}
         finished = timed_process([*command, *flags, f"--workdir={root}/run"], cold)
-        results = folder.read_json(Path(root) / "run" / folder.RESULTS)
+        results = read_json(Path(root) / "run" / folder.RESULTS)
     total, compiling, training = (
         results[f"{name}_seconds"] for name in ("total", "compile", "train")
     )

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.digits import load_digits
-from digits_jax.data.files import first_writable
 from digits_jax.data.idx import find_idx
 from digits_jax.data.mixing import mix_datasets
 from digits_jax.data.originals import (
@@ -30,7 +29,8 @@ from digits_jax.data.originals import (
 )
 from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError, shown
-from digits_jax.runs.folder import CONFIG, read_json
+from digits_jax.files import first_writable, read_json
+from digits_jax.runs.folder import CONFIG
 
 
 def load_dataset(

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.idx import read_idx
 from digits_jax.errors import DataError
+from digits_jax.files import first_writable, scratch_folder
 
 DATA_DIR_VARIABLE = "DIGITS_JAX_DATA_DIR"
 # Below the five seconds that a decision without a network may take, imports included.

@@ -29,8 +29,8 @@ from digits_jax.data.originals import DATASETS
 from digits_jax.data.splits import SPLITS, Dataset
 from digits_jax.data.tables import SUFFIXES, read_csv
 from digits_jax.errors import DataError, shown
+from digits_jax.files import MAX_ARRAY_BYTES, open_regular, read_npz
 from digits_jax.hardware import cpu_count
-from digits_jax.runs.folder import MAX_ARRAY_BYTES, open_regular, read_npz
 from digits_jax.vision.decode import MAX_BYTES, decode_image
 from digits_jax.vision.segment import read_digit
 

@@ -15,7 +15,7 @@ import numpy as np
 from digits_jax.data.arrays import MAX_IMAGES, is_dark_on_light, to_grey, to_size
 from digits_jax.data.splits import IMAGE_SIZE
 from digits_jax.errors import DataError, shown
-from digits_jax.runs.folder import MAX_ARRAY_BYTES, open_regular
+from digits_jax.files import MAX_ARRAY_BYTES, open_regular
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 _LABELS = ("label", "labels", "class", "target", "digit", "y")

@@ -32,10 +32,10 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
-from digits_jax.data.files import first_writable, scratch_folder
 from digits_jax.data.originals import REGISTERED, Registered, folders_searched
 from digits_jax.data.splits import Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError
+from digits_jax.files import first_writable, scratch_folder
 
 MAX_VALIDATION = 10_000
 MAX_TEST = 500_000  # 400 MB

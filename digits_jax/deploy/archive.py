@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from digits_jax.deploy.fold import KINDS, to_layers
 from digits_jax.deploy.network import Member, Network, validate
 from digits_jax.errors import DataError, shown
-from digits_jax.runs.folder import read_npz, replace_file
+from digits_jax.files import read_npz, replace_file
 
 FORMAT = 2
 PREPROCESSING = (

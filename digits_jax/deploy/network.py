@@ -21,6 +21,7 @@ import numpy as np
 from digits_jax.deploy.confidence import choose_threshold, fit_temperature
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
 from digits_jax.errors import CheckpointError, DataError, printable, quoted, shown
+from digits_jax.files import MAX_ARRAY_BYTES, read_json
 from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
@@ -130,7 +131,7 @@ def load_network(path: str | Path) -> Network:
         network = combine([load_network(member) for member in members])
         network = dataclasses.replace(network, name=name)
         return calibrate(network, run.validation_logits, run.validation_labels)
-    written = folder.read_json(path / folder.CONFIG)
+    written = read_json(path / folder.CONFIG)
     folder.refuse_custom_module(path, written)
     try:
         config, results = written["config"], run.results
@@ -227,8 +228,8 @@ def _variables(settings: Mapping[str, Any], classes: int) -> dict[str, Any]:
         raise ValueError(f"it has {shown(layers)} layers; {MAX_LAYERS} are allowed")
     variables = abstract_variables(build_model(settings, classes))
     size = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
-    if size > folder.MAX_ARRAY_BYTES:
-        raise ValueError(f"it has {size:,} bytes; {folder.MAX_ARRAY_BYTES:,} are allowed")
+    if size > MAX_ARRAY_BYTES:
+        raise ValueError(f"it has {size:,} bytes; {MAX_ARRAY_BYTES:,} are allowed")
     return variables
 
 

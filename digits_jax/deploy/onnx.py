@@ -19,7 +19,7 @@ from digits_jax.deploy.archive import describe
 from digits_jax.deploy.fold import Layer
 from digits_jax.deploy.network import Network
 from digits_jax.errors import DataError
-from digits_jax.runs.folder import replace_file
+from digits_jax.files import replace_file
 
 # Of 2022: runtimes on phones and in browsers have had time to learn it.
 OPSET = 17

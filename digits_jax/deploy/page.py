@@ -20,7 +20,7 @@ import numpy as np
 
 from digits_jax.deploy.network import Network, check_classes
 from digits_jax.errors import DataError
-from digits_jax.runs.folder import replace_file
+from digits_jax.files import replace_file
 from digits_jax.runs.pretrained import quantize
 
 MAX_NETWORKS = 4

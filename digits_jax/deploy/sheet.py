@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from digits_jax.deploy.predictions import show_probability
 from digits_jax.deploy.reading import Reading
 from digits_jax.errors import DataError
-from digits_jax.runs.folder import replace_file
+from digits_jax.files import replace_file
 
 MAX_PICTURES = 60  # pictures on one sheet: more are a file that no viewer shows well
 _WIDTH, _GAP, _DIGIT, _LINE = 900, 15, 84, 18  # pixels

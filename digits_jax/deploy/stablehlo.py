@@ -8,7 +8,7 @@ from jax import export
 
 from digits_jax.deploy.network import Network, make_logits
 from digits_jax.deploy.onnx import import_extra
-from digits_jax.runs.folder import replace_file
+from digits_jax.files import replace_file
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -33,7 +33,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from digits_jax.errors import CheckpointError, shown
-from digits_jax.runs.folder import (
+from digits_jax.files import (
     MAX_ARRAY_BYTES,
     MAX_JSON_BYTES,
     as_json,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from digits_jax.errors import CheckpointError, quoted
-from digits_jax.runs.folder import RESULTS, read_json, resume_command
+from digits_jax.files import read_json
+from digits_jax.runs.folder import RESULTS, resume_command
 
 if TYPE_CHECKING:
     import numpy as np

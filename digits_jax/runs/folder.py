@@ -13,24 +13,19 @@ Files are written under another name and renamed, so that a reader sees the old 
 """
 
 import contextlib
-import errno
 import json
-import math
 import os
-import secrets
 import shlex
 import stat
 import sys
 import tempfile
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from digits_jax.errors import CheckpointError, shown
+from digits_jax.files import naming, parse_json, read_bytes, read_json, read_npz, replace_file
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
@@ -58,8 +53,6 @@ METRICS_FIELDS = (
     "skipped_steps",
     "train_seconds",
 )
-MAX_ARRAY_BYTES = 1_000_000_000  # of all arrays of an npz file together, unpacked
-MAX_JSON_BYTES = 50_000_000
 _LOCK = ".lock"
 
 
@@ -181,96 +174,6 @@ def _check_empty(path: Path) -> None:
         raise CheckpointError(f"{path}: already holds a run; give another folder, or resume it")
 
 
-def replace_files(files: dict[Path, bytes | Callable[[BinaryIO], object]]) -> None:
-    """Writes files, or calls what writes them; none takes its place before all are on the disk."""
-    asides = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in files}
-    try:
-        for path, content in files.items():
-            # "x": it isn't there, not even as a link.
-            with naming(path), open(asides[path], "xb") as file:
-                if callable(content):
-                    content(file)
-                else:
-                    file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, aside in asides.items():
-            os.replace(aside, path)
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-
-
-def replace_file(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Writes one file, as `replace_files` does."""
-    replace_files({path: content})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, all or nothing; NaN and infinity, which JSON doesn't have, are an error."""
-    replace_file(path, as_json(value))
-
-
-def as_json(value: Any) -> bytes:
-    """Returns what `write_json` writes."""
-    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts a file's name into the operating system's error: a write doesn't say where."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Opens a file for reading; a pipe or a device, which could block, is an OSError."""
-    nonblock = getattr(os, "O_NONBLOCK", 0)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return file
-
-
-def read_bytes(path: Path) -> bytes:
-    """Reads one of a run's text files, of at most 50 MB; a larger one is an OSError."""
-    with naming(path), open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_JSON_BYTES:
-            raise OSError(errno.EFBIG, f"has more than {MAX_JSON_BYTES:,} bytes", str(path))
-        return file.read(size)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-      CheckpointError: it can't be read, or isn't JSON, which has neither NaN nor infinity.
-    """
-    try:
-        return _from_json(read_bytes(path))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{path}: isn't JSON; was it changed by hand?") from None
-
-
-def _from_json(data: bytes) -> Any:
-    return json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} isn't a finite number")
-    return value
-
-
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
     """Adds one epoch's line to ``metrics.jsonl``, in one write."""
     with naming(path / METRICS):
@@ -296,7 +199,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = {}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
-            row = _from_json(line)
+            row = parse_json(line)
             if isinstance(row, dict) and all(is_number(row.get(key)) for key in METRICS_FIELDS):
                 rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
@@ -321,45 +224,6 @@ def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
 
     named: dict[str, Any] = arrays  # or pyright takes one for `allow_pickle`
     replace_file(path / PREDICTIONS, lambda file: np.savez_compressed(file, **named))
-
-
-def read_npz(path: Path) -> dict[str, "np.ndarray"]:
-    """Reads an ``.npz`` file of arrays of numbers and text, from any source.
-
-    `numpy.load` allocates what an array's header claims, and returns bytes for what isn't an array.
-
-    Raises:
-      OSError: it can't be opened.
-      ValueError: one line, without the file's name: it is damaged, isn't an ``.npz`` file, or holds
-        anything else or more than `MAX_ARRAY_BYTES`.
-    """
-    import numpy as np
-    from numpy.lib import format as npy
-
-    arrays = {}
-    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    with open_regular(path) as file:
-        try:
-            with warnings.catch_warnings(), zipfile.ZipFile(file) as archive:
-                warnings.simplefilter("error")  # of a header that NumPy doesn't write
-                size = sum(info.file_size for info in archive.infolist())
-                if size > MAX_ARRAY_BYTES:
-                    raise ValueError(f"{size:,} bytes unpacked; {MAX_ARRAY_BYTES:,} are allowed")
-                for info in archive.infolist():
-                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                        raise ValueError("it is packed in a way that NumPy doesn't use")
-                    with archive.open(info) as member:
-                        shape, fortran, dtype = headers[npy.read_magic(member)](member)
-                        size = math.prod(shape) * dtype.itemsize
-                        # A byte more than there should be: at the end the checksum is verified.
-                        data = bytearray(member.read(max(0, min(size, info.file_size)) + 1))
-                    if dtype.kind not in "biufU" or len(data) != size:
-                        raise ValueError("it holds something else than arrays of numbers or text")
-                    array = np.ndarray(shape, dtype, data, order="F" if fortran else "C")
-                    arrays[info.filename.removesuffix(".npy")] = array
-        except Exception as error:  # zipfile, zlib and NumPy each have their own
-            raise ValueError(shown(str(error)) or type(error).__name__) from None
-    return arrays
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digits_jax.errors import ConfigError
-from digits_jax.runs.folder import read_npz, replace_file
+from digits_jax.files import read_npz, replace_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, DigitsError, shown
+from digits_jax.files import read_json
 from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
@@ -66,7 +67,7 @@ def load_teacher(
     for member in members:
         try:
             results = folder.read_results(member)
-            described = folder.read_json(member / folder.CONFIG)
+            described = read_json(member / folder.CONFIG)
             folder.refuse_custom_module(member, described)
             settings = described["config"]
             _check_data(member, results, dataset)

@@ -14,6 +14,7 @@ import numpy as np
 from digits_jax.config import RunOptions, TrainConfig, check_processes
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
+from digits_jax.files import write_json
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import mean_log_probabilities, member_path
 from digits_jax.training.fit_result import FitResult
@@ -97,7 +98,7 @@ def fit_ensemble(
         if resuming:
             check_same_run(setup, workdir)
         else:
-            folder.write_json(workdir / folder.CONFIG, describe_run(setup))
+            write_json(workdir / folder.CONFIG, describe_run(setup))
         paths = [member_path(workdir, index) for index in range(count)]
         setups = [_member(setup, index, path) for index, path in enumerate(paths)]
         if together and not resuming:

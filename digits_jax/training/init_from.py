@@ -10,6 +10,7 @@ import numpy as np
 
 from digits_jax.config import OTHER_ARCH_FIELDS, TrainConfig
 from digits_jax.errors import ConfigError, DigitsError, shown
+from digits_jax.files import read_json
 from digits_jax.models.build import abstract_variables, build_model
 from digits_jax.runs import folder, pretrained
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
@@ -73,7 +74,7 @@ def load_initial(name: str) -> InitialNetwork:
         )
     try:
         folder.check_run(path)
-        described = folder.read_json(path / folder.CONFIG)
+        described = read_json(path / folder.CONFIG)
         folder.refuse_custom_module(path, described)
         settings, classes = described["config"], tuple(described["dataset"]["class_names"])
         if settings["ensemble"] > 1:

@@ -21,6 +21,7 @@ import optax
 from digits_jax.config import RunOptions, TrainConfig, read_config
 from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.errors import CheckpointError, ConfigError
+from digits_jax.files import write_json
 from digits_jax.hardware import release_freed_memory
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, save_checkpoint
@@ -234,7 +235,7 @@ def train_members(
     else:
         for setup, workdir in training.writing():
             workdir.mkdir(parents=True, exist_ok=True)
-            folder.write_json(workdir / folder.CONFIG, describe_run(setup))
+            write_json(workdir / folder.CONFIG, describe_run(setup))
     training.identities = [folder.identity(workdir) for _, workdir in training.writing()]
     started = time.perf_counter()
     compile_step = partial(MultiStep, setups, partial(import_ahead, _NEEDED_LATER))

@@ -16,6 +16,7 @@ from digits_jax.data.datasets import Dataset, load_own_of_run
 from digits_jax.data.pipeline import num_steps
 from digits_jax.data.splits import without_images
 from digits_jax.errors import CheckpointError, ConfigError, DataError, DigitsError, shown
+from digits_jax.files import read_json, write_json
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import (
     clear_up,
@@ -70,10 +71,10 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
         totals = {name: restored.values[name] for name in ZERO_TOTALS}
         action = "already finished" if step == setup.total_steps else "going on"
     if jax.process_index() == 0:
-        described = folder.read_json(workdir / folder.CONFIG)
+        described = read_json(workdir / folder.CONFIG)
         if described["config"]["teacher"] != setup.config.teacher:  # it has moved
             described["config"]["teacher"] = setup.config.teacher
-            folder.write_json(workdir / folder.CONFIG, described)
+            write_json(workdir / folder.CONFIG, described)
         # A run that was stopped while an epoch was scored scores it again.
         done = step - 1 if unscored(totals) else step
         rows = folder.keep_metrics(workdir, done)
@@ -147,7 +148,7 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
 def written_results(workdir: Path, params_sha256: str) -> dict[str, Any] | None:
     """Returns a finished run's results, if they are there and of these parameters."""
     with contextlib.suppress(DigitsError, AttributeError):
-        results = folder.read_json(workdir / folder.RESULTS)
+        results = read_json(workdir / folder.RESULTS)
         if results.get("params_sha256") == params_sha256:
             return results
     return None

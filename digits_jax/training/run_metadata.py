@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from digits_jax.data.pipeline import TrainStream
 from digits_jax.data.splits import OWN, SPLITS, Dataset
 from digits_jax.errors import TrainingDivergedError
+from digits_jax.files import write_json
 from digits_jax.formatting import plain
 from digits_jax.hardware import cpu_count, processor_name, version_of
 from digits_jax.runs import folder
@@ -183,7 +184,7 @@ def write_results(workdir: Path, results: dict[str, Any], validation: Score, tes
         validation_labels=validation.labels,
         validation_logits=validation.logits,
     )
-    folder.write_json(workdir / folder.RESULTS, results)
+    write_json(workdir / folder.RESULTS, results)
 
 
 def choose_workdir(setup: TrainSetup) -> Path:
@@ -208,7 +209,7 @@ def divergence(
     if workdir:
         found = {"step": step, "skipped_in_a_row": in_a_row, "seed": config.seed, "epoch": epoch}
         if jax.process_index() == 0:
-            folder.write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
+            write_json(workdir / folder.SKIPPED, {**found, "indices": indices})
         details = f": all in {workdir / folder.SKIPPED}"
         saved = list_steps(workdir / folder.CHECKPOINTS)
         kept = f"the checkpoint of step {saved[-1]} is kept" if saved else "no checkpoint yet"

@@ -8,6 +8,7 @@ from typing import Any
 
 from digits_jax.config import TrainConfig, read_config
 from digits_jax.errors import ConfigError, shown
+from digits_jax.files import read_json
 from digits_jax.runs import folder
 from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.setup import TrainSetup
@@ -127,5 +128,5 @@ def find_difference(values: dict[str, Any], own: dict[str, Any]) -> str | None:
 
 def read_part(workdir: Path, part: str) -> dict[str, Any]:
     """Reads a part of a run's ``config.json``; empty where it isn't an object."""
-    found = folder.read_json(workdir / folder.CONFIG).get(part)
+    found = read_json(workdir / folder.CONFIG).get(part)
     return found if isinstance(found, dict) else {}

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from digits_jax import ConfigError, Dataset, FitResult, load_dataset
 from digits_jax.cli import parse, run_program
+from digits_jax.files import read_json, write_json
 from digits_jax.formatting import plural
 from digits_jax.hardware import keep_freed_memory, use_compilation_cache
-from digits_jax.runs.folder import hold_folder, read_json, write_json
+from digits_jax.runs.folder import hold_folder
 from experiments.critical_factors.factors import (
     FACTORS,
     Factors,

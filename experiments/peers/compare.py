@@ -32,9 +32,9 @@ from digits_jax.cli import parse, run_program
 from digits_jax.config import TrainConfig
 from digits_jax.errors import ConfigError
 from digits_jax.fields import Switch
+from digits_jax.files import as_json, replace_files
 from digits_jax.formatting import fixed, markdown_table, percent, plural
 from digits_jax.hardware import cpu_count, processor_name, version_of
-from digits_jax.runs import folder
 
 EXTRA = 'pip install "digits_jax[peers]"'
 DATASET = "mnist"
@@ -150,8 +150,8 @@ def main(argv: Sequence[str]) -> None:
                 )
             result["rows"] += [{**row, "name": name, "disturbed": disturbed} for row in rows]
             # What is measured stays, whatever comes after it.
-            files = {".json": folder.as_json(result), ".md": markdown(result).encode()}
-            folder.replace_files({path.with_suffix(end): text for end, text in files.items()})
+            files = {".json": as_json(result), ".md": markdown(result).encode()}
+            replace_files({path.with_suffix(end): text for end, text in files.items()})
     print(f"{markdown(result)}\nwritten: {path}, and .md beside it")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from digits_jax.errors import CheckpointError
+from digits_jax.files import read_json, read_npz, replace_files, write_json
 from digits_jax.runs.folder import (
     METRICS_FIELDS,
     append_metrics,
@@ -20,13 +21,9 @@ from digits_jax.runs.folder import (
     hold_workdir,
     keep_metrics,
     new_workdir,
-    read_json,
     read_metrics,
-    read_npz,
     read_results,
     read_run,
-    replace_files,
-    write_json,
     write_predictions,
 )
 

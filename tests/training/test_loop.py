@@ -26,8 +26,9 @@ from digits_jax import (
     load_trained,
     resume,
 )
+from digits_jax.files import read_json, write_json
 from digits_jax.runs.checkpoint import list_steps
-from digits_jax.runs.folder import read_json, read_metrics, read_run, write_json
+from digits_jax.runs.folder import read_metrics, read_run
 from digits_jax.training import loop, scoring
 from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.multi_step import MultiStep

@@ -63,6 +63,7 @@ def test_an_ensemble_predicts_the_mean_probability(ensemble):
     assert results["member_test_accuracies"] == accuracies
 
 
+@pytest.mark.slow
 def test_every_program_reads_it_as_a_run(ensemble, home):
     status, out, err = call(home, "evaluate", "three", "--json")
     assert status == 0, err

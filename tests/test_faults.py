@@ -391,6 +391,7 @@ def test_damaged_entries_of_the_compilation_cache_are_dropped(tmp_path, monkeypa
     assert [entry.name for entry in tmp_path.glob("*-cache")] == ["good-cache"]
 
 
+@pytest.mark.slow
 def test_a_damaged_compilation_cache_costs_no_more_than_compiling(trained, tmp_path):
     caches = []
     for workdir in ("first", "second"):

@@ -63,6 +63,7 @@ def two_by_two(home):
     return home / "two-by-two"
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(home):
     with launch(home, *FIFTY, "--workdir=fifty-2x2") as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)

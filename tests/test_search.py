@@ -59,6 +59,7 @@ def test_trial_0_is_the_preset_and_all_others_can_be_trained(arch, dataset):
     assert len(set(found)) == 20
 
 
+@pytest.mark.slow
 def test_a_search_reports_and_is_continued(here, tmp_path, short, monkeypatch):
     """Stopped within a trial, it has the same trials as one that was never stopped."""
     status, out, err = here(search, *SHORT, "-o", "straight")

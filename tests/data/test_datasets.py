@@ -29,7 +29,7 @@ from small_mnist import (
     write_files,
 )
 
-from digits_jax.data import files
+from digits_jax import files
 from digits_jax.data.cache import cache_path
 from digits_jax.data.datasets import DATASETS, load_dataset
 from digits_jax.data.idx import read_idx

@@ -108,7 +108,7 @@ def test_a_table_of_pixels_becomes_a_table_of_answers(trained, here, readable, t
             status, out, err = here(predict_program, trained[0], f"{name}.csv", "-o", "answers.csv")
             assert (status, out, err) == (0, "answers.csv: 3 labels\n", "")
         assert (tmp_path / "answers.csv").read_text() == "ImageId,Label\n1,7\n2,2\n3,1\n"
-    os.mkfifo(tmp_path / "pipe.csv")  # reading it would wait for ever
+    os.mkfifo(tmp_path / "pipe.csv")  # reading it would never end
     os.mkfifo(tmp_path / "pipe.png")
     for argv, message in (
         (["test.csv"], "for a table of pixels give RUN test.csv -o submission.csv"),

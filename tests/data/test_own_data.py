@@ -510,7 +510,7 @@ def test_a_file_that_goes_while_a_folder_is_listed(tmp_path, monkeypatch):
 
 
 def test_a_picture_that_cannot_be_read_at_the_moment_is_not_left_out(tmp_path, monkeypatch):
-    """A data set without it would be cached, and trained on for ever."""
+    """A data set without it would be cached, and trained on at every later start."""
     write_pictures(tmp_path / "own", count=4, classes=("a", "b"))
     number = errno.ETIMEDOUT
 

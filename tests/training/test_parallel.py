@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from digits_jax import CNN, MLP, create_train_state, make_mesh, parallelize, train_step
 from digits_jax.errors import DigitsError
-from digits_jax.hardware import use_compilation_cache, version_of
+from digits_jax.hardware import use_compilation_cache, user_cache, version_of
 from digits_jax.training.parallel import (
     MODES,
     check_memory,
@@ -174,7 +174,9 @@ def updates(monkeypatch):
     found = {}
     monkeypatch.setattr(jax.config, "update", found.__setitem__)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    return found
+    user_cache.cache_clear()  # another test may have asked for it in its own environment
+    yield found
+    user_cache.cache_clear()
 
 
 def test_compiled_code_is_kept_in_the_users_cache(updates, monkeypatch, tmp_path):

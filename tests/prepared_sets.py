@@ -1,9 +1,7 @@
 """Small data sets as anybody's tfds may have prepared them."""
 
-import io
-
 import numpy as np
-from PIL import Image
+from pictures import encode
 
 
 def made_images(count, seed=0):
@@ -15,9 +13,7 @@ def made_images(count, seed=0):
 
 def png(image):
     """PNG bytes of an image [height, width, channels]."""
-    with io.BytesIO() as stream:
-        Image.fromarray(image.squeeze()).save(stream, "PNG")
-        return stream.getvalue()
+    return encode(image.squeeze())
 
 
 def write_prepared(

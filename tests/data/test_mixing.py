@@ -29,7 +29,7 @@ def test_splits_follow_each_other_and_training_images_are_repeated():
     assert (mixed.name, mixed.parts) == ("one+two", (("one", 2, 2), ("two", 3, 2)))
 
 
-def test_what_cannot_be_mixed_is_named():
+def test_data_sets_that_cannot_be_mixed_are_refused():
     one = dataset("one", 1, (4, 2, 2))
     with pytest.raises(DataError, match=r"^dataset=one\+two: the classes differ; give .* \(a, b\)"):
         mix_datasets([one, dataset("two", 2, (4, 2, 2), ("a", "c"))])

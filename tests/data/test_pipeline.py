@@ -61,19 +61,15 @@ def test_a_batch_is_a_piece_of_the_epochs_laid_end_to_end(size, part, count, see
             for position in range(step * batch_size, (step + 1) * batch_size)
         ]
         assert whole.indices(step).tolist() == expected
+        batch = whole.batch(step)
+        assert (batch["image"].shape, batch["image"].dtype) == ((batch_size, 2, 3, 1), np.uint8)
+        assert (batch["label"].dtype, batch["mask"].dtype) == (np.int32, np.float32)
+        for name, values in (("label", batch["label"]), ("image", batch["image"][:, 1, 2, 0])):
+            assert values.tolist() == expected, name
+        assert batch["mask"].all()
         batches = [share.batch(step) for share in shares]
-        assert [len(batch["label"]) for batch in batches] == [part] * count
-        assert_same(joined(batches), whole.batch(step))
-
-
-def test_a_batch_holds_the_images_of_its_indices():
-    stream = TrainStream(numbered(10), seed=0, batch_size=4)
-    batch = stream.batch(3)
-    np.testing.assert_array_equal(batch["label"], stream.indices(3))
-    np.testing.assert_array_equal(batch["image"][:, 1, 2, 0], stream.indices(3))
-    np.testing.assert_array_equal(batch["mask"], [1, 1, 1, 1])
-    assert (batch["image"].shape, batch["image"].dtype) == ((4, 2, 3, 1), np.uint8)
-    assert (batch["label"].dtype, batch["mask"].dtype) == (np.int32, np.float32)
+        assert [len(each["label"]) for each in batches] == [part] * count
+        assert_same(joined(batches), batch)
 
 
 @quick
@@ -101,7 +97,7 @@ def test_eval_batches_hold_every_image_once(size, part, count):
         (4, (0, 0), "0 <= index < count"),
     ],
 )
-def test_shares_that_cannot_be(batch_size, share, said):
+def test_invalid_shares_are_refused(batch_size, share, said):
     with pytest.raises(DataError, match=said):
         share_size(batch_size, share)
 
@@ -122,7 +118,7 @@ def test_num_steps(epochs, size, batch_size, steps):
     assert num_steps(epochs, size, batch_size) == steps
 
 
-def test_batches_of_nothing_are_refused():
+def test_empty_batches_are_refused():
     for size, batch_size in ((0, 2), (3, 0)):
         with pytest.raises(DataError, match="at least 1"):
             TrainStream(numbered(size), seed=0, batch_size=batch_size)

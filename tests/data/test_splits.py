@@ -80,7 +80,7 @@ def test_a_split_is_read_only_and_leaves_its_arrays_alone():
     ],
     ids=range(8),
 )
-def test_arrays_that_are_no_split(images, labels, said):
+def test_invalid_arrays_make_no_split(images, labels, said):
     with pytest.raises(DataError, match=said):
         Split(images, labels)
 
@@ -115,7 +115,7 @@ def test_a_data_set_computes_its_sum():
     ],
     ids=range(10),
 )
-def test_splits_that_are_no_data_set(changes, said):
+def test_invalid_splits_make_no_data_set(changes, said):
     given = {"train": SPLIT, "validation": SPLIT, "test": SPLIT, "class_names": "abc"} | changes
     with pytest.raises(DataError, match=said) as caught:
         Dataset("mine", "1", "here", "", **given)
@@ -131,7 +131,7 @@ def sklearn_digits():
         return load_digits()
 
 
-def test_digits(sklearn_digits, monkeypatch):
+def test_embedded_digits_are_those_of_sklearn(sklearn_digits, monkeypatch):
     for name in ("sklearn", "tensorflow_datasets", "PIL", "scipy"):  # it needs NumPy alone
         monkeypatch.setitem(sys.modules, name, None)
     digits = load_dataset("digits")

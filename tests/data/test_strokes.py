@@ -28,17 +28,11 @@ def holes(ink):
 
 
 @pytest.mark.parametrize(
-    ("digit", "way"), [(d, w) for d, ways in HOLES.items() for w in range(len(ways))]
+    ("digit", "way"), [(d, w) for d, ways in WAYS.items() for w in range(len(ways))]
 )
 def test_a_way_has_the_holes_of_its_digit(digit, way):
     strokes = [_smooth(stroke) for stroke in WAYS[digit][way]]
     assert holes(_draw(strokes, 7.0)) == HOLES[digit][way]
-
-
-def test_every_way_is_listed():
-    assert {digit: len(ways) for digit, ways in WAYS.items()} == {
-        digit: len(counts) for digit, counts in HOLES.items()
-    }
 
 
 def test_drawings_are_placed_as_mnists():

@@ -37,7 +37,7 @@ def rows(images=IMAGES, labels=None, separator=","):
     ],
     ids=range(8),
 )
-def test_layouts(tmp_path, text, labels):
+def test_csv_layouts(tmp_path, text, labels):
     path = tmp_path / "some.csv"
     path.write_text(text, encoding="utf-8", newline="")
     images, found = read_csv(path)

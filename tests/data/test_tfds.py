@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from hypothesis import given, settings
 from PIL import Image
 from prepared_sets import assert_same, png, write_prepared
-from programs import REPOSITORY
+from programs import call, start
 from small_mnist import (
     TEST,
     TRAIN,
@@ -145,28 +145,13 @@ def test_stored_order_never_changes():
     assert stored_order("test", 10_000)[:4].tolist() == [9933, 5669, 163, 6686]
 
 
-@pytest.mark.mnist
-@pytest.mark.slow
-def test_mnist_is_the_same_from_files(mnist_dir, tmp_path):
-    for path in mnist_dir.glob("*.gz"):
-        (tmp_path / path.name).symlink_to(path)
-    memory = load_dataset("mnist", tmp_path)
-    stream = load_dataset("mnist", tmp_path, input="stream")
-    images, labels = stream.train.rows(np.arange(55_000))
-    np.testing.assert_array_equal(images, memory.train.images)
-    np.testing.assert_array_equal(labels, memory.train.labels)
-    source = tfds.data_source("mnist", data_dir=tmp_path, split="test")
-    assert [int(source[i]["label"]) for i in range(4)] == [2, 0, 4, 8]
-
-
 def test_a_full_disk_leaves_nothing(small, tmp_path, monkeypatch):
     load_dataset("mnist", write_files(tmp_path))
     before = sorted(tmp_path.rglob("*"))
 
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(
+        Image.Image, "save", Mock(side_effect=OSError(errno.ENOSPC, "No space left"))
+    )
     refused("mnist can't be prepared in .*No space left", "mnist", tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -208,7 +193,7 @@ IMAGE, LABEL = tfds.features.Image(shape=(28, 28, 1)), tfds.features.ClassLabel(
     ],
     ids=range(8),
 )
-def test_what_is_stored_must_be_digits(changes, said, tmp_path):
+def test_stored_examples_that_are_no_digits_are_refused(changes, said, tmp_path):
     write_prepared(tmp_path, shards=1, **{"counts": {"train": 12, "test": 3}} | changes)
     refused(said, "tfds/own", tmp_path)
 
@@ -236,17 +221,15 @@ def test_a_pipe_does_not_block(broken, file):
     refused(f"{file} is missing, no regular file", "tfds/own", root)
 
 
-def test_packages_that_do_not_fit_are_no_damage(broken, monkeypatch):
-    def fail(_):
-        raise AttributeError("FieldDescriptor has no attribute 'label'")
-
-    monkeypatch.setattr(tfds, "builder_from_directory", fail)
+def test_incompatible_packages_are_not_called_damage(broken, monkeypatch):
+    fails = Mock(side_effect=AttributeError("FieldDescriptor has no attribute 'label'"))
+    monkeypatch.setattr(tfds, "builder_from_directory", fails)
     with pytest.raises(DataError, match=r"with protobuf .*install versions that fit") as caught:
         load_dataset("tfds/own", broken[0])
     assert "delete" not in str(caught.value)
 
 
-def test_another_format(broken):
+def test_other_file_formats_are_refused(broken):
     root, path = broken
     info = path.with_name("dataset_info.json")
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
@@ -255,7 +238,7 @@ def test_another_format(broken):
     refused("can't be read", "tfds/own", root)
 
 
-def test_harmed_files_are_noticed_at_the_start(broken):
+def test_damaged_files_are_noticed_at_the_start(broken):
     root, path = broken
     shutil.copyfile(path.with_name("own-test.array_record-00000-of-00003"), path)
     refused(path.name, "tfds/own", root)
@@ -337,7 +320,8 @@ def test_threads_end_when_it_is_closed(both):
 
 
 FOREVER = """
-import itertools, sys
+import itertools, os, sys
+os.setsid()
 from digits_jax.data.datasets import load_dataset
 from digits_jax.data.pipeline import TrainStream
 
@@ -350,19 +334,8 @@ for step in itertools.count():
 """
 
 
-def started(script, *argv):
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, argv)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def test_nothing_is_left_of_a_process_that_is_stopped(own):
-    with started(FOREVER, own[0]) as process:
+def test_nothing_is_left_of_a_process_that_is_stopped(own, tmp_path):
+    with start(tmp_path, None, own[0], script=FOREVER) as process:
         assert process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGINT)
         try:
@@ -397,9 +370,8 @@ def test_memory_stays_bounded(tmp_path):
     from experiments.large_data import Arguments, write_large
 
     write_large(Arguments(folder=Path(tmp_path), gigabytes=0.075, shard_megabytes=10))
-    with started(PEAK, tmp_path) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    status, out, err = call(tmp_path, None, tmp_path, script=PEAK)
+    assert status == 0, err
     count, early, late = map(int, out.split())
     assert count * 784 > 47e6
     assert (late - early) * 1024 < 16e6

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from pictures import encode
 from PIL import Image, ImageOps
 
 from digits_jax.errors import DataError
@@ -11,14 +12,6 @@ from digits_jax.vision import decode
 from digits_jax.vision.decode import decode_image
 
 GRADIENT = np.linspace(0, 255, 24 * 40).reshape(24, 40).astype(np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 
 import jax
+import programs
 import pytest
 from programs import here, home, trained  # noqa: F401 - fixtures
 
@@ -43,8 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
-    """Equal programs are compiled once in a session."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    """Equal programs are compiled once in a session, by whichever worker."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    programs.CACHE = root / "cache"
+    jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,9 @@ TINY = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=1.5", "--h
 TINY = (*TINY, "--batch-norm", "--batch-size=64")
 
 
-# Compiled code is kept for all processes of a session: 3.6 of the 6.4 CPU seconds of `TINY`.
-CACHE = tempfile.TemporaryDirectory(prefix="digits_jax_tests_")
+# Of the programs; conftest.py gives all processes of a session the same: 3.6 of the 6.4 CPU
+# seconds of `TINY` compile.
+CACHE = Path()
 
 
 def environment(home):
@@ -32,7 +32,7 @@ def environment(home):
         if name not in removed and not name.startswith("DIGITS_JAX")
     }
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    own = {"HOME": str(home), "XDG_CACHE_HOME": CACHE.name, "JAX_PLATFORMS": "cpu"}
+    own = {"HOME": str(home), "XDG_CACHE_HOME": str(CACHE), "JAX_PLATFORMS": "cpu"}
     return {**kept, **own, "PYTHONPATH": path}
 
 
@@ -66,13 +66,25 @@ def training(home, *argv, until, **options):
     """A training in a process of its own, once it has printed a line that begins with a text."""
     with start(home, "train", *argv, **options) as process:
         try:
-            line = ""
-            while not line.startswith(until):
-                line = process.stdout.readline()
-                assert line, process.stderr.read()
+            wait_for(process, until)
             yield process
         finally:
             process.kill()
+
+
+def wait_for(process, *wanted):
+    """Reads a process's output until there were lines with these beginnings."""
+    wanted = set(wanted)
+    while wanted:
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        wanted = {start for start in wanted if not line.startswith(start)}
+
+
+def children(process):
+    """The ids of the processes that a process has started, in that order."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return sorted(int(pid) for pid in path.read_text().split())
 
 
 def stop(process, *signals):
@@ -110,6 +122,11 @@ def trained(tmp_path_factory):
     """A finished run, for reading only: its folder, and what `call` returned."""
     parent = tmp_path_factory.mktemp("trained")
     return parent / "run", call(parent, "train", *TINY, "--workdir=run")
+
+
+def without_seconds(rows):
+    """Rows of metrics without what differs from one training to the next."""
+    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
 def assert_one_error_line(status, out, err):

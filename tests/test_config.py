@@ -164,7 +164,7 @@ json_values = st.recursive(
 likely = st.sampled_from(["cnn", "mlp", "auto", "quick", "float32", "3", "²", 1, 0.5, [8], True])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.sampled_from(FIELDS), likely | json_values, max_size=4) | json_values)
 def test_any_json_gives_a_configuration_or_a_config_error(values):
     try:

@@ -17,6 +17,7 @@ from digits_jax import evaluate as evaluate_program
 from digits_jax import hardware
 from digits_jax import train as train_program
 from digits_jax.runs.checkpoint import find_damage
+from digits_jax.runs.folder import read_results
 
 ENDLESS = (*TINY, "--epochs=500")
 
@@ -31,10 +32,6 @@ def run(trained, tmp_path):
 def resumed(here, run):
     """Resumes the copy."""
     return lambda: here(train_program, "--resume", f"--workdir={run}", "--devices=1")
-
-
-def results_of(run):
-    return json.loads((run / "results.json").read_text())
 
 
 def edit(run, part, **values):
@@ -59,9 +56,7 @@ def put_a_file(path):
 # --- a finished run whose files are damaged ----------------------------------------------------
 
 MENDED = {
-    "metrics cut": lambda run: os.truncate(run / "metrics.jsonl", 50),
     "metrics are no text": lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\x00\xfe"),
-    "results cut": lambda run: os.truncate(run / "results.json", 50),
     "results are a list": lambda run: (run / "results.json").write_text("[]"),
     "results gone": lambda run: (run / "results.json").unlink(),
     "predictions cut": lambda run: os.truncate(run / "predictions.npz", 50),
@@ -76,7 +71,7 @@ def test_a_resumed_run_is_mended(run, trained, resumed, damage):
     assert bool(err) == damage.startswith("metrics")
     assert all(line.startswith(f"warning: {run}/metrics.jsonl: ") for line in err.splitlines())
     assert f"{run}: already finished at step 30 of 30" in out
-    found, wanted = results_of(run), results_of(trained[0])
+    found, wanted = read_results(run), read_results(trained[0])
     names = ["params_sha256", "test_errors", "steps"]
     names += [] if damage.startswith("results") else ["train_seconds", "images_per_second"]
     assert {name: found[name] for name in names} == {name: wanted[name] for name in names}
@@ -140,8 +135,8 @@ def test_the_environment_does_not_change_the_model(trained, home):
     env["JAX_THREEFRY_PARTITIONABLE"] = "0"
     status, _, err = call(home, "train", *TINY, "--workdir=pinned", env=env)
     assert (status, err) == (0, "")
-    found = results_of(home / "pinned")["params_sha256"]
-    assert found == results_of(trained[0])["params_sha256"]
+    found = read_results(home / "pinned")["params_sha256"]
+    assert found == read_results(trained[0])["params_sha256"]
 
 
 # --- signals -----------------------------------------------------------------------------------
@@ -268,7 +263,7 @@ def test_a_clock_that_was_set_back(run, trained, here, tmp_path, monkeypatch):
     status, out, err = here(train_program, "--resume", f"--workdir={workdir}", "--devices=1")
     assert (status, err) == (0, "")
     assert "already finished at step 30 of 30" in out
-    assert results_of(workdir)["params_sha256"] == results_of(trained[0])["params_sha256"]
+    assert read_results(workdir)["params_sha256"] == read_results(trained[0])["params_sha256"]
 
 
 def test_two_at_once(home, here):
@@ -398,8 +393,8 @@ def test_a_damaged_compilation_cache_costs_no_more_than_compiling(trained, tmp_p
         env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
         status, _, err = call(tmp_path, "train", *TINY, f"--workdir={workdir}", env=env)
         assert (status, err) == (0, "")
-        found = results_of(tmp_path / workdir)["params_sha256"]
-        assert found == results_of(trained[0])["params_sha256"]
+        found = read_results(tmp_path / workdir)["params_sha256"]
+        assert found == read_results(trained[0])["params_sha256"]
         caches.append(sorted(tmp_path.glob("cache/digits_jax/xla-*/*-cache")))
         for entry in caches[-1]:
             content = bytearray(entry.read_bytes())

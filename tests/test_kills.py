@@ -1,15 +1,16 @@
 """A training that is ended again and again, while it saves, has the same result."""
 
-import json
 import os
 import random
 import signal
 
 import pytest
-from programs import TIMEOUT_SECONDS, call, start
+from programs import TIMEOUT_SECONDS, call, start, without_seconds
 
 from digits_jax.runs.checkpoint import find_damage, list_steps
+from digits_jax.runs.folder import read_metrics, read_results
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 # 60 epochs of 19.6 steps, saved at every third: most of the time it is saving.
 LONG = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=60", "--hidden-sizes=16")
 LONG = (*LONG, "--batch-size=64", "--dropout=0.2", "--augment=affine", "--ema-decay=0.99")
@@ -17,11 +18,8 @@ STEPS = 1179
 
 
 def result(workdir):
-    values = json.loads((workdir / "results.json").read_text())
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["train_seconds"]
-    return values["params_sha256"], values["test_loss"], rows
+    values = read_results(workdir)
+    return values["params_sha256"], values["test_loss"], without_seconds(read_metrics(workdir))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,6 @@ def newest(checkpoints):
     return steps[-1]
 
 
-@pytest.mark.slow
 def test_killed_again_and_again(home, undisturbed):
     """8 times, while it saves and while it removes: nothing that was saved is lost."""
     rng, name, saving, last = random.Random(1), "killed – ünïcode", 0, 0
@@ -83,7 +80,6 @@ def test_killed_again_and_again(home, undisturbed):
     assert not any((home / name / "checkpoints").glob(".*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_asked_to_stop_again_and_again(home, undisturbed, number):
     """3 times, while it saves: each time it saves, says how to resume, and resumes exactly."""

@@ -2,15 +2,15 @@
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from programs import assert_one_error_line, environment
+from programs import assert_one_error_line, children, environment, start, wait_for
 
 from digits_jax import launch as launch_program
 
@@ -33,51 +33,33 @@ def started(home):
     """Starts a launcher of a Python command in some processes."""
     launchers = []
 
-    def start(*command, count=2, stopped_seconds=1):
-        launching = [sys.executable, "-c", SCRIPT, str(count), str(stopped_seconds)]
-        command = [*launching, sys.executable, *map(str, command)]
-        launcher = subprocess.Popen(
-            command,
-            cwd=home,
-            env=environment(home),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        launchers.append(launcher)
-        return launcher
+    def launch(*command, stopped_seconds=1):
+        argv = (2, stopped_seconds, sys.executable, *command)
+        launchers.append(start(home, None, *argv, script=SCRIPT))
+        return launchers[-1]
 
-    yield start
+    yield launch
     for launcher in launchers:
         launcher.kill()
         launcher.communicate()
 
 
-def children(launcher):
-    """Process ids, in the order of their start."""
-    path = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    return sorted(int(pid) for pid in path.read_text().split())
-
-
-def wait_for(launcher, *wanted):
-    wanted = set(wanted)
-    while wanted:
-        line = launcher.stdout.readline()
-        assert line, launcher.communicate()
-        wanted = {start for start in wanted if not line.startswith(start)}
-
-
-def is_alive(pid):
+def has_ended(pid, seconds=0):
+    """Whether a process has ended, or ends within some seconds."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
 
 
 def outcome(launcher, pids=()):
     """Its status, output and errors, when it and all that it started have ended."""
     out, err = launcher.communicate(timeout=SECONDS)
-    assert not [pid for pid in pids if is_alive(pid)]
+    assert all(map(has_ended, pids))
     return launcher.returncode, out, err
 
 
@@ -223,10 +205,7 @@ def test_processes_end_with_the_launcher(started, killed):
     else:
         launcher.stdout.close()
     assert launcher.wait(SECONDS) != 0
-    until = time.monotonic() + SECONDS
-    while any(is_alive(pid) for pid in pids):
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert all(has_ended(pid, SECONDS) for pid in pids)
 
 
 # --- its command line ----------------------------------------------------------------------------

@@ -1,20 +1,20 @@
 """One training in two processes: the same model as in one, and a relaunch after one is lost."""
 
-import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from programs import TIMEOUT_SECONDS, call, start
+from programs import TIMEOUT_SECONDS, call, children, start, wait_for, without_seconds
 
 from digits_jax import MLP
 from digits_jax.models.build import abstract_variables
 from digits_jax.runs.checkpoint import list_steps, read_weights
+from digits_jax.runs.folder import read_metrics, read_results
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many processes")]
 # 50 steps of 64 images; with nothing whose near-ties rounding would flip.
 # In float32: bfloat16 makes a difference in the last bit of a sum larger now and then.
 FIFTY = ("--arch=mlp", "--dataset=digits", "--epochs=2.54", "--hidden-sizes=16", "--augment=shift")
@@ -25,31 +25,12 @@ ENDED_SECONDS = 90
 
 
 def result(workdir):
-    values = json.loads((workdir / "results.json").read_text())
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return values, [{k: v for k, v in row.items() if k != "train_seconds"} for row in rows]
+    return read_results(workdir), without_seconds(read_metrics(workdir))
 
 
 def launch(home, *argv):
     flags = ["--num-processes=2", "--devices-per-process=2", "--"]
     return start(home, "launch", *flags, *argv)
-
-
-def wait_for(process, text):
-    for line in process.stdout:
-        if text in line:
-            return
-    raise AssertionError(process.stderr.read())
-
-
-def children(process):
-    """The process ids of what it has started, by their number among the processes."""
-    found = {}
-    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        argv = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        index = [a.partition("=")[2] for a in argv if a.startswith("--process-id=")]
-        found[int(index[0])] = int(pid)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +44,6 @@ def two_by_two(home):
     return home / "two-by-two"
 
 
-@pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(home):
     with launch(home, *FIFTY, "--workdir=fifty-2x2") as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
@@ -85,7 +65,6 @@ def test_two_processes_of_two_devices_are_one_of_four(home):
         assert file["logits"].shape == (360, 10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "index"),
     [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)],
@@ -96,7 +75,7 @@ def test_one_is_lost_and_all_are_started_again(home, two_by_two, number, index):
     name = f"lost-{number}-{index}"
     with launch(home, *LONG, f"--workdir={name}") as process:
         try:
-            wait_for(process, "epoch 3/8")
+            wait_for(process, "[0] epoch 3/8")
             pids = children(process)
             os.kill(pids[index], number)
             _, err = process.communicate(timeout=ENDED_SECONDS)
@@ -107,7 +86,7 @@ def test_one_is_lost_and_all_are_started_again(home, two_by_two, number, index):
     last = err.splitlines()[-1]
     assert last.startswith(f"launch: process {index} (process id {pids[index]}) {what}")
     assert "start again with --resume" in last
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert list_steps(home / name / "checkpoints")
     with launch(home, "--resume", f"--workdir={name}") as process:
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
@@ -118,12 +97,11 @@ def test_one_is_lost_and_all_are_started_again(home, two_by_two, number, index):
     assert ours[1] == theirs[1]
 
 
-@pytest.mark.slow
 def test_a_signal_saves_in_both_at_one_step(home, two_by_two):
     """And what two processes of two devices saved, one of another number goes on with."""
     with launch(home, *LONG, "--workdir=asked") as process:
         try:
-            wait_for(process, "epoch 3/8")
+            wait_for(process, "[0] epoch 3/8")
             os.kill(children(process)[1], signal.SIGTERM)  # one of them alone is asked
             _, err = process.communicate(timeout=ENDED_SECONDS)
         finally:
@@ -139,7 +117,6 @@ def test_a_signal_saves_in_both_at_one_step(home, two_by_two):
     assert abs(ours[0]["test_accuracy"] - theirs[0]["test_accuracy"]) < 0.02
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [(["--workdir=two-by-two"], "already holds a run"), (["--batch-size=63"], "--batch-size=63")],

@@ -213,16 +213,6 @@ def test_bad_input_is_one_line(trained, here, pictures, tmp_path, argv, message)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_names_cannot_control_the_terminal(trained, here, pictures):
-    name = "pictures/a,\nb\x1b[31m.png"
-    (pictures / "1.png").rename(pictures.parent / name)
-    status, out, _ = here(predict_program, trained[0], name)
-    assert status == 0
-    assert out.startswith(r"pictures/a,\nb\x1b[31m.png: 1  ")
-    out = here(predict_program, trained[0], "--image", name, "--json")[1]
-    assert json.loads(out)[0]["file"] == name
-
-
 def test_what_cannot_be_read_does_not_stop_the_others(trained, here, pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     status, out, err = here(predict_program, trained[0], "empty", "gone.png", "pictures/0.png")

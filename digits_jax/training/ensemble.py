@@ -68,7 +68,7 @@ def fit_ensemble(
     Examples:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
-      ...                      epochs=2, ensemble=2)
+      ...                      epochs=1, ensemble=2)
       >>> result = fit_ensemble(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
       >>> [run.results["seed"] for run in result.members], result.results["arch"]
       ([0, 1], 'mlp-ensemble')

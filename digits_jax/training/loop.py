@@ -112,7 +112,7 @@ def fit(
     Examples:
       >>> import tempfile
       >>> config = TrainConfig(arch="mlp", dataset="digits", preset="quick", hidden_sizes=(32,),
-      ...                      epochs=2)
+      ...                      epochs=1)
       >>> result = fit(config, RunOptions(workdir=tempfile.mkdtemp()), quiet=True)
       >>> result.results["test_count"], result.results["steps"] == int(result.state.step)
       (360, True)

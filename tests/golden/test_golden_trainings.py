@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from programs import call, stop, training
 
+# Each is trained once, in one worker.
+pytestmark = pytest.mark.xdist_group("golden trainings")
 COMMON = "--dataset=digits --preset=quick --platform=cpu --seed=3 --dtype=float32"
 MLP = "--arch=mlp --hidden-sizes=32,16"
 CNN = "--arch=cnn --channels=6,10 --dense-size=24"
@@ -22,7 +24,7 @@ TRAININGS = {
     "mlp-adversarial": f"{MLP} --epochs=1 --adversarial=0.1",
     "mlp-elastic": f"{MLP} --epochs=1 --augment=elastic",
 }
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(TRAININGS)[2:]]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in list(TRAININGS)[1:]]
 NUMBERS = ("num_params", "steps", "batch_size", "test_count", "validation_count")
 NUMBERS += ("validation_accuracy", "test_accuracy", "validation_loss", "test_loss")
 ROWS = 20  # of the test set's logits that are stored
@@ -62,7 +64,7 @@ def results(run):
     return numbers, [each["params_sha256"] for each in digests], logits
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", *SLOW])
+@pytest.mark.parametrize("name", ["mlp", *SLOW])
 def test_training(train, golden, same_machine, name):
     numbers, digests, logits = results(train(name))
     stored = dict(golden(name, {**numbers, "params_sha256": digests}))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import signal
 from functools import partial
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import optax
 import pytest
 import scipy.special
 from flax import nnx
+from interrupting import interrupted_at
 from linear import KEY, RATE, linear_state, make_batch, numpy_linear
 from programs import assert_one_error_line
 
@@ -21,7 +21,6 @@ from digits_jax import (
     ConfigError,
     RunOptions,
     TrainConfig,
-    TrainStream,
     fit,
     load_trained,
     resume,
@@ -33,7 +32,6 @@ from digits_jax import evaluate as evaluate_program
 from digits_jax import export as export_program
 from digits_jax import predict as predict_program
 from digits_jax import train as train_program
-from digits_jax.training.interrupts import Interrupted
 from digits_jax.training.scoring import make_scorer
 from digits_jax.training.setup import prepare
 
@@ -112,22 +110,12 @@ def test_it_is_trained_and_scored(run):
 
 
 @pytest.mark.parametrize("custom", [CUSTOM, NNX], ids=["linen", "nnx"])
-def test_it_resumes_exactly(custom, tmp_path, monkeypatch):
+def test_it_resumes_exactly(custom, tmp_path):
     config = dataclasses.replace(DIGITS, epochs=1.5)
     straight = fit(config, RunOptions(workdir=tmp_path / "a", devices=1), quiet=True, **custom)
     assert straight.results["test_accuracy"] > 0.7
-    real = TrainStream.batch
-
-    def batch(stream, step):
-        if step == 22:
-            signal.raise_signal(signal.SIGTERM)
-        return real(stream, step)
-
-    options = RunOptions(workdir=tmp_path / "b", devices=1)
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainStream, "batch", batch)
-        with pytest.raises(Interrupted):
-            fit(config, options, quiet=True, **custom)
+    with interrupted_at(22):
+        fit(config, RunOptions(workdir=tmp_path / "b", devices=1), quiet=True, **custom)
     resumed = resume(tmp_path / "b", quiet=True, devices=1, **custom)
     assert resumed.results["params_sha256"] == straight.results["params_sha256"]
     assert resumed.results["test_loss"] == straight.results["test_loss"]

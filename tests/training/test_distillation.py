@@ -36,7 +36,7 @@ def teacher(tmp_path_factory):
         arch="cnn", dataset="digits", preset="quick", epochs=2.0, channels=(8,), ensemble=2
     )
     workdir = tmp_path_factory.mktemp("runs") / "teacher"
-    fit_ensemble(config, RunOptions(workdir=workdir), quiet=True)
+    fit_ensemble(config, RunOptions(workdir=workdir, devices=1), quiet=True)
     return workdir
 
 

@@ -22,7 +22,6 @@ from digits_jax import (
     read_run,
     resume,
 )
-from digits_jax import train as train_program
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.training.run_metadata import summarize
 from digits_jax.training.scoring import make_scorer
@@ -140,13 +139,6 @@ def test_members_start_from_one_source(source, tmp_path):
     config = dataclasses.replace(config, ensemble=1, init_from=str(tmp_path / "two"))
     with pytest.raises(ConfigError, match="is an ensemble; give one of its members"):
         prepare(config)
-
-
-def test_the_program_says_what_is_taken_over(source, here):
-    flags = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--devices=1", "--dry-run")
-    status, out, err = here(train_program, *flags, f"--init-from={source.workdir}")
-    assert (status, err) == (0, "")
-    assert f"start    {source.workdir}: all 19,114 parameters" in out
 
 
 @pytest.mark.parametrize(

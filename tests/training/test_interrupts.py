@@ -8,14 +8,6 @@ import pytest
 from digits_jax.training.interrupts import stop_on_signals
 
 
-@pytest.fixture(autouse=True)
-def python_answers_sigint():
-    """A shell starts background jobs, which a CI's may be, with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number):
     before = signal.getsignal(number)

@@ -4,7 +4,6 @@ import functools
 import re
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,31 +161,6 @@ def test_wrong_arrays_are_named(changed, named):
             call()
 
 
-# --- a user's module -----------------------------------------------------------------
-
-
-class Squares(nn.Module):
-    """What a user may write: no BatchNorm, no dropout, no axis_name."""
-
-    @nn.compact
-    def __call__(self, images, train):
-        x = nn.Dense(16)(images.reshape(len(images), -1))
-        return nn.Dense(3)(x**2)
-
-
-def test_a_users_module_learns():
-    batch = make_batch(count=12)
-    state = create_train_state(Squares(), optax.adam(0.02), jax.random.key(0), SHAPE)
-    step = jax.jit(train_step)
-    first = eval_step(state, batch)
-    for _ in range(100):
-        state, _ = step(state, batch, KEY)
-    last = eval_step(state, batch)
-    assert float(first["correct"]) < 10
-    assert float(last["correct"]) == float(last["count"]) == 10
-    assert last["loss"] < first["loss"] / 5
-
-
 # --- values that aren't finite, and averages -----------------------------------------------------
 
 
@@ -287,9 +261,7 @@ def test_perturbed_images_never_lower_a_linear_models_loss(seed, epsilon):
     assert (after >= before - 1e-5).all()
 
 
-@pytest.mark.parametrize(
-    ("convolution", "dtype"), [("lax", "float32"), ("matmul", "float32"), ("matmul", "bfloat16")]
-)
+@pytest.mark.parametrize(("convolution", "dtype"), [("lax", "float32"), ("matmul", "bfloat16")])
 def test_the_teacher_sees_the_adversarial_images(convolution, dtype):
     """However convolutions are computed, they have gradients by their images."""
     module = CNN(channels=(4, 8), dense_size=8, convolution=convolution, dtype=jnp.dtype(dtype))

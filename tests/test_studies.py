@@ -42,6 +42,7 @@ def ensemble(tmp_path_factory):
 # --- what they share -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_once_and_isnt_taken_for_another(tmp_path, capfd):
     flags = [*SMALL.split(), "--dataset=digits"]
     first = study.train_run(flags, tmp_path / "run")

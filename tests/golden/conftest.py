@@ -12,7 +12,7 @@ import pytest
 from digits_jax.hardware import processor_features
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "onnxruntime", "pillow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow")
 
 
 @pytest.fixture(scope="module")

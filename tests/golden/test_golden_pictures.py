@@ -1,5 +1,6 @@
 """The digits of drawn pictures are found, divided and placed as stored."""
 
+import dataclasses
 import hashlib
 import io
 
@@ -16,7 +17,7 @@ from digits_jax.vision.decode import decode_image
 from experiments.drawing import CONDITIONS, compose, draw
 
 DIGITS = load_dataset("digits")
-COUNTS = {"digit": 150, "line": 30, "page": 15}
+COUNTS = {"digit": 120, "line": 30, "page": 8}
 KEPT_EVERY = 5  # of the pictures of one digit, the 28x28 images of every fifth are stored
 LEVELS = 2  # of 255, for sums that another machine rounds elsewhere
 
@@ -28,6 +29,7 @@ def drawn(mode, index):
     images = DIGITS.test.images[..., 0]
     if mode == "digit":
         return draw(images[rng.integers(len(images))], how, rng)
+    how = dataclasses.replace(how, scale=(1, 3))  # larger ones take a second each
     count = 1 if mode == "line" else 3
     chosen = [images[rng.integers(len(images), size=rng.integers(2, 7))] for _ in range(count)]
     rows = [compose(each, index % 3 == 0, rng) for each in chosen]
@@ -36,8 +38,8 @@ def drawn(mode, index):
 
 
 def blurred(images):
-    """Sums over 3x3 pixels, flat: integers, which all machines add alike."""
-    sums = ndimage.convolve(images.astype(np.int64), np.ones((1, 3, 3), np.int64), mode="constant")
+    """Sums over 3x3 pixels, flat: whole numbers, which all machines add alike."""
+    sums = ndimage.convolve(images.astype(np.float64), np.ones((1, 3, 3)), mode="constant")
     return sums.reshape(len(images), -1)
 
 

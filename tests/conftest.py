@@ -8,7 +8,8 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Workers share the cores: threads that wait for work in a loop took half of the time there.
+# Workers share the cores, and OpenBLAS's threads wait in a loop: a third of the CPU time of
+# tests/golden/test_golden_pictures.py.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

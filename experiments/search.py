@@ -8,6 +8,7 @@ what a trial is depends on the seed and the trials before it.
 
 import math
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,13 @@ from typing import Annotated, Any, Literal
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import optuna
 import tyro
+
+try:
+    import optuna
+except ImportError:
+    print('error: the search needs optuna; pip install "digits_jax[search]"', file=sys.stderr)
+    sys.exit(2)
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots

@@ -43,7 +43,7 @@ MNIST_FILES = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="store today's results in tests/golden")
+    parser.addoption("--record", action="store_true", help="store today's results")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""The pages: links, commands and tests that they name exist, and their Python runs."""
+"""The pages: links, flags and tests that they name exist, and tables are as commands wrote them."""
 
 import ast
 import functools
@@ -11,6 +11,7 @@ import pytest
 from programs import REPOSITORY, call
 
 from digits_jax.cli import PROGRAMS
+from experiments.study import replace_block
 
 PAGES = [
     *REPOSITORY.glob("*.md"),
@@ -70,11 +71,35 @@ def snippets(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_readmes_python_runs(tmp_path):
-    [snippet] = snippets(REPOSITORY / "README.md")
+def blocks(page):
+    """What commands wrote between a page's marks, by name."""
+    text = page.read_text(encoding="utf-8")
+    return dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", text, re.DOTALL))
+
+
+def test_the_readmes_example_prints_what_stands_below_it(tmp_path, request):
+    readme = REPOSITORY / "README.md"
+    [snippet] = snippets(readme)
     status, out, err = call(tmp_path, None, script=snippet)
     assert status == 0, err
-    assert float(out.splitlines()[-1]) > 0.9
+    if request.config.getoption("--record"):
+        page = replace_block(readme.read_text(encoding="utf-8"), "example", f"```\n{out}```")
+        readme.write_text(page, encoding="utf-8")
+    shown = blocks(readme)["example"].strip("`\n")
+    lines = [re.sub(r"\d+\.\d+", "0.0", text).splitlines() for text in (out, shown)]
+    assert lines[0] == lines[1]  # but for fractions: speed and rounding are the machine's
+    accuracies = [float(re.findall(r"([\d.]+)%", text)[-1]) for text in (out, shown)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=2)
+    assert min(accuracies) > 90
+
+
+def test_tables_are_those_that_commands_wrote():
+    tables = {name: text for page in PAGES for name, text in blocks(page).items()}
+    del tables["example"]
+    assert {"training", "sizes", "extras"} <= set(tables)
+    for name, text in tables.items():
+        written = (REPOSITORY / f"experiments/results/{name}.md").read_text(encoding="utf-8")
+        assert text in written, name
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ from experiments.critical_factors.training import (
     change_dataset,
     noisy_labels,
     preprocess_dataset,
-    train,
 )
 
 RESULTS = REPOSITORY / "experiments/results/critical_factors"
@@ -122,16 +121,6 @@ def test_changed_input_keeps_the_networks_parameters():
     rngs = {"dropout": jax.random.key(1)}
     moved = jax.jit(lambda x: changed.apply(variables, x, train=True, rngs=rngs))(x)
     assert np.abs(moved - network.apply(variables, 2 * x - 1)).max() > 0.01
-
-
-@pytest.mark.slow
-def test_networks_are_trained_side_by_side_as_one_by_one(digits):
-    small = {"hidden_sizes": (8,), "epochs": 0.5, "batch_size": 64, "preprocessing": "binarising"}
-    settings = {**BASELINES["mlp"], **small, "norm": "layer"}
-    together = train(settings, [0, 1], digits)
-    alone = train(settings, [1], digits)
-    assert abs(together[1].validation.correct - alone[0].validation.correct) <= 2
-    assert together[0].validation.count == len(digits.validation)
 
 
 # --- factors and ranking -------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_members_on_several_devices_need_no_collectives():
         assert word not in compiled
 
 
-@pytest.mark.parametrize("moment", ["steps", "scoring"])
+@pytest.mark.parametrize("moment", ["steps", pytest.param("scoring", marks=pytest.mark.slow)])
 def test_stopped_together_they_go_on_one_by_one(tmp_path, monkeypatch, moment):
     config = dataclasses.replace(TOGETHER, epochs=2.0)
     undisturbed = fit_ensemble(config, RunOptions(workdir=tmp_path / "a", together=True))

@@ -94,8 +94,9 @@ def train_step(
       >>> state = create_train_state(MLP(hidden_sizes=()), optax.sgd(0.1), jax.random.key(0))
       >>> batch = {"image": jnp.ones((2, 28, 28, 1)), "label": jnp.array([3, 3]),
       ...          "mask": jnp.ones(2)}
-      >>> state, first = train_step(state, batch, jax.random.key(1))
-      >>> state, second = train_step(state, batch, jax.random.key(1))
+      >>> step = jax.jit(train_step)
+      >>> state, first = step(state, batch, jax.random.key(1))
+      >>> state, second = step(state, batch, jax.random.key(1))
       >>> bool(second["loss"] < first["loss"]), int(state.step)
       (True, 2)
 

@@ -124,6 +124,7 @@ def test_a_pretrained_network_is_a_start():
     np.testing.assert_allclose(score.logits, expected, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_members_start_from_one_source(source, tmp_path):
     config = dataclasses.replace(TUNED, init_from=str(source.workdir), ensemble=2)
     options = RunOptions(workdir=tmp_path / "two", together=True, devices=1)

@@ -241,7 +241,7 @@ def test_pictures_of_digits_are_read_as_those_digits(digits):
     assert page.shape[0] == 56
 
 
-def test_what_is_no_digit_is_measured(ensemble):
+def test_images_without_digits_are_measured(ensemble):
     drawn = np.stack(list(out_of_distribution.scribbles(5)))[:, ::8, ::8][:, :28, :28]
     letters = list(out_of_distribution.printed("A"))
     assert len(letters) > 5

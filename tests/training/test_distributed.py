@@ -101,7 +101,7 @@ def test_a_task_that_sees_one_gpu_takes_it(cluster):
     assert asked == [{"local_device_ids": [0]}]
 
 
-def test_a_single_process_waits_for_nobody():
+def test_a_single_process_does_not_wait():
     with distributed.initialize():
         distributed.barrier("anything")
         distributed.assert_same({"seed": object()})

@@ -154,7 +154,7 @@ def test_members_start_from_one_source(source, tmp_path):
         ({"init_from": ""}, "init_from is empty"),
     ],
 )
-def test_what_is_no_start(source, values, message):
+def test_what_cannot_be_started_from(source, values, message):
     values = {"init_from": str(source.workdir), **values}
     with pytest.raises(ConfigError, match=message):
         prepare(dataclasses.replace(TUNED, **values), RunOptions(devices=1))

@@ -19,6 +19,7 @@ from pathlib import Path
 import jax
 import programs
 import pytest
+from browser import browser, visit  # noqa: F401 - fixtures
 from programs import here, home, trained  # noqa: F401 - fixtures
 
 # A script's background job ignores Ctrl-C, and so does every process that it starts: those that a

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from digits_jax import RunOptions, TrainConfig, fit, load_dataset, read_run, resume
+from digits_jax import RunOptions, TrainConfig, fit, load_dataset, read_run
 from digits_jax.data import strokes
 from digits_jax.data.mixing import mix_datasets
 from digits_jax.data.splits import Dataset, Split
@@ -66,7 +66,6 @@ def test_each_part_has_accuracies_of_its_own(tmp_path):
     assert parts["one"]["test_accuracy"] == pytest.approx(right[:360].mean())
     assert parts["two"]["test_accuracy"] == pytest.approx(right[360:].mean())
     assert parts["one"]["validation_accuracy"] == parts["two"]["validation_accuracy"]
-    resume(tmp_path / "run", dataset=mix_datasets([one, two]))
 
 
 def test_the_preset_for_handwriting_mixes_writers():

@@ -13,11 +13,16 @@ from PIL import Image
 
 from digits_jax import export as export_program
 from digits_jax import load_dataset, read_run
+from digits_jax.deploy.network import load_network
 from digits_jax.deploy.onnx import onnx_logits
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.deploy.preprocessing import preprocess_source
 
-pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
+# The run is trained once, in the worker of this group.
+pytestmark = [
+    pytest.mark.filterwarnings("default::DeprecationWarning"),
+    pytest.mark.xdist_group("deploy"),
+]
 
 
 def logits_of(file, images):
@@ -48,9 +53,18 @@ def test_each_format_predicts_as_the_run_did(run, here, tmp_path, format_):
     outputs = ["logits", "probabilities"] if format_ == "onnx" else ["logits"]
     assert [output["name"] for output in about["outputs"]] == outputs
     assert about["facts"]["runs"][0]["params_sha256"] == scored.results["params_sha256"]
-    card = (folder / "MODEL_CARD.md").read_text()
-    assert f"{scored.results['test_accuracy']:.2%}" in card
-    assert f"{file.stat().st_size:,} bytes" in card
+    card, network = (folder / "MODEL_CARD.md").read_text(), load_network(run)
+    assert card.startswith("# digits-cnn\n")
+    for words in (
+        f"{scored.results['test_accuracy']:.2%}",
+        f"{scored.results['test_errors']} of 360",
+        f"{network.num_params:,} parameters",
+        f"threshold of {network.threshold:.1%}",
+        f"{file.stat().st_size:,} bytes",
+        "43 people",
+        scored.results["params_sha256"][:16],
+    ):
+        assert words in card
 
 
 def test_an_ensemble_is_one_model_with_a_card_of_its_own(run, here, tmp_path):
@@ -122,7 +136,7 @@ def pictures():
     yield clear
 
 
-def test_preprocess_gives_what_read_does(tmp_path):
+def test_preprocess_agrees_with_the_predictor(tmp_path):
     (tmp_path / "preprocess.py").write_text(preprocess_source())
     Image.new("L", (40, 30), 200).save(tmp_path / "blank.png")
     expected, predictor = [], Predictor.pretrained("tiny")

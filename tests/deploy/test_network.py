@@ -126,6 +126,7 @@ def change_config(path, **values):
     (path / "config.json").write_text(json.dumps(about))
 
 
+@pytest.mark.xdist_group("deploy")
 @pytest.mark.parametrize(
     ("act", "message"),
     [

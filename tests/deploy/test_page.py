@@ -57,7 +57,7 @@ def test_the_page_carries_the_parameters_and_the_results():
     assert len(of_both["members"]) == 2
 
 
-def test_names_end_no_element():
+def test_names_are_escaped_in_the_page():
     name = 'a</script><script>alert("1")</script><!-- & \u2028'
     html = to_html([linear(name)])
     assert html.count("<script") == 2
@@ -97,7 +97,7 @@ def contrast(a, b):
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
-def test_contrasts(scheme):
+def test_colours_have_enough_contrast(scheme):
     """Text 4.5 to 1 (AA); bars, rings and borders that mean something 3 to 1."""
     blocks = re.findall(r":root \{(.*?)\}", to_html([linear()]), re.S)
     colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]+)", blocks[scheme]))

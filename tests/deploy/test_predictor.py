@@ -1,7 +1,6 @@
 """Predictions, their ranks, and images that are refused."""
 
 import os
-import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +12,7 @@ from PIL import Image
 from programs import call
 from scipy.special import softmax
 
-from digits_jax import DigitsError, load_dataset, read_run
+from digits_jax import DigitsError
 from digits_jax.deploy import Predictions, Predictor
 from digits_jax.deploy.archive import write_archive
 from digits_jax.deploy.predictor import CHUNK, check_images
@@ -94,30 +93,6 @@ def test_threads_share_a_predictor_that_compiles_once():
     for found in batches:
         np.testing.assert_allclose(found.logits, expected, atol=1e-4)
     assert len(compiled) == 2  # for 1 image and for 64
-
-
-def test_a_run_an_archive_and_an_ensemble(run, tmp_path):
-    images, labels = load_dataset("digits").test.images, load_dataset("digits").test.labels
-    predictor, scored = Predictor.load(run), read_run(run)
-    assert predictor.network.name == "digits-cnn"
-    assert predictor.network.facts["runs"][0]["num_params"] == predictor.network.num_params
-    from_run = predictor.predict(images)
-    np.testing.assert_allclose(from_run.logits, scored.logits, atol=1e-4)
-    write_archive(predictor.network, tmp_path / "model.npz")
-    from_file = Predictor.load(str(tmp_path / "model.npz")).predict(images)
-    np.testing.assert_array_equal(from_file.logits, from_run.logits)
-    # An ensemble of twice the same network is the same network.
-    twice = Predictor.load([run, shutil.copytree(run, tmp_path / "again")]).predict(images)
-    np.testing.assert_allclose(twice.probabilities, from_run.probabilities, atol=1e-5)
-    assert (from_run.labels == labels).mean() > 0.9
-
-
-@pytest.mark.parametrize(
-    ("path", "message"), [("nowhere", "no such folder"), ([], "an ensemble needs")]
-)
-def test_paths_that_cannot_be_loaded(path, message):
-    with pytest.raises(DigitsError, match=message):
-        Predictor.load(path)
 
 
 # --- pictures ----------------------------------------------------------------------------------

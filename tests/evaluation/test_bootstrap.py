@@ -160,7 +160,7 @@ def test_many_runs_are_permuted_at_random():
     assert found.p_value <= 0.002
 
 
-def test_refusals():
+def test_too_few_runs_or_resamples_are_refused():
     with pytest.raises(DataError, match="two seeds"):
         permutation_test([0, 1], [0, 1], [[0, 0], [1, 1]])
     with pytest.raises(DataError, match="without errors"):

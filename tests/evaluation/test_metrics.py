@@ -26,7 +26,7 @@ def test_wilson_is_statsmodels(k, n):
 
 
 @pytest.mark.parametrize(("k", "n"), [(-1, 10), (11, 10), (0, 0), (np.nan, 10)])
-def test_wilson_refuses(k, n):
+def test_wilson_refuses_impossible_counts(k, n):
     with pytest.raises(DataError):
         wilson_interval(k, n)
 

@@ -169,6 +169,6 @@ def test_cochrans_q_is_statsmodels():
     assert equal.reason
 
 
-def test_other_images_are_refused():
+def test_predictions_of_another_length_are_refused():
     with pytest.raises(DataError, match="3 predictions for 2 labels"):
         error_overlap([0, 1], [0, 1], [0, 1, 2])

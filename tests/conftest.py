@@ -54,6 +54,8 @@ def _compile_once(tmp_path_factory):
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     programs.CACHE = root / "cache"
     jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+    # A program that is called in this process leaves it at that.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(root / "xla")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -100,7 +100,6 @@ def here(monkeypatch, capsys, tmp_path):
     """Calls a program in this process, which has JAX already."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")  # or it would be set for all tests
     monkeypatch.delenv("DIGITS_JAX_DATA_DIR", raising=False)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
 

@@ -135,6 +135,7 @@ def test_scaling_changes_one_factor_at_a_time(monkeypatch):
     np.testing.assert_array_equal(larger.images[1257:], base.dataset.train.images[:743])
 
 
+@pytest.mark.slow
 def test_input_reads_memory_and_files(here, tmp_path, monkeypatch):
     monkeypatch.setattr(input_benchmark, "_cold_starts", lambda *_: [0.5])
     monkeypatch.setattr(input_benchmark, "THREADS", (1, 2))

@@ -202,6 +202,7 @@ def test_results_of_other_settings_are_refused(tmp_path):
         program.check_settings(tmp_path, {"dataset": "digits"}, BASELINES)
 
 
+@pytest.mark.slow
 def test_it_trains_what_is_missing_only(tmp_path, digits):
     base = {"mlp": {**baseline("mlp", "digits"), "hidden_sizes": (4,), "epochs": 0.2}}
     made = make_factors(base, len(digits.train))

@@ -1,6 +1,8 @@
 """An ensemble: trained one by one or together, resumed, and read by every program as a run is."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -32,10 +34,10 @@ TOGETHER = dataclasses.replace(SMALL, dtype="float32", ema_decay=0.9, augment="a
 @pytest.fixture(scope="module")
 def ensemble(home):
     flags = "--arch=mlp --dataset=digits --preset=quick --epochs=1 --hidden-sizes=16 --seed=4"
-    status, out, err = call(home, "train", *flags.split(), "--ensemble=3", "--workdir=three")
-    assert status == 0, err
-    assert "ensemble 3 networks, seeds 4 to 6" in out
-    assert "3 members of " in out.splitlines()[-1]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert train([*flags.split(), "--ensemble=3", f"--workdir={home / 'three'}"]) == 0
+    assert "ensemble 3 networks, seeds 4 to 6" in out.getvalue()
+    assert "3 members of " in out.getvalue().splitlines()[-1]
     return home / "three"
 
 
@@ -44,8 +46,7 @@ def test_members_are_runs_of_their_own(ensemble, home):
     assert [run.results["seed"] for run in members] == [4, 5, 6]
     assert [read_config(run.path)[0].ensemble for run in members] == [1, 1, 1]
     assert all((run.path / "curves.png").exists() for run in members)
-    done = call(home, "train", f"--config={members[1].path}", "--workdir=alone")
-    assert done[0] == 0, done[2]
+    assert train([f"--config={members[1].path}", f"--workdir={home / 'alone'}"]) == 0
     alone = read_run(home / "alone").results
     assert alone["params_sha256"] == members[1].results["params_sha256"]
 
@@ -84,7 +85,7 @@ def test_every_program_reads_it_as_a_run(ensemble, home):
     assert "is an ensemble; give one of its members" in err
 
 
-def test_a_stopped_ensemble_resumes_with_the_unfinished_member(tmp_path):
+def test_a_stopped_ensemble_resumes_with_the_unfinished_member(ensemble, tmp_path):
     workdir = tmp_path / "stopped"
 
     def stop(result):
@@ -100,8 +101,8 @@ def test_a_stopped_ensemble_resumes_with_the_unfinished_member(tmp_path):
     written = (workdir / "member-0" / "results.json").stat().st_mtime_ns
     assert train(["--resume", f"--workdir={workdir}"]) == 0
     assert (workdir / "member-0" / "results.json").stat().st_mtime_ns == written
-    undisturbed = fit_ensemble(SMALL, RunOptions(workdir=tmp_path / "undisturbed"), quiet=True)
-    assert read_run(workdir).results["params_sha256"] == undisturbed.results["params_sha256"]
+    resumed, undisturbed = read_run(workdir).results, read_run(ensemble).results
+    assert resumed["params_sha256"] == undisturbed["params_sha256"]
 
 
 def test_what_cannot_be_trained_or_read(ensemble, tmp_path):

@@ -64,11 +64,9 @@ def test_a_student_without_labels_agrees_with_its_teacher(teacher, tmp_path):
 def test_a_student_resumes_exactly(teacher, tmp_path, steps_per_call):
     config = dataclasses.replace(SMALL, teacher=str(teacher))
     options = {"steps_per_call": steps_per_call, "checkpoint_every_steps": 5}
-    undisturbed = fit(config, RunOptions(workdir=tmp_path / "a", **options), quiet=True)
-    parts = tmp_path / "parts"
-    fit(config, RunOptions(workdir=parts, **options), quiet=True)
-    shutil.rmtree(parts / "checkpoints" / "20")
-    again = resume(parts, quiet=True)
+    undisturbed = fit(config, RunOptions(workdir=tmp_path / "run", **options), quiet=True)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
+    again = resume(tmp_path / "run", quiet=True)
     assert again.results["params_sha256"] == undisturbed.results["params_sha256"]
 
 

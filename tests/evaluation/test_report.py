@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation import Predictions, compare
+from digits_jax.evaluation import Predictions, compare, plots
 from digits_jax.evaluation.report import check_output, summary_lines, write_report
 
 
@@ -115,10 +115,12 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch, comparison, no_figures)
 
 
 def test_a_figure_that_fails_is_left_out(tmp_path, monkeypatch, comparison, capsys):
-    def fail(*_):
+    def fail():
         raise RuntimeError("no\x1bfont")
 
-    monkeypatch.setattr("digits_jax.evaluation.plots.overlap_circles", fail)
+    real = plots.comparison_figures
+    some = lambda *given: {"overlap": fail, "seeds": real(*given)["seeds"]}  # noqa: E731
+    monkeypatch.setattr(plots, "comparison_figures", some)
     folder = write_report(comparison(seeds=1), tmp_path / "r")
     assert {"overlap.json", "report.html", "seeds.png"} <= {path.name for path in folder.iterdir()}
     note = r"Left out: the figure overlap, which failed (no\x1bfont)."

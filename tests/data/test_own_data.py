@@ -161,9 +161,7 @@ WRONG_OTHERS = [
         "train labels have 2: must be 0 to 1, as there are 2",
     ),
     ({"class_names": "abcd"}, "train has no example of the class d: must have at least 1"),
-    ({"test": (IMAGES, LABELS + 1)}, "train has no example of the class 3"),
     ({"test": (IMAGES[:, :20], LABELS)}, "images have several sizes (train 28x28, test 20x28)"),
-    ({"validation": (np.where(IMAGES, np.inf, 0), LABELS)}, "validation images holds NaN or"),
     (
         {"test": (255 - IMAGES, LABELS)},
         "images with a light background are 0% of train, 100% of test: splits must be alike",
@@ -624,8 +622,6 @@ def test_hugging_faces_pictures_are_decoded_by_us(tmp_path):
         ({"path": str(outside)}, "image 60: isn't in the file, which names another"),
         (None, "its images have several sizes"),
         ({"bytes": b"?"}, "image 60: is not a readable picture"),
-        ({"bytes": encode(IMAGES[0])[:60]}, "image 60: can't be decoded"),
-        ({"bytes": encode(np.zeros((6000, 5000), np.uint8))}, "image 60: is 5,000x6,000 pixels"),
     ):
         columns = [pa.array([*pictures[:-1], last], kind), pa.array(LABELS % 2)]
         table = pa.table(columns, ["image", "label"]).replace_schema_metadata(about)

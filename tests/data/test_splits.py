@@ -72,13 +72,11 @@ def test_a_split_is_read_only_and_leaves_its_arrays_alone():
         (IMAGES[..., 0], LABELS, r"images are uint8 \[4, 28, 28\]: must be uint8 \[n, height"),
         (IMAGES.astype(float), LABELS, "images are float64"),
         (IMAGES, LABELS[:2], r"labels are int32 \[2\]: must be integers \[4\], as the images"),
-        (IMAGES, LABELS[:, None], r"labels are int32 \[4, 1\]"),
         (IMAGES, LABELS.astype(np.float32), "labels are float32"),
-        (IMAGES, LABELS.astype(str), "labels are <U11"),
         (IMAGES, LABELS - 1, "labels are from -1 to 1: must be from 0"),
         (IMAGES, LABELS + 999, "labels are from 999 to 1001: must be from 0 to at most 999"),
     ],
-    ids=range(8),
+    ids=range(6),
 )
 def test_invalid_arrays_make_no_split(images, labels, said):
     with pytest.raises(DataError, match=said):
@@ -101,7 +99,6 @@ def test_a_data_set_computes_its_sum():
     [
         ({"train": NONE}, "train has no images: must have at least 1"),
         ({"validation": NONE}, "validation has no images"),
-        ({"test": NONE}, "test has no images"),
         ({"train": (IMAGES, LABELS)}, "train is a tuple: must be a digits_jax.Split"),
         ({"test": Split(IMAGES, LABELS + 1)}, "test has labels up to 3: must be from 0 to 2"),
         ({"class_names": ("a", "b")}, "train has labels up to 2: .* as class_names has 2"),
@@ -111,9 +108,8 @@ def test_a_data_set_computes_its_sum():
             {"validation": Split(IMAGES[:, :20, :20], LABELS)},
             r"validation has images of \[20, 20, 1\]: must be \[28, 28, 1\]",
         ),
-        ({"train": Split(IMAGES.repeat(3, -1), LABELS)}, r"train has images of \[28, 28, 3\]"),
     ],
-    ids=range(10),
+    ids=range(8),
 )
 def test_invalid_splits_make_no_data_set(changes, said):
     given = {"train": SPLIT, "validation": SPLIT, "test": SPLIT, "class_names": "abc"} | changes

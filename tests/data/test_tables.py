@@ -80,7 +80,6 @@ MISTAKES = [
     (BAD.replace("200", "nan"), "line 2, column 6 is nan: must be a number"),
     (BAD.replace("200", "-1"), "line 2, column 6 is -1: must be"),
     (BAD.replace("200", "256"), "line 2, column 6 is 256: must be"),
-    (BAD.replace("200", "1e99"), "line 2, column 6 is 1e99: must be"),
     (BAD + "1,2\n", "line 6 has 2 cells: must be 10, as above"),
     (f"label,{HEADER}\n{BAD}".replace("\n1,", "\n,"), "row 3 has no label"),
     ("\0" * 300, "has 1 columns"),

@@ -128,7 +128,9 @@ def without_seconds(rows):
     return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in rows]
 
 
-def assert_one_error_line(status, out, err):
-    assert status == 2
+def assert_refused(ending, said):
+    """A program ended with status 2 and one line of error, which has a text."""
+    status, out, err = ending
+    assert (status, "Traceback" in out) == (2, False)
     assert re.fullmatch(r"error: [^\n]+\n", err), err
-    assert "Traceback" not in out + err
+    assert said in err

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from programs import TIMEOUT_SECONDS, TINY, assert_one_error_line, call, stop, training
+from programs import TIMEOUT_SECONDS, TINY, assert_refused, call, stop, training
 
 from digits_jax import checkpoints as checkpoints_program
 from digits_jax import evaluate as evaluate_program
@@ -118,9 +118,7 @@ def test_what_cannot_be_repaired_is_one_line(run, resumed, damage):
 def test_results_of_other_parameters_are_not_reported(run, here):
     """A step that was put back is not what results.json tells of, and the damage is named."""
     (run / "results.json").write_text("[]")
-    ending = here(evaluate_program, run, "--devices=1")
-    assert_one_error_line(*ending)
-    assert "params_sha256 differs" in ending[2]
+    assert_refused(here(evaluate_program, run, "--devices=1"), "params_sha256 differs")
     newest = run / "checkpoints" / "30"
     shutil.copytree(newest, run / "checkpoints" / "20")
     (newest / "SHA256SUMS").unlink()
@@ -272,9 +270,9 @@ def test_two_at_once(home, here):
     workdir = f"--workdir={home / 'both'}"
     with training(home, *ENDLESS, workdir, until="epoch 1/") as process:
         for flags in (ENDLESS, ["--resume"]):
-            ending = here(train_program, *flags, workdir, "--devices=1")
-            assert_one_error_line(*ending)
-            assert "in use by another process" in ending[2]
+            assert_refused(
+                here(train_program, *flags, workdir, "--devices=1"), "in use by another process"
+            )
         assert process.poll() is None
         status, err = stop(process, signal.SIGHUP)
     assert status == 129
@@ -351,9 +349,7 @@ def test_values_of_other_types_are_one_line(run, here, resumed, values):
     status, out, _ = here(checkpoints_program, run)
     assert status == 1
     assert "values.json" in out
-    ending = resumed()
-    assert_one_error_line(*ending)
-    assert "values.json" in ending[2]
+    assert_refused(resumed(), "values.json")
 
 
 def test_no_intact_checkpoint(run, here):
@@ -364,9 +360,7 @@ def test_no_intact_checkpoint(run, here):
     shutil.rmtree(run / "checkpoints")
     status, out, err = here(checkpoints_program, run)
     assert (status, out, err) == (0, f"{run / 'checkpoints'}: no checkpoint yet\n", "")
-    ending = here(checkpoints_program, run / "other")
-    assert_one_error_line(*ending)
-    assert "no such folder" in ending[2]
+    assert_refused(here(checkpoints_program, run / "other"), "no such folder")
 
 
 # --- the compilation cache -----------------------------------------------------------------------

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import assert_one_error_line, children, environment, start, wait_for
+from programs import assert_refused, children, environment, start, wait_for
 
 from digits_jax import launch as launch_program
 
@@ -224,9 +224,7 @@ def test_processes_end_with_the_launcher(started, killed):
 )
 def test_flags_that_cannot_be_used(here, monkeypatch, argv, message):
     monkeypatch.setattr(launch_program, "launch", lambda *_: pytest.fail("it was started"))
-    status, out, err = here(launch_program, *argv)
-    assert_one_error_line(status, out, err)
-    assert message in err
+    assert_refused(here(launch_program, *argv), message)
 
 
 def test_what_it_starts(monkeypatch):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from programs import assert_one_error_line
+from programs import assert_refused
 
 from digits_jax import load_dataset
 from digits_jax import predict as predict_program
@@ -119,9 +119,7 @@ def test_a_table_of_pixels_becomes_a_table_of_answers(trained, here, readable, t
         (["test.png", "-o", "pipe.png"], "pipe.png: exists, and isn't a sheet of this program"),
         (["answers.csv", "-o", "b.csv"], "answers.csv"),
     ):
-        status, out, err = here(predict_program, trained[0], *argv)
-        assert_one_error_line(status, out, err)
-        assert message in err
+        assert_refused(here(predict_program, trained[0], *argv), message)
 
 
 def test_standard_input_is_a_dash(trained, here, pictures, monkeypatch):
@@ -207,9 +205,7 @@ def test_a_sheet_shows_what_was_read_and_replaces_only_sheets(trained, here, pic
 def test_bad_input_is_one_line(trained, here, pictures, tmp_path, argv, message):
     argv = [trained[0] if word == "RUN" else word for word in argv]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    status, out, err = here(predict_program, *argv)
-    assert_one_error_line(status, out, err)
-    assert message in err
+    assert_refused(here(predict_program, *argv), message)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 

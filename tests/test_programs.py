@@ -7,7 +7,7 @@ import signal
 
 import numpy as np
 import pytest
-from programs import TINY, assert_one_error_line, call, stop, training
+from programs import TINY, assert_refused, call, stop, training
 
 from digits_jax import evaluate as evaluate_program
 from digits_jax import train as train_program
@@ -125,9 +125,7 @@ def test_bad_input_is_one_line(here, tmp_path, argv, said):
         (tmp_path / "cut" / f"{part}-ubyte.gz").write_bytes(b"\x1f\x8b\x08\x00cut")
     before = sorted(tmp_path.rglob("*"))
     dataset = [] if any(flag.startswith("--dataset") for flag in argv) else ["--dataset=digits"]
-    status, out, err = here(train_program, *dataset, *argv)
-    assert_one_error_line(status, out, err)
-    assert said in err
+    assert_refused(here(train_program, *dataset, *argv), said)
     assert sorted(tmp_path.rglob("*")) == before  # nothing was made
 
 
@@ -143,18 +141,17 @@ def test_bad_input_is_one_line(here, tmp_path, argv, said):
 def test_bad_input_to_evaluate_is_one_line(trained, here, tmp_path, argv, said):
     (tmp_path / "unfinished").mkdir()
     shutil.copy(trained[0] / "config.json", tmp_path / "unfinished")
-    status, out, err = here(evaluate_program, *argv)
-    assert_one_error_line(status, out, err)
-    assert said in err
+    assert_refused(here(evaluate_program, *argv), said)
 
 
 def test_a_second_run_in_the_same_folder(trained, here):
     workdir, _ = trained
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != ".lock"}
     for extra in ("--devices=1", "--dry-run"):
-        ending = here(train_program, *TINY, f"--workdir={workdir}", extra)
-        assert_one_error_line(*ending)
-        assert "already holds a run; give another folder" in ending[2]
+        assert_refused(
+            here(train_program, *TINY, f"--workdir={workdir}", extra),
+            "already holds a run; give another folder",
+        )
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.name != ".lock"}
     assert after == before
 
@@ -165,9 +162,10 @@ OTHER = "--seed=1 --arch=cnn --batch-size=32 --hidden-sizes=8 --augment=affine -
 @pytest.mark.parametrize("flag", OTHER.split())
 def test_resuming_as_another_run_names_the_field(trained, here, flag):
     """Before another data set is downloaded, and also what the run's other fields depend on."""
-    ending = here(train_program, "--resume", f"--workdir={trained[0]}", flag, "--devices=1")
-    assert_one_error_line(*ending)
-    assert f"error: {flag.partition('=')[0]}" in ending[2]
+    assert_refused(
+        here(train_program, "--resume", f"--workdir={trained[0]}", flag, "--devices=1"),
+        f"error: {flag.partition('=')[0]}",
+    )
 
 
 def test_damaged_checkpoints_are_one_line(trained, home):
@@ -177,9 +175,7 @@ def test_damaged_checkpoints_are_one_line(trained, home):
     assert found
     for path in found:
         path.write_bytes(path.read_bytes()[:10])
-    ending = call(home, "evaluate", "damaged")
-    assert_one_error_line(*ending)
-    assert "no checkpoint can be restored" in ending[2]
+    assert_refused(call(home, "evaluate", "damaged"), "no checkpoint can be restored")
 
 
 # --- MNIST ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from programs import assert_one_error_line
+from programs import assert_refused
 
 from digits_jax import TrainConfig, load_dataset
 from digits_jax.train import parse_arguments
@@ -90,12 +90,10 @@ def test_a_search_reports_and_is_continued(here, tmp_path, short, monkeypatch):
     assert [first, *others] == flags_of(tmp_path / "straight")
 
     assert here(search, *SHORT, "-o", "stopped") == (0, "", "")  # there are enough trials
-    ending = here(search, *SHORT, "--seed=1", "-o", "stopped")
-    assert_one_error_line(*ending)
-    assert "holds a search with --seed=0, not 1" in ending[2]
+    assert_refused(
+        here(search, *SHORT, "--seed=1", "-o", "stopped"), "holds a search with --seed=0, not 1"
+    )
 
 
 def test_bad_input_is_one_line(here):
-    ending = here(search, "--trials=0")
-    assert_one_error_line(*ending)
-    assert "--trials=0: must be more than 0" in ending[2]
+    assert_refused(here(search, "--trials=0"), "--trials=0: must be more than 0")

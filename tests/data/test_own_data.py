@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from pictures import encode
 from PIL import Image
-from programs import REPOSITORY, assert_one_error_line, here  # noqa: F401 - a fixture
+from programs import REPOSITORY, assert_refused, here  # noqa: F401 - a fixture
 from small_mnist import check, idx_bytes, make_arrays, stand_in, write_files
 
 from digits_jax import DataError, Dataset, TrainConfig, load_dataset, load_trained
@@ -545,9 +545,9 @@ def test_a_run_on_ones_own_data(here, tmp_path, monkeypatch):  # noqa: F811
         (evaluate_program, ["run"]),
         (train_program, ["--resume", "--workdir=run"]),
     ):
-        status, out, err = here(program, *flags)
-        assert_one_error_line(status, out, err)
-        assert f"{root}: run was trained on it, and it is gone; give" in err
+        assert_refused(
+            here(program, *flags), f"{root}: run was trained on it, and it is gone; give"
+        )
         status, out, err = here(program, *flags, f"--dataset={moved}")
         assert (status, "error" in err) == (0, False)
     (moved / "a/0.png").unlink()

@@ -90,7 +90,7 @@ def _file_name(name: str) -> str:
 
 
 def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.ndarray] | None":
-    """The logits of all runs as one, and the labels; None for archives, which hold neither."""
+    """The labels, and the logits of all runs as one; None for archives, which hold neither."""
     from digits_jax.runs.ensembles import mean_log_probabilities, members_of
     from digits_jax.runs.folder import read_run
 
@@ -101,7 +101,7 @@ def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.
     found = [vars(read_run(path)) for path in members]
     logits = [run[f"{split}logits"] for run in found]
     together = mean_log_probabilities(logits) if len(members) > 1 else logits[0]
-    return together, found[0][f"{split}labels"]
+    return found[0][f"{split}labels"], together
 
 
 def _export(network: "Network", args: Arguments, folder: Path) -> None:
@@ -189,7 +189,7 @@ def _metrics(network: "Network", runs: Sequence[str]) -> dict[str, str]:
     scored = _predictions(runs)
     if scored is None:
         return {}
-    logits, labels = scored
+    labels, logits = scored
     found = calibration(labels, logits / network.temperature)
     errors = int((logits.argmax(-1) != labels).sum())
     return {

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from digits_jax.deploy.confidence import choose_threshold, fit_temperature
+from digits_jax.deploy.confidence import choose_threshold
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
 from digits_jax.errors import CheckpointError, DataError, printable, quoted, shown
 from digits_jax.files import MAX_ARRAY_BYTES, read_json
@@ -27,10 +27,12 @@ from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
 from digits_jax.runs.pretrained import DEFAULT, FOLDER, read_card, read_variables
+from digits_jax.temperature import fit_temperature
 
 # What `build_model` needs of a run's configuration.
 SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
 SETTINGS += ("space_to_depth",)
+TEMPERATURES = (0.25, 4.0)  # few validation images, or no error among them, say little
 MAX_LAYERS = 100  # beside the dense ones of a CNN; what a stranger's file lists is built
 # What the card, the page and `combine` need of a run, with its type.
 RUN_FACTS: dict[str, Any] = {
@@ -130,7 +132,7 @@ def load_network(path: str | Path) -> Network:
     if members:
         network = combine([load_network(member) for member in members])
         network = dataclasses.replace(network, name=name)
-        return calibrate(network, run.validation_logits, run.validation_labels)
+        return calibrate(network, run.validation_labels, run.validation_logits)
     written = read_json(path / folder.CONFIG)
     folder.refuse_custom_module(path, written)
     try:
@@ -161,7 +163,7 @@ def load_network(path: str | Path) -> Network:
             f"{folder.RESULTS} names (params_sha256 differs); "
             "finish the run with --resume, or train it again"
         )
-    return calibrate(network, run.validation_logits, run.validation_labels)
+    return calibrate(network, run.validation_labels, run.validation_logits)
 
 
 def load_pretrained(name: str = DEFAULT) -> Network:
@@ -279,16 +281,16 @@ def check_classes(networks: Sequence[Network], what: str) -> None:
             )
 
 
-def calibrate(network: Network, logits: np.ndarray, labels: np.ndarray) -> Network:
+def calibrate(network: Network, labels: np.ndarray, logits: np.ndarray) -> Network:
     """Returns the network with a temperature and a threshold chosen on a validation split.
 
     Args:
       network: any; "threshold_cost" in its new facts is the share of the correct predictions that
         fall below the threshold.
-      logits: float32 [n, classes], its own of the validation split.
-      labels: int32 [n].
+      labels: int32 [n], of the validation split.
+      logits: float32 [n, classes], its own.
     """
-    temperature = fit_temperature(logits, labels)
-    threshold, cost = choose_threshold(np.asarray(logits) / temperature, labels)
+    temperature = float(np.clip(fit_temperature(labels, logits), *TEMPERATURES))
+    threshold, cost = choose_threshold(labels, np.asarray(logits) / temperature)
     facts = {**network.facts, "threshold_cost": cost}
     return dataclasses.replace(network, temperature=temperature, threshold=threshold, facts=facts)

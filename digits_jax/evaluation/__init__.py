@@ -4,7 +4,6 @@ from digits_jax.evaluation.bootstrap import bootstrap, permutation_test
 from digits_jax.evaluation.calibration import (
     brier_score,
     calibration,
-    fit_temperature,
     negative_log_likelihood,
     reliability,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "confusion_matrix",
     "error_changes",
     "error_overlap",
-    "fit_temperature",
     "hardest_images",
     "mcnemar_p_value",
     "negative_log_likelihood",

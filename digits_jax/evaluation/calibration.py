@@ -1,16 +1,14 @@
-"""Does a classifier's confidence match its accuracy, and which temperature corrects it?
+"""Does a classifier's confidence match its accuracy?
 
 Probabilities are the softmax of the logits, in float64; the confidence is the largest of them;
 losses are in nats. Arrays as in `metrics.py`.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import log_softmax, softmax
 
 from digits_jax.evaluation.metrics import check_logits
@@ -136,54 +134,3 @@ def calibration(labels: ArrayLike, logits: ArrayLike) -> Calibration:
         equal_width=width,
         equal_mass=mass,
     )
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """The result of `fit_temperature`; `reason` says why there is no finite temperature."""
-
-    temperature: float | None
-    nll_before: float
-    nll_after: float | None
-    reason: str | None
-
-
-def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
-    """Finds the temperature T at which softmax(logits / T) has the smallest NLL.
-
-    The NLL is convex in 1/T with derivative mean(E_p[z] - z_label): its one root is the
-    minimum. Dividing by T changes no prediction, only the confidence. There is no minimum if
-    every image is right with room to spare, so that a colder softmax is always better, or if
-    the logits are worse than uniform, so that a hotter one is.
-
-    Args:
-      labels: int [n], of a validation split (never of the test set).
-      logits: float [n, classes].
-
-    Examples:
-      >>> labels = [0, 0, 0, 1]
-      >>> logits = np.array([[5.0, 0.0]] * 4)
-      >>> round(fit_temperature(labels, logits).temperature, 4)  # 5 / ln 3
-      4.5512
-
-    Reference:
-      Guo et al. (2017), On calibration of modern neural networks. ICML.
-    """
-    truth, scores = check_logits(labels, logits)
-    own = scores[np.arange(truth.size), truth]
-
-    def slope(log_inverse: float) -> float:
-        probabilities = softmax(scores * math.exp(log_inverse), axis=1)
-        return float(((probabilities * scores).sum(axis=1) - own).mean())
-
-    before = float(negative_log_likelihood(truth, scores).mean())
-    hot, cold = math.log(1e-4), math.log(1e4)
-    if slope(cold) <= 0:
-        reason = "no finite temperature is best: every image that decides it is right"
-        return Temperature(None, before, None, reason)
-    if slope(hot) >= 0:
-        reason = "no finite temperature is best: the logits are no better than a uniform guess"
-        return Temperature(None, before, None, reason)
-    root: Any = brentq(slope, hot, cold, xtol=1e-14)
-    after = negative_log_likelihood(truth, scores * math.exp(root)).mean()
-    return Temperature(math.exp(-root), before, float(after), None)

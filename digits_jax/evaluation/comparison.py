@@ -15,12 +15,7 @@ import numpy as np
 
 from digits_jax.errors import DataError
 from digits_jax.evaluation.bootstrap import Bootstrap, PermutationTest, bootstrap, permutation_test
-from digits_jax.evaluation.calibration import (
-    Calibration,
-    Temperature,
-    calibration,
-    fit_temperature,
-)
+from digits_jax.evaluation.calibration import Calibration, calibration, negative_log_likelihood
 from digits_jax.evaluation.error_analysis import (
     PUBLISHED_LABEL_ERRORS,
     ErrorChange,
@@ -38,6 +33,7 @@ from digits_jax.evaluation.overlap import (
     pair_cells,
 )
 from digits_jax.formatting import html_table, mean_sd, p_value, percent, plain
+from digits_jax.temperature import fit_temperature
 
 ALPHA = 0.05  # the level of significance of titles and sentences
 _LONGEST_NAME = 24  # letters; what the figures have room for
@@ -95,6 +91,19 @@ class Predictions:
         """The architecture, or the name of a run that doesn't say."""
         arch = str(self.results.get("arch") or "")
         return (arch.upper() if len(arch) <= 4 else arch) or self.name
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature, and the loss on the validation split before and after the scaling by it.
+
+    Without a finite temperature `reason` says why.
+    """
+
+    temperature: float | None
+    nll_before: float
+    nll_after: float | None
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -369,11 +378,22 @@ def _shortened(name: str, most: int) -> str:
 
 def _calibrate(run: Predictions) -> RunCalibration:
     before = calibration(run.labels, run.logits)
-    if run.validation_labels is None or run.validation_logits is None:
+    labels, logits = run.validation_labels, run.validation_logits
+    if labels is None or logits is None:
         reason = "no validation logits in predictions.npz: temperature scaling left out"
         return RunCalibration(run.name, before, None, None, reason)
-    fitted = fit_temperature(run.validation_labels, run.validation_logits)
-    if fitted.temperature is None:
-        return RunCalibration(run.name, before, fitted, None, fitted.reason)
-    after = calibration(run.labels, run.logits / fitted.temperature)
-    return RunCalibration(run.name, before, fitted, after, None)
+    temperature, nll = fit_temperature(labels, logits), _mean_nll(labels, logits)
+    if 0 < temperature < math.inf:
+        scaled = Temperature(temperature, nll, _mean_nll(labels, logits / temperature), None)
+        after = calibration(run.labels, run.logits / temperature)
+        return RunCalibration(run.name, before, scaled, after, None)
+    reason = "no finite temperature is best: " + (
+        "the logits are no better than a uniform guess"
+        if temperature
+        else "every image that decides it is right"
+    )
+    return RunCalibration(run.name, before, Temperature(None, nll, None, reason), None, reason)
+
+
+def _mean_nll(labels: np.ndarray, logits: np.ndarray) -> float:
+    return float(negative_log_likelihood(labels, logits).mean())

@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import scipy.special
-from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from digits_jax.evaluation import (
     brier_score,
     calibration,
-    fit_temperature,
     negative_log_likelihood,
     reliability,
 )
@@ -69,23 +67,3 @@ def test_permuting_images_changes_nothing():
     for name in ("nll", "brier", "ece_equal_width", "ece_equal_mass", "mean_confidence"):
         assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-9)
     assert first.accuracy == RIGHT.mean()
-
-
-def test_temperature_is_the_minimum_that_scipy_finds():
-    def nll(log_temperature):
-        scaled = scipy.special.log_softmax(LOGITS / np.exp(log_temperature), axis=1)
-        return -scaled[np.arange(800), LABELS].mean()
-
-    expected = minimize_scalar(nll, bounds=(-3, 3), method="bounded", options={"xatol": 1e-10})
-    found = fit_temperature(LABELS, LOGITS)
-    assert found.temperature == pytest.approx(np.exp(expected.x), rel=1e-5)
-    assert found.nll_after == pytest.approx(expected.fun)
-    assert found.nll_after < found.nll_before
-    assert fit_temperature(LABELS, LOGITS * 3).temperature == pytest.approx(3 * found.temperature)
-
-
-@pytest.mark.parametrize(("labels", "says"), [([0, 1], "right"), ([1, 0], "uniform")])
-def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
-    found = fit_temperature(labels, [[5.0, 0.0], [0.0, 5.0]])
-    assert found.temperature is None
-    assert says in found.reason

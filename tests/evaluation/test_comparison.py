@@ -71,3 +71,23 @@ def test_published_label_errors_are_looked_at_on_mnist():
     assert cleaned["accuracy_a"] == pytest.approx(1 - 1 / 9985)
     other = compare([one], [one], dataset="fashion_mnist", resamples=100)
     assert other.to_dict()["without_published_label_errors"] is None
+
+
+@pytest.mark.parametrize(("labels", "says"), [([0, 1], "right"), ([1, 0], "uniform")])
+def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
+    data = (np.array(labels), np.array([[5.0, 0.0], [0.0, 5.0]]))
+    one = Predictions("x", *data, *data)
+    (scaled,), _ = compare([one], [one], resamples=100).calibration
+    assert scaled.temperature.temperature is scaled.after is None
+    assert says in scaled.reason == scaled.temperature.reason
+
+
+def test_scaling_lowers_the_loss_on_the_validation_images():
+    labels = RNG.integers(0, 3, 200)
+    logits = 4 * (RNG.normal(size=(200, 3)) + np.eye(3)[labels])
+    one = Predictions("x", labels, logits, labels, logits)
+    (scaled,), _ = compare([one], [one], resamples=100).calibration
+    found = scaled.temperature
+    assert found.nll_before == pytest.approx(scaled.before.nll)
+    assert found.nll_after == pytest.approx(scaled.after.nll)
+    assert found.nll_after < found.nll_before

@@ -30,7 +30,7 @@ from .errors import (
 from .deploy.predictor import Predictor as Predictor
 from .models.cnn import CNN as CNN
 from .models.mlp import MLP as MLP
-from .notebook import (
+from .results_comparison import (
     ResultsComparison as ResultsComparison,
     compare_results as compare_results,
 )

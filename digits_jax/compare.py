@@ -17,7 +17,7 @@ from digits_jax.files import read_npz
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
-    from digits_jax.evaluation import Predictions
+    from digits_jax.evaluation import LabeledLogits
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Arguments:
     """Resamples of the bootstrap."""
 
 
-def read_run(path: Path, name: str) -> "Predictions":
+def read_run(path: Path, name: str) -> "LabeledLogits":
     """Reads a finished run; tables call it `name`."""
-    from digits_jax.notebook import to_predictions
+    from digits_jax.results_comparison import to_predictions
 
     run = to_predictions(path)
     facts = ("arch", "dataset", "dataset_sha256")
@@ -68,9 +68,9 @@ def read_run(path: Path, name: str) -> "Predictions":
     return dataclasses.replace(run, name=name)
 
 
-def read_predictions(path: Path, name: str) -> "Predictions":
+def read_predictions(path: Path, name: str) -> "LabeledLogits":
     """Reads an .npz file of any framework; tables call it `name`."""
-    from digits_jax.evaluation import Predictions
+    from digits_jax.evaluation import LabeledLogits
 
     hint = "write it with numpy.savez(FILE, labels=..., logits=...)"
     try:
@@ -83,10 +83,10 @@ def read_predictions(path: Path, name: str) -> "Predictions":
     if missing:
         raise ConfigError(f"{path}: has no {' and '.join(sorted(missing))}; {hint}")
     validation = arrays.get("validation_labels"), arrays.get("validation_logits")
-    return Predictions(name, arrays["labels"], arrays["logits"], *validation, source=str(path))
+    return LabeledLogits(name, arrays["labels"], arrays["logits"], *validation, source=str(path))
 
 
-def read_groups(arguments: Arguments) -> tuple[list["Predictions"], list["Predictions"]]:
+def read_groups(arguments: Arguments) -> tuple[list["LabeledLogits"], list["LabeledLogits"]]:
     """Reads the runs of A and of B."""
     runs, a, b, files = arguments.runs, arguments.a, arguments.b, arguments.predictions
     if [bool(runs), bool(a or b), bool(files)].count(True) != 1:
@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     """Reads, compares, writes, prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     from digits_jax.evaluation import compare, report
-    from digits_jax.notebook import find_dataset
+    from digits_jax.results_comparison import find_dataset
 
     output = arguments.output or (None if arguments.json else Path("comparison"))
     if output:
@@ -138,15 +138,19 @@ def main(argv: Sequence[str]) -> int:
             raise
         notes.append(f"The misclassified images aren't shown: {error}")
         print(f"note: {notes[-1]}", file=sys.stderr)
-    names, dataset = (arguments.name_a, arguments.name_b), data.name if data else arguments.dataset
-    found = compare(a, b, names=names, dataset=dataset, resamples=arguments.resamples)
-    classes = data.class_names if data else found.class_names
+    found = compare(
+        a,
+        b,
+        names=(arguments.name_a, arguments.name_b),
+        dataset=data.name if data else arguments.dataset,
+        class_names=data.class_names if data else None,
+        resamples=arguments.resamples,
+    )
     if output:
         notes.append(f"Made with: {shlex.join(['python', '-m', 'digits_jax.compare', *argv])}")
         report.write_report(
             found,
             output,
-            class_names=classes,
             images=data.test.images if data else None,
             notes=notes,
             overwrite=arguments.overwrite,
@@ -154,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(report.overlap_json(found), end="")
     else:
-        print("\n".join(report.summary_lines(found, classes)))
+        print("\n".join(report.summary_lines(found)))
         print(f"report: {output and output / 'report.html'}")
     return 0
 

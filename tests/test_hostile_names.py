@@ -15,7 +15,7 @@ from PIL import Image
 from digits_jax import checkpoints, predict, train
 from digits_jax.deploy.model_card import model_card
 from digits_jax.deploy.network import load_network
-from digits_jax.evaluation import Predictions, compare
+from digits_jax.evaluation import LabeledLogits, compare
 from digits_jax.evaluation.report import summary_lines, write_report
 from digits_jax.formatting import csv_cell, markdown, markdown_table, plain
 
@@ -60,15 +60,15 @@ def test_a_comparison(name, tmp_path, monkeypatch):
     labels = np.arange(40) % 2
     classes = [f"{name} 0", f"{name} 1"]
     a, b = (
-        Predictions(
+        LabeledLogits(
             f"{name} {i}", labels, np.eye(2)[np.where(np.arange(40) < i, 1 - labels, labels)]
         )
         for i in (4, 2)
     )
-    found = compare([a], [b], resamples=100)
-    for line in summary_lines(found, classes):
+    found = compare([a], [b], class_names=classes, resamples=100)
+    for line in summary_lines(found):
         assert line.isprintable()
-    folder = write_report(found, tmp_path / "r", class_names=classes, notes=[f"Made with: {name}"])
+    folder = write_report(found, tmp_path / "r", notes=[f"Made with: {name}"])
     assert_harmless((folder / "report.md").read_text(encoding="utf-8"))
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|img)", html)

@@ -40,7 +40,7 @@ _LONGEST_NAME = 24  # letters; what the figures have room for
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
+class LabeledLogits:
     """One run's logits on a test set and, for temperature scaling, on its validation split.
 
     Attributes:
@@ -76,11 +76,11 @@ class Predictions:
             object.__setattr__(self, key, value)
 
     def __repr__(self) -> str:
-        return f"Predictions({self.name}: {self._summary()})"
+        return f"LabeledLogits({self.name}: {self._summary()})"
 
     def _repr_html_(self) -> str:
         known = {key: self.results[key] for key in ("arch", "dataset") if key in self.results}
-        return html_table({"name": self.name, **known, "test": self._summary()}, "Predictions")
+        return html_table({"name": self.name, **known, "test": self._summary()}, "Logits")
 
     def _summary(self) -> str:
         right = (self.logits.argmax(axis=1) == self.labels).mean()
@@ -117,17 +117,18 @@ class RunCalibration:
     reason: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Comparison:
     """The result of `compare`; pairs are of A and of B.
 
-    ``predictions`` are int [seeds, n]; ``mcnemar_p_pairs`` is float [seeds_a, seeds_b].
+    ``predictions`` are int [seeds, n]; ``mcnemar_p_pairs`` is float [seeds_a, seeds_b];
+    ``class_names`` are printable.
     """
 
     labels: np.ndarray
-    num_classes: int
+    class_names: list[str]
     names: tuple[str, str]
-    runs: tuple[list[Predictions], list[Predictions]]
+    runs: tuple[list[LabeledLogits], list[LabeledLogits]]
     predictions: tuple[np.ndarray, np.ndarray]
     dataset: str | None
     dataset_sha256: str | None
@@ -159,14 +160,6 @@ class Comparison:
         """The accuracy of each run of A and of B."""
         a, b = ((predictions == self.labels).mean(axis=1) for predictions in self.predictions)
         return a, b
-
-    @property
-    def class_names(self) -> list[str]:
-        """A name for each label, as far as the runs have any."""
-        names = self.runs[0][0].results.get("class_names")
-        if not isinstance(names, list | tuple) or len(names) != self.num_classes:
-            names = range(self.num_classes)
-        return [str(name) for name in names]
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(f'{k} {v}' for k, v in self._summary().items())})"
@@ -256,11 +249,12 @@ def to_plain(value: Any) -> Any:
 
 
 def compare(
-    a: Sequence[Predictions],
-    b: Sequence[Predictions],
+    a: Sequence[LabeledLogits],
+    b: Sequence[LabeledLogits],
     *,
     names: tuple[str | None, str | None] = (None, None),
     dataset: str | None = None,
+    class_names: Sequence[str] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
@@ -272,6 +266,7 @@ def compare(
       names: of A and B; by default the architectures, if these differ, else the runs' names.
       dataset: its name, for runs whose results don't say; for "mnist" the published label
         errors are looked at.
+      class_names: a name for each label; by default those of the runs' results, or numbers.
       resamples, seed: of the bootstrap.
 
     Raises:
@@ -280,8 +275,8 @@ def compare(
 
     Examples:
       >>> labels = [0, 1, 2, 0]
-      >>> mlp = Predictions("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
-      >>> cnn = Predictions("cnn", labels, np.eye(3)[[0, 1, 2, 2]])
+      >>> mlp = LabeledLogits("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
+      >>> cnn = LabeledLogits("cnn", labels, np.eye(3)[[0, 1, 2, 2]])
       >>> compare([mlp], [cnn], resamples=100).overlap.repair_rate
       0.5
     """
@@ -314,7 +309,7 @@ def compare(
     _, only_a, only_b, _ = pair_cells(p != labels, q != labels)
     return Comparison(
         labels=labels,
-        num_classes=runs[0].logits.shape[1],
+        class_names=_class_names(runs[0], class_names),
         names=_group_names((a, b), names),
         runs=(list(a), list(b)),
         predictions=(p, q),
@@ -337,7 +332,7 @@ def compare(
     )
 
 
-def _check_pair(one: Predictions, other: Predictions) -> None:
+def _check_pair(one: LabeledLogits, other: LabeledLogits) -> None:
     shas = {run.results.get("dataset_sha256") for run in (one, other)} - {None}
     data = [run.results.get("dataset") for run in (one, other)]
     if len(shas) > 1:
@@ -352,8 +347,18 @@ def _check_pair(one: Predictions, other: Predictions) -> None:
     raise DataError(f"{one.source} and {other.source} {problem}: give runs on one test set")
 
 
+def _class_names(run: LabeledLogits, given: Sequence[str] | None) -> list[str]:
+    count = run.logits.shape[1]
+    if given and len(given) != count:
+        raise DataError(f"{len(given)} class names: give {count}, one per class")
+    names = given or run.results.get("class_names")
+    if not isinstance(names, list | tuple) or len(names) != count:
+        names = range(count)
+    return [plain(name) for name in names]
+
+
 def _group_names(
-    groups: tuple[Sequence[Predictions], Sequence[Predictions]],
+    groups: tuple[Sequence[LabeledLogits], Sequence[LabeledLogits]],
     given: tuple[str | None, str | None],
 ) -> tuple[str, str]:
     if given[0] and given[0] == given[1]:
@@ -376,7 +381,7 @@ def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _calibrate(run: Predictions) -> RunCalibration:
+def _calibrate(run: LabeledLogits) -> RunCalibration:
     before = calibration(run.labels, run.logits)
     labels, logits = run.validation_labels, run.validation_logits
     if labels is None or logits is None:

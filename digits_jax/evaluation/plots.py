@@ -38,13 +38,12 @@ MOST_TILES, _COLUMNS = 60, 6  # images on a sheet: ten rows, what a reader still
 
 
 def comparison_figures(
-    found: Comparison, classes: Sequence[str], images: np.ndarray | None = None
+    found: Comparison, images: np.ndarray | None = None
 ) -> dict[str, Callable[[], "Figure"]]:
     """Returns what draws all figures that a comparison can have, in reading order.
 
     Args:
       found: of `compare`.
-      classes: the classes' names, short enough for an axis.
       images: uint8 [n, height, width, 1], the test set.
 
     Returns:
@@ -57,13 +56,13 @@ def comparison_figures(
         "seeds": partial(run_accuracies, found),
     }
     if images is not None:
-        draw["errors_a"] = partial(error_sheet, found, classes, images, 0)
-        draw["errors_b"] = partial(error_sheet, found, classes, images, 1)
-        draw["hardest"] = partial(hardest_sheet, found, classes, images)
-    draw["classes"] = partial(class_accuracies, found, classes)
-    draw["confusion"] = partial(confusion_matrices, found, classes)
+        draw["errors_a"] = partial(error_sheet, found, images, 0)
+        draw["errors_b"] = partial(error_sheet, found, images, 1)
+        draw["hardest"] = partial(hardest_sheet, found, images)
+    draw["classes"] = partial(class_accuracies, found)
+    draw["confusion"] = partial(confusion_matrices, found)
     if found.by_confusion:
-        draw["repairs"] = partial(confusion_gains, found, classes)
+        draw["repairs"] = partial(confusion_gains, found)
     if found.between_or_within:
         draw["overlap_matrix"] = partial(run_overlaps, found)
     draw["reliability"] = partial(reliability_diagrams, found)
@@ -190,10 +189,10 @@ def run_accuracies(found: Comparison) -> "Figure":
 
 
 @styled
-def class_accuracies(found: Comparison, classes: Sequence[str]) -> "Figure":
+def class_accuracies(found: Comparison) -> "Figure":
     """Draws the accuracy of each class with its 95% interval, the largest gain on top."""
-    names = found.names
-    scores = [class_accuracy(found.labels, p, found.num_classes) for p in found.predictions]
+    names, classes = found.names, short_names(found.class_names)
+    scores = [class_accuracy(found.labels, p, len(classes)) for p in found.predictions]
     # Only classes whose intervals don't meet count: a gain alone may be two images.
     ahead = [int((scores[1 - i].high < scores[i].low).sum()) for i in range(2)]
     sides = [f"{names[i]} is clearly ahead on {ahead[i]}" for i in (1, 0) if ahead[i]]
@@ -224,9 +223,9 @@ def class_accuracies(found: Comparison, classes: Sequence[str]) -> "Figure":
 
 
 @styled
-def confusion_matrices(found: Comparison, classes: Sequence[str]) -> "Figure":
+def confusion_matrices(found: Comparison) -> "Figure":
     """Draws both confusion matrices, their diagonals muted, and their difference."""
-    (a, b), size = found.names, found.num_classes
+    (a, b), size = found.names, len(found.class_names)
     both = [confusion_matrix(found.labels, p, size) * (1 - np.eye(size)) for p in found.predictions]
     difference = both[1] - both[0]
     wrapped = max(len(a), len(b)) > 10  # the third heading then takes two lines
@@ -239,16 +238,16 @@ def confusion_matrices(found: Comparison, classes: Sequence[str]) -> "Figure":
         (difference, f"{b} minus {a}: images", (BLUE, "white", ORANGE), (-reach, reach)),
     )
     for axes, (table, head, colors, limits) in zip(figure.subplots(1, 3), panels, strict=True):
-        _heat_map(axes, table, classes, colors, limits, 0)
+        _heat_map(axes, table, short_names(found.class_names), colors, limits, 0)
         axes.set(title=textwrap.fill(head, 34), xlabel="prediction", ylabel="label")
         axes.tick_params(labelsize=8.5 if size <= 12 else 5)
     return figure
 
 
 @styled
-def confusion_gains(found: Comparison, classes: Sequence[str]) -> "Figure":
+def confusion_gains(found: Comparison) -> "Figure":
     """Draws the confusions with the largest gains and losses: repaired errors against new ones."""
-    a, b = found.names
+    (a, b), classes = found.names, short_names(found.class_names)
     changes = [change for change in found.by_confusion if count(change.gain, "+") != "0"]
     shown = changes if len(changes) <= 16 else [*changes[:12], *changes[-4:]]
     # Rounded, so that among equals the first is found, whatever their last bits.
@@ -420,9 +419,7 @@ class Tile:
     good: bool | None
 
 
-def error_sheet(
-    found: Comparison, classes: Sequence[str], images: np.ndarray, side: int
-) -> "Figure":
+def error_sheet(found: Comparison, images: np.ndarray, side: int) -> "Figure":
     """Draws the images that one side gets wrong, framed by whether the other gets them right.
 
     A group's answer is its most frequent one, the smallest class if several are.
@@ -439,13 +436,13 @@ def error_sheet(
         title = f"{a} gets 1 image wrong, {b} gets it {'right' if repaired else 'wrong too'}"
     elif not wrong:
         title = f"{a} gets no image wrong"
-    tiles = error_tiles(found.labels, own, other, classes)
+    tiles = error_tiles(found.labels, own, other, short_names(found.class_names))
     return image_sheet(images, tiles, title, (f"{b} is right", f"{b} is wrong too"))
 
 
-def hardest_sheet(found: Comparison, classes: Sequence[str], images: np.ndarray) -> "Figure":
+def hardest_sheet(found: Comparison, images: np.ndarray) -> "Figure":
     """Draws the images that every run gets wrong; doubtful labels are framed."""
-    tiles, number = [], len(found.hardest)
+    tiles, number, classes = [], len(found.hardest), short_names(found.class_names)
     for image in found.hardest[: MOST_TILES // 2]:
         text = f"{classes[image.label]} → {classes[image.wrong_label]} {image.confidence:.0%}"
         tiles.append(Tile(image.index, text, False if image.known else None))

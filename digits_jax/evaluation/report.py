@@ -80,14 +80,14 @@ def _templates() -> Any:
     return environment
 
 
-def _texts(found: Comparison, classes: Sequence[str]) -> dict[str, Any]:
+def _texts(found: Comparison) -> dict[str, Any]:
     """Returns what text.j2 defines: summary, captions, left_out and notes."""
     calibrated = [*found.calibration[0], *found.calibration[1]]
     changed = [change for change in found.by_confusion if count(change.gain, "+") != "0"]
 
     def named(changes: Iterable[ErrorChange]) -> str:
         return ", ".join(
-            f"{_confusion(c, classes, ' classified as ')} ({count(c.gain, '+')})" for c in changes
+            f"{_confusion(found, c, ' classified as ')} ({count(c.gain, '+')})" for c in changes
         )
 
     module = (
@@ -119,18 +119,19 @@ def _collapsed(text: str) -> str:
     return re.sub(r" ([,;:.)])", r"\1", " ".join(text.split()))
 
 
-def summary_lines(found: Comparison, classes: Sequence[str]) -> list[str]:
+def summary_lines(found: Comparison) -> list[str]:
     """Returns the ten lines that matter, without markup.
 
     Examples:
-      >>> from digits_jax.evaluation import Predictions, compare
+      >>> from digits_jax.evaluation import LabeledLogits, compare
       >>> labels = np.array([0, 1, 0, 1])
-      >>> a, b = (Predictions(n, labels, np.eye(2)[[0, 1, 1, i]]) for n, i in (("A", 0), ("B", 1)))
-      >>> lines = summary_lines(compare([a], [b], resamples=100), ["0", "1"])
+      >>> a = LabeledLogits("A", labels, np.eye(2)[[0, 1, 1, 0]])
+      >>> b = LabeledLogits("B", labels, np.eye(2)[[0, 1, 1, 1]])
+      >>> lines = summary_lines(compare([a], [b], resamples=100))
       >>> len(lines), lines[0]
       (10, 'A: accuracy 50.00% [15.00%, 85.00%], 2 errors in 4 images')
     """
-    return _texts(found, [plain(name) for name in classes])["summary"]
+    return _texts(found)["summary"]
 
 
 # --- tables -------------------------------------------------------------------------------
@@ -145,9 +146,9 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def tables(found: Comparison, classes: Sequence[str]) -> list[Table]:
+def tables(found: Comparison) -> list[Table]:
     """Returns the report's tables, in reading order."""
-    notes = _texts(found, classes)["notes"]
+    notes, classes = _texts(found)["notes"], found.class_names
     a, b = found.names
     overlap = []
     for name, show, what in _RATES:
@@ -193,7 +194,7 @@ def tables(found: Comparison, classes: Sequence[str]) -> list[Table]:
     measures += ("ECE, equal mass", "temperature", "NLL after", "ECE after")
     changes = (f"errors of {a}", f"errors of {b}", "repaired", "new", "gain")
     by_class = [(classes[c.label], *_change(c)) for c in found.by_class]
-    by_confusion = [(_confusion(c, classes, " → "), *_change(c)) for c in found.by_confusion[:20]]
+    by_confusion = [(_confusion(found, c, " → "), *_change(c)) for c in found.by_confusion[:20]]
     hard = ("test image", "label", "prediction", "mean confidence", "runs that predict it")
     made = {
         "Error overlap": (("", "value", "95% interval"), overlap),
@@ -208,8 +209,8 @@ def tables(found: Comparison, classes: Sequence[str]) -> list[Table]:
     return [Table(title, head, rows, notes.get(title, "")) for title, (head, rows) in made.items()]
 
 
-def _confusion(change: ErrorChange, classes: Sequence[str], arrow: str) -> str:
-    return f"{classes[change.label]}{arrow}{classes[change.answer or 0]}"
+def _confusion(found: Comparison, change: ErrorChange, arrow: str) -> str:
+    return f"{found.class_names[change.label]}{arrow}{found.class_names[change.answer or 0]}"
 
 
 def _change(change: ErrorChange) -> tuple[str, ...]:
@@ -288,7 +289,6 @@ def write_report(
     found: Comparison,
     directory: str | Path,
     *,
-    class_names: Sequence[str] | None = None,
     images: np.ndarray | None = None,
     notes: Sequence[str] = (),
     overwrite: bool = False,
@@ -298,25 +298,20 @@ def write_report(
     Args:
       found: of `compare`.
       directory: the folder; its parents are made.
-      class_names: by default the classes' numbers.
       images: uint8 [n, height, width, 1], the test set; without it the sheets are left out.
       notes: sentences for the end of the report, such as the command that made it.
       overwrite: replace an older report.
 
     Raises:
-      DataError: as `check_output`; or images or class names that don't match.
+      DataError: as `check_output`; or images that don't match.
     """
     path = check_output(directory, overwrite).absolute()
-    classes = [plain(name) for name in class_names or range(found.num_classes)]
-    if len(classes) != found.num_classes:
-        raise DataError(f"{len(classes)} class names: give {found.num_classes}, one per class")
     if images is not None and len(images) != found.labels.size:
         raise DataError(f"{len(images)} images: give the {found.labels.size} of the test set")
-    short = plots.short_names(classes)
-    if short != classes:
-        named = ", ".join(f"{i} {name}" for i, name in enumerate(classes))
+    if plots.short_names(found.class_names) != found.class_names:
+        named = ", ".join(f"{i} {name}" for i, name in enumerate(found.class_names))
         notes = [f"The classes in the figures: {named}.", *notes]
-    texts, figures = _texts(found, classes), plots.comparison_figures(found, short, images)
+    texts, figures = _texts(found), plots.comparison_figures(found, images)
     left_out = [text for name, text in texts["left_out"].items() if name not in figures]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as aside:
@@ -343,7 +338,7 @@ def write_report(
             "headline": plots.headline(found),
             "summary": texts["summary"],
             "figures": shown,
-            "tables": tables(found, classes),
+            "tables": tables(found),
             "notes": [*left_out, *map(plain, notes)],
         }
         files = {OVERLAP: overlap_json(found), "examples.csv": examples_csv(found)}

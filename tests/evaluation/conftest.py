@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from digits_jax.evaluation import Comparison, Predictions, compare
+from digits_jax.evaluation import Comparison, LabeledLogits, compare
 
 
 def _group(rng, name, labels, rate, seeds, classes):
@@ -15,7 +15,7 @@ def _group(rng, name, labels, rate, seeds, classes):
         logits = rng.normal(size=(labels.size, classes)) + 6 * np.eye(classes)[answers]
         results = {"arch": name, "seed": seed}
         runs.append(
-            Predictions(f"{name}-{seed}", labels, logits, labels[:50], logits[:50], results)
+            LabeledLogits(f"{name}-{seed}", labels, logits, labels[:50], logits[:50], results)
         )
     return runs
 

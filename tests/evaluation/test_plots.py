@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle
 
 from digits_jax import plotting
-from digits_jax.evaluation import Predictions, compare, plots
+from digits_jax.evaluation import LabeledLogits, compare, plots
 
 LONG = "…xperiments/mlp-standard"  # as long as a name can get
 DIGITS = [str(i) for i in range(10)]
@@ -17,7 +17,7 @@ def pair(labels, answers_a, answers_b, names=("A", "B"), scale=9.0):
     """A comparison of two runs with these answers."""
     classes = max(2, *(int(np.max(array)) + 1 for array in (labels, answers_a, answers_b)))
     runs = [
-        Predictions(name, np.array(labels), scale * np.eye(classes)[np.array(answers)])
+        LabeledLogits(name, np.array(labels), scale * np.eye(classes)[np.array(answers)])
         for name, answers in zip(names, (answers_a, answers_b), strict=True)
     ]
     return compare(runs[:1], runs[1:], resamples=100)
@@ -75,9 +75,8 @@ def test_no_text_of_any_figure_is_cut_off_or_covered(case, comparison, monkeypat
     before = dict(mpl.rcParams)
     found = comparison(**CASES[case])
     images = np.random.default_rng(1).integers(0, 256, (400, 28, 28, 1), np.uint8)
-    classes = [str(i) for i in range(found.num_classes)]
     images = None if case == "both perfect" else images
-    draw = plots.comparison_figures(found, classes, images)
+    draw = plots.comparison_figures(found, images)
     figures = {name: each() for name, each in draw.items()}
     assert len(figures) == FIGURES[case]
     for name, figure in figures.items():
@@ -125,14 +124,12 @@ def test_titles_state_the_finding():
     same, better = pair(labels, 0 * labels, 0 * labels), pair(labels, 0 * labels, labels)
     few = pair(labels[48:52], [0, 0, 0, 0], [0, 0, 1, 1])
     draw = plots.class_accuracies
-    assert title(draw(same, "01")).startswith("No class differs clearly")
-    assert title(draw(better, "01")).startswith("B is clearly ahead on 1 of 2 classes")
+    assert title(draw(same)).startswith("No class differs clearly")
+    assert title(draw(better)).startswith("B is clearly ahead on 1 of 2 classes")
     draw = plots.confusion_gains
-    assert title(draw(same, "01")) == "B gains on no confusion"
-    assert title(draw(few, "01")) == "No confusion stands out between A and B"
-    assert title(draw(better, "01")) == (
-        "B gains most where 1 is classified as 0: 50 images fewer, net"
-    )
+    assert title(draw(same)) == "B gains on no confusion"
+    assert title(draw(few)) == "No confusion stands out between A and B"
+    assert title(draw(better)) == ("B gains most where 1 is classified as 0: 50 images fewer, net")
     shy = pair(labels, 0 * labels, labels, scale=0.1)
     assert "A is over-confident" in title(plots.reliability_diagrams(same))
     assert "B is under-confident" in title(plots.reliability_diagrams(shy))
@@ -143,9 +140,8 @@ def test_sheets_show_repaired_images_first_and_frame_them():
     tiles = plots.error_tiles(labels, answers, others, DIGITS)
     assert [(tile.index, tile.good) for tile in tiles] == [(2, True), (3, True), (1, False)]
     assert tiles[2].text == "2: 0 → 7 ✗"
-    figure = plots.error_sheet(
-        pair(labels, answers, others), DIGITS, np.zeros((4, 28, 28, 1), np.uint8), 0
-    )
+    images = np.zeros((4, 28, 28, 1), np.uint8)
+    figure = plots.error_sheet(pair(labels, answers, others), images, 0)
     assert title(figure) == "B gets 2 of the 3 images right that A gets wrong"
     colors = [mpl.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches]
     assert colors == [plotting.GREEN.lower(), plotting.GREEN.lower(), plotting.PINK.lower()]

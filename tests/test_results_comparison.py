@@ -9,7 +9,7 @@ import pytest
 from digits_jax import RunOptions, TrainConfig, compare_results, fit, load_dataset, read_run
 from digits_jax.deploy import Predictor
 from digits_jax.errors import DataError
-from digits_jax.evaluation import Predictions
+from digits_jax.evaluation import LabeledLogits
 from digits_jax.formatting import html_table
 
 DIGITS = load_dataset("digits")
@@ -41,7 +41,7 @@ def test_results_have_short_texts_and_tables(results):
     )
     found = compare_results(*results, resamples=100)
     predictions = Predictor.load(results[0].workdir).predict(DIGITS.test.images[:30])
-    shown = [results[0], DIGITS, found, found.found, found.found.runs[0][0], predictions]
+    shown = [results[0], DIGITS, found, found.runs[0][0], predictions]
     for each in shown:
         assert len(repr(each)) < 250, each
         assert "\n" not in repr(each)
@@ -66,8 +66,8 @@ def test_two_results_are_compared(results, tmp_path):
     a, b = results
     found = compare_results(a, b, resamples=100)
     wrong = [r.test.logits.argmax(-1) != r.test.labels for r in results]
-    assert found.found.overlap.both_wrong == (wrong[0] & wrong[1]).sum()
-    assert found.found.names == ("mlp-0", "mlp-1")
+    assert found.overlap.both_wrong == (wrong[0] & wrong[1]).sum()
+    assert found.names == ("mlp-0", "mlp-1")
     for figure in (found.plot_errors(), found.plot_errors("b"), found.plot_overlap()):
         assert is_png(figure._repr_png_())
     assert is_png(found.plot_confusions()._repr_png_())
@@ -84,7 +84,7 @@ def test_every_form_of_a_result_gives_the_same(form, results):
             "run": run,
             "folder": result.workdir,
             "text": str(result.workdir),
-            "predictions": Predictions(
+            "predictions": LabeledLogits(
                 run.path.name,
                 run.labels,
                 run.logits,
@@ -94,16 +94,16 @@ def test_every_form_of_a_result_gives_the_same(form, results):
             ),
         }[form]
 
-    expected = compare_results(*results, resamples=100).found.to_dict()
-    found = compare_results(*map(changed, results), resamples=100).found.to_dict()
+    expected = compare_results(*results, resamples=100).to_dict()
+    found = compare_results(*map(changed, results), resamples=100).to_dict()
     assert found == expected
 
 
 def test_groups_of_seeds_and_equal_names(results):
     labels = DIGITS.test.labels
     logits = [np.random.default_rng(i).normal(size=(len(labels), 10)) for i in range(2)]
-    other = [Predictions("mlp-0", labels, each, results={"arch": "cnn"}) for each in logits]
-    found = compare_results(results, other, resamples=100).found
+    other = [LabeledLogits("mlp-0", labels, each, results={"arch": "cnn"}) for each in logits]
+    found = compare_results(results, other, resamples=100)
     assert found.mcnemar_p_pairs.shape == (2, 2)
     names = [run.name for side in found.runs for run in side]
     assert names == ["mlp-0 A1", "mlp-1 A2", "mlp-0 B1", "mlp-0 B2"]
@@ -126,7 +126,7 @@ def test_what_is_no_result_is_refused(results, tmp_path):
     with pytest.raises(DataError, match="a dict can't be compared: give what fit returned"):
         compare_results(results[0], {"logits": 1})
     labels = DIGITS.validation.labels
-    bare = [Predictions(n, labels, np.eye(10)[(labels + i) % 10]) for i, n in enumerate("ab")]
+    bare = [LabeledLogits(n, labels, np.eye(10)[(labels + i) % 10]) for i, n in enumerate("ab")]
     with pytest.raises(DataError, match="a names no data set"):
         compare_results(*bare, resamples=100).plot_errors()
     with pytest.raises(DataError, match="a is not of this digits"):

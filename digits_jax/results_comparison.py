@@ -1,7 +1,10 @@
 """Compares trainings in a notebook or a script: `compare_results`."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
@@ -11,7 +14,7 @@ from digits_jax.data.datasets import DATASETS, load_dataset, load_own_of_run
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
 from digits_jax.evaluation import plots, report
-from digits_jax.evaluation.comparison import Comparison, Predictions, compare
+from digits_jax.evaluation.comparison import Comparison, LabeledLogits, compare
 from digits_jax.formatting import to_html
 from digits_jax.runs.folder import Run, read_run
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from digits_jax.training.ensemble import EnsembleResult
     from digits_jax.training.fit_result import FitResult
 
-Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, Predictions, str, Path]
+Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, LabeledLogits, str, Path]
 
 
 def compare_results(
@@ -36,7 +39,7 @@ def compare_results(
     """Compares two trainings, or two groups of trainings that differ in their seeds.
 
     Args:
-      a: what `fit` or `fit_ensemble` returned, a run's folder, a `Run`, `Predictions`, or a list.
+      a: what `fit` or `fit_ensemble` returned, a run's folder, a `Run`, `LabeledLogits`, or a list.
       b: likewise; it may repair the errors of A.
       names: of A and B; by default the architectures, if these differ, else the runs' names.
       dataset: for the images of `ResultsComparison.plot_errors`; by default loaded by its name.
@@ -48,9 +51,9 @@ def compare_results(
     Examples:
       >>> import numpy as np
       >>> labels = np.arange(100) % 10
-      >>> mlp = Predictions("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])
-      >>> cnn = Predictions("cnn", labels, np.eye(10)[labels])
-      >>> compare_results(mlp, cnn).found.overlap.repair_rate
+      >>> mlp = LabeledLogits("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])
+      >>> cnn = LabeledLogits("cnn", labels, np.eye(10)[labels])
+      >>> compare_results(mlp, cnn).overlap.repair_rate
       1.0
     """
     groups = [
@@ -66,45 +69,41 @@ def compare_results(
             ]
             for side, group in zip("AB", groups, strict=True)
         ]
-    found = compare(*groups, names=names, resamples=resamples)
     if dataset is not None:
         check_dataset(dataset, groups[0][0])
-    return ResultsComparison(found, dataset)
+    classes = dataset.class_names if dataset else None
+    found = compare(*groups, names=names, class_names=classes, resamples=resamples)
+    return ResultsComparison(**vars(found), data=dataset)
 
 
-class ResultsComparison:
-    """What `compare_results` found; a notebook shows its summary.
+@dataclass(frozen=True, eq=False, repr=False)
+class ResultsComparison(Comparison):
+    """What `compare_results` found: a `Comparison` with its figures, for a notebook.
 
     Attributes:
-      found: every number, a `Comparison`.
-      class_names: a name for each label.
+      data: the data set, where it was given.
     """
 
-    def __init__(self, found: Comparison, dataset: Dataset | None = None):
-        self.found = found
-        self._dataset = dataset
-        self.class_names = list(dataset.class_names) if dataset else found.class_names
+    data: Dataset | None = None
 
-    def __repr__(self) -> str:
-        return repr(self.found)
-
-    def _repr_html_(self) -> str:
-        return self.found._repr_html_()
+    @cached_property
+    def _images(self) -> np.ndarray:
+        return (self.data or find_dataset(self.runs[0][0])).test.images
 
     def report(self) -> "Report":
         """Returns the ten lines that matter, and all tables, which a notebook shows below them."""
-        return Report(self.found, self.class_names)
+        return Report(self)
 
     def write_report(self, directory: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes the report of ``digits_jax.compare`` into a folder, with images if they are known.
+        """Writes the report of ``digits_jax.compare``, with images where the data set is at hand.
 
         Raises:
           DataError: the folder holds something else.
         """
-        images = self._dataset.test.images if self._dataset else None
-        return report.write_report(
-            self.found, directory, class_names=self.class_names, images=images, overwrite=overwrite
-        )
+        images = None
+        with contextlib.suppress(DataError):
+            images = self._images
+        return report.write_report(self, directory, images=images, overwrite=overwrite)
 
     def plot_errors(self, of: Literal["a", "b"] = "a") -> "Figure":
         """Draws the test images that one side misclassifies, framed where the other is right.
@@ -112,18 +111,15 @@ class ResultsComparison:
         Raises:
           DataError: the images aren't at hand; give compare_results the data set.
         """
-        if self._dataset is None:
-            self._dataset = find_dataset(self.found.runs[0][0])
-        side, images = "ab".index(of), self._dataset.test.images
-        return plots.error_sheet(self.found, plots.short_names(self.class_names), images, side)
+        return plots.error_sheet(self, self._images, "ab".index(of))
 
     def plot_overlap(self) -> "Figure":
         """Draws both sets of errors as circles, and what they have in common."""
-        return plots.overlap_circles(self.found)
+        return plots.overlap_circles(self)
 
     def plot_confusions(self) -> "Figure":
         """Draws the confusions with the largest gains and losses of B against A."""
-        return plots.confusion_gains(self.found, plots.short_names(self.class_names))
+        return plots.confusion_gains(self)
 
     def to_dataframe(self) -> "DataFrame":
         """Returns a row per test image: its label, and each run's prediction, confidence and loss.
@@ -135,15 +131,15 @@ class ResultsComparison:
             import pandas
         except ImportError:
             raise DataError("to_dataframe needs pandas; pip install pandas") from None
-        return pandas.DataFrame(report.example_columns(self.found)).set_index("index")
+        return pandas.DataFrame(report.example_columns(self)).set_index("index")
 
 
 class Report:
     """The summary as text, and the tables as HTML."""
 
-    def __init__(self, found: Comparison, class_names: Sequence[str]):
-        self.lines = report.summary_lines(found, class_names)
-        self._tables = report.tables(found, class_names)
+    def __init__(self, found: Comparison):
+        self.lines = report.summary_lines(found)
+        self._tables = report.tables(found)
 
     def __repr__(self) -> str:
         return "\n".join(self.lines)
@@ -161,9 +157,9 @@ class Report:
         return "".join(parts)
 
 
-def to_predictions(result: Any) -> Predictions:
+def to_predictions(result: Any) -> LabeledLogits:
     """Takes the predictions of what `compare_results` compares."""
-    if isinstance(result, Predictions):
+    if isinstance(result, LabeledLogits):
         return result
     known = result
     if isinstance(result, str | Path):
@@ -179,15 +175,15 @@ def to_predictions(result: Any) -> Predictions:
         except AttributeError:
             raise DataError(
                 f"a {type(result).__name__} can't be compared: give what fit returned, a run's "
-                "folder, or Predictions"
+                "folder, or LabeledLogits"
             ) from None
         folder = known.workdir or Path(f"{results['arch']}-seed{results['seed']}")
         scores = (test.labels, test.logits, validation.labels, validation.logits)
-    return Predictions(folder.resolve().name, *scores, known.results, source=str(folder))
+    return LabeledLogits(folder.resolve().name, *scores, known.results, source=str(folder))
 
 
 def find_dataset(
-    run: Predictions, name: str | None = None, data_dir: str | Path | None = None
+    run: LabeledLogits, name: str | None = None, data_dir: str | Path | None = None
 ) -> Dataset:
     """Loads the data set that a run was scored on.
 
@@ -210,7 +206,7 @@ def find_dataset(
     return dataset
 
 
-def check_dataset(dataset: Dataset, run: Predictions) -> None:
+def check_dataset(dataset: Dataset, run: LabeledLogits) -> None:
     """Raises a DataError where a run was scored on other images."""
     same = np.array_equal(dataset.test.labels, run.labels)
     if run.results.get("dataset_sha256") not in (None, dataset.sha256) or not same:

@@ -46,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
     from digits_jax.formatting import interval, percent, plain, plural
     from digits_jax.hardware import use_compilation_cache
-    from digits_jax.runs.ensembles import mean_log_probabilities, members_of
+    from digits_jax.models.mean_probability import mean_log_probabilities
+    from digits_jax.runs.ensembles import members_of
     from digits_jax.training.scoring import score_logits
 
     use_compilation_cache()

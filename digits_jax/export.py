@@ -91,7 +91,10 @@ def _file_name(name: str) -> str:
 
 def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.ndarray] | None":
     """The labels, and the logits of all runs as one; None for archives, which hold neither."""
-    from digits_jax.runs.ensembles import mean_log_probabilities, members_of
+    import numpy as np
+
+    from digits_jax.models.mean_probability import mean_log_probabilities
+    from digits_jax.runs.ensembles import members_of
     from digits_jax.runs.folder import read_run
 
     if not all(Path(run).is_dir() for run in runs):
@@ -99,9 +102,8 @@ def _predictions(runs: Sequence[str], split: str = "") -> "tuple[np.ndarray, np.
     # An ensemble counts as its members, as in the exported network.
     members = [path for run in runs for path in members_of(Path(run)) or [Path(run)]]
     found = [vars(read_run(path)) for path in members]
-    logits = [run[f"{split}logits"] for run in found]
-    together = mean_log_probabilities(logits) if len(members) > 1 else logits[0]
-    return found[0][f"{split}labels"], together
+    together = mean_log_probabilities([run[f"{split}logits"] for run in found])
+    return found[0][f"{split}labels"], np.asarray(together)
 
 
 def _export(network: "Network", args: Arguments, folder: Path) -> None:

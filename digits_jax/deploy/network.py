@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from digits_jax.deploy.confidence import choose_threshold
@@ -23,6 +22,7 @@ from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_lay
 from digits_jax.errors import CheckpointError, DataError, printable, quoted, shown
 from digits_jax.files import MAX_ARRAY_BYTES, read_json
 from digits_jax.models.build import abstract_variables, build_model
+from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
@@ -104,7 +104,7 @@ def make_logits(network: Network) -> Callable[[Any, Any], jax.Array]:
       >>> variables = {"params": {"logits": dense}}
       >>> member = Member({"arch": "mlp", "batch_norm": False, "hidden_sizes": []}, variables)
       >>> network = Network("ones", ("a", "b"), (member,), 0.5, {})
-      >>> make_logits(network)([variables], jnp.ones((1, 28, 28, 1))).tolist()
+      >>> make_logits(network)([variables], np.ones((1, 28, 28, 1))).tolist()
       [[784.0, 784.0]]
     """
     classes = len(network.class_names)
@@ -112,10 +112,7 @@ def make_logits(network: Network) -> Callable[[Any, Any], jax.Array]:
 
     def logits(variables: Sequence[Any], images: jax.Array) -> jax.Array:
         each: list[Any] = [m.apply(v, images) for m, v in zip(modules, variables, strict=True)]
-        if len(each) == 1:
-            return each[0]
-        log_probabilities = jnp.stack([jax.nn.log_softmax(x) for x in each])
-        return jax.nn.logsumexp(log_probabilities, 0) - np.float32(np.log(len(each)))
+        return mean_log_probabilities(each)
 
     return logits
 

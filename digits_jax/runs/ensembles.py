@@ -6,16 +6,11 @@ results.json       as a run's, of the members together; "members" names their fo
 predictions.npz    as a run's; logits are the logarithm of the mean probability
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from digits_jax.errors import CheckpointError, quoted
 from digits_jax.files import read_json
 from digits_jax.runs.folder import RESULTS, resume_command
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def member_path(path: Path, index: int) -> Path:
@@ -49,25 +44,3 @@ def members_of(path: Path) -> list[Path]:
                 "train the ensemble again"
             )
     return [path / name for name in names]
-
-
-def mean_log_probabilities(logits: Sequence["np.ndarray"]) -> "np.ndarray":
-    """Computes the logarithm of several networks' mean probability.
-
-    Args:
-      logits: of each network, float [n, classes].
-
-    Returns:
-      float32 [n, classes].
-
-    Examples:
-      >>> import numpy as np
-      >>> confident, undecided = np.array([[100.0, 0.0]]), np.array([[0.0, 0.0]])
-      >>> np.exp(mean_log_probabilities([confident, undecided])).round(3).tolist()
-      [[0.75, 0.25]]
-    """
-    import numpy as np
-    from scipy.special import log_softmax, logsumexp
-
-    log_probabilities = log_softmax(np.asarray(logits, np.float64), -1)
-    return (logsumexp(log_probabilities, 0) - np.log(len(logits))).astype(np.float32)

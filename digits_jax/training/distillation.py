@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, DigitsError, shown
 from digits_jax.files import read_json
 from digits_jax.models.build import abstract_variables, build_model
+from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
@@ -37,14 +37,12 @@ class Teacher:
           variables: the attribute, on the devices of the images.
           images: float32 [batch, height, width, channels] in [0, 1].
         """
-        logits = [
-            apply(weights, images, train=False)
-            for apply, weights in zip(self.applies, variables, strict=True)
-        ]
-        if len(logits) == 1:
-            return logits[0]
-        log_probabilities = jax.nn.log_softmax(jnp.stack(logits), -1)
-        return jax.nn.logsumexp(log_probabilities, 0) - jnp.log(len(logits))
+        return mean_log_probabilities(
+            [
+                apply(weights, images, train=False)
+                for apply, weights in zip(self.applies, variables, strict=True)
+            ]
+        )
 
 
 def load_teacher(

@@ -15,8 +15,9 @@ from digits_jax.config import RunOptions, TrainConfig, check_processes
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 from digits_jax.files import write_json
+from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.runs import folder
-from digits_jax.runs.ensembles import mean_log_probabilities, member_path
+from digits_jax.runs.ensembles import member_path
 from digits_jax.training.fit_result import FitResult
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import run, train_members

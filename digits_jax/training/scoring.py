@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
+from jax.typing import ArrayLike
 
 from digits_jax.data.augment import warp
 from digits_jax.data.datasets import Split
 from digits_jax.data.pipeline import eval_batches, share_size
 from digits_jax.errors import TrainingDivergedError
+from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.models.mlp import BATCH_NORM_MOMENTUM
-from digits_jax.runs.ensembles import mean_log_probabilities
 from digits_jax.training import parallel
 from digits_jax.training.multi_step import IMAGE_SHAPE, member_mesh, place, split_members
 from digits_jax.training.setup import PRNG, TrainSetup
@@ -55,7 +56,7 @@ class Score:
         return self.count - self.correct
 
 
-def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
+def score_logits(labels: np.ndarray, logits: ArrayLike) -> Score:
     """Scores logits [n, classes] by labels [n]; a constant added to a row changes nothing.
 
     Examples:
@@ -63,7 +64,8 @@ def score_logits(labels: np.ndarray, logits: np.ndarray) -> Score:
       >>> score.correct, round(score.loss, 4)  # -(log(3/4) + log(1/2)) / 2
       (1, 0.4904)
     """
-    exact = np.asarray(logits, np.float64)
+    logits = np.asarray(logits)
+    exact = logits.astype(np.float64)
     losses = np.logaddexp.reduce(exact, -1) - exact[np.arange(len(labels)), labels]
     correct = int((logits.argmax(-1) == labels).sum())
     return Score(float(losses.mean()), correct, len(labels), labels, logits)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy_layers import apply_layers
+from scipy.special import softmax
 
 from digits_jax.deploy.network import SETTINGS as SETTING_NAMES
 from digits_jax.deploy.network import Member, Network
 from digits_jax.models.build import build_model
-from digits_jax.runs.ensembles import mean_log_probabilities
 
 DIGITS = tuple("0123456789")
 _CNN = {"arch": "cnn", "batch_norm": True, "convs_per_block": 1, "dense_size": 7}
@@ -77,7 +77,7 @@ def numpy_logits(network, images):
         apply_layers([(layer.kind, layer.arrays) for layer in member.layers], images)
         for member in network.members
     ]
-    return answers[0] if len(answers) == 1 else mean_log_probabilities(answers)
+    return answers[0] if len(answers) == 1 else np.log(np.mean(softmax(answers, -1), 0))
 
 
 def assert_close(found, expected):

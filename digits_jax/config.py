@@ -133,7 +133,7 @@ class TrainConfig(Checked, ranges=RANGES):
     init_from: Optional[str] = None
     """Folder of a run, or name of a pretrained network, whose parameters training starts from; the last layer is new where the classes differ. What isn't given of the network is its."""  # noqa: E501
     teacher: Optional[str] = None
-    """Folder of a finished run or ensemble whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
+    """Folder of a finished run or ensemble, or a pretrained network, whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
     teacher_weight: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")
     ] = None

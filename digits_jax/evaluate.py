@@ -12,6 +12,7 @@ from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.fields import Optional, Switch
 from digits_jax.files import read_json
+from digits_jax.formatting import plain
 from digits_jax.runs import folder
 
 
@@ -19,8 +20,8 @@ from digits_jax.runs import folder
 class Arguments:
     """What to score."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, or cnn, mlp or tiny, which come with the package."""
     # The training images aren't offered: a streamed run holds none in memory.
     split: Literal["test", "validation"] = "test"
     """What to score: test, or validation, the images for choices."""
@@ -29,7 +30,7 @@ class Arguments:
     json: Switch = False
     """Print JSON."""
     dataset: Optional[str] = None
-    """Path of your own data, where it has moved since the run was trained on it."""
+    """Path of your own data, where it has moved since the run was trained on it; for a network of the package, any data set."""  # noqa: E501
     data_dir: Optional[str] = None
     """Folder with the original files, or of tensorflow-datasets (default: as in training)."""
     devices: int | Literal["auto"] = "auto"
@@ -39,30 +40,42 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Loads the newest checkpoint of a run, or of each member of an ensemble; scores; prints."""
+    """Loads a run's newest checkpoint, or each member's of an ensemble; scores; prints."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     if not 1 <= arguments.views <= 1000:
         raise ConfigError(f"--views={arguments.views}: must be from 1 to 1000")
     from digits_jax.evaluation.metrics import class_accuracy, wilson_interval
-    from digits_jax.formatting import interval, percent, plain, plural
+    from digits_jax.formatting import interval, percent, plural
     from digits_jax.hardware import use_compilation_cache
     from digits_jax.models.mean_probability import mean_log_probabilities
     from digits_jax.runs.ensembles import members_of
-    from digits_jax.training.scoring import score_logits
+    from digits_jax.runs.pretrained import find_pretrained
+    from digits_jax.training.scoring import make_scorer, score_logits, score_views
 
     use_compilation_cache()
-    members = members_of(arguments.run)
-    scored = [_score(path, arguments) for path in members or [arguments.run]]
-    setup, state, score = scored[0]
+    here = {name: getattr(arguments, name) for name in ("data_dir", "devices", "platform")}
+    pretrained, members = find_pretrained(arguments.run), []
+    if pretrained:
+        loaded = [_load_pretrained(pretrained, arguments.dataset, here)]
+    else:
+        members = members_of(Path(arguments.run))
+        paths = members or [Path(arguments.run)]
+        loaded = [_load_run(path, arguments.dataset, here) for path in paths]
+    scored = []
+    for setup, state in loaded:
+        images = getattr(setup.dataset, arguments.split)
+        scored.append(score_views(make_scorer([setup]), state, images, arguments.views))
+    (setup, state), score = loaded[0], scored[0]
     if members:
-        logits = mean_log_probabilities([each.logits for *_, each in scored])
+        logits = mean_log_probabilities([each.logits for each in scored])
         score = score_logits(score.labels, logits)
-    data, split, step = setup.dataset, arguments.split, int(state.step)
+    data, split = setup.dataset, arguments.split
+    step = None if pretrained else int(state.step)
     bounds = wilson_interval(score.correct, score.count)
     by_class = class_accuracy(score.labels, score.logits.argmax(-1), data.num_classes)
     if arguments.json:
         numbers = {
-            "run": str(arguments.run),
+            "run": arguments.run,
             "dataset": data.name,
             "step": step,
             "views": arguments.views,
@@ -84,7 +97,8 @@ def main(argv: Sequence[str]) -> int:
     print(
         f"{plain(data.name)} {split} accuracy {percent(score.accuracy)} (95% interval "
         f"{interval(bounds)}): {plural(score.errors, 'error')} of {score.count:,} images, "
-        f"loss {score.loss:.4f}, at step {step}"
+        f"loss {score.loss:.4f}"
+        + (f", at step {step}" if step is not None else "")
         + (f"; {len(members)} members" if members else "")
         + (f"; {arguments.views} views of each image" if arguments.views > 1 else "")
     )
@@ -100,15 +114,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
-    """Returns a run's setup, its state and the score of the split."""
+def _load_run(workdir: Path, dataset: str | None, here: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns a run's setup and its state."""
     from digits_jax.runs.checkpoint import tree_sha256
     from digits_jax.training.resuming import load_trained
-    from digits_jax.training.scoring import make_scorer, score_views
 
-    names = ("dataset", "data_dir", "devices", "platform")
-    here = {name: getattr(arguments, name) for name in names}
-    setup, state = load_trained(workdir, needs_images=True, **here)
+    setup, state = load_trained(workdir, needs_images=True, dataset=dataset, **here)
     if (workdir / folder.RESULTS).exists():
         results = read_json(workdir / folder.RESULTS)
         expected = results.get("params_sha256") if isinstance(results, dict) else None
@@ -118,8 +129,25 @@ def _score(workdir: Path, arguments: Arguments) -> tuple[Any, Any, Any]:
                 "(params_sha256 differs): continue with --resume from the newest intact one, "
                 "or train again"
             )
-    images = getattr(setup.dataset, arguments.split)
-    return setup, state, score_views(make_scorer([setup]), state, images, arguments.views)
+    return setup, state
+
+
+def _load_pretrained(name: str, dataset: str | None, here: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns the setup of a training that starts from a pretrained network, and its start."""
+    from digits_jax.config import RunOptions, TrainConfig
+    from digits_jax.runs.pretrained import read_card
+    from digits_jax.training.setup import prepare
+
+    card = read_card(name)
+    arch, source = card["settings"]["arch"], dataset or str(card["run"]["dataset"])
+    setup = prepare(TrainConfig(arch=arch, dataset=source, init_from=name), RunOptions(**here))
+    classes = setup.dataset.class_names
+    if list(classes) != card["class_names"]:  # the last layer would be a new one
+        raise ConfigError(
+            f"{setup.dataset.name} has the classes {plain(' '.join(classes))}; {name} has "
+            f"{' '.join(card['class_names'])}: give a data set of the same classes"
+        )
+    return setup, setup.for_scoring(setup.initial_state())
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     from scipy.special import log_softmax
 
     from digits_jax import load_dataset
-    from digits_jax.deploy.network import RUN_FACTS, SETTINGS, from_card, load_network
+    from digits_jax.deploy.network import RUN_FACTS, from_card, load_network
     from digits_jax.deploy.predictor import Predictor
     from digits_jax.files import write_json
     from digits_jax.runs.pretrained import write_variables
+    from digits_jax.runs.trained_network import SETTINGS
 
     flags, int8 = RECIPES[name]
     flags = (*flags, "--seed=0", *(QUICK if arguments.quick else ()))

@@ -19,7 +19,7 @@ ALLOWED = {
     "models": set(),
     "vision": set(),
     "evaluation": set(),
-    "runs": set(),
+    "runs": {"models"},
     "training": {"config", "data", "models", "runs", "vision"},
     "deploy": {"data", "models", "runs", "vision"},
 }

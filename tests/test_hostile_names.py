@@ -116,9 +116,9 @@ def test_a_data_set_of_folders(here, tmp_path):
 def test_a_network_whose_classes_have_such_names(tmp_path, trained):
     """It was trained on such folders, and must not be refused afterwards."""
     run = shutil.copytree(trained[0], tmp_path / "run")
-    results = json.loads((run / "results.json").read_text())
-    results["class_names"][:2] = [ESCAPES, "caf\udce9"]
-    (run / "results.json").write_text(json.dumps(results))
+    config = json.loads((run / "config.json").read_text())
+    config["dataset"]["class_names"][:2] = [ESCAPES, "caf\udce9"]
+    (run / "config.json").write_text(json.dumps(config))
     assert load_network(run).class_names[:3] == (plain(ESCAPES), r"caf\udce9", "2")
 
 

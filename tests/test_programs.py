@@ -10,7 +10,9 @@ import pytest
 from programs import TINY, assert_refused, call, stop, training
 
 from digits_jax import evaluate as evaluate_program
+from digits_jax import load_dataset
 from digits_jax import train as train_program
+from digits_jax.deploy import Predictor
 from digits_jax.runs.folder import read_results
 
 RESULTS = """
@@ -70,6 +72,17 @@ def test_evaluate_prints_the_errors_of_each_class(trained, here):
     assert f"{results['test_errors']} errors of 360" in out
     errors = re.findall(r"^ +\d  +[\d.]+%  +(\d+) errors of \d+$", out, re.M)
     assert (len(errors), sum(map(int, errors))) == (10, results["test_errors"])
+
+
+def test_evaluate_scores_a_network_of_the_package(here):
+    status, out, err = here(evaluate_program, "tiny", "--dataset=digits", "--json")
+    assert (status, err) == (0, "")
+    test = load_dataset("digits").test
+    wrong = Predictor.pretrained("tiny").predict(test.images).labels != test.labels
+    assert json.loads(out)["test_errors"] == wrong.sum()
+    status, _, err = here(evaluate_program, "nothing")
+    assert status == 2
+    assert "nothing: no such folder; give the folder of a run, or cnn or mlp or tiny" in err
 
 
 def test_a_dry_run_writes_nothing(here, tmp_path):

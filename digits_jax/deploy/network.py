@@ -20,20 +20,15 @@ import numpy as np
 from digits_jax.deploy.confidence import choose_threshold
 from digits_jax.deploy.fold import Layer, fold_batch_norm, multiply_adds, to_layers
 from digits_jax.errors import CheckpointError, DataError, printable, quoted, shown
-from digits_jax.files import MAX_ARRAY_BYTES, read_json
-from digits_jax.models.build import abstract_variables, build_model
+from digits_jax.models.build import build_model
 from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import read_weights, tree_sha256
 from digits_jax.runs.ensembles import members_of
 from digits_jax.runs.pretrained import DEFAULT, FOLDER, read_card, read_variables
+from digits_jax.runs.trained_network import load_run_network, network_shapes
 from digits_jax.temperature import fit_temperature
 
-# What `build_model` needs of a run's configuration.
-SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
-SETTINGS += ("space_to_depth",)
 TEMPERATURES = (0.25, 4.0)  # few validation images, or no error among them, say little
-MAX_LAYERS = 100  # beside the dense ones of a CNN; what a stranger's file lists is built
 # What the card, the page and `combine` need of a run, with its type.
 RUN_FACTS: dict[str, Any] = {
     "arch preset dataset dataset_sha256 params_sha256 device jax_version": str,
@@ -130,36 +125,19 @@ def load_network(path: str | Path) -> Network:
         network = combine([load_network(member) for member in members])
         network = dataclasses.replace(network, name=name)
         return calibrate(network, run.validation_labels, run.validation_logits)
-    written = read_json(path / folder.CONFIG)
-    folder.refuse_custom_module(path, written)
+    trained = load_run_network(path)
+    names = tuple(map(printable, trained.class_names))  # of folders, of any name
+    facts = {"runs": [{**trained.facts, "class_names": [*names]}]}
+    network = Network(name, names, (Member(trained.settings, trained.variables),), 1.0, facts)
     try:
-        config, results = written["config"], run.results
-        expected = results["params_sha256"]
-        names = tuple(map(printable, results["class_names"]))  # of folders, of any name
-        settings = {name: config[name] for name in SETTINGS if config.get(name) is not None}
-        wanted = _variables(settings, len(names))
-        step, weights, damaged = read_weights(path / folder.CHECKPOINTS, wanted)
-        variables = {name: values for name, values in weights.items() if values}
-        facts = {**results, "class_names": [*names], "config": config}
-        facts["versions"] = written.get("versions", {})
-        network = Network(name, names, (Member(settings, variables),), 1.0, {"runs": [facts]})
         validate(network)
         if not run.logits.shape[1] == run.validation_logits.shape[1] == len(names):
             raise ValueError(f"its predictions aren't of {len(names)} classes")
         if not len(run.validation_labels):
             raise ValueError("it has no validation split")
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         why = shown(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{path}: isn't an intact run ({why}); train it again") from None
-    if tree_sha256(weights["params"]) != expected:
-        newer = "".join(f"step {n} is damaged: {why}; " for n, why in damaged.items())
-        raise CheckpointError(
-            f"{path}: {newer}the parameters of step {step} aren't those that "
-            f"{folder.RESULTS} names (params_sha256 differs); "
-            "finish the run with --resume, or train it again"
-        )
     return calibrate(network, run.validation_labels, run.validation_logits)
 
 
@@ -204,7 +182,7 @@ def validate(network: Network) -> None:
         raise ValueError("its threshold_cost isn't a number")
     json.dumps(network.facts, allow_nan=False, ensure_ascii=False).encode()  # can be written
     for member in network.members:
-        expected = _variables(member.settings, len(network.class_names))
+        expected = network_shapes(member.settings, len(network.class_names))
         wanted, found = (
             jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), tree)
             for tree in (expected, {"batch_stats": {}, **member.variables})
@@ -213,23 +191,6 @@ def validate(network: Network) -> None:
             raise ValueError("its arrays don't fit its settings")
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(member.variables)):
             raise ValueError("its parameters aren't finite")
-
-
-def _variables(settings: Mapping[str, Any], classes: int) -> dict[str, Any]:
-    """The shapes that settings from a file describe; a ValueError where they are out of bounds."""
-    cnn = settings["arch"] == "cnn"
-    layers = (
-        len(settings["channels"]) * settings["convs_per_block"]
-        if cnn
-        else len(settings["hidden_sizes"])
-    )
-    if not 0 <= layers <= MAX_LAYERS:
-        raise ValueError(f"it has {shown(layers)} layers; {MAX_LAYERS} are allowed")
-    variables = abstract_variables(build_model(settings, classes))
-    size = sum(4 * leaf.size for leaf in jax.tree.leaves(variables))
-    if size > MAX_ARRAY_BYTES:
-        raise ValueError(f"it has {size:,} bytes; {MAX_ARRAY_BYTES:,} are allowed")
-    return variables
 
 
 def combine(networks: Sequence[Network]) -> Network:

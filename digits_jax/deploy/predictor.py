@@ -21,9 +21,9 @@ from digits_jax.deploy.network import (
 )
 from digits_jax.deploy.predictions import Digit, Line, Predictions
 from digits_jax.deploy.reading import read_picture
-from digits_jax.errors import CheckpointError, ConfigError, DataError
+from digits_jax.errors import ConfigError, DataError
 from digits_jax.hardware import check_backend, cpu_count
-from digits_jax.runs.pretrained import DEFAULT, pretrained_names
+from digits_jax.runs.pretrained import DEFAULT, find_pretrained
 from digits_jax.vision.decode import Picture, check_levels, read_grey
 
 # Code is compiled for so many images at once: a few images cost what a few cost, and no more go
@@ -150,13 +150,9 @@ def _start() -> None:
 def open_network(path: str | Path) -> Network:
     """Opens a run's folder, an exported ``.npz``, or a pretrained network; see `Predictor.load`."""
     _start()  # or an error of JAX would be one of the checkpoint
-    path, names = Path(path), pretrained_names()
-    if path.exists():
-        return read_archive(path) if path.is_file() else load_network(path)
-    if str(path) in names:
-        return load_pretrained(str(path))
-    known = " or ".join(names)
-    raise CheckpointError(f"{path}: no such folder; give the folder of a run, or {known}")
+    if name := find_pretrained(path):
+        return load_pretrained(name)
+    return read_archive(Path(path)) if Path(path).is_file() else load_network(path)
 
 
 def check_images(images: Any) -> np.ndarray:

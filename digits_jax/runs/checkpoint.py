@@ -34,7 +34,6 @@ from jax.experimental import multihost_utils
 
 from digits_jax.errors import CheckpointError, shown
 from digits_jax.files import (
-    MAX_ARRAY_BYTES,
     MAX_JSON_BYTES,
     as_json,
     naming,
@@ -216,9 +215,6 @@ def read_weights(path: Path, wanted: Any) -> tuple[int, dict[str, Any], dict[int
     """
 
     def restore(folder: Path) -> Any:
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(wanted))
-        if size > MAX_ARRAY_BYTES:
-            raise ValueError(f"{size:,} bytes of parameters; {MAX_ARRAY_BYTES:,} are allowed")
         tree = _stored(folder)
         names = ("average",) if tree.get("average") else ("params", "batch_stats")
         stored = {name: tree[name] for name in names if name in tree}

@@ -261,20 +261,6 @@ def check_run(path: Path) -> None:
         raise CheckpointError(f"{path}: {what}; give the folder of a run")
 
 
-def refuse_custom_module(path: Path, described: Any) -> None:
-    """Raises a CheckpointError for a run of a module that isn't ours.
-
-    Args:
-      described: what its ``config.json`` holds.
-    """
-    custom = described.get("custom") if isinstance(described, dict) else None
-    if isinstance(custom, dict) and "module" in custom:
-        raise CheckpointError(
-            f"{path}: was trained with a custom module ({shown(str(custom['module']))}): it isn't "
-            "predicted with, exported or a teacher; use digits_jax.load_trained(RUN, module=...)"
-        )
-
-
 def read_results(path: Path) -> dict[str, Any]:
     """Reads ``results.json`` of a run's folder.
 

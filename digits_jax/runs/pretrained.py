@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_jax.errors import ConfigError
+from digits_jax.errors import CheckpointError, ConfigError, shown
 from digits_jax.files import read_npz, replace_file
 
 if TYPE_CHECKING:
@@ -25,6 +25,22 @@ def pretrained_names() -> list[str]:
     """Lists the networks, the default one first."""
     names = sorted(path.stem for path in FOLDER.glob("*.json"))
     return sorted(names, key=lambda name: name != DEFAULT)
+
+
+def find_pretrained(source: str | Path) -> str | None:
+    """Returns the pretrained network that a word of the user's names; None for a path.
+
+    Raises:
+      CheckpointError: neither is there.
+    """
+    names = pretrained_names()
+    if Path(source).exists():
+        return None
+    if str(source) in names:
+        return str(source)
+    raise CheckpointError(
+        f"{shown(str(source))}: no such folder; give the folder of a run, or {' or '.join(names)}"
+    )
 
 
 def read_card(name: str) -> dict[str, Any]:

@@ -9,12 +9,9 @@ import jax
 
 from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError, DigitsError, shown
-from digits_jax.files import read_json
-from digits_jax.models.build import abstract_variables, build_model
+from digits_jax.models.build import build_model
 from digits_jax.models.mean_probability import mean_log_probabilities
-from digits_jax.runs import folder
-from digits_jax.runs.checkpoint import read_weights, tree_sha256
-from digits_jax.runs.ensembles import members_of
+from digits_jax.runs.trained_network import load_trained_networks
 
 
 @dataclass(frozen=True)
@@ -46,52 +43,34 @@ class Teacher:
 
 
 def load_teacher(
-    path: str | Path, dataset: Dataset, how: dict[str, str], *, shards: int = 1
+    source: str | Path, dataset: Dataset, how: dict[str, str], *, shards: int = 1
 ) -> Teacher:
-    """Loads the teacher in the folder of a finished run or ensemble.
+    """Loads the teacher in the folder of a finished run or ensemble, or a pretrained network.
 
     Args:
       dataset: the student's.
       how: "dtype" and "convolution" of the computation; see `build_model`.
 
     Raises:
-      ConfigError: no finished run is there, or one of other data.
+      ConfigError: there is none, or one of other data.
     """
     try:
-        members = members_of(Path(path)) or [Path(path)]
+        networks = load_trained_networks(source)
     except DigitsError as error:
-        raise ConfigError(f"teacher={error}") from None
-    variables, applies, sums = [], [], []
-    for member in members:
-        try:
-            results = folder.read_results(member)
-            described = read_json(member / folder.CONFIG)
-            folder.refuse_custom_module(member, described)
-            settings = described["config"]
-            _check_data(member, results, dataset)
-            module = build_model({**settings, **how}, dataset.num_classes, shards)
-            _, weights, _ = read_weights(member / folder.CHECKPOINTS, abstract_variables(module))
-            sha256 = tree_sha256(weights["params"])
-            if sha256 != results["params_sha256"]:
-                raise ConfigError(
-                    f"{member}: its newest checkpoint isn't the one that {folder.RESULTS} names"
-                )
-        except DigitsError as error:
-            raise ConfigError(f"teacher={path}: {str(error).removeprefix(f'{path}: ')}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            why = shown(f"{type(error).__name__}: {error}")
-            raise ConfigError(f"teacher={path}: {member} isn't an intact run ({why})") from None
-        variables.append(weights)
-        applies.append(module.apply)
-        sums.append(sha256)
-    return Teacher(tuple(variables), tuple(applies), tuple(sums))
-
-
-def _check_data(member: Path, results: dict[str, Any], dataset: Dataset) -> None:
-    if results["dataset_sha256"] != dataset.sha256:
-        other = results["dataset"]
-        words = other if other != dataset.name else f"another version of {other}"
-        raise ConfigError(
-            f"{member} was trained on {shown(str(words))}, this run is on {dataset.name}; "
-            "give a teacher of the same data set"
-        )
+        raise ConfigError(f"teacher={source}: {str(error).removeprefix(f'{source}: ')}") from None
+    for network in networks:
+        if network.facts["dataset_sha256"] != dataset.sha256:
+            other = network.facts["dataset"]
+            words = other if other != dataset.name else f"another version of {other}"
+            raise ConfigError(
+                f"teacher={source}: was trained on {shown(str(words))}, this run is on "
+                f"{dataset.name}; give a teacher of the same data set"
+            )
+    modules = [
+        build_model({**each.settings, **how}, dataset.num_classes, shards) for each in networks
+    ]
+    return Teacher(
+        variables=tuple(network.variables for network in networks),
+        applies=tuple(module.apply for module in modules),
+        sha256=tuple(network.sha256 for network in networks),
+    )

@@ -1,37 +1,21 @@
 """The parameters that a training starts from: a run's, or a pretrained network's."""
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from digits_jax.config import OTHER_ARCH_FIELDS, TrainConfig
-from digits_jax.errors import ConfigError, DigitsError, shown
-from digits_jax.files import read_json
-from digits_jax.models.build import abstract_variables, build_model
-from digits_jax.runs import folder, pretrained
-from digits_jax.runs.checkpoint import read_weights, tree_sha256
+from digits_jax.errors import ConfigError, DigitsError
+from digits_jax.runs.trained_network import TrainedNetwork, load_trained_networks
 from digits_jax.training.state import TrainState, count_params
 
 HEAD = "logits"  # the last layer of an `MLP` and of a `CNN`
 _NETWORK = ("batch_norm", *(name for names in OTHER_ARCH_FIELDS.values() for name in names))
 
 
-@dataclass(frozen=True)
-class InitialNetwork:
-    """A trained network: its settings, classes and NumPy variables."""
-
-    settings: dict[str, Any]
-    class_names: tuple[str, ...]
-    variables: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """The sum of its parameters."""
-        return tree_sha256(self.variables["params"])
+class InitialNetwork(TrainedNetwork):
+    """A trained network whose parameters others start from."""
 
     def has_head_for(self, class_names: tuple[str, ...]) -> bool:
         """Whether its last layer is taken over, too: only for the same classes."""
@@ -58,35 +42,20 @@ class InitialNetwork:
 
 
 def load_initial(name: str) -> InitialNetwork:
-    """Loads the network that ``init_from`` names.
+    """Loads the network that ``init_from`` names; its run needn't be finished.
 
     Raises:
       ConfigError: it isn't a run with a checkpoint, nor a pretrained network.
     """
-    path, names = Path(name), pretrained.pretrained_names()
-    if name in names and not path.exists():
-        card = pretrained.read_card(name)
-        variables = pretrained.read_variables(pretrained.FOLDER / f"{name}.npz")
-        return InitialNetwork(card["settings"], tuple(card["class_names"]), variables)
-    if not path.exists():
-        raise ConfigError(
-            f"init_from={shown(name)}: no such folder; give a run, or {' or '.join(names)}"
-        )
     try:
-        folder.check_run(path)
-        described = read_json(path / folder.CONFIG)
-        folder.refuse_custom_module(path, described)
-        settings, classes = described["config"], tuple(described["dataset"]["class_names"])
-        if settings["ensemble"] > 1:
-            raise ConfigError(f"{path}: is an ensemble; give one of its members, like member-0")
-        wanted = abstract_variables(build_model(settings, len(classes)))
-        _, variables, _ = read_weights(path / folder.CHECKPOINTS, wanted)
+        networks = load_trained_networks(name, finished=False)
     except DigitsError as error:
         raise ConfigError(f"init_from={error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = shown(f"{type(error).__name__}: {error}")
-        raise ConfigError(f"init_from={path}: isn't an intact run ({why})") from None
-    return InitialNetwork(settings, classes, variables)
+    if len(networks) > 1:
+        raise ConfigError(
+            f"init_from={name}: is an ensemble; give one of its members, like member-0"
+        )
+    return InitialNetwork(**vars(networks[0]))
 
 
 def adopt(config: TrainConfig, initial: InitialNetwork) -> TrainConfig:

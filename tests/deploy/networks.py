@@ -9,9 +9,9 @@ import numpy as np
 from numpy_layers import apply_layers
 from scipy.special import softmax
 
-from digits_jax.deploy.network import SETTINGS as SETTING_NAMES
 from digits_jax.deploy.network import Member, Network
 from digits_jax.models.build import build_model
+from digits_jax.runs.trained_network import SETTINGS as SETTING_NAMES
 
 DIGITS = tuple("0123456789")
 _CNN = {"arch": "cnn", "batch_norm": True, "convs_per_block": 1, "dense_size": 7}

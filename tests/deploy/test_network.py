@@ -109,9 +109,9 @@ def change_results(path, **values):
     (path / "results.json").write_text(json.dumps({**results, **values}))
 
 
-def change_config(path, **values):
+def change_config(path, part="config", **values):
     about = json.loads((path / "config.json").read_text())
-    about["config"] |= values
+    about[part] |= values
     (path / "config.json").write_text(json.dumps(about))
 
 
@@ -124,7 +124,7 @@ def change_config(path, **values):
         (lambda p: shutil.rmtree(p / "checkpoints"), "holds no checkpoint"),
         (lambda p: (p / "config.json").write_text("[]"), "isn't an intact run"),
         (
-            lambda p: change_results(p, class_names=["a", "b"]),
+            lambda p: change_config(p, "dataset", class_names=["a", "b"]),
             r"bias is float32\[10\], not float32\[2\]",
         ),
         (lambda p: change_config(p, dense_size=10**9), r"it has [\d,]+ bytes; 1,000,000,000 are"),

@@ -235,9 +235,6 @@ def test_arrays_of_other_shapes_are_not_read(tmp_path):
     for read in (restore_newest, read_weights):
         with pytest.raises(CheckpointError, match=r"params/w is float32\[10000, 10000\], not"):
             read(tmp_path, small)
-    huge = {"params": {"w": jax.ShapeDtypeStruct((10**6, 1000), np.float32)}, "batch_stats": {}}
-    with pytest.raises(CheckpointError, match="4,000,000,000 bytes of parameters"):
-        read_weights(tmp_path, huge)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
 
 

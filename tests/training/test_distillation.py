@@ -18,6 +18,7 @@ from digits_jax import (
     resume,
 )
 from digits_jax.config import read_config
+from digits_jax.deploy import Predictor
 from digits_jax.errors import ConfigError, DigitsError
 from digits_jax.runs.folder import read_run
 from digits_jax.train import main as train
@@ -104,7 +105,18 @@ def test_what_cannot_teach(teacher, tmp_path):
         tmp_path / "none": "no such folder",
         unfinished: "isn't finished",
         other: "was trained on kmnist, this run is on digits",
+        "mlp": "was trained on mnist, this run is on digits",  # of the package
     }.items():
         with pytest.raises(ConfigError, match=message) as caught:
             prepare(dataclasses.replace(SMALL, teacher=str(path)))
         assert str(caught.value).startswith(f"teacher={path}: ")
+
+
+@pytest.mark.mnist
+def test_a_network_of_the_package_teaches(mnist_dir):
+    data = load_dataset("mnist", mnist_dir)
+    found = load_teacher("tiny", data, {"dtype": "float32", "convolution": "lax"})
+    images = data.test.images[:100]
+    logits = jax.jit(found.logits)(found.variables, images.astype(np.float32) / 255)
+    expected = Predictor.pretrained("tiny").predict(images).logits
+    np.testing.assert_allclose(logits, expected, atol=1e-3, rtol=1e-3)

@@ -147,7 +147,7 @@ def test_members_start_from_one_source(source, tmp_path):
     [
         (
             {"init_from": "nowhere"},
-            "init_from=nowhere: no such folder; give a run, or cnn",
+            "init_from=nowhere: no such folder; give the folder of a run, or cnn",
         ),
         ({"arch": "cnn"}, r"arch=cnn: init_from=.* has arch=mlp; give arch=mlp"),
         ({"hidden_sizes": (16,)}, r"hidden_sizes=\(16,\): init_from=.* has .*24.*; leave it out"),

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # Name -> module.
 PROGRAMS = {
     **{name: name for name in ("train", "evaluate", "compare", "predict", "export")},
-    "models": "pretrained_models",
+    "models": "list_models",
     **{name: name for name in ("benchmark", "checkpoints", "launch")},
 }
 # What a disk, its permissions or what lies on it do to a program that did nothing wrong.

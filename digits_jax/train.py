@@ -262,7 +262,7 @@ def write_curves(result: Any) -> None:
             file=sys.stderr,
         )
         return
-    from digits_jax.plotting import save_figure
+    from digits_jax.figure_style import save_figure
 
     try:
         save_figure(result.plot_curves(), result.workdir / folder.CURVES)

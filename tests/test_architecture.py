@@ -13,7 +13,7 @@ from digits_jax.cli import PROGRAMS
 
 PACKAGE = Path(digits_jax.__file__).parent
 # What each package may import of ours, beside itself and the modules without such imports.
-BASE = {"errors", "fields", "files", "formatting", "hardware", "plotting", "temperature"}
+BASE = {"errors", "fields", "files", "formatting", "hardware", "figure_style", "temperature"}
 ALLOWED = {
     "data": {"runs", "vision"},
     "models": set(),

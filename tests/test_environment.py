@@ -101,7 +101,8 @@ from digits_jax.cli import run_program
 
 def main(argv):
     from pathlib import Path
-    from digits_jax.plotting import draw_curves, save_figure
+    from digits_jax.figure_style import save_figure
+    from digits_jax.training.curves import draw_curves
 
     row = {f"{split}_{name}": 0.5 for split in ("train", "validation") for name in ("loss", "accuracy")}
     save_figure(draw_curves([{"epoch": 1.0, **row}], "$mlp$ on {x^"), Path("curves.png"))
@@ -117,7 +118,7 @@ def test_curves_that_fail_are_a_warning(monkeypatch, tmp_path, capsys):
     def fail(*_):
         raise RuntimeError("no font\nof that name")
 
-    monkeypatch.setattr("digits_jax.plotting.draw_curves", fail)
+    monkeypatch.setattr("digits_jax.training.curves.draw_curves", fail)
     facts = {"arch": "mlp", "dataset": "digits", "seed": 0}
     train.write_curves(FitResult(None, facts, tmp_path, [{"epoch": 1.0}], None, None))
     assert (

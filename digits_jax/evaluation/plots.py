@@ -12,8 +12,7 @@ from scipy.optimize import brentq
 from digits_jax.evaluation.calibration import Reliability, reliability
 from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
-from digits_jax.formatting import count, fixed, interval, mean_sd, p_value, percent, plural
-from digits_jax.plotting import (
+from digits_jax.figure_style import (
     BLUE,
     DARK_GREY,
     GREEN,
@@ -27,6 +26,7 @@ from digits_jax.plotting import (
     new_figure,
     styled,
 )
+from digits_jax.formatting import count, fixed, interval, mean_sd, p_value, percent, plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

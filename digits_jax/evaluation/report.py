@@ -30,8 +30,8 @@ from digits_jax.evaluation.calibration import BINS, negative_log_likelihood
 from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
+from digits_jax.figure_style import save_figure
 from digits_jax.formatting import count, csv_cell, fixed, interval, p_value, percent, plain
-from digits_jax.plotting import save_figure
 
 OVERLAP = "overlap.json"
 

@@ -3,7 +3,7 @@
 pretrained/NAME.npz    the variables: int8 kernels with a scale for each output, or float16
 pretrained/NAME.json   its card, and what else a network has
 
-`python -m experiments.pretrained` trains them and writes these files.
+`python -m experiments.train_pretrained` trains them and writes these files.
 """
 
 import json

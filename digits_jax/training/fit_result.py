@@ -56,7 +56,7 @@ class FitResult:
         """Draws loss and error rate against epochs; a notebook shows the figure."""
         if not self.metrics:
             raise ConfigError("metrics are empty: no epoch was logged; train for at least one")
-        from digits_jax.plotting import draw_curves
+        from digits_jax.training.curves import draw_curves
 
         results = self.results
         title = f"{results['arch']} on {results['dataset']}, seed {results['seed']}"

@@ -21,9 +21,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from scipy.special import stdtrit
 
 from digits_jax import ConfigError, Dataset
+from digits_jax.figure_style import BLUE, MUTED, ORANGE, new_figure, styled
 from digits_jax.files import replace_files
 from digits_jax.formatting import fixed, interval, markdown_table, mean_sd, plural
-from digits_jax.plotting import BLUE, MUTED, ORANGE, new_figure, styled
 from experiments.critical_factors.factors import FACTORS, Factors, Settings, is_baseline
 from experiments.critical_factors.images import CORRUPTIONS
 

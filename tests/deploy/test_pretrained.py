@@ -8,7 +8,7 @@ import pytest
 from networks import SETTINGS, random_images, random_network
 
 from digits_jax import ConfigError, load_dataset
-from digits_jax import pretrained_models as models_program
+from digits_jax import list_models as models_program
 from digits_jax.deploy import Predictor
 from digits_jax.deploy.network import Member, from_card, load_pretrained
 from digits_jax.deploy.onnx import onnx_logits, write_onnx
@@ -19,7 +19,7 @@ from digits_jax.runs.pretrained import (
     read_variables,
     write_variables,
 )
-from experiments import pretrained as study
+from experiments import train_pretrained as study
 
 
 @pytest.mark.parametrize("int8", [True, False])

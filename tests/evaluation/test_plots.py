@@ -6,8 +6,9 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle
 
-from digits_jax import plotting
+from digits_jax import figure_style
 from digits_jax.evaluation import LabeledLogits, compare, plots
+from digits_jax.training.curves import draw_curves
 
 LONG = "…xperiments/mlp-standard"  # as long as a name can get
 DIGITS = [str(i) for i in range(10)]
@@ -144,7 +145,11 @@ def test_sheets_show_repaired_images_first_and_frame_them():
     figure = plots.error_sheet(pair(labels, answers, others), images, 0)
     assert title(figure) == "B gets 2 of the 3 images right that A gets wrong"
     colors = [mpl.colors.to_hex(p.get_edgecolor()) for p in figure.axes[0].patches]
-    assert colors == [plotting.GREEN.lower(), plotting.GREEN.lower(), plotting.PINK.lower()]
+    assert colors == [
+        figure_style.GREEN.lower(),
+        figure_style.GREEN.lower(),
+        figure_style.PINK.lower(),
+    ]
 
 
 def test_a_long_sheet_draws_evenly_from_all_errors():
@@ -159,5 +164,5 @@ def test_curves_of_a_training(accuracy, tmp_path):
     losses = {"train_loss": 0.3, "validation_loss": 0.2}
     scores = {"train_accuracy": accuracy, "validation_accuracy": 0.95}
     rows = [{"epoch": epoch, **losses, **scores} for epoch in (1, 2)]
-    plotting.save_figure(plotting.draw_curves(rows, "mlp on 数字"), tmp_path / "curves.png")
+    figure_style.save_figure(draw_curves(rows, "mlp on 数字"), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

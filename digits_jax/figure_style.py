@@ -1,4 +1,4 @@
-"""The one style of figures, and the curves of a training.
+"""The one style of figures.
 
 A figure's title states the finding. The colours are Okabe and Ito's, told apart by every kind of
 colour vision; shape or position says the same again. A figure is 5.2 inches wide, so that it reads
@@ -10,12 +10,10 @@ import contextlib
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec
-
-import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,41 +104,3 @@ def save_figure(figure: "Figure", path: Path | BinaryIO) -> None:
     """Writes a figure as PNG, whatever the user's settings are."""
     with style():
         figure.savefig(path, format="png")
-
-
-@styled
-def draw_curves(rows: Sequence[dict[str, Any]], title: str) -> "Figure":
-    """Draws loss and error rate, training and validation, against epochs.
-
-    Args:
-      rows: what ``metrics.jsonl`` holds; "epoch", "train_loss", "train_accuracy",
-        "validation_loss" and "validation_accuracy" are used.
-      title: what was trained.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    accuracy = rows[-1]["validation_accuracy"]
-    figure = new_figure(f"{title}: validation accuracy {accuracy:.2%} at the end", WIDE, 3.3)
-    loss, error = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in rows]
-    splits = {"train": ("training", BLUE), "validation": ("validation", ORANGE)}
-    errors = 100 * (1 - np.array([[row[f"{split}_accuracy"] for row in rows] for split in splits]))
-    for values, (split, (name, color)) in zip(errors, splits.items(), strict=True):
-        look: dict[str, Any] = {"color": color, "marker": "o", "markersize": 3}
-        loss.plot(epochs, [row[f"{split}_loss"] for row in rows], label=name, **look)
-        error.plot(epochs, values, **look)
-    loss.set_ylabel("cross-entropy (nats)")
-    error.set_ylabel("error rate (%)")
-    # A log axis has no place for zero: below the least error, a linear piece down to it.
-    least = float(min(errors[errors > 0], default=1.0))
-    error.set_yscale("symlog", linthresh=least, linscale=0.4, subs=(2, 5))
-    error.set_ylim(bottom=0 if (errors == 0).any() else 0.9 * least)
-    # Error rates often span less than a factor of ten: 2 and 5 of a decade get labels, too.
-    error.yaxis.set_major_formatter("{x:g}")
-    error.yaxis.set_minor_formatter("{x:g}")
-    for axes in (loss, error):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.7)
-    loss.legend()
-    return figure

@@ -1,4 +1,4 @@
-"""Trains the networks that the package carries: python -m experiments.pretrained
+"""Trains the networks that the package carries: python -m experiments.train_pretrained
 
 Each is trained with seed 0 and written to digits_jax/runs/pretrained, in int8 or, the tiny one, in
 float16. The file is read back and scored once on the test images, as is the float32 network; the

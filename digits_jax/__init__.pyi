@@ -34,10 +34,8 @@ from .results_comparison import (
     ResultsComparison as ResultsComparison,
     compare_results as compare_results,
 )
-from .runs.folder import (
-    Run as Run,
-    read_run as read_run,
-)
+from .runs.folder import read_run as read_run
+from .runs.run import Run as Run
 from .training.ensemble import (
     EnsembleResult as EnsembleResult,
     fit_ensemble as fit_ensemble,

@@ -17,7 +17,7 @@ from digits_jax.files import read_npz
 from digits_jax.runs import folder
 
 if TYPE_CHECKING:  # `--help` needs no NumPy
-    from digits_jax.evaluation import LabeledLogits
+    from digits_jax.evaluation import Run
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Arguments:
     """Resamples of the bootstrap."""
 
 
-def read_run(path: Path, name: str) -> "LabeledLogits":
+def read_finished(path: Path, name: str) -> "Run":
     """Reads a finished run; tables call it `name`."""
-    from digits_jax.results_comparison import to_predictions
+    from digits_jax.runs.folder import read_run
 
-    run = to_predictions(path)
+    run = read_run(path)
     facts = ("arch", "dataset", "dataset_sha256")
     if not all(isinstance(run.results.get(fact), str) for fact in facts):
         raise ConfigError(
@@ -68,9 +68,9 @@ def read_run(path: Path, name: str) -> "LabeledLogits":
     return dataclasses.replace(run, name=name)
 
 
-def read_predictions(path: Path, name: str) -> "LabeledLogits":
+def read_predictions(path: Path, name: str) -> "Run":
     """Reads an .npz file of any framework; tables call it `name`."""
-    from digits_jax.evaluation import LabeledLogits
+    from digits_jax.evaluation import Run
 
     hint = "write it with numpy.savez(FILE, labels=..., logits=...)"
     try:
@@ -83,10 +83,10 @@ def read_predictions(path: Path, name: str) -> "LabeledLogits":
     if missing:
         raise ConfigError(f"{path}: has no {' and '.join(sorted(missing))}; {hint}")
     validation = arrays.get("validation_labels"), arrays.get("validation_logits")
-    return LabeledLogits(name, arrays["labels"], arrays["logits"], *validation, source=str(path))
+    return Run(name, arrays["labels"], arrays["logits"], *validation, source=str(path))
 
 
-def read_groups(arguments: Arguments) -> tuple[list["LabeledLogits"], list["LabeledLogits"]]:
+def read_groups(arguments: Arguments) -> tuple[list["Run"], list["Run"]]:
     """Reads the runs of A and of B."""
     runs, a, b, files = arguments.runs, arguments.a, arguments.b, arguments.predictions
     if [bool(runs), bool(a or b), bool(files)].count(True) != 1:
@@ -104,7 +104,7 @@ def read_groups(arguments: Arguments) -> tuple[list["LabeledLogits"], list["Labe
     names = [path.stem if files else path.resolve().name for path in paths]
     if len(set(names)) < len(names):  # files of one name are told apart by their folders
         names = [path.resolve().parent.name if files else str(path) for path in paths]
-    read = read_predictions if files else read_run
+    read = read_predictions if files else read_finished
     found = [read(path, name) for path, name in zip(paths, names, strict=True)]
     split = len(a) or 1
     return found[:split], found[split:]

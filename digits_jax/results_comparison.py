@@ -14,9 +14,10 @@ from digits_jax.data.datasets import DATASETS, load_dataset, load_own_of_run
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
 from digits_jax.evaluation import plots, report
-from digits_jax.evaluation.comparison import Comparison, LabeledLogits, compare
+from digits_jax.evaluation.comparison import Comparison, compare
 from digits_jax.formatting import to_html
-from digits_jax.runs.folder import Run, read_run
+from digits_jax.runs.folder import read_run
+from digits_jax.runs.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from digits_jax.training.ensemble import EnsembleResult
     from digits_jax.training.fit_result import FitResult
 
-Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, LabeledLogits, str, Path]
+Result: TypeAlias = Union["FitResult", "EnsembleResult", Run, str, Path]
 
 
 def compare_results(
@@ -39,7 +40,7 @@ def compare_results(
     """Compares two trainings, or two groups of trainings that differ in their seeds.
 
     Args:
-      a: what `fit` or `fit_ensemble` returned, a run's folder, a `Run`, `LabeledLogits`, or a list.
+      a: what `fit` or `fit_ensemble` returned, a run's folder, a `Run`, or a list.
       b: likewise; it may repair the errors of A.
       names: of A and B; by default the architectures, if these differ, else the runs' names.
       dataset: for the images of `ResultsComparison.plot_errors`; by default loaded by its name.
@@ -51,13 +52,13 @@ def compare_results(
     Examples:
       >>> import numpy as np
       >>> labels = np.arange(100) % 10
-      >>> mlp = LabeledLogits("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])
-      >>> cnn = LabeledLogits("cnn", labels, np.eye(10)[labels])
+      >>> mlp = Run("mlp", labels, np.eye(10)[np.where(labels == 4, 9, labels)])
+      >>> cnn = Run("cnn", labels, np.eye(10)[labels])
       >>> compare_results(mlp, cnn).overlap.repair_rate
       1.0
     """
     groups = [
-        [to_predictions(r) for r in (side if isinstance(side, list | tuple) else (side,))]
+        [to_run(r) for r in (side if isinstance(side, list | tuple) else (side,))]
         for side in (a, b)
     ]
     taken = [run.name for group in groups for run in group]
@@ -157,34 +158,27 @@ class Report:
         return "".join(parts)
 
 
-def to_predictions(result: Any) -> LabeledLogits:
-    """Takes the predictions of what `compare_results` compares."""
-    if isinstance(result, LabeledLogits):
+def to_run(result: Any) -> Run:
+    """Returns what `compare_results` compares as a run."""
+    if isinstance(result, Run):
         return result
-    known = result
     if isinstance(result, str | Path):
-        known = read_run(Path(result))
-    elif hasattr(result, "members"):  # an ensemble's logits are in its folder
-        known = read_run(known.workdir)
-    if isinstance(known, Run):
-        folder = known.path
-        scores = (known.labels, known.logits, known.validation_labels, known.validation_logits)
-    else:
-        try:
-            test, validation, results = known.test, known.validation, known.results
-        except AttributeError:
-            raise DataError(
-                f"a {type(result).__name__} can't be compared: give what fit returned, a run's "
-                "folder, or LabeledLogits"
-            ) from None
-        folder = known.workdir or Path(f"{results['arch']}-seed{results['seed']}")
-        scores = (test.labels, test.logits, validation.labels, validation.logits)
-    return LabeledLogits(folder.resolve().name, *scores, known.results, source=str(folder))
+        return read_run(Path(result))
+    if hasattr(result, "members"):  # an ensemble's logits are in its folder
+        return read_run(result.workdir)
+    try:
+        test, validation, results = result.test, result.validation, result.results
+    except AttributeError:
+        raise DataError(
+            f"a {type(result).__name__} can't be compared: give what fit returned, a run's "
+            "folder, or a Run"
+        ) from None
+    folder = result.workdir or Path(f"{results['arch']}-seed{results['seed']}")
+    scores = (test.labels, test.logits, validation.labels, validation.logits)
+    return Run(folder.resolve().name, *scores, results, source=str(folder))
 
 
-def find_dataset(
-    run: LabeledLogits, name: str | None = None, data_dir: str | Path | None = None
-) -> Dataset:
+def find_dataset(run: Run, name: str | None = None, data_dir: str | Path | None = None) -> Dataset:
     """Loads the data set that a run was scored on.
 
     Args:
@@ -206,7 +200,7 @@ def find_dataset(
     return dataset
 
 
-def check_dataset(dataset: Dataset, run: LabeledLogits) -> None:
+def check_dataset(dataset: Dataset, run: Run) -> None:
     """Raises a DataError where a run was scored on other images."""
     same = np.array_equal(dataset.test.labels, run.labels)
     if run.results.get("dataset_sha256") not in (None, dataset.sha256) or not same:

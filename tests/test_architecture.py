@@ -13,12 +13,13 @@ from digits_jax.cli import PROGRAMS
 
 PACKAGE = Path(digits_jax.__file__).parent
 # What each package may import of ours, beside itself and the modules without such imports.
-BASE = {"errors", "fields", "files", "formatting", "hardware", "figure_style", "temperature"}
+BASE = {"array_checks", "errors", "fields", "figure_style", "files", "formatting", "hardware"}
+BASE |= {"temperature"}
 ALLOWED = {
     "data": {"runs", "vision"},
     "models": set(),
     "vision": set(),
-    "evaluation": set(),
+    "evaluation": {"runs"},
     "runs": {"models"},
     "training": {"config", "data", "models", "runs", "vision"},
     "deploy": {"data", "models", "runs", "vision"},

@@ -15,7 +15,7 @@ from PIL import Image
 from digits_jax import checkpoints, predict, train
 from digits_jax.deploy.model_card import model_card
 from digits_jax.deploy.network import load_network
-from digits_jax.evaluation import LabeledLogits, compare
+from digits_jax.evaluation import Run, compare
 from digits_jax.evaluation.report import summary_lines, write_report
 from digits_jax.formatting import csv_cell, markdown, markdown_table, plain
 
@@ -60,9 +60,7 @@ def test_a_comparison(name, tmp_path, monkeypatch):
     labels = np.arange(40) % 2
     classes = [f"{name} 0", f"{name} 1"]
     a, b = (
-        LabeledLogits(
-            f"{name} {i}", labels, np.eye(2)[np.where(np.arange(40) < i, 1 - labels, labels)]
-        )
+        Run(f"{name} {i}", labels, np.eye(2)[np.where(np.arange(40) < i, 1 - labels, labels)])
         for i in (4, 2)
     )
     found = compare([a], [b], class_names=classes, resamples=100)

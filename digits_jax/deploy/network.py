@@ -124,21 +124,19 @@ def load_network(path: str | Path) -> Network:
     if members:
         network = combine([load_network(member) for member in members])
         network = dataclasses.replace(network, name=name)
-        return calibrate(network, run.validation_labels, run.validation_logits)
+        return calibrate(network, *run.validation)
     trained = load_run_network(path)
     names = tuple(map(printable, trained.class_names))  # of folders, of any name
     facts = {"runs": [{**trained.facts, "class_names": [*names]}]}
     network = Network(name, names, (Member(trained.settings, trained.variables),), 1.0, facts)
     try:
         validate(network)
-        if not run.logits.shape[1] == run.validation_logits.shape[1] == len(names):
+        if not run.logits.shape[1] == run.validation[1].shape[1] == len(names):
             raise ValueError(f"its predictions aren't of {len(names)} classes")
-        if not len(run.validation_labels):
-            raise ValueError("it has no validation split")
     except (KeyError, TypeError, ValueError) as error:
         why = shown(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"{path}: isn't an intact run ({why}); train it again") from None
-    return calibrate(network, run.validation_labels, run.validation_logits)
+    return calibrate(network, *run.validation)
 
 
 def load_pretrained(name: str = DEFAULT) -> Network:

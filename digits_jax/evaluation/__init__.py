@@ -7,14 +7,15 @@ from digits_jax.evaluation.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from digits_jax.evaluation.comparison import Comparison, LabeledLogits, compare
+from digits_jax.evaluation.comparison import Comparison, compare
 from digits_jax.evaluation.error_analysis import error_changes, hardest_images
 from digits_jax.evaluation.metrics import class_accuracy, confusion_matrix, wilson_interval
 from digits_jax.evaluation.overlap import cochrans_q, error_overlap, mcnemar_p_value
+from digits_jax.runs.run import Run
 
 __all__ = [
     "Comparison",
-    "LabeledLogits",
+    "Run",
     "bootstrap",
     "brier_score",
     "calibration",

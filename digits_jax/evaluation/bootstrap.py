@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from digits_jax.array_checks import check_predictions
 from digits_jax.errors import DataError
-from digits_jax.evaluation.metrics import check_predictions, wilson_interval
+from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.evaluation.overlap import WHY_UNDEFINED, error_overlap, pair_values
 
 _CHUNK = 1000  # resamples held at once: some 50 MB for ten runs

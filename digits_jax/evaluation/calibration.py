@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
-from digits_jax.evaluation.metrics import check_logits
+from digits_jax.array_checks import check_logits
 
 BINS = 15  # as in Guo et al.
 

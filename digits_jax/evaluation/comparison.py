@@ -7,7 +7,7 @@ return; `Comparison.to_dict` is what ``overlap.json`` holds.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -23,7 +23,6 @@ from digits_jax.evaluation.error_analysis import (
     error_changes,
     hardest_images,
 )
-from digits_jax.evaluation.metrics import check_logits
 from digits_jax.evaluation.overlap import (
     CochransQ,
     ErrorOverlap,
@@ -33,64 +32,11 @@ from digits_jax.evaluation.overlap import (
     pair_cells,
 )
 from digits_jax.formatting import html_table, mean_sd, p_value, percent, plain
+from digits_jax.runs.run import Run
 from digits_jax.temperature import fit_temperature
 
 ALPHA = 0.05  # the level of significance of titles and sentences
 _LONGEST_NAME = 24  # letters; what the figures have room for
-
-
-@dataclass(frozen=True, eq=False)
-class LabeledLogits:
-    """One run's logits on a test set and, for temperature scaling, on its validation split.
-
-    Attributes:
-      name: what tables call it.
-      labels: int [n].
-      logits: float [n, classes].
-      validation_labels, validation_logits: likewise, or None.
-      results: what is known of the run: arch, preset, dataset, dataset_sha256, seed.
-      source: where it comes from, for messages; by default the name.
-
-    Raises:
-      DataError: arrays that don't match, or aren't finite; the message names the source.
-    """
-
-    name: str
-    labels: np.ndarray
-    logits: np.ndarray
-    validation_labels: np.ndarray | None = None
-    validation_logits: np.ndarray | None = None
-    results: Mapping[str, Any] = field(default_factory=dict)
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        source = self.source or self.name
-        labels, logits = check_logits(self.labels, self.logits, f"{source}: ")
-        checked: dict[str, Any] = {"source": source, "labels": labels, "logits": logits}
-        checked["name"] = plain(self.name)  # it may be a folder's
-        if self.validation_labels is not None and self.validation_logits is not None:
-            checked["validation_labels"], checked["validation_logits"] = check_logits(
-                self.validation_labels, self.validation_logits, f"{source}: validation_"
-            )
-        for key, value in checked.items():
-            object.__setattr__(self, key, value)
-
-    def __repr__(self) -> str:
-        return f"LabeledLogits({self.name}: {self._summary()})"
-
-    def _repr_html_(self) -> str:
-        known = {key: self.results[key] for key in ("arch", "dataset") if key in self.results}
-        return html_table({"name": self.name, **known, "test": self._summary()}, "Logits")
-
-    def _summary(self) -> str:
-        right = (self.logits.argmax(axis=1) == self.labels).mean()
-        return f"{self.labels.size:,} images, {percent(right)} right"
-
-    @property
-    def kind(self) -> str:
-        """The architecture, or the name of a run that doesn't say."""
-        arch = str(self.results.get("arch") or "")
-        return (arch.upper() if len(arch) <= 4 else arch) or self.name
 
 
 @dataclass(frozen=True)
@@ -128,7 +74,7 @@ class Comparison:
     labels: np.ndarray
     class_names: list[str]
     names: tuple[str, str]
-    runs: tuple[list[LabeledLogits], list[LabeledLogits]]
+    runs: tuple[list[Run], list[Run]]
     predictions: tuple[np.ndarray, np.ndarray]
     dataset: str | None
     dataset_sha256: str | None
@@ -249,8 +195,8 @@ def to_plain(value: Any) -> Any:
 
 
 def compare(
-    a: Sequence[LabeledLogits],
-    b: Sequence[LabeledLogits],
+    a: Sequence[Run],
+    b: Sequence[Run],
     *,
     names: tuple[str | None, str | None] = (None, None),
     dataset: str | None = None,
@@ -275,8 +221,8 @@ def compare(
 
     Examples:
       >>> labels = [0, 1, 2, 0]
-      >>> mlp = LabeledLogits("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
-      >>> cnn = LabeledLogits("cnn", labels, np.eye(3)[[0, 1, 2, 2]])
+      >>> mlp = Run("mlp", labels, np.eye(3)[[0, 1, 1, 2]])
+      >>> cnn = Run("cnn", labels, np.eye(3)[[0, 1, 2, 2]])
       >>> compare([mlp], [cnn], resamples=100).overlap.repair_rate
       0.5
     """
@@ -332,7 +278,7 @@ def compare(
     )
 
 
-def _check_pair(one: LabeledLogits, other: LabeledLogits) -> None:
+def _check_pair(one: Run, other: Run) -> None:
     shas = {run.results.get("dataset_sha256") for run in (one, other)} - {None}
     data = [run.results.get("dataset") for run in (one, other)]
     if len(shas) > 1:
@@ -347,7 +293,7 @@ def _check_pair(one: LabeledLogits, other: LabeledLogits) -> None:
     raise DataError(f"{one.source} and {other.source} {problem}: give runs on one test set")
 
 
-def _class_names(run: LabeledLogits, given: Sequence[str] | None) -> list[str]:
+def _class_names(run: Run, given: Sequence[str] | None) -> list[str]:
     count = run.logits.shape[1]
     if given and len(given) != count:
         raise DataError(f"{len(given)} class names: give {count}, one per class")
@@ -358,7 +304,7 @@ def _class_names(run: LabeledLogits, given: Sequence[str] | None) -> list[str]:
 
 
 def _group_names(
-    groups: tuple[Sequence[LabeledLogits], Sequence[LabeledLogits]],
+    groups: tuple[Sequence[Run], Sequence[Run]],
     given: tuple[str | None, str | None],
 ) -> tuple[str, str]:
     if given[0] and given[0] == given[1]:
@@ -381,7 +327,7 @@ def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _calibrate(run: LabeledLogits) -> RunCalibration:
+def _calibrate(run: Run) -> RunCalibration:
     before = calibration(run.labels, run.logits)
     labels, logits = run.validation_labels, run.validation_logits
     if labels is None or logits is None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-from digits_jax.evaluation.metrics import check_logits, check_predictions, confusion_matrix
+from digits_jax.array_checks import check_logits, check_predictions
+from digits_jax.evaluation.metrics import confusion_matrix
 
 # The test images whose published label is wrong or undecidable, by data set.
 PUBLISHED_LABEL_ERRORS = {

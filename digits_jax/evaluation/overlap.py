@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import bdtr, chdtrc
 
-from digits_jax.evaluation.metrics import check_predictions, wilson_interval
+from digits_jax.array_checks import check_predictions
+from digits_jax.evaluation.metrics import wilson_interval
 
 COUNTS = ("both_right", "only_a_wrong", "only_b_wrong", "both_wrong", "both_wrong_same_label")
 # Why a rate can be 0/0. An undefined number is None in every result, with its reason beside it.

@@ -123,10 +123,10 @@ def summary_lines(found: Comparison) -> list[str]:
     """Returns the ten lines that matter, without markup.
 
     Examples:
-      >>> from digits_jax.evaluation import LabeledLogits, compare
+      >>> from digits_jax.evaluation import Run, compare
       >>> labels = np.array([0, 1, 0, 1])
-      >>> a = LabeledLogits("A", labels, np.eye(2)[[0, 1, 1, 0]])
-      >>> b = LabeledLogits("B", labels, np.eye(2)[[0, 1, 1, 1]])
+      >>> a = Run("A", labels, np.eye(2)[[0, 1, 1, 0]])
+      >>> b = Run("B", labels, np.eye(2)[[0, 1, 1, 1]])
       >>> lines = summary_lines(compare([a], [b], resamples=100))
       >>> len(lines), lines[0]
       (10, 'A: accuracy 50.00% [15.00%, 85.00%], 2 errors in 4 images')

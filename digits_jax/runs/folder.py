@@ -20,15 +20,16 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from digits_jax.errors import CheckpointError, shown
+from digits_jax.errors import CheckpointError
 from digits_jax.files import naming, parse_json, read_bytes, read_json, read_npz, replace_file
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
+
+    from digits_jax.runs.run import Run
 
 try:
     import fcntl
@@ -226,25 +227,6 @@ def write_predictions(path: Path, **arrays: "np.ndarray") -> None:
     replace_file(path / PREDICTIONS, lambda file: np.savez_compressed(file, **named))
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-      results: what is in ``results.json``.
-      labels: int32 [n], of the test set.
-      logits: float32 [n, classes].
-      validation_labels, validation_logits: likewise, of the validation split.
-    """
-
-    path: Path
-    results: dict[str, Any]
-    labels: "np.ndarray"
-    logits: "np.ndarray"
-    validation_labels: "np.ndarray"
-    validation_logits: "np.ndarray"
-
-
 def identity(path: Path) -> tuple[int, int] | None:
     """Returns what tells a folder from another one that has taken its name; None for none."""
     with contextlib.suppress(OSError):
@@ -285,13 +267,13 @@ def resume_command(path: Path) -> str:
     return f"python -m digits_jax.train --resume --workdir={shlex.quote(str(path))}"
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> "Run":
     """Reads a finished run's numbers and predictions.
 
     Raises:
       CheckpointError: as `read_results`, or the predictions are missing or damaged.
     """
-    import numpy as np
+    from digits_jax.runs.run import Run
 
     results = read_results(path)
     try:
@@ -299,19 +281,11 @@ def read_run(path: Path) -> Run:
         names = ("labels", "logits", "validation_labels", "validation_logits")
         if missing := [name for name in names if name not in found]:
             raise ValueError(f"it holds no {missing[0]}")
-        run = Run(path, results, *(found[name] for name in names))
-        splits = ((run.labels, run.logits), (run.validation_labels, run.validation_logits))
-        for labels, logits in splits:
-            shaped = labels.ndim == 1 and logits.ndim == 2 and len(labels) == len(logits)
-            if not shaped or labels.dtype != np.int32 or logits.dtype != np.float32:
-                raise ValueError("labels aren't int32 [n], or logits not float32 [n, classes]")
-            if not np.isfinite(logits).all():
-                raise ValueError("logits aren't finite")
-            if len(labels) and not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-                raise ValueError(f"labels are from {labels.min()} to {labels.max()}")
+        arrays = [found[name] for name in names]
+        return Run(path.resolve().name, *arrays, results=results, source=str(path))
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else shown(str(error))
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise CheckpointError(
-            f"{path / PREDICTIONS}: can't be read ({why}); finish it with {resume_command(path)}"
+            f"{path / PREDICTIONS}: can't be read ({str(why).removeprefix(f'{path}: ')}); "
+            f"finish it with {resume_command(path)}"
         ) from None
-    return run

@@ -18,6 +18,7 @@ from digits_jax.files import write_json
 from digits_jax.models.mean_probability import mean_log_probabilities
 from digits_jax.runs import folder
 from digits_jax.runs.ensembles import member_path
+from digits_jax.runs.run import Run
 from digits_jax.training.fit_result import FitResult
 from digits_jax.training.interrupts import Interrupted, stop_on_signals
 from digits_jax.training.loop import run, train_members
@@ -39,7 +40,7 @@ class EnsembleResult:
 
     results: dict[str, Any]
     workdir: Path
-    members: tuple[folder.Run, ...]
+    members: tuple[Run, ...]
 
 
 def fit_ensemble(
@@ -123,7 +124,7 @@ def fit_ensemble(
                         stopped.signal_number,
                     ) from None
         runs = tuple(folder.read_run(path) for path in paths)
-        validation = _mean_score([(r.validation_labels, r.validation_logits) for r in runs])
+        validation = _mean_score([run.validation for run in runs])
         test = _mean_score([(run.labels, run.logits) for run in runs])
         results = _ensemble_results(runs, validation, test)
         write_results(workdir, results, validation, test)
@@ -161,14 +162,14 @@ def _mean_score(answers: Sequence[tuple[np.ndarray, np.ndarray]]) -> Score:
     return score_logits(answers[0][0], mean_log_probabilities([logits for _, logits in answers]))
 
 
-def _ensemble_results(runs: Sequence[folder.Run], validation: Score, test: Score) -> dict[str, Any]:
+def _ensemble_results(runs: Sequence[Run], validation: Score, test: Score) -> dict[str, Any]:
     each = [run.results for run in runs]
     hashes = "\n".join(results["params_sha256"] for results in each)
     sums = ("num_params", "train_seconds", "compile_seconds", "total_seconds")
     return {
         **each[0],
         "arch": f"{each[0]['arch']}-ensemble",
-        "members": [run.path.name for run in runs],
+        "members": [run.name for run in runs],
         **score_fields(validation, test),
         "member_test_accuracies": [results["test_accuracy"] for results in each],
         "member_validation_accuracies": [results["validation_accuracy"] for results in each],

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from digits_jax.evaluation import Comparison, LabeledLogits, compare
+from digits_jax.evaluation import Comparison, Run, compare
 
 
 def _group(rng, name, labels, rate, seeds, classes):
@@ -14,9 +14,7 @@ def _group(rng, name, labels, rate, seeds, classes):
         answers = np.where(rng.random(labels.size) < rate, (labels + 1) % classes, labels)
         logits = rng.normal(size=(labels.size, classes)) + 6 * np.eye(classes)[answers]
         results = {"arch": name, "seed": seed}
-        runs.append(
-            LabeledLogits(f"{name}-{seed}", labels, logits, labels[:50], logits[:50], results)
-        )
+        runs.append(Run(f"{name}-{seed}", labels, logits, labels[:50], logits[:50], results))
     return runs
 
 

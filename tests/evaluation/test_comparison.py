@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation import LabeledLogits, compare
+from digits_jax.evaluation import Run, compare
 
 LABELS = np.array([0, 1, 2, 0])
 RNG = np.random.default_rng(0)
@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 def run(name="run", labels=LABELS, logits=None, **results):
     logits = RNG.normal(size=(len(labels), 3)) if logits is None else logits
-    return LabeledLogits(name, labels, logits, results=results)
+    return Run(name, labels, logits, results=results)
 
 
 def names(a, b, given=(None, None)):
@@ -56,7 +56,7 @@ def test_bad_arrays_are_refused_with_their_source():
         ((LABELS, np.eye(4), LABELS, nan), "FILE: validation_logits"),
     ):
         with pytest.raises(DataError, match=says):
-            LabeledLogits("x", *arrays, source="FILE")
+            Run("x", *arrays, source="FILE")
 
 
 def test_published_label_errors_are_looked_at_on_mnist():
@@ -76,7 +76,7 @@ def test_published_label_errors_are_looked_at_on_mnist():
 @pytest.mark.parametrize(("labels", "says"), [([0, 1], "right"), ([1, 0], "uniform")])
 def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
     data = (np.array(labels), np.array([[5.0, 0.0], [0.0, 5.0]]))
-    one = LabeledLogits("x", *data, *data)
+    one = Run("x", *data, *data)
     (scaled,), _ = compare([one], [one], resamples=100).calibration
     assert scaled.temperature.temperature is scaled.after is None
     assert says in scaled.reason == scaled.temperature.reason
@@ -85,7 +85,7 @@ def test_a_temperature_without_a_minimum_is_none_with_a_reason(labels, says):
 def test_scaling_lowers_the_loss_on_the_validation_images():
     labels = RNG.integers(0, 3, 200)
     logits = 4 * (RNG.normal(size=(200, 3)) + np.eye(3)[labels])
-    one = LabeledLogits("x", labels, logits, labels, logits)
+    one = Run("x", labels, logits, labels, logits)
     (scaled,), _ = compare([one], [one], resamples=100).calibration
     found = scaled.temperature
     assert found.nll_before == pytest.approx(scaled.before.nll)

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Circle
 
 from digits_jax import figure_style
-from digits_jax.evaluation import LabeledLogits, compare, plots
+from digits_jax.evaluation import Run, compare, plots
 from digits_jax.training.curves import draw_curves
 
 LONG = "…xperiments/mlp-standard"  # as long as a name can get
@@ -18,7 +18,7 @@ def pair(labels, answers_a, answers_b, names=("A", "B"), scale=9.0):
     """A comparison of two runs with these answers."""
     classes = max(2, *(int(np.max(array)) + 1 for array in (labels, answers_a, answers_b)))
     runs = [
-        LabeledLogits(name, np.array(labels), scale * np.eye(classes)[np.array(answers)])
+        Run(name, np.array(labels), scale * np.eye(classes)[np.array(answers)])
         for name, answers in zip(names, (answers_a, answers_b), strict=True)
     ]
     return compare(runs[:1], runs[1:], resamples=100)

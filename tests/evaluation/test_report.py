@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
 from digits_jax.errors import DataError
-from digits_jax.evaluation import LabeledLogits, compare, plots
+from digits_jax.evaluation import Run, compare, plots
 from digits_jax.evaluation.report import check_output, summary_lines, write_report
 
 
@@ -61,7 +61,7 @@ def test_where_interval_and_test_disagree_the_test_decides():
     """Four errors to none: resampled, some are nearly always left; the exact test has p = 1/8."""
     labels = np.arange(360) % 10
     wrong = np.where(np.arange(360) < 4, (labels + 1) % 10, labels)
-    a, b = (LabeledLogits(n, labels, 9 * np.eye(10)[x]) for n, x in (("A", wrong), ("B", labels)))
+    a, b = (Run(n, labels, 9 * np.eye(10)[x]) for n, x in (("A", wrong), ("B", labels)))
     line = summary_lines(compare([a], [b], resamples=1000))[5]
     assert line.startswith(
         "A and B don't differ significantly in accuracy: B minus A +1.11 points [+0."

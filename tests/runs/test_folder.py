@@ -59,7 +59,6 @@ def test_a_run_is_read_back(run):
     assert (found.path, found.results) == (run, {"test_accuracy": 0.5})
     for name, array in arrays().items():
         np.testing.assert_array_equal(getattr(found, name), array)
-        assert getattr(found, name).dtype == array.dtype
 
 
 @pytest.mark.parametrize("read", [check_run, read_results, read_run])
@@ -84,7 +83,7 @@ def test_an_unfinished_run(run):
     [
         {"labels": np.full(7, 3, np.int32)},
         {"labels": np.zeros(6, np.int32)},
-        {"validation_logits": np.zeros((5, 3))},
+        {"validation_logits": np.zeros((5, 3), "U1")},
         {"validation_logits": np.full((5, 3), np.nan, np.float32)},
     ],
 )

@@ -64,21 +64,16 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
 
 def _line(row: Row[Glyph], predict: Predict, alone: bool) -> Line:
     found = predict(np.stack([glyph.image for glyph in row.digits]))
-    runners_up = [found.class_names[label] for label in found.runners_up]
-    columns = (found.confidence, found.runner_up_confidence, found.confident)
-    confidence, runner_up_confidence, confident = (column.tolist() for column in columns)
-    return Line(
-        tuple(
-            Digit(
-                found.names[i],
-                confidence[i],
-                runners_up[i],
-                runner_up_confidence[i],
-                confident[i] and alone,
-                glyph.box,
-                glyph.image,
-            )
-            for i, glyph in enumerate(row.digits)
-        ),
-        tuple(row.marks),
-    )
+    digits = [
+        Digit(
+            name=name,
+            probability=float(found.confidence[i]),
+            runner_up=found.class_names[found.runners_up[i]],
+            runner_up_probability=float(found.runner_up_confidence[i]),
+            confident=alone and bool(found.confident[i]),
+            box=glyph.box,
+            image=glyph.image,
+        )
+        for i, (name, glyph) in enumerate(zip(found.names, row.digits, strict=True))
+    ]
+    return Line(tuple(digits), tuple(row.marks))

@@ -202,7 +202,6 @@ def compare(
     dataset: str | None = None,
     class_names: Sequence[str] | None = None,
     resamples: int = 10_000,
-    seed: int = 0,
 ) -> Comparison:
     """Compares two groups of runs on the same images.
 
@@ -213,7 +212,7 @@ def compare(
       dataset: its name, for runs whose results don't say; for "mnist" the published label
         errors are looked at.
       class_names: a name for each label; by default those of the runs' results, or numbers.
-      resamples, seed: of the bootstrap.
+      resamples: of the bootstrap.
 
     Raises:
       DataError: arrays that don't match, runs on other images, a group of several
@@ -262,7 +261,7 @@ def compare(
         dataset=dataset,
         dataset_sha256=runs[0].results.get("dataset_sha256"),
         overlap=error_overlap(labels, p, q),
-        bootstrap=bootstrap(labels, p, q, resamples=resamples, seed=seed),
+        bootstrap=bootstrap(labels, p, q, resamples=resamples),
         mcnemar_p_pairs=mcnemar_p_value(only_a, only_b),
         cochrans_q=cochrans_q(labels, np.concatenate([p, q])),
         between_or_within=tests,

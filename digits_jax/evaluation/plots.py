@@ -455,21 +455,17 @@ def hardest_sheet(found: Comparison, images: np.ndarray) -> "Figure":
 
 
 def error_tiles(
-    labels: np.ndarray,
-    answers: np.ndarray,
-    others: np.ndarray,
-    classes: Sequence[str],
-    most: int = MOST_TILES,
+    labels: np.ndarray, answers: np.ndarray, others: np.ndarray, classes: Sequence[str]
 ) -> list[Tile]:
-    """Picks at most `most` of one classifier's errors, those that the other gets right first.
+    """Picks at most 60 of one classifier's errors, those that the other gets right first.
 
     Examples:
       >>> error_tiles(np.array([4, 7]), np.array([9, 7]), np.array([4, 7]), "0123456789")
       [Tile(index=0, text='4: 9 → 4 ✓', good=True)]
     """
     shown = np.flatnonzero(answers != labels)
-    if len(shown) > most:
-        shown = shown[np.linspace(0, len(shown) - 1, most).round().astype(int)]
+    if len(shown) > MOST_TILES:
+        shown = shown[np.linspace(0, len(shown) - 1, MOST_TILES).round().astype(int)]
     shown = shown[np.argsort(others[shown] != labels[shown], kind="stable")]
     tiles = []
     for i in shown.tolist():
@@ -484,7 +480,7 @@ def image_sheet(
     images: np.ndarray,
     tiles: Sequence[Tile],
     title: str,
-    frames: tuple[str | None, str | None] = (None, None),
+    frames: tuple[str | None, str | None],
 ) -> "Figure":
     """Draws images in rows of six, framed, each with its text.
 

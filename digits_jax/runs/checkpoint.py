@@ -121,10 +121,8 @@ def save_checkpoint(path: Path, step: int, tree: Any, values: dict[str, Any]) ->
 
 
 def _check_space(folder: Path, tree: Any) -> None:
-    """Fills as much of the disk as a step needs, for a moment.
-
-    Where Orbax runs out of space itself, its threads print a page of tracebacks.
-    """
+    """Fills as much of the disk as a step needs, for a moment."""
+    # Where Orbax runs out of space itself, its threads print a page of tracebacks.
     leaves = jax.tree.leaves(tree)
     # Measured: up to 700 bytes for an array's metadata, and 53 kB for the files.
     size = sum(leaf.nbytes for leaf in leaves) + 1000 * len(leaves) + 100_000
@@ -167,10 +165,8 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 def _check_arrays(stored: Any, abstract_tree: Any) -> None:
-    """Raises a ValueError unless the stored arrays have the shapes and dtypes of a tree.
-
-    Orbax would read arrays of any size; and its own errors leave threads that print tracebacks.
-    """
+    """Raises a ValueError unless the stored arrays have the shapes and dtypes of a tree."""
+    # Orbax would read arrays of any size; and its own errors leave threads that print tracebacks.
     found, wanted = _named(stored), _named(abstract_tree)
     shapes = [
         {name: f"{np.dtype(x.dtype)}{list(x.shape)}" for name, x in named.items()}

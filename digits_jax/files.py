@@ -190,6 +190,15 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def try_to_write(folder: Path) -> None:
+    """Raises an OSError where nothing can be written in a folder, or the nearest one above it.
+
+    Permissions don't tell all, nor do they bind root.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    tempfile.TemporaryDirectory(prefix=".digits_jax-", dir=there).cleanup()
+
+
 def first_writable(folders: list[Path]) -> Path | None:
     """Returns the first folder in which files can be created, made if necessary; or None.
 

@@ -31,6 +31,7 @@ from digits_jax.evaluation.comparison import ALPHA, Comparison
 from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.figure_style import save_figure
+from digits_jax.files import try_to_write
 from digits_jax.formatting import count, csv_cell, fixed, interval, p_value, percent, plain
 
 OVERLAP = "overlap.json"
@@ -274,14 +275,10 @@ def check_output(directory: str | Path, overwrite: bool = False) -> Path:
             raise DataError(f"{path} already holds a comparison: give another folder, or overwrite")
     elif path.exists() and not path.is_dir():
         raise DataError(f"{path} is a file: give an empty or new output folder")
-    parent = next(p for p in path.absolute().parents if p.exists())
     try:
-        # Tried, not asked: to root every folder seems writable, those of /proc too.
-        tempfile.TemporaryDirectory(dir=parent).cleanup()
+        try_to_write(path.absolute().parent)  # where the folder is written aside
     except OSError as error:
-        raise DataError(
-            f"{parent} isn't writable ({error.strerror}): give another folder"
-        ) from None
+        raise DataError(f"{path} isn't writable ({error.strerror}): give another") from None
     return path
 
 

@@ -18,13 +18,20 @@ import os
 import shlex
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digits_jax.errors import CheckpointError
-from digits_jax.files import naming, parse_json, read_bytes, read_json, read_npz, replace_file
+from digits_jax.files import (
+    naming,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_npz,
+    replace_file,
+    try_to_write,
+)
 
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
@@ -61,6 +68,7 @@ def new_workdir(name: str, root: Path = Path("runs")) -> Path:
     """Makes a folder that wasn't there: root/name, or root/name-2, root/name-3, ...
 
     Examples:
+      >>> import tempfile
       >>> root = Path(tempfile.mkdtemp())
       >>> [new_workdir("cnn-mnist", root).name for _ in range(2)]
       ['cnn-mnist', 'cnn-mnist-2']
@@ -160,11 +168,8 @@ def check_free(path: Path) -> None:
     """Raises the CheckpointError that `hold_workdir` would for a new run; makes nothing."""
     check_name(path)
     _check_empty(path)
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     try:
-        # By trying: permissions don't tell all (nor do they bind root).
-        with tempfile.TemporaryDirectory(prefix=".digits_jax-", dir=there):
-            pass
+        try_to_write(path)
     except OSError as error:
         raise _not_writable(path, error) from None
 

@@ -136,26 +136,18 @@ class ResultsComparison(Comparison):
 
 
 class Report:
-    """The summary as text, and the tables as HTML."""
+    """The summary as text, and with the tables as HTML."""
 
     def __init__(self, found: Comparison):
         self.lines = report.summary_lines(found)
-        self._tables = report.tables(found)
+        self._tables = report.tables_html(found)
 
     def __repr__(self) -> str:
         return "\n".join(self.lines)
 
     def _repr_html_(self) -> str:
-        parts = ["<ul>", *(f"<li>{to_html(line)}</li>" for line in self.lines), "</ul>"]
-        for table in self._tables:
-            head, *body = (
-                "".join(f"<{tag}>{to_html(cell)}</{tag}>" for cell in row)
-                for tag, row in [("th", table.columns), *(("td", row) for row in table.rows)]
-            )
-            rows = "".join(f"<tr>{row}</tr>" for row in (head, *body))
-            parts.append(f"<h4>{to_html(table.title)}</h4><table>{rows}</table>")
-            parts.append(f"<p>{to_html(table.note)}</p>")
-        return "".join(parts)
+        lines = "".join(f"<li>{to_html(line)}</li>" for line in self.lines)
+        return f"<ul>{lines}</ul>{self._tables}"
 
 
 def to_run(result: Any) -> Run:

@@ -210,6 +210,11 @@ def tables(found: Comparison) -> list[Table]:
     return [Table(title, head, rows, notes.get(title, "")) for title, (head, rows) in made.items()]
 
 
+def tables_html(found: Comparison) -> str:
+    """Returns the tables as the report's page has them."""
+    return _templates().get_template("tables.html.j2").render(tables=tables(found))
+
+
 def _confusion(found: Comparison, change: ErrorChange, arrow: str) -> str:
     return f"{found.class_names[change.label]}{arrow}{found.class_names[change.answer or 0]}"
 

@@ -7,9 +7,14 @@ them: `plain` for a terminal, `markdown`, `csv_cell`, and `to_html`, which does 
 import html
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
 
 from digits_jax.errors import printable
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 def plain(text: object) -> str:
@@ -47,6 +52,22 @@ def html_table(rows: Mapping[str, object], title: str = "") -> str:
     caption = f"<caption>{to_html(title)}</caption>" if title else ""
     cells = (f"<tr><th>{to_html(k)}</th><td>{to_html(v)}</td></tr>" for k, v in rows.items())
     return f"<table>{caption}{''.join(cells)}</table>"
+
+
+def template(path: Path) -> "jinja2.Template":
+    """Loads a Jinja template; in HTML it escapes markup by itself, in Markdown by ``|md``."""
+    import jinja2  # takes a moment, and `--help` comes by here
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(path.parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown
+    return environment.get_template(path.name)
 
 
 def csv_cell(value: object) -> object:

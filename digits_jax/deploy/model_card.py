@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from digits_jax.deploy.archive import PREPROCESSING
 from digits_jax.deploy.network import Network
-from digits_jax.formatting import markdown, markdown_table
+from digits_jax.formatting import markdown, markdown_table, template
 
 # Who wrote the images of a data set.
 _PEOPLE = {
@@ -40,12 +38,9 @@ def model_card(
     Reference:
       Mitchell et al., Model Cards for Model Reporting, 2019.
     """
-    text = Path(__file__).with_name("model_card.md.j2").read_text(encoding="utf-8")
-    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    template = jinja2.Environment(keep_trailing_newline=True, **options).from_string(text)
     runs = _escaped(network.facts.get("runs", ()))
     names = runs[0]["dataset"].split("+") if runs else [""]
-    return template.render(
+    return template(Path(__file__).with_name("model_card.md.j2")).render(
         network=network,
         name=markdown(network.name),
         classes=_escaped(network.class_names),

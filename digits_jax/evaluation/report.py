@@ -32,9 +32,19 @@ from digits_jax.evaluation.error_analysis import ErrorChange
 from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.figure_style import save_figure
 from digits_jax.files import try_to_write
-from digits_jax.formatting import count, csv_cell, fixed, interval, p_value, percent, plain
+from digits_jax.formatting import (
+    count,
+    csv_cell,
+    fixed,
+    interval,
+    p_value,
+    percent,
+    plain,
+    template,
+)
 
 OVERLAP = "overlap.json"
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
 def _number(value: float | None) -> str:
@@ -67,20 +77,6 @@ _RATES: tuple[tuple[str, Callable[[Any], str], str], ...] = (
 # --- texts --------------------------------------------------------------------------------
 
 
-def _templates() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = formatting.markdown
-    return environment
-
-
 def _texts(found: Comparison) -> dict[str, Any]:
     """Returns what text.j2 defines: summary, captions, left_out and notes."""
     calibrated = [*found.calibration[0], *found.calibration[1]]
@@ -91,21 +87,17 @@ def _texts(found: Comparison) -> dict[str, Any]:
             f"{_confusion(found, c, ' classified as ')} ({count(c.gain, '+')})" for c in changes
         )
 
-    module = (
-        _templates()
-        .get_template("text.j2")
-        .make_module(
-            {
-                **vars(formatting),
-                **{name: getattr(plots, name) for name in ("FEWEST", "MOST_TILES")},
-                "ALPHA": ALPHA,
-                "BINS": BINS,
-                "found": found,
-                "gains": named(change for change in changed[:4] if change.gain > 0),
-                "losses": named(change for change in changed[:-3:-1] if change.gain < 0),
-                "reasons": sorted({run.reason for run in calibrated if run.reason}),
-            }
-        )
+    module: Any = template(_TEMPLATES / "text.j2").make_module(
+        {
+            **vars(formatting),
+            **{name: getattr(plots, name) for name in ("FEWEST", "MOST_TILES")},
+            "ALPHA": ALPHA,
+            "BINS": BINS,
+            "found": found,
+            "gains": named(change for change in changed[:4] if change.gain > 0),
+            "losses": named(change for change in changed[:-3:-1] if change.gain < 0),
+            "reasons": sorted({run.reason for run in calibrated if run.reason}),
+        }
     )
     return {
         "summary": [_collapsed(line) for line in module.summary],
@@ -212,7 +204,7 @@ def tables(found: Comparison) -> list[Table]:
 
 def tables_html(found: Comparison) -> str:
     """Returns the tables as the report's page has them."""
-    return _templates().get_template("tables.html.j2").render(tables=tables(found))
+    return template(_TEMPLATES / "tables.html.j2").render(tables=tables(found))
 
 
 def _confusion(found: Comparison, change: ErrorChange, arrow: str) -> str:
@@ -345,7 +337,7 @@ def write_report(
         }
         files = {OVERLAP: overlap_json(found), "examples.csv": examples_csv(found)}
         for name in ("report.md", "report.html"):
-            files[name] = _templates().get_template(f"{name}.j2").render(page)
+            files[name] = template(_TEMPLATES / f"{name}.j2").render(page)
         for name, text in files.items():
             (new / name).write_text(text, encoding="utf-8", newline="\n")
         if path.exists():

@@ -7,13 +7,11 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from digits_jax.data.arrays import (
@@ -21,18 +19,16 @@ from digits_jax.data.arrays import (
     dataset_from_arrays,
     natural_key,
     print_notes,
-    to_size,
 )
 from digits_jax.data.cache import CACHE, read_cache, write_cache
 from digits_jax.data.idx import MAX_IDX_BYTES, find_idx, read_idx
 from digits_jax.data.originals import DATASETS
+from digits_jax.data.pictures import read_pictures
 from digits_jax.data.splits import SPLITS, Dataset
 from digits_jax.data.tables import SUFFIXES, read_csv
 from digits_jax.errors import DataError, shown
 from digits_jax.files import MAX_ARRAY_BYTES, open_regular, read_npz
-from digits_jax.hardware import cpu_count
-from digits_jax.vision.decode import MAX_BYTES, decode_image
-from digits_jax.vision.segment import read_digit
+from digits_jax.vision.decode import decode_image
 
 KINDS = (
     "a folder of class folders, a .csv, an .npz or a .parquet file, or a folder of IDX files, of "
@@ -317,15 +313,12 @@ def _read_folders(root: Path, picture: str) -> _Arrays:
     if len(pictures) > MAX_IMAGES:
         raise DataError(f"{root}: holds {len(pictures):,} pictures; {MAX_IMAGES:,} are allowed")
     found: dict[str, list[tuple[np.ndarray, str]]] = {part: [] for part, *_ in pictures}
-    # BLAS's own threads would wait for each other: twice the time.
-    with threadpool_limits(1), ThreadPoolExecutor(cpu_count()) as pool:
-        images = pool.map(lambda item: _read_picture(item[2], picture), pictures)
-        bar = tqdm(images, root.name, len(pictures), leave=False, disable=None)
-        for (part, label, file), image in zip(pictures, bar, strict=True):
-            if isinstance(image, str):
-                left_out.append(f"{file.relative_to(root)}: {image}")
-            else:
-                found[part].append((image, label))
+    images = read_pictures([path for _, _, path in pictures], picture, root.name)
+    for (part, label, file), image in zip(pictures, images, strict=True):
+        if isinstance(image, str):
+            left_out.append(f"{file.relative_to(root)}: {image}")
+        else:
+            found[part].append((image, label))
     if not found["train"]:
         raise DataError(f"{root}: no picture can be read; the first: {left_out[0]}")
     notes = [f"left out: {text}" for text in left_out[:_LISTED]]
@@ -381,16 +374,3 @@ def _refuse(error: OSError) -> None:
 def _is_visible(path: str | Path) -> bool:
     name = os.path.basename(path)
     return name[0] != "." and name not in _NO_DATA
-
-
-def _read_picture(path: Path, picture: str) -> np.ndarray | str:
-    """uint8 [28, 28], or why there is none."""
-    try:
-        with open_regular(path) as file:
-            grey = decode_image(file.read(MAX_BYTES + 1), "picture")
-        image = read_digit(grey) if picture == "ink" else to_size(grey[None])[0]
-        return "holds no ink" if image is None else image
-    except OSError as error:  # it says nothing of the picture, which would be left out of the cache
-        raise DataError(f"{path}: can't be read ({error.strerror})") from None
-    except DataError as error:
-        return str(error).removeprefix("picture: ")

@@ -1,5 +1,7 @@
 """The ink of anybody's picture, whatever its light, paper and polarity."""
 
+import itertools
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
@@ -82,16 +84,19 @@ def _without_smudges(grey: np.ndarray, ink: np.ndarray) -> np.ndarray:
     if not wide.any():
         return ink
     labels = connected(ink > THRESHOLD)
-    of_wide = np.isin(labels, np.unique(labels[wide]))
+    is_wide = np.zeros(labels.max() + 1, bool)
+    is_wide[labels[wide]] = True
+    boxes = itertools.compress(ndimage.find_objects(labels), ~is_wide[1:])
+    high = max((box[0].stop - box[0].start for box in boxes), default=0)
+    if high < _STROKES * min(ink.shape):
+        return ink
+    of_wide = is_wide[labels]
     steep = ndimage.gaussian_gradient_magnitude(ink, 2.0) > _STEEPNESS
     # An edge is where ink is half as deep; those of strokes are steep.
     edges = np.abs(ndimage.gaussian_filter(ink, 1.0) - 0.5) < 0.2
-    sharp = np.where(of_wide, 0, ink)
-    boxes = ndimage.find_objects(connected(sharp > THRESHOLD))
-    high = max((box[0].stop - box[0].start for box in boxes), default=0)
-    if steep[edges & of_wide].mean() > 0.5 or high < _STROKES * min(ink.shape):
+    if steep[edges & of_wide].mean() > 0.5:
         return ink
-    window = 2 * int(np.ceil(1.5 * stroke_width(sharp))) + 1
+    window = 2 * int(np.ceil(1.5 * stroke_width(np.where(of_wide, 0, ink)))) + 1
     other = _flat_ink(_even_light(grey, True, window))
     return other if other.any() else ink
 
@@ -153,6 +158,9 @@ def _meets_all_sides(ink: np.ndarray) -> bool:
 def _is_solid(ink: np.ndarray) -> bool:
     """Whether ink fills a square that no pen fills: a sheet of paper on a desk is no ink."""
     size = max(round(_SOLID * min(ink.shape)), 3)
+    inked = ink > _INKED
+    if inked.sum() < size * size:  # most pictures
+        return False
     return bool(ndimage.minimum_filter(ink, size, mode="constant").max() > _INKED)
 
 
@@ -237,7 +245,7 @@ def _fit_surface(
     for _ in range(rounds):
         rest = np.abs(values - terms @ fit)
         # The standard deviation by the 30th percentile: ink may be more than half of a picture.
-        spread = max(float(np.quantile(rest, 0.3)) / 0.385, 1.5)
+        spread = max(_quantile(rest, 0.3) / 0.385, 1.5)
         weights = np.maximum(1 - (rest / (5 * spread)) ** 2, 0) ** 2
         weighted = terms[:, :order] * weights[:, None]
         # A little ridge: where paper is seen in a corner only, the surface stays level.
@@ -255,10 +263,19 @@ def _interpolate(values: np.ndarray, count: int, step: int) -> np.ndarray:
     return values[low] * (1 - part) + values[np.minimum(low + 1, len(values) - 1)] * part
 
 
+def _quantile(values: np.ndarray, share: float) -> float:
+    """As `np.quantile`, which takes four times as long for a few thousand values."""
+    where = share * (values.size - 1)
+    low = int(where)
+    high = min(low + 1, values.size - 1)
+    ordered = np.partition(values, (low, high))
+    return float(ordered[low] + (ordered[high] - ordered[low]) * (where - low))
+
+
 def _full_depth(depth: np.ndarray, noise: float) -> float:
     """The depth of a pixel full of ink; 0 where there is none."""
     inked = depth[depth > max(6 * noise, _FAINTEST)]
     if not inked.size:
         return 0.0
-    top = np.quantile(inked, 0.97)
-    return float(np.quantile(inked[inked >= 0.5 * top], 0.6))
+    top = _quantile(inked, 0.97)
+    return _quantile(inked[inked >= 0.5 * top], 0.6)

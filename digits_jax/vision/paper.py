@@ -1,7 +1,7 @@
 """The paper on a picture: a note on a desk, a photo pasted on a white page, a page of a book."""
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from scipy import ndimage
 
 _COARSE = 200  # pixels of the longest side, at which paper is looked for
@@ -40,7 +40,7 @@ def cover_surroundings(grey: np.ndarray) -> np.ndarray:
     coarse = np.asarray(image, np.float32)
     if _is_one_ground(coarse):  # most pictures; what follows takes 10 ms
         return grey
-    light = np.asarray(image.filter(ImageFilter.MedianFilter(_MEDIAN)), np.float32)
+    light = _median(np.asarray(image), _MEDIAN).astype(np.float32)
     edges = ndimage.gaussian_gradient_magnitude(light, 1, mode="nearest") > _EDGE
     if not edges.any():
         return grey
@@ -59,6 +59,24 @@ def cover_surroundings(grey: np.ndarray) -> np.ndarray:
     cover = cover.resize((width, height), Image.Resampling.BILINEAR)
     inside = Image.fromarray(paper).resize((width, height), Image.Resampling.NEAREST)
     return np.where(np.asarray(inside), grey, np.asarray(cover))
+
+
+def _median(grey: np.ndarray, size: int) -> np.ndarray:
+    """The median of the size x size pixels about each, uint8 [h, w]; the border goes on outside."""
+    # It is found bit by bit, from the highest: a median is at least v where at most half of the
+    # pixels are below v. That takes 4 ms for 200x200, Pillow's filter 28 ms on grainy paper.
+    height, width = grey.shape
+    padded = np.pad(grey, size // 2, mode="edge")
+    shifted = [padded[y : y + height, x : x + width] for y in range(size) for x in range(size)]
+    median, count, is_below = np.zeros_like(grey), np.empty_like(grey), np.empty(grey.shape, bool)
+    for bit in (128, 64, 32, 16, 8, 4, 2, 1):
+        candidate = median | np.uint8(bit)
+        count[:] = 0
+        for each in shifted:
+            np.less(each, candidate, out=is_below)
+            np.add(count, is_below.view(np.uint8), out=count)
+        np.copyto(median, candidate, where=count <= size * size // 2)
+    return median
 
 
 def _is_one_ground(coarse: np.ndarray) -> bool:

@@ -75,6 +75,8 @@ def find_rules(depth: np.ndarray, noise: float) -> Rules:
 
 def remove_rules(depth: np.ndarray, rules: Rules, full: float) -> np.ndarray:
     """Removes lines; ink that crosses them stays. ``full`` is the depth of ink."""
+    if not rules.rows:
+        return depth
     depth, height, columns = depth.copy(), len(depth), np.arange(depth.shape[1])
     # A row of nothing above and below stands for what is outside of the picture.
     padded = np.pad(depth, ((1, 1), (0, 0)))

@@ -24,6 +24,8 @@ from digits_jax.errors import CheckpointError, shown
 if TYPE_CHECKING:  # Importing NumPy takes a tenth of a second, and `--help` comes by here.
     import numpy as np
 
+CACHE = "digits_jax_cache"  # a folder of ours beside a user's files
+_NO_DATA = (CACHE, "__MACOSX", "Thumbs.db", "desktop.ini")
 MAX_ARRAY_BYTES = 1_000_000_000  # of all arrays of an npz file together, unpacked
 MAX_JSON_BYTES = 50_000_000
 # Windows has no SIGHUP: a terminal or a connection that is closed.
@@ -212,3 +214,35 @@ def first_writable(folders: list[Path]) -> Path | None:
                 with scratch_folder(folder):
                     return folder
     return None
+
+
+def is_visible(path: str | Path) -> bool:
+    """Whether a file or folder is a user's: not hidden, not the system's, no cache of ours."""
+    name = os.path.basename(path)
+    return name[0] != "." and name not in _NO_DATA
+
+
+def walk_visible(
+    folder: str | Path, onerror: Callable[[OSError], object]
+) -> Iterator[tuple[Path, bool]]:
+    """Yields the visible files in a folder and below, in a fixed order.
+
+    Args:
+      onerror: is called with the error of a folder that can't be listed.
+
+    Yields:
+      A path, and whether it is a link to a folder, whose files aren't yielded.
+    """
+    for place, folders, names in os.walk(folder, onerror=onerror):
+        folders[:] = sorted(filter(is_visible, folders), key=natural_key)
+        for name in folders:
+            if os.path.islink(os.path.join(place, name)):  # os.walk doesn't follow it
+                yield Path(place, name), True
+        for name in sorted(filter(is_visible, names), key=natural_key):
+            yield Path(place, name), False
+
+
+def natural_key(value: object) -> tuple:
+    """Sorts numbers, also in text, in their order, and other text behind them."""
+    text = str(value)
+    return (0, int(text), text) if text.isascii() and text.isdigit() else (1, 0, text)

@@ -16,6 +16,7 @@ import tyro
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError, DataError
 from digits_jax.fields import Switch
+from digits_jax.files import walk_visible
 from digits_jax.formatting import csv_cell, plain
 
 if TYPE_CHECKING:
@@ -205,19 +206,12 @@ def _is_submission(path: Path) -> bool:
 
 
 def _find_files(names: Sequence[str]) -> Iterator[str]:
-    """The files given, and those in the folders given, without hidden ones."""
+    """The files given, and those in the folders given; a folder that can't be listed is one."""
     for name in names:
-        yield from sorted(_files_below(name)) or [name]
-
-
-def _files_below(folder: str) -> list[str]:
-    """Also the folders that can't be listed: each is an error in its place."""
-    found: list[str] = []
-    for place, folders, files in os.walk(folder, onerror=lambda e: found.append(e.filename)):
-        folders[:] = [each for each in folders if each[0] != "."]
-        paths = [os.path.join(place, each) for each in files if each[0] != "."]
-        found.extend(filter(os.path.isfile, paths))
-    return found
+        unlisted: list[OSError] = []
+        files = [str(path) for path, _ in walk_visible(name, unlisted.append)]
+        folders = [error.filename for error in unlisted]
+        yield from [*filter(os.path.isfile, files), *folders] or [name]
 
 
 def _entry(name: str, reading: "Reading", models: list[str], mode: str) -> dict[str, Any]:

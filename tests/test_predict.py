@@ -40,14 +40,15 @@ def paper(image, scale=6, size=300):
 
 @pytest.fixture
 def pictures(readable, tmp_path):
-    """A folder of pictures: 0.png to 9.png, a blank one, one that is none, and a hidden file."""
+    """A folder of pictures: 0.png to 9.png, a blank one, one that is none, files of the system."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for digit, image in readable.items():
         paper(image).save(folder / f"{digit}.png")
     Image.new("L", (100, 80), 255).save(folder / "blank.png")
     (folder / "notes.txt").write_text("to do")
-    (folder / ".hidden").touch()
+    for name in (".hidden", "Thumbs.db", "desktop.ini"):
+        (folder / name).touch()
     return folder
 
 

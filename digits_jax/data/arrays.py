@@ -22,7 +22,9 @@ from digits_jax.data.splits import (
     validation_indices,
 )
 from digits_jax.errors import DataError, shown
+from digits_jax.files import natural_key
 from digits_jax.formatting import plain
+from digits_jax.vision.decode import as_array, check_levels
 
 MAX_IMAGES = 1_000_000  # 784 MB as they are trained
 MAX_SIDE = 4096
@@ -34,8 +36,7 @@ def to_grey(images: Any, name: str) -> np.ndarray:
 
     Args:
       images: [n, height, width], with a last axis of 1 (grey) or 3 (colours) channels or none; or
-        [n, height * width] of square images; bool, integers from 0 to 255, or floats from 0 to 1 or
-        from 0 to 255.
+        [n, height * width] of square images; levels as of `check_levels`.
       name: of the array, for the message.
 
     Returns:
@@ -48,7 +49,7 @@ def to_grey(images: Any, name: str) -> np.ndarray:
       >>> to_grey(np.array([[0, 0.5, 1, 0]]), "x").tolist()
       [[[0, 128], [255, 0]]]
     """
-    array = _as_array(images, name)
+    array, white = check_levels(images, name)
     shape = array.shape
     if array.ndim == 2 and (side := math.isqrt(shape[1])) ** 2 == shape[1]:
         array = array.reshape(-1, side, side)
@@ -63,31 +64,11 @@ def to_grey(images: Any, name: str) -> np.ndarray:
         raise DataError(f"{name} is {list(shape)}: must have 1 to {MAX_IMAGES:,} images")
     if max(array.shape[1:3]) > MAX_SIDE:
         raise DataError(f"{name} is {list(shape)}: images have at most {MAX_SIDE:,} pixels a side")
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name} is {array.dtype}: must be bool, integers or floats")
-    # Of a part at a time, as float64 of all images would take eight times their memory.
-    chunks = [array[i : i + _CHUNK] for i in range(0, len(array), _CHUNK)]
-    low = min(float(chunk.min()) for chunk in chunks)
-    high = max(float(chunk.max()) for chunk in chunks)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError(f"{name} holds NaN or infinity: must be from 0 to 1, or from 0 to 255")
-    if low < 0 or high > 255:
-        raise DataError(
-            f"{name} is from {low:g} to {high:g}: must be from 0 to 1, or from 0 to 255"
-        )
-    if low == high:
-        raise DataError(f"{name} is {low:g} everywhere: must hold something")
-    scale = 255 if high <= 1 else 1
-    return np.concatenate([_levels(chunk, scale) for chunk in chunks])
-
-
-def _as_array(values: Any, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-        # As of a column of pandas.
-        return np.array(array.tolist()) if array.dtype == object else array
-    except Exception as error:  # as of a tensor on a GPU, or rows of several lengths
-        raise DataError(f"{name} is no array ({shown(str(error))}): give one of NumPy") from None
+    if array.min() == array.max():
+        raise DataError(f"{name} is {float(array.min()):g} everywhere: must hold something")
+    # A part at a time, as float32 of all images would take four times their memory.
+    parts = range(0, len(array), _CHUNK)
+    return np.concatenate([_levels(array[i : i + _CHUNK], 255 // white) for i in parts])
 
 
 def _levels(chunk: np.ndarray, scale: int) -> np.ndarray:
@@ -104,7 +85,7 @@ def to_labels(labels: Any, count: int, name: str) -> np.ndarray:
     Raises:
       DataError: another shape, or values that are no labels.
     """
-    array = _as_array(labels, name)
+    array = as_array(labels, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.shape != (count,):
@@ -157,7 +138,7 @@ def dataset_from_arrays(
     for part in parts:
         if not (isinstance(parts[part], tuple | list) and len(parts[part]) == 2):
             raise DataError(f"{part} is a {type(parts[part]).__name__}: must be (images, labels)")
-        given = _as_array(parts[part][0], f"{part} images")
+        given = as_array(parts[part][0], f"{part} images")
         images[part] = to_grey(given, f"{part} images")
         if given.ndim == 4 and given.shape[-1] == 3:
             notes.append(f"the colours of {part} images become grey")
@@ -306,12 +287,6 @@ def _number(
         different, places = np.unique(array, return_inverse=True)
         found[part] = np.array([numbers[v] for v in different.tolist()], np.int32)[places]
     return tuple(map(str, class_names or values)), found
-
-
-def natural_key(value: Any) -> tuple:
-    """Sorts numbers, also in text, in their order, and other text behind them."""
-    text = str(value)
-    return (0, int(text), text) if text.isascii() and text.isdigit() else (1, 0, text)
 
 
 def _divided(

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from digits_jax.data.splits import SPLITS, Dataset, Split
-from digits_jax.files import first_writable, scratch_folder
+from digits_jax.files import CACHE, first_writable, scratch_folder
 
-CACHE = "digits_jax_cache"
 _FACTS = ("name", "version", "source", "sha256", "class_names", "notes", "path")
 
 

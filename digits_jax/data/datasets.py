@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from digits_jax.data.cache import CACHE, read_cache, write_cache
+from digits_jax.data.cache import read_cache, write_cache
 from digits_jax.data.digits import load_digits
 from digits_jax.data.idx import find_idx
 from digits_jax.data.mixing import mix_datasets
@@ -29,7 +29,7 @@ from digits_jax.data.originals import (
 )
 from digits_jax.data.splits import SPLITS, Dataset, Split, sha256_of_splits, validation_indices
 from digits_jax.errors import DataError, shown
-from digits_jax.files import first_writable, read_json
+from digits_jax.files import CACHE, first_writable, read_json
 from digits_jax.runs.folder import CONFIG
 
 

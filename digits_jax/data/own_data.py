@@ -17,17 +17,24 @@ from tqdm import tqdm
 from digits_jax.data.arrays import (
     MAX_IMAGES,
     dataset_from_arrays,
-    natural_key,
     print_notes,
 )
-from digits_jax.data.cache import CACHE, read_cache, write_cache
+from digits_jax.data.cache import read_cache, write_cache
 from digits_jax.data.idx import MAX_IDX_BYTES, find_idx, read_idx
 from digits_jax.data.originals import DATASETS
 from digits_jax.data.pictures import read_pictures
 from digits_jax.data.splits import SPLITS, Dataset
 from digits_jax.data.tables import SUFFIXES, read_csv
 from digits_jax.errors import DataError, shown
-from digits_jax.files import MAX_ARRAY_BYTES, open_regular, read_npz
+from digits_jax.files import (
+    CACHE,
+    MAX_ARRAY_BYTES,
+    is_visible,
+    natural_key,
+    open_regular,
+    read_npz,
+    walk_visible,
+)
 from digits_jax.vision.decode import decode_image
 
 KINDS = (
@@ -45,7 +52,6 @@ _SPLIT_NAMES = {
     "testing": "test",
     **{name: "validation" for name in ("validation", "valid", "val", "dev")},
 }
-_NO_DATA = (CACHE, "__MACOSX", "Thumbs.db", "desktop.ini")
 _IMAGE_NAMES = ("images", "data", "x", "image")
 _LABEL_NAMES = ("labels", "target", "targets", "y", "label")
 _NPZ_PATTERNS = {
@@ -295,7 +301,7 @@ def _decoded(value: Any, name: str) -> np.ndarray:
 
 
 def _read_folders(root: Path, picture: str) -> _Arrays:
-    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and _is_visible(path)]
+    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir() and is_visible(path)]
     splits = [name for name in folders if name.lower() in _SPLIT_NAMES]
     if splits and len(splits) < len(folders):
         raise DataError(
@@ -348,29 +354,20 @@ def _find_pictures(root: Path, depth: int) -> tuple[list[tuple[str, str, Path]],
 
 def _files(root: Path) -> Iterator[tuple[Path, str]]:
     """The files in a folder and below, in a fixed order, and why one can't be taken, or ""."""
-    real, count = os.path.realpath(root), 0
-    for place, folders, names in os.walk(root, onerror=_refuse):
-        folders[:] = sorted(filter(_is_visible, folders), key=natural_key)
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        for name in [*links, *sorted(filter(_is_visible, names), key=natural_key)]:
-            count += 1
-            if count > _MAX_FILES:
-                raise DataError(f"{root}: holds more than {_MAX_FILES:,} files; give fewer")
-            path, problem = Path(place, name), ""
-            if name in links:  # os.walk doesn't follow it
-                problem = "is a link to a folder"
-            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real):
-                problem = "is a link out of the folder"
-            elif not os.path.isfile(path):
-                problem = "is no regular file"
-            yield path, problem
+    real = os.path.realpath(root)
+    for count, (path, is_folder) in enumerate(walk_visible(root, _refuse), 1):
+        if count > _MAX_FILES:
+            raise DataError(f"{root}: holds more than {_MAX_FILES:,} files; give fewer")
+        problem = ""
+        if is_folder:
+            problem = "is a link to a folder"
+        elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real):
+            problem = "is a link out of the folder"
+        elif not os.path.isfile(path):
+            problem = "is no regular file"
+        yield path, problem
 
 
 def _refuse(error: OSError) -> None:
-    # os.walk would pass over a folder that it can't list, and a class would be missing.
+    # Else a class would be missing.
     raise DataError(f"{error.filename}: can't be read ({error.strerror})") from None
-
-
-def _is_visible(path: str | Path) -> bool:
-    name = os.path.basename(path)
-    return name[0] != "." and name not in _NO_DATA

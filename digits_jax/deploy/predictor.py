@@ -79,8 +79,8 @@ class Predictor:
         """Reads the one digit of a picture of any size, wherever it is; None where there is none.
 
         Args:
-          picture: a file's path or bytes (PNG, JPEG, WebP, BMP or TIFF), a PIL image, or an array:
-            uint8 or floating point in [0, 1], [height, width] or with 1, 3 (RGB) or 4 (RGBA)
+          picture: a file's path or bytes (PNG, JPEG, WebP, BMP or TIFF), a PIL image, or an array
+            of levels from 0 to 255 or from 0 to 1, [height, width] or with 1, 3 (RGB) or 4 (RGBA)
             channels; ink on paper or paper on ink.
 
         Raises:
@@ -100,8 +100,9 @@ class Predictor:
         """Predicts images as MNIST has them (`digits_jax.vision.digit` makes them of others).
 
         Args:
-          images: uint8 in [0, 255] or floating point in [0, 1], 0 the paper and the largest value
-            the ink; [28, 28] or [28, 28, 1] for one, [n, 28, 28] or [n, 28, 28, 1].
+          images: bool, integers from 0 to 255, or floats from 0 to 255 or, where none is over 1,
+            from 0 to 1; 0 is the paper and the largest the ink. [28, 28] or [28, 28, 1] for one,
+            [n, 28, 28] or [n, 28, 28, 1].
 
         Raises:
           DataError: another shape, dtype or range, or NaN.
@@ -162,7 +163,7 @@ def check_images(images: Any) -> np.ndarray:
       >>> check_images(np.full((28, 28), 255, np.uint8)).shape
       (1, 28, 28, 1)
     """
-    images = check_levels(images, "images")
+    images, white = check_levels(images, "images")
     shape = list(images.shape)
     if images.shape in ((28, 28), (28, 28, 1)):
         images = images[None]
@@ -170,4 +171,4 @@ def check_images(images: Any) -> np.ndarray:
         images = images[..., None]
     if images.ndim != 4 or images.shape[1:] != (28, 28, 1):
         raise DataError(f"images of shape {shape}: give [28, 28], [n, 28, 28] or [n, 28, 28, 1]")
-    return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
+    return images.astype(np.float32) / white

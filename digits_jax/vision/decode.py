@@ -6,6 +6,7 @@ tries the formats that we list, whatever the file is called.
 
 import contextlib
 import io
+import math
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -100,8 +101,8 @@ def read_grey(picture: Picture) -> np.ndarray:
     """Reads the grey levels of a file, of its bytes, of a PIL image, or of an array.
 
     Args:
-      picture: an array is uint8 or floating point in [0, 1], [height, width] or with a last axis of
-        1 (grey), 3 (RGB) or 4 (RGBA) channels.
+      picture: an array is [height, width] or with a last axis of 1 (grey), 3 (RGB) or 4 (RGBA)
+        channels; its levels are as of `check_levels`.
 
     Returns:
       uint8 [height, width], as of `decode_image`.
@@ -127,9 +128,9 @@ def read_grey(picture: Picture) -> np.ndarray:
         _check_pixels("picture", picture.size, MAX_PIXELS)
         with _one_line("picture"):
             return _upright_grey(picture)
-    levels = check_levels(picture, "a picture")
-    if levels.dtype != np.uint8:
-        levels = np.rint(255 * levels).astype(np.uint8)
+    levels, white = check_levels(picture, "a picture")
+    if levels.dtype != np.uint8 or white == 1:
+        levels = np.rint(levels.astype(np.float32) * (255 // white)).astype(np.uint8)
     if levels.ndim == 3 and levels.shape[2] in (3, 4) and levels.size:
         return _to_grey(Image.fromarray(levels))
     grey = levels[..., 0] if levels.ndim == 3 and levels.shape[2] == 1 else levels
@@ -141,29 +142,40 @@ def read_grey(picture: Picture) -> np.ndarray:
     return grey
 
 
-def check_levels(values: Any, what: str) -> np.ndarray:
-    """Returns an array of uint8, or of floating point in [0, 1]; a DataError names any other.
+def check_levels(values: Any, name: str) -> tuple[np.ndarray, int]:
+    """Returns an array of grey levels, and the one that is white: 1 where none is greater, or 255.
 
-    Integers of another type, as pandas and PyTorch have them, become uint8.
+    Args:
+      values: bool, integers from 0 to 255, or floats from 0 to 1 or from 0 to 255.
+      name: of the array, for the message.
+
+    Raises:
+      DataError: no array, another type, or values out of range.
     """
-    if isinstance(values, np.ma.MaskedArray):
+    array = as_array(values, name)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} is {array.dtype}: must be bool, integers or floats")
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError(f"{name} holds NaN or infinity: must be from 0 to 1, or from 0 to 255")
+    if low < 0 or high > 255:
         raise DataError(
-            f"{what} in a masked array: the mask would be ignored; give array.filled(0)"
+            f"{name} is from {low:g} to {high:g}: must be from 0 to 1, or from 0 to 255"
         )
+    return array, 1 if high <= 1 else 255
+
+
+def as_array(values: Any, name: str) -> np.ndarray:
+    """Returns what NumPy makes of values; a DataError says why there is no array of them."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise DataError(f"{name} is masked, and the mask would be ignored: give array.filled(0)")
     try:
         array = np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"{what} of unequal shapes: give an array ({error})") from None
-    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255:
-        array = array.astype(np.uint8)
-    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise DataError(f"{what} of {array.dtype}: give uint8, or floating point in [0, 1]")
-    low, high = (array.min(), array.max()) if array.size else (0, 0)
-    if array.dtype != np.uint8 and not (low >= 0 and high <= 1):  # NaN is neither
-        raise DataError(
-            f"{what} with values from {low:g} to {high:g}: give uint8, or floating point in [0, 1]"
-        )
-    return array
+        # As of a column of pandas.
+        return np.array(array.tolist()) if array.dtype == object else array
+    except Exception as error:  # as of a tensor on a GPU, or rows of several lengths
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{name} is no array ({reason}): give one of NumPy") from None
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from programs import call
 from scipy.special import softmax
 
 from digits_jax import DigitsError
+from digits_jax.data.arrays import to_grey
 from digits_jax.deploy import Predictions, Predictor
 from digits_jax.deploy.archive import write_archive
 from digits_jax.deploy.predictor import CHUNK, check_images
@@ -43,12 +44,18 @@ def test_ranks_by_hand():
     assert (found.confident.tolist(), found.names) == ([True, False], ["b", "a"])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float64])
+@pytest.mark.parametrize("white", [1, 255])
 @pytest.mark.parametrize("shape", [(28, 28), (28, 28, 1), (2, 28, 28), (2, 28, 28, 1)])
-def test_images_of_any_shape_and_dtype(shape, dtype):
-    found = check_images(np.full(shape, 1 if np.dtype(dtype).kind == "f" else 255, dtype))
+def test_images_of_any_shape_and_dtype_are_those_of_training(shape, white, dtype):
+    images = np.zeros(shape, dtype)
+    ink = images[..., 0] if shape[-1] == 1 else images
+    ink[..., 4:20, 9:12] = white
+    found = check_images(images)
     assert (found.dtype, found.shape[1:]) == (np.float32, (28, 28, 1))
-    assert (found == 1).all()
+    trained = to_grey(images.reshape(-1, 28, 28), "images")
+    np.testing.assert_array_equal(found[..., 0] * 255, trained)
+    assert trained.max() == 255
 
 
 @pytest.mark.parametrize(
@@ -56,13 +63,15 @@ def test_images_of_any_shape_and_dtype(shape, dtype):
     [
         (np.zeros((27, 28)), r"shape \[27, 28\]: give \[28, 28\]"),
         (np.zeros((1, 28, 28, 3)), r"shape \[1, 28, 28, 3\]"),
-        (np.full((28, 28), 256), "images of int64: give uint8"),
-        (np.full((28, 28), "x"), "images of <U1"),
-        (np.full((28, 28), np.nan), "values from nan to nan"),
-        (np.full((28, 28), 255.0), "values from 255 to 255: give uint8, or floating"),
-        (np.full((28, 28), -0.1), "values from -0.1"),
-        ([[1, 2], [3]], "of unequal shapes"),
-        ("picture.png", "images of <U11"),
+        (
+            np.full((28, 28), 256),
+            "images is from 256 to 256: must be from 0 to 1",
+        ),
+        (np.full((28, 28), "x"), "images is <U1: must be bool, integers or floats"),
+        (np.full((28, 28), np.nan), "images holds NaN or infinity"),
+        (np.full((28, 28), -0.1), "images is from -0.1 to -0.1"),
+        ([[1, 2], [3]], "images is no array"),
+        ("picture.png", "images is <U11"),
         (np.ma.zeros((28, 28)), "the mask would be ignored"),
     ],
 )
@@ -142,9 +151,9 @@ def test_one_picture_in_every_form(tmp_path):
     [
         ("gone.png", r"gone.png: can't be read \(No such file"),
         (b"no picture", "picture: is not a readable picture"),
-        (np.ma.zeros((9, 9)), "in a masked array: the mask would be ignored"),
+        (np.ma.zeros((9, 9)), "a picture is masked, and the mask would be ignored"),
         (np.zeros((9, 9, 2), np.uint8), r"a picture of shape \[9, 9, 2\]"),
-        (None, "a picture of object"),
+        (None, "a picture is object: must be"),
     ],
 )
 def test_pictures_that_cannot_be_read(picture, message):

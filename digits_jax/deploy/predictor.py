@@ -21,7 +21,7 @@ from digits_jax.deploy.network import (
 )
 from digits_jax.deploy.predictions import Digit, Line, Predictions
 from digits_jax.deploy.reading import read_picture
-from digits_jax.errors import ConfigError, DataError
+from digits_jax.errors import ConfigError, DataError, shown
 from digits_jax.hardware import check_backend, cpu_count
 from digits_jax.runs.pretrained import DEFAULT, find_pretrained
 from digits_jax.vision.decode import Picture, check_levels, read_grey
@@ -61,9 +61,16 @@ class Predictor:
 
         Raises:
           CheckpointError: a folder isn't a finished run.
+          ConfigError: it is no path and no list of them.
           DataError: a file isn't an exported network, or the networks make no ensemble.
         """
-        paths = [path] if isinstance(path, str | Path) else path
+        paths = list(path) if isinstance(path, list | tuple) else [path]
+        for each in paths:
+            if not isinstance(each, str | Path):
+                raise ConfigError(
+                    f"path={shown(each)}: must be a run's folder, an exported .npz, the name of a "
+                    "pretrained network, or a list of them"
+                )
         return cls(combine([open_network(each) for each in paths]))
 
     @classmethod

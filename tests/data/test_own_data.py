@@ -23,7 +23,7 @@ from digits_jax import compare as compare_program
 from digits_jax import evaluate as evaluate_program
 from digits_jax import predict as predict_program
 from digits_jax import train as train_program
-from digits_jax.data import own_data
+from digits_jax.data import pictures
 from digits_jax.data.datasets import load_own_of_run
 from digits_jax.evaluation import plots
 from digits_jax.vision.decode import decode_image
@@ -380,7 +380,7 @@ def test_class_folders(tmp_path, capsys, monkeypatch):
 
     # Again, from the cache: with the same lines, and without decoding.
     with monkeypatch.context() as patch:
-        patch.setattr(own_data, "read_digit", None)
+        patch.setattr(pictures, "read_digit", None)
         again = load_dataset(root, root)
     assert digest(again) == digest(mine)
     assert capsys.readouterr().err == err
@@ -431,7 +431,7 @@ def test_a_picture_that_cannot_be_read_at_the_moment_is_not_left_out(tmp_path, m
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(own_data, "open_regular", fail)
+        patch.setattr(pictures, "open_regular", fail)
         with pytest.raises(DataError, match=r"a.0\.png: can't be read \(Connection timed out\)"):
             load_dataset(tmp_path / "own")
     assert load_dataset(tmp_path / "own").notes[0].startswith("divided")

@@ -12,7 +12,7 @@ from PIL import Image
 from programs import call
 from scipy.special import softmax
 
-from digits_jax import DigitsError
+from digits_jax import ConfigError, DigitsError
 from digits_jax.data.arrays import to_grey
 from digits_jax.deploy import Predictions, Predictor
 from digits_jax.deploy.archive import write_archive
@@ -102,6 +102,12 @@ def test_threads_share_a_predictor_that_compiles_once():
     for found in batches:
         np.testing.assert_allclose(found.logits, expected, atol=1e-4)
     assert len(compiled) == 2  # for 1 image and for 64
+
+
+@pytest.mark.parametrize("path", [5, None, [5]])
+def test_what_names_no_network_is_one_line(path):
+    with pytest.raises(ConfigError, match=r"path=(5|None): must be a run's folder"):
+        Predictor.load(path)
 
 
 # --- pictures ----------------------------------------------------------------------------------

@@ -222,6 +222,9 @@ def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
         same_teacher = read_config(repeated)[0].teacher == setup.config.teacher
         check_same_inputs(setup, repeated, same_teacher=same_teacher)
         differences = platform_differences(setup, repeated)
+    elif arguments.modes.resume and setup.config.ensemble == 1:
+        # A module of the caller's isn't known here: else ours would be announced.
+        check_same_inputs(setup, Path(setup.options.workdir))
     if speaks:
         print(summarize(setup), flush=True)
         print_notice(setup.dataset.notice)

@@ -142,6 +142,7 @@ def test_what_it_cannot_do_is_one_line(run, here, tmp_path):
         ending = here(program, *argv)
         assert_refused(ending, "module")
         assert_refused(ending, "load_trained")
+        assert ending[1] == ""  # no network of ours is announced
 
 
 @pytest.mark.parametrize(

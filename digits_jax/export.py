@@ -162,9 +162,10 @@ def _write_int8(network: "Network", run: str, data_dir: str | None, file: Path) 
     """Writes the quantized network; prints and returns what it costs on the test set."""
     import numpy as np
 
-    from digits_jax.data.datasets import load_dataset, load_own_of_run
+    from digits_jax.data.datasets import load_dataset
     from digits_jax.deploy.onnx import onnx_logits, write_onnx
     from digits_jax.deploy.predictor import Predictor, check_images
+    from digits_jax.training.run_data import load_own_of_run
 
     if not network.facts.get("runs"):
         raise ConfigError(f"{network.name}: names no data set, which --int8 needs; give a run")

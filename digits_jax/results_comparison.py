@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy as np
 
-from digits_jax.data.datasets import DATASETS, load_dataset, load_own_of_run
+from digits_jax.data.datasets import DATASETS, load_dataset
 from digits_jax.data.splits import Dataset
 from digits_jax.errors import DataError
 from digits_jax.evaluation import plots, report
@@ -18,6 +18,7 @@ from digits_jax.evaluation.comparison import Comparison, compare
 from digits_jax.formatting import to_html
 from digits_jax.runs.folder import read_run
 from digits_jax.runs.run import Run
+from digits_jax.training.run_data import load_own_of_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

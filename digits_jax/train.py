@@ -196,7 +196,7 @@ def _train(arguments: Arguments, started: float) -> int:
 
 def _own_dataset(arguments: Arguments) -> Any:
     """The data of one's own that a run is resumed or repeated with, if it has such."""
-    from digits_jax.data.datasets import load_own_of_run
+    from digits_jax.training.run_data import load_own_of_run
 
     resume, repeat, options = arguments.modes.resume, arguments.modes.config_from, arguments.options
     run = options.workdir if resume else repeat

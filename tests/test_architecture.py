@@ -16,7 +16,7 @@ PACKAGE = Path(digits_jax.__file__).parent
 BASE = {"array_checks", "errors", "fields", "figure_style", "files", "formatting", "hardware"}
 BASE |= {"temperature"}
 ALLOWED = {
-    "data": {"runs", "vision"},
+    "data": {"vision"},
     "models": set(),
     "vision": set(),
     "evaluation": {"runs"},

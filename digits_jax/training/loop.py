@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from digits_jax.config import RunOptions, TrainConfig, read_config
-from digits_jax.data.datasets import Dataset, load_own_of_run
+from digits_jax.data.datasets import Dataset
 from digits_jax.errors import CheckpointError, ConfigError
 from digits_jax.files import write_json
 from digits_jax.hardware import release_freed_memory
@@ -43,6 +43,7 @@ from digits_jax.training.multi_step import (
 )
 from digits_jax.training.parallel import check_memory
 from digits_jax.training.resuming import epoch_ends, start, unscored, written_results
+from digits_jax.training.run_data import load_own_of_run
 from digits_jax.training.run_metadata import (
     choose_workdir,
     describe_run,

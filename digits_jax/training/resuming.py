@@ -12,7 +12,7 @@ import jax
 import optax
 
 from digits_jax.config import read_config
-from digits_jax.data.datasets import Dataset, load_own_of_run
+from digits_jax.data.datasets import Dataset
 from digits_jax.data.pipeline import num_steps
 from digits_jax.data.splits import without_images
 from digits_jax.errors import CheckpointError, ConfigError, DataError, DigitsError, shown
@@ -27,6 +27,7 @@ from digits_jax.runs.checkpoint import (
     verify_step,
 )
 from digits_jax.training.init_from import load_initial
+from digits_jax.training.run_data import load_own_of_run
 from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.same_run import (
     ZERO_TOTALS,

@@ -24,8 +24,8 @@ from digits_jax import evaluate as evaluate_program
 from digits_jax import predict as predict_program
 from digits_jax import train as train_program
 from digits_jax.data import pictures
-from digits_jax.data.datasets import load_own_of_run
 from digits_jax.evaluation import plots
+from digits_jax.training.run_data import load_own_of_run
 from digits_jax.vision.decode import decode_image
 from digits_jax.vision.segment import read_digit
 

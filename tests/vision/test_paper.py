@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
-from digits_jax.vision.paper import cover_surroundings
+from digits_jax.vision.paper import _median, cover_surroundings
 from digits_jax.vision.segment import find_rows, segment
 
 SEVEN = [(0, 0), (28, 0), (10, 50)]
@@ -79,3 +79,11 @@ def test_squared_paper_with_thick_lines_is_one_sheet():
     grid = np.where((y % 150 < 12) | ((x + 60) % 200 < 12), 110.0, 190.0)
     grey = page(grid, (200, 180), (60, 180))
     assert cover_surroundings(grey) is grey
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (9, 9), (3, 50)])
+@pytest.mark.parametrize("count", [2, 256])
+def test_the_median_is_that_of_pillow(shape, count):
+    grey = np.random.default_rng(0).integers(0, count, shape).astype(np.uint8)
+    expected = Image.fromarray(grey).filter(ImageFilter.MedianFilter(9))
+    np.testing.assert_array_equal(_median(grey, 9), np.asarray(expected))

@@ -65,13 +65,15 @@ class Predictor:
           DataError: a file isn't an exported network, or the networks make no ensemble.
         """
         paths = list(path) if isinstance(path, list | tuple) else [path]
+        networks = []
         for each in paths:
             if not isinstance(each, str | Path):
                 raise ConfigError(
                     f"path={shown(each)}: must be a run's folder, an exported .npz, the name of a "
                     "pretrained network, or a list of them"
                 )
-        return cls(combine([open_network(each) for each in paths]))
+            networks.append(open_network(each))
+        return cls(combine(networks))
 
     @classmethod
     def pretrained(cls, name: str = DEFAULT) -> "Predictor":

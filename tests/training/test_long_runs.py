@@ -13,6 +13,7 @@ STEPS, BATCH = 2000, 32
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("long runs")  # groups are started first
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.parametrize(
     "network",

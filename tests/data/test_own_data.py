@@ -530,7 +530,7 @@ def test_a_run_on_ones_own_data(here, tmp_path, monkeypatch):  # noqa: F811
     assert (status, "pictures: 40 training" in out) == (0, True)
     compare = (compare_program, "run", "other", "--resamples=100")
     shown = []  # the images from which a report draws figures
-    monkeypatch.setattr(plots, "comparison_figures", lambda *given: shown.append(given[2]) or {})
+    monkeypatch.setattr(plots, "comparison_figures", lambda *given: shown.append(given[1]) or {})
     assert here(*compare, "-o", "shown")[::2] == (0, err)
     np.testing.assert_array_equal(shown.pop(), pictures.test.images)
 

@@ -46,8 +46,8 @@ class TrainSetup:
       mesh: of the devices of all processes.
       steps_per_call: the most steps in one call of the devices.
       initial: what ``config.init_from`` names; None where a run is resumed.
-      loss: the caller's; None for the cross-entropy.
-      custom: a description of what the caller brought; see `digits_jax.training.custom`.
+      loss: a custom one; None for the cross-entropy.
+      custom: describes the custom parts; see `digits_jax.training.custom`.
       started: `time.perf_counter` when the preparation began.
     """
 
@@ -70,7 +70,7 @@ class TrainSetup:
 
     @property
     def arch(self) -> str:
-        """The name of the network: of a module of the caller's, its class."""
+        """The name of the network: of a custom module, its class."""
         return self.module.name if "module" in self.custom else self.config.arch
 
     @property
@@ -142,7 +142,7 @@ def prepare(
 
     Args:
       dataset: instead of the one that ``config.dataset`` names.
-      module, loss, tx: instead of ours, see `digits_jax.fit`.
+      module, loss, tx: custom parts, see `digits_jax.fit`.
       to_train: False for a run that is only scored: its batches needn't fit the devices.
       resuming: what ``config.init_from`` names isn't loaded then.
 
@@ -153,58 +153,30 @@ def prepare(
     started = time.perf_counter()
     options = options or RunOptions()
     _check_arguments(config, options, dataset)
-    heavy = config.arch == "cnn"
-    # A convolutional step keeps about two threads busy, as its backward pass has two branches; more
-    # devices cost more in collectives. The MLP's few large matrix products use all cores.
-    wanted = options.devices
-    cpu_devices = wanted if wanted != "auto" else max(1, cpu_count() // 2) if heavy else 1
-    devices = parallel.start_backend(options.platform, cpu_devices)
-    platform = devices[0].platform
-    steps_per_call = choose_steps_per_call(options, platform)
+    devices = _start_devices(config, options)
     if dataset is None:
         dataset = _load(config, options)
-    dtype = config.dtype
-    if dtype == "auto":  # bfloat16 where the devices multiply it fast
-        fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
-        dtype = "bfloat16" if fast else "float32"
     initial = None
     if config.init_from is not None and to_train and not resuming:
         initial = load_initial(config.init_from)
         config = adopt(config, initial)
+    platform = devices[0].platform
     custom = custom_parts.describe(module=module, loss=loss, tx=tx)
-    config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
-    size, batch_size = len(dataset.train), config.batch_size
-    if batch_size > size:
-        raise ConfigError(
-            f"batch_size={batch_size}: {dataset.name} has {size:,} training images; "
-            "give at most that"
-        )
+    config = _resolve(config, dataset, custom, platform)
     # Any number of devices divides 0.
-    divided, processes = batch_size if to_train else 0, jax.process_count()
-    devices = choose_devices(devices, wanted, divided, heavy=heavy, processes=processes)
-    distributed.assert_same({"devices of a process": len(devices)})
-    mesh = parallel.make_mesh(parallel.of_every_process(devices))
-    convolution = choose_convolution(options.convolution, platform) if heavy else "lax"
-    total_steps = num_steps(config.epochs, size, batch_size)
-    if options.steps_per_call == "auto":  # the device's loop is compiled for so many
-        steps_per_call = min(steps_per_call, num_steps(1, size, batch_size))
+    mesh = _make_mesh(devices, config.batch_size if to_train else 0, config.arch, options)
+    convolution = choose_convolution(options.convolution, platform)
+    network, eval_network = _networks(config, convolution, mesh, dataset.num_classes, module)
+    total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
     schedule = optax.constant_schedule(0.0)  # the caller's isn't known
     if tx is None:
-        schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
-        tx = make_optimizer(config.optimizer, schedule, config.weight_decay)
+        schedule, tx = _optimizer(config, total_steps)
     custom_parts.check_tx(tx)
     if loss is not None:
         custom_parts.check_loss(loss, dataset.num_classes)
-    if module is None:
-        settings = {**config.to_dict(), "convolution": convolution}
-        build = partial(build_model, num_classes=dataset.num_classes, shards=mesh.size)
-        network, eval_network = build(settings), build({**settings, "dtype": "float32"})
-    else:
-        network = eval_network = custom_parts.CustomModule(module)
-        custom_parts.check_module(network, dataset.num_classes)
     teacher = None
     if to_train and config.teacher is not None:
-        how = {"dtype": dtype, "convolution": choose_convolution("auto", platform)}
+        how = {"dtype": config.dtype, "convolution": choose_convolution("auto", platform)}
         teacher = load_teacher(config.teacher, dataset, how, shards=mesh.size)
     setup = TrainSetup(
         config=config,
@@ -216,8 +188,10 @@ def prepare(
         schedule=jax.jit(schedule),
         tx=tx,
         mesh=mesh,
-        convolution=convolution,
-        steps_per_call=steps_per_call,
+        convolution=convolution if config.arch == "cnn" else "lax",
+        steps_per_call=choose_steps_per_call(
+            options, platform, num_steps(1, len(dataset.train), config.batch_size)
+        ),
         total_steps=total_steps,
         teacher=teacher,
         initial=initial,
@@ -248,11 +222,62 @@ def _load(config: TrainConfig, options: RunOptions) -> Dataset:
     return distributed.main_process_first(lambda: load_dataset(source, options.data_dir, **how))
 
 
+def _start_devices(config: TrainConfig, options: RunOptions) -> list[Device]:
+    wanted: int | str = options.devices
+    if wanted == "auto":
+        # A convolutional step keeps about two threads busy, as its backward pass has two branches;
+        # more devices cost more in collectives. The MLP's few large products use all cores.
+        wanted = max(1, cpu_count() // 2) if config.arch == "cnn" else 1
+    return parallel.start_backend(options.platform, int(wanted))
+
+
+def _resolve(
+    config: TrainConfig, dataset: Dataset, custom: dict[str, str], platform: str
+) -> TrainConfig:
+    dtype = config.dtype
+    if dtype == "auto":  # bfloat16 where the devices multiply it fast
+        fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
+        dtype = "bfloat16" if fast else "float32"
+    config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
+    if config.batch_size > len(dataset.train):
+        raise ConfigError(
+            f"batch_size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
+            "images; give at most that"
+        )
+    return config
+
+
+def _make_mesh(devices: list[Device], batch_size: int, arch: str, options: RunOptions) -> Mesh:
+    processes, heavy = jax.process_count(), arch == "cnn"
+    devices = choose_devices(devices, options.devices, batch_size, heavy=heavy, processes=processes)
+    distributed.assert_same({"devices of a process": len(devices)})
+    return parallel.make_mesh(parallel.of_every_process(devices))
+
+
+def _networks(
+    config: TrainConfig, convolution: str, mesh: Mesh, num_classes: int, module: Any
+) -> tuple[Any, Any]:
+    """Returns the network as it is trained and as it is evaluated."""
+    if module is not None:
+        network = custom_parts.CustomModule(module)
+        custom_parts.check_module(network, num_classes)
+        return network, network
+    settings = {**config.to_dict(), "convolution": convolution}
+    build = partial(build_model, num_classes=num_classes, shards=mesh.size)
+    return build(settings), build({**settings, "dtype": "float32"})
+
+
+def _optimizer(
+    config: TrainConfig, total_steps: int
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    schedule = make_schedule(config.schedule, config.learning_rate, total_steps)
+    return schedule, make_optimizer(config.optimizer, schedule, config.weight_decay)
+
+
 def stored_state(config: TrainConfig, num_classes: int) -> TrainState:
     """Returns the shapes and dtypes of what a run's checkpoints hold, without data or devices."""
-    schedule = make_schedule(config.schedule, config.learning_rate, 1)
-    tx = make_optimizer(config.optimizer, schedule, config.weight_decay)
     module = build_model(config.to_dict(), num_classes)
+    _, tx = _optimizer(config, total_steps=1)
     return abstract_train_state(module, tx, averaged=bool(config.ema_decay))
 
 
@@ -292,14 +317,15 @@ def choose_devices(
     return devices[:count]
 
 
-def choose_steps_per_call(options: RunOptions, platform: str) -> int:
+def choose_steps_per_call(options: RunOptions, platform: str, steps_in_epoch: int) -> int:
     """Returns how many steps a call of the devices takes at most.
 
     With "auto" that is 1 on a CPU, where a convolution's gradient inside a rolled loop is many
-    times slower (jax issue 12868); elsewhere 256, so that a stop doesn't wait long.
+    times slower (jax issue 12868); elsewhere an epoch, at most 256, so that a stop doesn't wait
+    long.
 
     Examples:
-      >>> [choose_steps_per_call(RunOptions(), where) for where in ("cpu", "gpu")]
+      >>> [choose_steps_per_call(RunOptions(), where, 400) for where in ("cpu", "gpu")]
       [1, 256]
     """
     obstacle = None
@@ -308,7 +334,7 @@ def choose_steps_per_call(options: RunOptions, platform: str) -> int:
     elif jax.process_count() > 1:
         obstacle = "several processes agree between calls"
     if options.steps_per_call == "auto":
-        return 1 if platform == "cpu" or obstacle else MAX_STEPS_PER_CALL
+        return 1 if platform == "cpu" or obstacle else min(MAX_STEPS_PER_CALL, steps_in_epoch)
     if obstacle and options.steps_per_call > 1:
         raise ConfigError(f"steps_per_call={options.steps_per_call}: {obstacle}; give 1, or auto")
     return options.steps_per_call

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from digits_jax.errors import ConfigError, DigitsError
-from digits_jax.hardware import record_compilation_cache, version_of
+from digits_jax.hardware import JAX_SETTINGS, record_compilation_cache, version_of
 
 T = TypeVar("T")
 
@@ -48,11 +48,6 @@ _MESSAGES = (
     (r"Error parsing (\S+): (.*?)( Argument helptext| For full)", r"\1: \2"),
     (r"Missing from .*?: (\S+) (.*?) \(required\)", r"\1 is missing: \2"),
     (r"(.*?)( For full|$)", r"\1"),
-)
-# JAX reads them when it is imported, and the same seed would give another model.
-_JAX_SETTINGS = (
-    *("JAX_ENABLE_X64", "JAX_DEFAULT_PRNG_IMPL"),
-    *("JAX_THREEFRY_PARTITIONABLE", "JAX_RANDOM_SEED_OFFSET"),
 )
 # The dataclass of the program that runs, whose fields a library's error may name.
 _parsed: list[Any] = []
@@ -203,8 +198,8 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
       0; 2 for bad input; 1 for a full disk, another process's failure or a bug, with its traceback;
       141 where the output is closed. A signal N ends the process with status 128 + N.
     """
-    for name in _JAX_SETTINGS:
-        os.environ.pop(name, None)
+    for name in JAX_SETTINGS:  # JAX reads them when it is imported
+        os.environ.pop(name.upper(), None)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from digits_jax.errors import ConfigError
 
+# JAX takes them from the environment, and a seed's random numbers depend on them.
+JAX_SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_random_seed_offset")
 CPUINFO = Path("/proc/cpuinfo")
 _SUMS = "sums.json"
 _caches: list[Path] = []  # of compiled code, in use

@@ -92,8 +92,9 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     def put(leaf: Any) -> jax.Array:
         # Keys can't be put on another process's devices: only arrays of numbers can.
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            as_key = jax.jit(jax.random.wrap_key_data, out_shardings=sharding)
-            return as_key(np.asarray(jax.random.key_data(leaf)))
+            as_key = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(leaf))
+            data = np.asarray(jax.random.key_data(leaf))
+            return jax.jit(as_key, out_shardings=sharding)(data)
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
 
     return jax.tree.map(put, tree)

@@ -13,15 +13,12 @@ from digits_jax.data.splits import OWN, SPLITS, Dataset
 from digits_jax.errors import TrainingDivergedError
 from digits_jax.files import write_json
 from digits_jax.formatting import plain
-from digits_jax.hardware import cpu_count, processor_name, version_of
+from digits_jax.hardware import JAX_SETTINGS, cpu_count, processor_name, version_of
 from digits_jax.runs import folder
 from digits_jax.runs.checkpoint import list_steps, tree_sha256
 from digits_jax.training.scoring import Score
 from digits_jax.training.setup import TrainSetup
 from digits_jax.training.state import TrainState, count_params
-
-# What a seed's numbers depend on, and JAX takes from the environment.
-JAX_SETTINGS = ("jax_enable_x64", "jax_threefry_partitionable", "jax_random_seed_offset")
 
 
 def device_name(mesh: Mesh) -> str:
@@ -44,7 +41,7 @@ def summarize(setup: TrainSetup) -> str:
         sizes = f" (hidden sizes {config.hidden_sizes}), {config.dtype}"
     how = f"{config.optimizer}, {config.schedule} up to {config.learning_rate or 0:g}"
     if "tx" in setup.custom:
-        how = "an optimizer of your own"
+        how = "a custom optimizer"
     if "loss" in setup.custom:
         how += f", loss {setup.custom['loss']}"
     strength = "" if config.augment_strength == 1 else f" x {config.augment_strength:g}"

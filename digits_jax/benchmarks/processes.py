@@ -5,9 +5,8 @@ belongs to the first process that asks, and a TPU to one alone.
 """
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from digits_jax.benchmarks.options import Options
 from digits_jax.errors import ConfigError, DigitsError
+from digits_jax.hardware import keep_freed_memory
 
 
 def measure_networks(
@@ -38,53 +38,21 @@ def measure_networks(
 
 
 def in_child(measure: Callable[..., Any], *args: Any) -> Any:
-    """Calls a function in a new process.
-
-    Args:
-      measure: of a module; what it returns can be pickled.
-      args: what it is given.
+    """Calls a function of a module in a new process.
 
     Raises:
       DigitsError: the one that was raised there.
       RuntimeError: the process ended without an answer.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, measure, *args), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"{measure.__module__} ended with {process.exitcode}") from None
-    finally:
-        process.kill()  # it has nothing to clear up, which would take JAX a second
-        process.join()
+    work = pickle.dumps((measure, args))
+    command = [sys.executable, "-m", "digits_jax.benchmarks.processes"]
+    done = subprocess.run(command, input=work, stdout=subprocess.PIPE)
+    if done.returncode:
+        raise RuntimeError(f"{measure.__module__} ended with {done.returncode}")
+    answer = pickle.loads(done.stdout)
     if isinstance(answer, DigitsError):
         raise answer
     return answer
-
-
-def _answer(
-    sender: multiprocessing.connection.Connection, measure: Callable[..., Any], *args: Any
-) -> None:
-    from digits_jax.hardware import keep_freed_memory
-
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
-    keep_freed_memory()  # as the programs do; before there are other threads
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        sender.send(measure(*args))
-    except DigitsError as error:
-        sender.send(error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 class Finished(NamedTuple):
@@ -169,3 +137,19 @@ def stopping_children() -> Iterator[None]:
 def _stop(number: int, _frame: FrameType | None) -> None:
     print("stopped", file=sys.stderr)
     raise SystemExit(128 + number)
+
+
+def _answer() -> None:
+    """Does in the new process what `in_child` asks for."""
+    keep_freed_memory()  # as the programs do; before there are other threads
+    answers, sys.stdout = sys.stdout, sys.stderr
+    measure, args = pickle.load(sys.stdin.buffer)
+    try:
+        answer = measure(*args)
+    except DigitsError as error:
+        answer = error
+    answers.buffer.write(pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    _answer()

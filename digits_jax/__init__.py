@@ -7,7 +7,7 @@ costs nothing.
 import os
 import sys
 
-# `python -m` imports modules of the current folder first, which may hold a stranger's files.
+# `python -m` imports modules of the current folder first, which may hold untrusted files.
 if (
     sys.argv[:1] == ["-m"]
     and not sys.flags.safe_path

@@ -59,7 +59,7 @@ OTHER_ARCH_FIELDS = {
     "mlp": ("channels", "convs_per_block", "dense_size", "space_to_depth"),
     "cnn": ("hidden_sizes",),
 }
-# What a resumed run doesn't take over from the call before.
+# A resumed run doesn't take these from the earlier call.
 _THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id")
 
 
@@ -87,7 +87,7 @@ class TrainConfig(Checked, ranges=RANGES):
     mix: Optional[tuple[int, ...]] = None
     """Of --dataset=A+B: how often the training images of each are taken, e.g. 1,5 (default: once; of the preset handwriting: as it says)."""  # noqa: E501
     picture: Literal["ink", "resize"] = "ink"
-    """How pictures of your own are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
+    """How your own pictures are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
     epochs: ByPreset[float] = BY_PRESET
     """Passes over the training images; fractions are allowed."""
     batch_size: ByPreset[int] = BY_PRESET
@@ -263,7 +263,7 @@ class RunOptions(Checked, ranges=RANGES):
     """Several processes: one that makes no progress for so long ends itself, and with it the others."""  # noqa: E501
 
     def for_resuming(self, workdir: str | Path, **changes: Any) -> "RunOptions":
-        """Returns the options of a run that goes on here: devices and processes are this call's.
+        """Returns the options of a run that is resumed here: devices and processes are this call's.
 
         Args:
           workdir: the run's folder.

@@ -172,7 +172,7 @@ def _watch(processes: list[_Process], received: list[int], stopped_seconds: floa
     status, what = first or _first_failure(processes, stopped_seconds) or (0, "")
     # 2: the arguments can't be used; 141: the output is closed.
     if status and not received:
-        advice = "" if status in (2, 141) else "; start again with --resume --workdir=... to go on"
+        advice = "" if status in (2, 141) else "; restart with --resume --workdir=..."
         _say(f"{what}; all have ended{advice}")
     return status
 

@@ -186,7 +186,7 @@ def find_dataset(run: Run, name: str | None = None, data_dir: str | Path | None 
     name = name or run.results.get("dataset")
     if not name:
         raise DataError(f"{run.source} names no data set; give it")
-    # Of a data set of one's own, which may be larger than memory, the test set is enough.
+    # The test set is enough: prepared sets may be larger than memory.
     way = "stream" if name.startswith("tfds/") else "memory"
     dataset = own or load_dataset(name, data_dir, input=way)
     check_dataset(dataset, run)

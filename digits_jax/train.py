@@ -20,18 +20,18 @@ from digits_jax.formatting import plain, plural
 from digits_jax.presets import DISTILLATION
 from digits_jax.runs import folder
 
-# What takes back the teacher of a run that --config repeats.
+# --teacher=none removes the teacher of a run that --config repeats.
 NO_TEACHER = "none"
 
 
 @dataclass(frozen=True)
 class Modes:
-    """What is done with the configuration."""
+    """What to do with the configuration."""
 
     config_from: Annotated[str | None, tyro.conf.arg(name="config", help_behavior_hint="")] = None
     """Path to a run or its config.json whose settings are the defaults of this one."""
     resume: Switch = False
-    """Go on with the run in --workdir from its newest checkpoint."""
+    """Resume the run in --workdir from its newest checkpoint."""
     dry_run: Switch = False
     """Check everything, print what would be done, and stop: no run is written."""
 
@@ -242,7 +242,7 @@ def _print_dry_run(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
         check_same_run(setup, workdir)
         if setup.config.ensemble == 1:
             step = newest_good(workdir / folder.CHECKPOINTS) or 0
-            place = f"; it would go on at step {step} of {setup.total_steps}"
+            place = f"; it would resume at step {step} of {setup.total_steps}"
     elif setup.options.workdir:
         folder.check_free(Path(setup.options.workdir))
     if speaks:

@@ -1,4 +1,4 @@
-"""Small data sets as anybody's tfds may have prepared them."""
+"""Small data sets, as tfds prepares them."""
 
 import numpy as np
 from pictures import encode

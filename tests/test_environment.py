@@ -68,7 +68,7 @@ assert (compilation_cache(), user_cache()) == (None, None)
 
 def test_programs_import_nothing_from_the_current_folder(tmp_path):
     for name in ("tyro", "difflib", "typing_extensions", "lazy_loader", "numpy", "jax", "PIL"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of a stranger')")
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('untrusted code')")
     Image.new("L", (28, 28)).save(tmp_path / "blank.png")
     status, out, err = call(tmp_path, "predict", "blank.png")
     assert (status, out, err) == (0, "blank.png: no digit\n", "")

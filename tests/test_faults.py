@@ -169,7 +169,7 @@ def test_a_second_signal_does_not_wait(home, here):
     flags = ["--resume", "--dry-run", f"--workdir={home / 'twice'}", "--devices=1"]
     status, out, _ = here(train_program, *flags)
     assert status == 0
-    assert "it would go on at step" in out
+    assert "it would resume at step" in out
 
 
 def test_a_reader_that_leaves_stops_a_training(home):
@@ -178,7 +178,7 @@ def test_a_reader_that_leaves_stops_a_training(home):
         process.stdout.close()
         assert process.wait(TIMEOUT_SECONDS) == 141
         err = process.stderr.read()
-    assert re.match(r"stopped at step \d+ of \d+, saved; go on with", err)
+    assert re.match(r"stopped at step \d+ of \d+, saved; resume with", err)
 
 
 def test_streams_that_are_closed_or_ascii(trained, home):
@@ -276,7 +276,7 @@ def test_two_at_once(home, here):
         assert process.poll() is None
         status, err = stop(process, signal.SIGHUP)
     assert status == 129
-    assert ", saved; go on with" in err
+    assert ", saved; resume with" in err
 
 
 # --- the list of checkpoints ---------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_another_run_is_listed_as_damaged(run, here, field, valu
     ],
 )
 def test_values_of_other_types_are_one_line(run, here, resumed, values):
-    """A stranger's checkpoint, whose sums are right."""
+    """An untrusted checkpoint, whose sums are right."""
     step = run / "checkpoints" / "30"
     saved = json.loads((step / "values.json").read_text())
     changed = json.dumps({**saved, **values} if values else values).encode()

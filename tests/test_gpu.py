@@ -105,7 +105,7 @@ def test_interrupted_and_resumed_it_has_the_same_bits(home, mlp):
     with training(home, *MLP, "--workdir=cut", until="epoch 1/", env=GPU) as process:
         assert stop(process, signal.SIGINT)[0] == 130
     assert not (home / "cut" / "results.json").exists()
-    assert "going on at step" in call(home, "train", "--resume", "--workdir=cut")
+    assert "resuming at step" in call(home, "train", "--resume", "--workdir=cut")
     assert results(home, "cut")["params_sha256"] == results(home, mlp)["params_sha256"]
 
 

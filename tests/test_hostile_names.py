@@ -1,4 +1,4 @@
-"""Names of strangers' files, folders and classes stay text in every form of output."""
+"""Untrusted names of files, folders and classes stay text in every form of output."""
 
 import csv
 import io
@@ -120,7 +120,7 @@ def test_a_network_whose_classes_have_such_names(tmp_path, trained):
     assert load_network(run).class_names[:3] == (plain(ESCAPES), r"caf\udce9", "2")
 
 
-def test_answers_of_a_stranger_are_a_table(here, tmp_path, trained, monkeypatch):
+def test_untrusted_predictions_are_a_table(here, tmp_path, trained, monkeypatch):
     (tmp_path / "test.csv").write_text("\n".join([",".join(["0", "255"] * 392)] * 2))
     names = [FORMULA, 'a,"b"']
     answers = SimpleNamespace(predict=lambda images: SimpleNamespace(names=names))

@@ -40,8 +40,8 @@ def end(home, name, number, changes):
     flags = ["--resume"] if begun else [*LONG, "--checkpoint-every-steps=3"]
     process = start(home, "train", *flags, f"--workdir={name}")
     try:
-        if begun:  # what was left is cleared up when it has said where it goes on
-            at = f"going on at step {newest(checkpoints)} of {STEPS}"
+        if begun:  # what was left is cleared up when it has said where it resumes
+            at = f"resuming at step {newest(checkpoints)} of {STEPS}"
             assert any(at in line for line in process.stdout)
         before = None
         while changes and process.poll() is None:

@@ -92,7 +92,7 @@ def test_one_is_killed(started, killed):
     status, _, err = outcome(launcher, pids)
     assert status == 128 + signal.SIGKILL
     assert f"{who(killed, pids)} was ended by SIGKILL; ending the others\n" in err
-    last = "was ended by SIGKILL; all have ended; start again with --resume --workdir=... to go on"
+    last = "was ended by SIGKILL; all have ended; restart with --resume --workdir=..."
     assert err.splitlines()[-1] == f"{who(killed, pids)} {last}"
 
 

@@ -1,6 +1,6 @@
 """Files from outside, damaged at random or made to deceive: read, or refused in one line.
 
-Pictures, ``.npz`` and IDX files may come from anybody. A run's own files need only be refused when
+Pictures, ``.npz`` and IDX files may come from anywhere. A run's own files need only be refused when
 they are cut off, empty or something else.
 """
 
@@ -148,7 +148,7 @@ def read_picture(path):
 
 
 def read_own(suffix):
-    """A reader of data of one's own, which are told apart by their names."""
+    """A reader of user data, which are told apart by their names."""
 
     def read(path):
         own = path.with_suffix(suffix)

@@ -85,7 +85,7 @@ def test_one_is_lost_and_all_are_started_again(home, two_by_two, number, index):
     what = "was ended by SIGKILL" if number == signal.SIGKILL else "is stopped"
     last = err.splitlines()[-1]
     assert last.startswith(f"launch: process {index} (process id {pids[index]}) {what}")
-    assert "start again with --resume" in last
+    assert "restart with --resume" in last
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert list_steps(home / name / "checkpoints")
     with launch(home, "--resume", f"--workdir={name}") as process:
@@ -98,7 +98,7 @@ def test_one_is_lost_and_all_are_started_again(home, two_by_two, number, index):
 
 
 def test_a_signal_saves_in_both_at_one_step(home, two_by_two):
-    """And what two processes of two devices saved, one of another number goes on with."""
+    """One process resumes what two processes of two devices saved."""
     with launch(home, *LONG, "--workdir=asked") as process:
         try:
             wait_for(process, "[0] epoch 3/8")
@@ -107,7 +107,7 @@ def test_a_signal_saves_in_both_at_one_step(home, two_by_two):
         finally:
             process.kill()
     assert process.returncode == 143, err
-    step = int(re.search(r"\[0\] stopped at step (\d+) of 158, saved; go on with", err)[1])
+    step = int(re.search(r"\[0\] stopped at step (\d+) of 158, saved; resume with", err)[1])
     assert list_steps(home / "asked" / "checkpoints")[-1] == step
     status, out, err = call(home, "train", "--resume", "--workdir=asked", "--devices=8")
     assert (status, err) == (0, "")

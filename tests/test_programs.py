@@ -101,7 +101,7 @@ def test_ctrl_c_and_resume(trained, home):
     with training(home, *argv, until="epoch") as process:
         status, err = stop(process, signal.SIGINT)
     assert status == 130, err
-    step = int(re.match(r"stopped at step (\d+) of 30, saved; go on with\n", err)[1])
+    step = int(re.match(r"stopped at step (\d+) of 30, saved; resume with\n", err)[1])
     assert 20 <= step < 30
     command = err.splitlines()[1].split()
     assert command == ["python", "-m", "digits_jax.train", "--resume", "--workdir=stopped"]
@@ -110,7 +110,7 @@ def test_ctrl_c_and_resume(trained, home):
 
     status, out, err = call(home, "train", *command[3:])
     assert (status, err) == (0, "")
-    assert f"stopped: going on at step {step} of 30" in out
+    assert f"stopped: resuming at step {step} of 30" in out
     straight, resumed = read_results(trained[0]), read_results(home / "stopped")
     for name in ("params_sha256", "test_loss"):
         assert resumed[name] == straight[name]

@@ -1,4 +1,4 @@
-"""Anybody's arrays of images and labels -> a `Dataset`: checked, scaled to 28x28, divided."""
+"""Arrays of images and labels -> a `Dataset`: checked, scaled to 28x28, divided."""
 
 import math
 import re

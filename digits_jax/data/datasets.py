@@ -52,11 +52,11 @@ def load_dataset(
 
     Args:
       name: one of ``DATASETS``; ``tfds/NAME:VERSION``, see `digits_jax.data.tfds`; the path of
-        data of one's own, see docs/data.md; or several of these with the same classes, ``A+B``.
+        user data, see docs/data.md; or several of these with the same classes, ``A+B``.
       data_dir: an existing folder; see the top of this module.
       input: with "stream" the training images stay in the files that tfds prepared and are read
         when they are needed, in the same order.
-      picture: how one's own pictures are read: "ink", the digit placed as MNIST's, as
+      picture: how user pictures are read: "ink", the digit placed as MNIST's, as
         `digits_jax.predict` does it; or "resize", only scaled to 28x28.
       mix: of ``A+B``: how often the training images of each are taken; once if None.
 
@@ -106,7 +106,7 @@ def load_dataset(
 
         if input == "stream":
             raise DataError(
-                "input=stream: data of your own is read into memory; prepare it as tfds/NAME, or "
+                "input=stream: your own data is read into memory; prepare it as tfds/NAME, or "
                 "give input=memory"
             )
         return load_own(Path(name), roots, picture)
@@ -174,8 +174,8 @@ def _load_registered(data: Registered, roots: list[Path], *, download: bool) -> 
         return other
     elif not folder and not download:
         raise DataError(
-            f"data_dir={roots[0]}: holds no {data.name}; give dataset={roots[0]} for data of your "
-            f"own, dataset={data.name} to download it there, or dataset=digits"
+            f"data_dir={roots[0]}: holds no {data.name}; give dataset={roots[0]} for your "
+            f"own data, dataset={data.name} to download it there, or dataset=digits"
         )
     else:
         folder = folder or download_originals(data, roots)
@@ -220,7 +220,7 @@ def _find_other_form(data: Registered, roots: list[Path]) -> Dataset | None:
                 if dataset.name == data.name:
                     return replace(dataset, path="")
                 raise DataError(
-                    f"{data.name}: {place} isn't the original; for data of your own give "
+                    f"{data.name}: {place} isn't the original; for your own data give "
                     f"dataset={place}"
                 )
     return None

@@ -162,7 +162,7 @@ def find_originals(data: Registered, root: Path) -> Path | None:
             raise DataError(
                 f"{data.name}: {place / unpacked} is unpacked, and its checksum isn't known; put "
                 f"the original files there: {', '.join(data.sha256)}, from {data.urls[0]}; for "
-                f"data of your own give dataset={place}"
+                f"your own data give dataset={place}"
             )
         if not sums or foreign.issuperset(sums.values()):
             continue
@@ -170,7 +170,7 @@ def find_originals(data: Registered, root: Path) -> Path | None:
             raise DataError(
                 f"{data.name}: {', '.join(wrong)} in {place} are missing, damaged or others of "
                 f"that name (by their SHA-256); get them from {data.urls[0]}, or give "
-                f"dataset={place} for data of your own"
+                f"dataset={place} for your own data"
             )
         return place
     return None

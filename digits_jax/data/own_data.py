@@ -1,4 +1,4 @@
-"""Data of one's own from files: pictures in class folders, CSV, npz, IDX, parquet."""
+"""User data from files: pictures in class folders, CSV, npz, IDX, parquet."""
 
 import contextlib
 import hashlib
@@ -71,7 +71,7 @@ class _Arrays:
 
 
 def load_own(path: Path, roots: list[Path], picture: str) -> Dataset:
-    """Loads data of one's own.
+    """Loads user data.
 
     What was read from pictures and text is cached, until a file's size or time changes.
 

@@ -82,8 +82,8 @@ class Dataset:
     """A data set, its splits and where it comes from.
 
     Attributes:
-      name: one of ``DATASETS`` but never ``auto``; ``tfds/NAME:VERSION``; or a name of one's own.
-      version: the version of its source; ``OWN`` for one's own arrays and files.
+      name: one of ``DATASETS`` but never ``auto``; ``tfds/NAME:VERSION``; or the user's choice.
+      version: the version of its source; ``OWN`` for user arrays and files.
       source: where it comes from, for a person.
       sha256: over all arrays (`sha256_of_splits`), computed if it is empty; for
         ``tfds/NAME:VERSION`` see `digits_jax.data.tfds`.
@@ -91,8 +91,8 @@ class Dataset:
       train, validation, test: the splits. With ``input="stream"`` train is a `RecordSplit`, which
         holds no arrays but has a length and `rows`.
       notice: why ``auto`` fell back to ``digits``; else empty.
-      notes: what was done to data of one's own, a line each.
-      path: where data of one's own were read; else empty. Of mixed ones ``A+B``.
+      notes: what was done to user data, a line each.
+      path: where user data was read; else empty. Of mixed ones ``A+B``.
       parts: of mixed data sets (`mix_datasets`): the name of each, and how many of the validation
         and of the test images are its own; else empty.
 
@@ -153,7 +153,7 @@ class Dataset:
         class_names: Sequence[str] | None = None,
         name: str = "mine",
     ) -> "Dataset":
-        """Makes a data set of one's own from arrays, or what NumPy takes for such.
+        """Makes a data set from the user's arrays, or from what NumPy converts to arrays.
 
         What isn't given is taken from ``train``: one of ten images of each class, always the same
         ones. Images of another size are scaled to 28x28, colours become grey, and dark digits on
@@ -185,7 +185,7 @@ class Dataset:
 
     @property
     def is_small(self) -> bool:
-        """Whether presets train it as ``digits``: so is a small data set of one's own."""
+        """Whether presets train it as ``digits``: so are small sets of user data."""
         return self.name == "digits" or (self.version == OWN and len(self.train) < 5_000)
 
     @property

@@ -268,7 +268,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def resume_command(path: Path) -> str:
-    """Returns the command that goes on with a run, and writes what is missing in its folder."""
+    """Returns the command that resumes a run, or writes the missing files of a finished one."""
     return f"python -m digits_jax.train --resume --workdir={shlex.quote(str(path))}"
 
 

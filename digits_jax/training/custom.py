@@ -1,4 +1,4 @@
-"""A module, a loss and an optimizer of the caller's, instead of the library's."""
+"""A custom module, loss and optimizer, instead of the library's."""
 
 import dataclasses
 import inspect

@@ -60,7 +60,7 @@ def fit_ensemble(
     Args:
       config: what to train; the members' seeds are ``config.seed`` and the next ones.
       dataset: instead of the one that ``config.dataset`` names.
-      resuming: go on in a folder; finished members are kept as they are.
+      resuming: resume the ensemble in the folder; finished members are kept as they are.
       on_member: called with each member that was trained now.
 
     Raises:
@@ -120,7 +120,7 @@ def fit_ensemble(
                 except Interrupted as stopped:
                     raise Interrupted(
                         f"stopped in network {index + 1} of {count}, saved; "
-                        f"go on with\n  {folder.resume_command(workdir)}",
+                        f"resume with\n  {folder.resume_command(workdir)}",
                         stopped.signal_number,
                     ) from None
         runs = tuple(folder.read_run(path) for path in paths)
@@ -151,8 +151,8 @@ def _train_together(
                 on_member(result)
         except Interrupted as stopped:
             raise Interrupted(
-                "stopped, all networks saved; they go on one after another: "
-                f"go on with\n  {folder.resume_command(workdir)}",
+                "stopped, all networks saved; they are resumed one after another: "
+                f"resume with\n  {folder.resume_command(workdir)}",
                 stopped.signal_number,
             ) from None
 

@@ -179,9 +179,9 @@ def run(
     main = jax.process_index() == 0
     workdir = Path(distributed.broadcast_text(str(choose_workdir(setup)) if main else None))
     distributed.assert_same({**fingerprint_of(setup), "resume": resuming})
-    go_on = f"go on with\n  {folder.resume_command(workdir)}"
+    advice = f"resume with\n  {folder.resume_command(workdir)}"
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(stop_on_signals(f"not waiting; {go_on}"))
+        stop = stack.enter_context(stop_on_signals(f"not waiting; {advice}"))
         if main:  # One process writes the run's files.
             stack.enter_context(folder.hold_workdir(workdir, new=not resuming))
         try:
@@ -197,7 +197,7 @@ def run(
         except Interrupted as stopped:
             saved = list_steps(workdir / folder.CHECKPOINTS)
             place = f"at step {saved[-1]} of {setup.total_steps}, saved" if saved else "at step 0"
-            raise Interrupted(f"stopped {place}; {go_on}", stopped.signal_number) from None
+            raise Interrupted(f"stopped {place}; {advice}", stopped.signal_number) from None
 
 
 def train_members(
@@ -217,14 +217,14 @@ def train_members(
       setups: of each network; they differ in their seeds alone, or also in their images, of which
         all have equally many.
       workdirs: folders that the caller holds, one for each network; None writes nothing.
-      resuming: go on with the run in the folder; for one network.
+      resuming: resume the run in the folder; for one network.
 
     Raises:
       TrainingDivergedError: a network has diverged.
       Interrupted: ``stop`` was requested, and each network has a checkpoint.
     """
     if resuming and len(setups) > 1:
-        raise ConfigError("resuming: networks go on one by one; give one setup")
+        raise ConfigError("resuming: networks are resumed one by one; give one setup")
     training = _Training(setups, workdirs, stop or StopRequest(), quiet, callbacks)
     first, folders = setups[0], workdirs or []
     if len(setups) > 1:

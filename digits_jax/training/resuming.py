@@ -42,7 +42,7 @@ from digits_jax.training.state import TrainState
 
 
 def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState, dict[str, float]]:
-    """Restores the state and the totals to go on from, and drops what was logged after them."""
+    """Restores the state and the totals to resume from, and drops what was logged after them."""
     for name, value in describe_run(setup)["jax"].items():
         if (was := read_part(workdir, "jax").get(name)) != value:
             raise ConfigError(
@@ -70,7 +70,7 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
         clear_up(path, restored.damaged)
         state, step = restored.tree, restored.step
         totals = {name: restored.values[name] for name in ZERO_TOTALS}
-        action = "already finished" if step == setup.total_steps else "going on"
+        action = "already finished" if step == setup.total_steps else "resuming"
     if jax.process_index() == 0:
         described = read_json(workdir / folder.CONFIG)
         if described["config"]["teacher"] != setup.config.teacher:  # it has moved

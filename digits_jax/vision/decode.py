@@ -1,4 +1,4 @@
-"""The bytes of anybody's picture -> grey levels, in bounded memory and time.
+"""The bytes of a picture -> grey levels, in bounded memory and time.
 
 Whatever the bytes are, the result is an array or a `DataError` of one line. Pillow decodes and
 tries the formats that we list, whatever the file is called.

@@ -1,4 +1,4 @@
-"""The ink of anybody's picture, whatever its light, paper and polarity."""
+"""The ink of a picture, for any light, paper and polarity."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Data of one's own: every form gives the same arrays, and every mistake is one line."""
+"""User data: every form gives the same arrays, and every mistake is one line."""
 
 import errno
 import gzip
@@ -300,7 +300,7 @@ def test_paths_and_options_that_cannot_be_used(tmp_path):
         with pytest.raises(DataError, match="no such file or folder; give a folder of class"):
             load_dataset(name)
     np.savez(tmp_path / "some.npz", images=IMAGES, labels=LABELS)
-    with pytest.raises(DataError, match="input=stream: data of your own is read into memory"):
+    with pytest.raises(DataError, match="input=stream: your own data is read into memory"):
         load_dataset(tmp_path / "some.npz", input="stream")
     with pytest.raises(DataError, match="picture=photo: must be ink or resize"):
         load_dataset(tmp_path / "some.npz", picture="photo")
@@ -314,7 +314,7 @@ def test_paths_and_options_that_cannot_be_used(tmp_path):
 def test_a_folder_without_mnist_does_not_train_on_something_else(small, tmp_path, name):
     np.savez(tmp_path / "mnist.npz", images=IMAGES, labels=LABELS)
     with pytest.raises(
-        DataError, match=r"mnist: .*mnist\.npz isn't the original; for data of your"
+        DataError, match=r"mnist: .*mnist\.npz isn't the original; for your own data"
     ):
         load_dataset(name, tmp_path)
     (tmp_path / "mnist.npz").rename(tmp_path / "some.npz")
@@ -502,7 +502,7 @@ def test_where_a_runs_data_are(tmp_path):
     assert load_own_of_run(describe(run, name="mnist", path=tmp_path / "gone")) is None
     assert load_own_of_run(describe(run, name="digits", path="")) is None
     assert load_own_of_run(tmp_path) is None
-    # A stranger's config.json may hold anything.
+    # An untrusted config.json may hold anything.
     (run / "config.json").write_text("[]")
     assert load_own_of_run(run) is None
     (run / "config.json").write_text('{"dataset": {"path": "digits+digits"}, "config": 1}')
@@ -647,7 +647,7 @@ def test_libraries_that_are_not_installed_are_named(tmp_path, monkeypatch):
 
 
 def test_the_pages_python_runs(tmp_path, monkeypatch, capsys):
-    """Arrays of one's own, and a tfds set of one's own without TensorFlow."""
+    """User arrays, and a custom tfds set without TensorFlow."""
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
     arrays, prepare = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

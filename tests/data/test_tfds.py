@@ -199,7 +199,7 @@ def test_stored_examples_that_are_no_digits_are_refused(changes, said, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tfds/own", "mnist"])
-def test_a_feature_of_ones_own_is_not_imported(name, tmp_path, monkeypatch):
+def test_a_custom_feature_is_not_imported(name, tmp_path, monkeypatch):
     """tfds would import the module: a data set from elsewhere must not run code."""
     folder, _ = write_prepared(tmp_path, name.removeprefix("tfds/"), "3.0.1")
     (tmp_path / "payload.py").write_text("raise SystemExit('run')")

@@ -86,7 +86,7 @@ def test_resumed_training(train, home, name):
         assert stop(process, signal.SIGTERM)[0] == 128 + signal.SIGTERM
     status, out, err = call(home, "train", *argv, "--resume")
     assert status == 0, err
-    assert "going on at step" in out
+    assert "resuming at step" in out
     found, expected = results(home / f"{name}-resumed"), results(train(name))
     assert found[:2] == expected[:2]
     np.testing.assert_array_equal(found[2], expected[2])

@@ -227,7 +227,7 @@ def test_an_intact_step_that_cannot_be_restored_is_no_damage(saved, monkeypatch)
 
 
 def test_arrays_of_other_shapes_are_not_read(tmp_path):
-    """A stranger's checkpoint: 40 kB of zeros, packed, for 400 MB of memory."""
+    """An untrusted checkpoint: 40 kB of zeros, packed, for 400 MB of memory."""
     large = {"params": {"w": jnp.zeros((10_000, 10_000))}, "batch_stats": {}}
     save_checkpoint(tmp_path, 1, large, {})
     small = abstract({"params": {"w": jnp.zeros(2)}, "batch_stats": {}})

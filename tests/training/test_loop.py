@@ -230,7 +230,7 @@ def test_a_trained_network_is_loaded(finished, toy, tmp_path):
 
 
 def test_a_stop_while_an_epoch_is_scored(finished, toy, tmp_path, monkeypatch):
-    """The epoch is scored again, once, when the run goes on; also where that is killed."""
+    """The epoch is scored again, once, when the run is resumed; also where that is killed."""
     real, workdir, scored = scoring.eval_batches, tmp_path / "run", []
 
     def batches(split, size, share):
@@ -260,7 +260,7 @@ def test_a_stop_while_it_compiles(finished, toy, tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "initial_state", initial_state)
-        with pytest.raises(Interrupted, match=r"stopped at step 0; go on with\n .*--resume"):
+        with pytest.raises(Interrupted, match=r"stopped at step 0; resume with\n .*--resume"):
             train(toy, workdir)
     assert_same_run(resume(workdir, dataset=toy, devices=1), finished)
     assert "no checkpoint yet: starting at step 0 of 15" in capsys.readouterr().out

@@ -29,7 +29,7 @@ class Modes:
     """What to do with the configuration."""
 
     config_from: Annotated[str | None, tyro.conf.arg(name="config", help_behavior_hint="")] = None
-    """Path to a run or its config.json whose settings are the defaults of this one."""
+    """Path of a run or its config.json, whose settings become the defaults."""
     resume: Switch = False
     """Resume the run in --workdir from its newest checkpoint."""
     dry_run: Switch = False
@@ -53,11 +53,18 @@ class Arguments:
         tyro.conf.arg(name="mode", help="What the program does."),
     ] = field(default_factory=Modes)
 
+    @property
+    def origin(self) -> Path | None:
+        """The folder of the run that is resumed or repeated."""
+        given = self.options.workdir if self.modes.resume else self.modes.config_from
+        path = given and Path(os.path.expanduser(given))
+        return (path if path.is_dir() else path.parent) if path else None
+
 
 def parse_arguments(argv: Sequence[str]) -> Arguments:
     """Parses a command line.
 
-    With ``--resume`` what isn't given is the run's own; with ``--config`` it is the other run's.
+    With ``--resume`` or ``--config``, flags that aren't given have the values of that run.
 
     Raises:
       ConfigError: a flag can't be used, or differs from the run that is resumed.
@@ -67,28 +74,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         raise ConfigError("--config starts a new run, --resume continues one; give one of them")
     if early.resume and not early.workdir:
         raise ConfigError("--resume needs --workdir, the folder of the run")
-    if early.resume:
-        path = Path(os.path.expanduser(early.workdir or ""))
-        folder.check_run(path)
-        run, saved_options = read_config(path)
-        options = saved_options.for_resuming(path)
-        _check_same(early, run, path)
-    elif early.config is not None:
-        run, saved_options = read_config(Path(os.path.expanduser(early.config)))
-        # Sums round differently on another number of devices.
-        options = dataclasses.replace(
-            saved_options.for_resuming(early.config), workdir=None, devices=saved_options.devices
-        )
-        # A data set of another name is a choice.
-        _check_same(dataclasses.replace(early, dataset=None), run, early.config)
-        if early.teacher == NO_TEACHER:
-            run = dataclasses.replace(run, **dict.fromkeys(("teacher", *DISTILLATION)))
-        if early.ensemble == 1:
-            options = dataclasses.replace(options, together=None)
-    else:
-        return _without_teacher_none(parse(Arguments, argv, doc=__doc__ or ""))
-    arguments = parse(Arguments, argv, doc=__doc__ or "", default=Arguments(run, options))
-    return _without_teacher_none(arguments)
+    default = _defaults(early) if early.resume or early.config is not None else None
+    arguments = parse(Arguments, argv, doc=__doc__ or "", default=default)
+    if arguments.config.teacher == NO_TEACHER:
+        config = dataclasses.replace(arguments.config, **dict.fromkeys(("teacher", *DISTILLATION)))
+        arguments = dataclasses.replace(arguments, config=config)
+    return arguments
 
 
 @dataclass(frozen=True)
@@ -101,29 +92,35 @@ class _Early:
     arch: str | None = None
     preset: str | None = None
     dataset: str | None = None
-    teacher: str | None = None
-    ensemble: int | None = None
+
+
+def _defaults(early: _Early) -> Arguments:
+    """The arguments of the run that is resumed or repeated."""
+    path = Path(os.path.expanduser((early.workdir if early.resume else early.config) or ""))
+    if early.resume:
+        folder.check_run(path)
+    run, options = read_config(path)
+    _check_same(early, run, path)
+    here = options.for_resuming(path)
+    if not early.resume:  # sums round differently on another number of devices
+        here = dataclasses.replace(here, workdir=None, devices=options.devices)
+    return Arguments(run, here)
 
 
 def _check_same(early: _Early, run: TrainConfig, path: str | Path) -> None:
     """Refuses what a run's other fields depend on, before another data set is downloaded."""
     arch = "mlp" if early.arch == "ann" else early.arch
-    for name, value in (("arch", arch), ("preset", early.preset), ("dataset", early.dataset)):
+    given = {"arch": arch, "preset": early.preset}
+    # Without its version, a data set may be the same one; and so may the one at a path.
+    if early.resume and not Path(os.path.expanduser(early.dataset or "")).exists():
+        given["dataset"] = early.dataset
+    for name, value in given.items():
         own = getattr(run, name)
-        # Without its version, a data set may be the same one; and so may the one at a path.
-        is_path = name == "dataset" and value and Path(os.path.expanduser(value)).exists()
-        if value not in (None, own, "auto") and value != own.split(":")[0] and not is_path:
+        if value not in (None, own, "auto") and value != own.split(":")[0]:
             raise ConfigError(
                 f"{name}={value}: the run in {path} has {name}={own}; leave it out, or start a new "
                 "run"
             )
-
-
-def _without_teacher_none(arguments: Arguments) -> Arguments:
-    if arguments.config.teacher != NO_TEACHER:
-        return arguments
-    config = dataclasses.replace(arguments.config, **dict.fromkeys(("teacher", *DISTILLATION)))
-    return dataclasses.replace(arguments, config=config)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -154,17 +151,25 @@ def main(argv: Sequence[str]) -> int:
 def _train(arguments: Arguments, started: float) -> int:
     import jax
 
-    from digits_jax.training.ensemble import fit_ensemble
+    from digits_jax.training.ensemble import run_ensemble
     from digits_jax.training.interrupts import stop_on_signals
     from digits_jax.training.loop import run
+    from digits_jax.training.run_metadata import summarize
     from digits_jax.training.setup import prepare
 
-    dataset, resuming = _own_dataset(arguments), arguments.modes.resume
-    setup = prepare(arguments.config, arguments.options, dataset, resuming=resuming)
+    resuming = arguments.modes.resume
+    setup = prepare(arguments.config, arguments.options, _user_data(arguments), resuming=resuming)
     main_process = jax.process_index() == 0
-    _announce(setup, arguments, speaks=main_process)
+    differences = _check_repeated(setup, arguments)
+    if main_process:
+        print(summarize(setup), flush=True)
+        print_notice(setup.dataset.notice)
+        for line in differences:
+            print(f"warning: {line}", file=sys.stderr)
     if arguments.modes.dry_run:
-        _print_dry_run(setup, arguments, speaks=main_process)
+        place = _check_place(setup, resuming)
+        if main_process:
+            print(f"dry run: no run was written{place}")
         return 0
     if setup.config.ensemble > 1:
 
@@ -172,13 +177,7 @@ def _train(arguments: Arguments, started: float) -> int:
             write_curves(result)
             print(plain(last_line(result.results, result.workdir)), flush=True)
 
-        ensemble = fit_ensemble(
-            setup.config,
-            setup.options,
-            dataset=setup.dataset,
-            resuming=resuming,
-            on_member=on_member,
-        )
+        ensemble = run_ensemble(setup, resuming=resuming, on_member=on_member)
         results, workdir = ensemble.results, ensemble.workdir
     else:
         result = run(setup, resuming=resuming)
@@ -194,59 +193,49 @@ def _train(arguments: Arguments, started: float) -> int:
     return 0
 
 
-def _own_dataset(arguments: Arguments) -> Any:
-    """The data of one's own that a run is resumed or repeated with, if it has such."""
+def _user_data(arguments: Arguments) -> Any:
+    """Loads the user data of the run that is resumed or repeated, if it was trained on any."""
     from digits_jax.training.run_data import load_own_of_run
 
-    resume, repeat, options = arguments.modes.resume, arguments.modes.config_from, arguments.options
-    run = options.workdir if resume else repeat
-    if run is None:
+    if arguments.origin is None:
         return None
-    given, own = arguments.config.dataset, read_config(Path(os.path.expanduser(run)))[0].dataset
-    if repeat and given != own:  # other data is a choice
+    given, own = arguments.config.dataset, read_config(arguments.origin)[0].dataset
+    if given != own and not arguments.modes.resume:  # a new run may have other data
         return None
-    workdir = Path(os.path.expanduser(run))
-    workdir = workdir if workdir.is_dir() else workdir.parent
-    return load_own_of_run(workdir, None if given == own else given, options.data_dir)
+    moved = None if given == own else given
+    return load_own_of_run(arguments.origin, moved, arguments.options.data_dir)
 
 
-def _announce(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
-    """Prints what will be done; raises where the data aren't those of a run that is repeated."""
-    from digits_jax.training.run_metadata import summarize
+def _check_repeated(setup: Any, arguments: Arguments) -> list[str]:
+    """Raises where the data aren't the run's that is resumed or repeated; returns differences."""
     from digits_jax.training.same_run import check_same_inputs, platform_differences
 
-    differences = []
-    if arguments.modes.config_from is not None:
-        repeated = Path(os.path.expanduser(arguments.modes.config_from))
-        repeated = repeated if repeated.is_dir() else repeated.parent
-        same_teacher = read_config(repeated)[0].teacher == setup.config.teacher
-        check_same_inputs(setup, repeated, same_teacher=same_teacher)
-        differences = platform_differences(setup, repeated)
-    elif arguments.modes.resume and setup.config.ensemble == 1:
-        # A module of the caller's isn't known here: else ours would be announced.
-        check_same_inputs(setup, Path(setup.options.workdir))
-    if speaks:
-        print(summarize(setup), flush=True)
-        print_notice(setup.dataset.notice)
-        for line in differences:
-            print(f"warning: {line}", file=sys.stderr)
+    run = arguments.origin
+    if run is None:
+        return []
+    if arguments.modes.resume:
+        if setup.config.ensemble == 1:  # a custom module isn't known here: ours would be announced
+            check_same_inputs(setup, run)
+        return []
+    same_teacher = read_config(run)[0].teacher == setup.config.teacher
+    check_same_inputs(setup, run, same_teacher=same_teacher)
+    return platform_differences(setup, run)
 
 
-def _print_dry_run(setup: Any, arguments: Arguments, *, speaks: bool) -> None:
+def _check_place(setup: Any, resuming: bool) -> str:
+    """Raises where the run couldn't be written or resumed; says where it would resume."""
     from digits_jax.runs.checkpoint import newest_good
     from digits_jax.training.same_run import check_same_run
 
-    place = ""
-    if arguments.modes.resume:
-        workdir = Path(setup.options.workdir)
+    workdir = setup.options.workdir and Path(setup.options.workdir)
+    if resuming:
         check_same_run(setup, workdir)
         if setup.config.ensemble == 1:
             step = newest_good(workdir / folder.CHECKPOINTS) or 0
-            place = f"; it would resume at step {step} of {setup.total_steps}"
-    elif setup.options.workdir:
-        folder.check_free(Path(setup.options.workdir))
-    if speaks:
-        print(f"dry run: no run was written{place}")
+            return f"; it would resume at step {step} of {setup.total_steps}"
+    elif workdir:
+        folder.check_free(workdir)
+    return ""
 
 
 def print_notice(text: str) -> None:

@@ -84,6 +84,17 @@ def fit_ensemble(
     if resuming and not options.workdir:
         raise ConfigError("resuming needs workdir, the folder of the ensemble")
     setup = prepare(config, options, dataset, resuming=resuming)
+    return run_ensemble(setup, resuming=resuming, quiet=quiet, on_member=on_member)
+
+
+def run_ensemble(
+    setup: TrainSetup,
+    *,
+    resuming: bool = False,
+    quiet: bool = False,
+    on_member: Callable[[FitResult], object] = lambda result: None,
+) -> EnsembleResult:
+    """Trains an ensemble as set up; see `fit_ensemble`."""
     count = setup.config.ensemble
     if jax.process_count() > 1:  # as a cluster may say
         raise ConfigError(f"ensemble={count}: its networks are trained by one process; start one")

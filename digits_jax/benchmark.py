@@ -1,8 +1,8 @@
-"""Measures how fast training and prediction are here: python -m digits_jax.benchmark --quick
+"""Measures the speed of training and prediction: python -m digits_jax.benchmark --quick
 
-Prints five lines: training and prediction of the quick CNN (images a second), the seconds of a
-whole training, and its memory. The documentation has them for other machines. -v or -o adds all
-benchmarks' tables; the name of a benchmark runs that one alone.
+Prints five lines: images per second in training and prediction of the quick CNN, the seconds of a
+whole training, and its memory. The documentation has them for other machines. With -v or -o all
+benchmarks run and give tables; a benchmark's name runs that one alone.
 """
 
 import dataclasses

@@ -174,12 +174,10 @@ def _with_flags(message: str) -> str:
 
 
 def _end_on_signal(number: int, _frame: FrameType | None = None) -> None:
-    """Ends the process there and then.
-
-    KeyboardInterrupt is swallowed, or becomes an ImportError or a crash, where it strikes the
-    imports of an extension module, a call back from XLA or the clearing up at exit. Code that
-    has something to save (training, the preparation of data) installs its own handler.
-    """
+    """Ends the process at once."""
+    # KeyboardInterrupt is swallowed, or becomes an ImportError or a crash, during the import of an
+    # extension module, a callback from XLA or the cleanup at exit. Code that has something to save
+    # (training, the preparation of data) installs its own handler.
     with contextlib.suppress(Exception):  # the output may be just being written
         sys.stdout.flush()
     with contextlib.suppress(OSError):

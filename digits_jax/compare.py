@@ -1,4 +1,4 @@
-"""Says where one run is better than another, and on which images: python -m digits_jax.compare"""
+"""Compares the errors of two runs or groups of runs: python -m digits_jax.compare RUN_A RUN_B"""
 
 import dataclasses
 import shlex
@@ -44,7 +44,9 @@ class Arguments:
     """The data set, for its images (default: that of the runs)."""
     data_dir: Optional[str] = None
     """Folder of the data set (default: as in training)."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    output: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint="")
+    ] = None
     """Folder of the report (default: comparison, or none with --json)."""
     overwrite: Switch = False
     """Replace an older comparison in the folder."""

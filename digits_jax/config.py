@@ -23,8 +23,8 @@ else:
 BY_PRESET: Any = None
 
 MAX_BLOCKS = 3
-# What compiles in 30 s on two cores. The time grows faster than the depth: 4 hidden layers took
-# 4 s, 8 10 s, 16 20 s and 64 over 10 minutes; 15 convolutions took 35 s.
+# Depths that compile in 30 s on two cores. The time grows faster than the depth: 4 hidden layers
+# took 4 s, 8 took 10 s, 16 took 20 s and 64 over 10 minutes; 15 convolutions took 35 s.
 MAX_LAYERS = 16
 RANGES = {
     "mix": Range(1, 1000),
@@ -65,7 +65,7 @@ _THIS_CALL = ("devices", "platform", "coordinator", "num_processes", "process_id
 
 @dataclass(frozen=True)
 class TrainConfig(Checked, ranges=RANGES):
-    """What is trained. A field that is None is filled in by the preset, see `resolve`.
+    """Describes what is trained. `resolve` fills in fields that are None from the preset.
 
     Two runs with equal resolved configurations, on the same data, learn the same parameters, up to
     rounding differences between devices. The fields are checked when it is constructed.
@@ -79,15 +79,15 @@ class TrainConfig(Checked, ranges=RANGES):
     """
 
     arch: Literal["cnn", "mlp", "ann"] = "cnn"
-    """Network: cnn, or mlp (ann is another word for it)."""
+    """Network: cnn, or mlp (also called ann)."""
     preset: Literal["quick", "standard", "best", "tiny", "handwriting"] = "standard"
-    """Recipe that fills in what isn't given: quick (seconds), standard or best (minutes), tiny (fewer than 5,000 parameters), or handwriting (other people's digits)."""  # noqa: E501
+    """Recipe for what isn't given: quick (seconds), standard or best (minutes), tiny (fewer than 5,000 parameters), or handwriting (digits of many writers)."""  # noqa: E501
     dataset: str = "auto"
-    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, tfds/NAME for a prepared set, or the path of your own data: class folders, .csv, .npz, IDX files; auto: mnist where it can be had, else digits."""  # noqa: E501
+    """mnist, digits, fashion_mnist, kmnist, emnist/letters|balanced|digits, tfds/NAME for a prepared set, or the path of your own data: class folders, .csv, .npz, IDX files; auto: mnist if it can be loaded, else digits."""  # noqa: E501
     mix: Optional[tuple[int, ...]] = None
-    """Of --dataset=A+B: how often the training images of each are taken, e.g. 1,5 (default: once; of the preset handwriting: as it says)."""  # noqa: E501
+    """With --dataset=A+B: how often the training images of each are repeated, e.g. 1,5 (default: once, or as the preset handwriting has it)."""  # noqa: E501
     picture: Literal["ink", "resize"] = "ink"
-    """How your own pictures are read: ink, as predict reads them, or resize, only scaled to 28x28."""  # noqa: E501
+    """Preprocessing of your own pictures: ink, as in predict, or resize, which only scales them to 28x28."""  # noqa: E501
     epochs: ByPreset[float] = BY_PRESET
     """Passes over the training images; fractions are allowed."""
     batch_size: ByPreset[int] = BY_PRESET
@@ -127,13 +127,13 @@ class TrainConfig(Checked, ranges=RANGES):
     augment_strength: ByPreset[float] = BY_PRESET
     """Factor on the strength of --augment: 2 rotates, shifts and bends twice as far."""
     adversarial: ByPreset[float] = BY_PRESET
-    """FGSM: move the pixels of training images by up to this (white is 1) in the direction that raises the loss; 0 for none."""  # noqa: E501
+    """FGSM: largest change of a training image's pixels (white is 1) in the direction that increases the loss; 0 for none."""  # noqa: E501
     seed: int = 0
     """Seed of the initial parameters, the order of the data, augmentation and dropout."""
     init_from: Optional[str] = None
-    """Folder of a run, or name of a pretrained network, whose parameters training starts from; the last layer is new where the classes differ. What isn't given of the network is its."""  # noqa: E501
+    """Folder of a run, or name of a pretrained network, with whose parameters training starts. It sets the network's fields; the last layer is new if the classes differ."""  # noqa: E501
     teacher: Optional[str] = None
-    """Folder of a finished run or ensemble, or a pretrained network, whose predictions are targets beside the labels; none: without the teacher that --config has."""  # noqa: E501
+    """Folder of a finished run or ensemble, or a pretrained network, whose predictions are targets beside the labels; none removes that of --config."""  # noqa: E501
     teacher_weight: Annotated[
         float | None, tyro.conf.arg(help_behavior_hint="(default: 0.9 with a teacher)")
     ] = None
@@ -208,7 +208,7 @@ class TrainConfig(Checked, ranges=RANGES):
 
 @dataclass(frozen=True)
 class RunOptions(Checked, ranges=RANGES):
-    """Where and how a run is computed: what may differ between a run and its resumption.
+    """Describes where and how a run is computed: what may differ when it is resumed.
 
     Raises:
       ConfigError: a value, or a combination of values, that isn't allowed.
@@ -232,19 +232,19 @@ class RunOptions(Checked, ranges=RANGES):
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
     """Kind of device."""
     devices: int | Literal["auto"] = "auto"
-    """Devices to split each batch over, in each process. A CPU can be split into as many as it has cores (or 8)."""  # noqa: E501
+    """Devices that share each batch, in each process. A CPU can be split into as many as it has cores (or 8)."""  # noqa: E501
     convolution: Literal["auto", "lax", "matmul"] = "auto"
     """cnn: compute convolutions by XLA's own (lax), as matrix products (matmul), or by the faster one here (auto)."""  # noqa: E501
     steps_per_call: int | Literal["auto"] = "auto"
-    """Steps in one call of the devices, which then hold all training images; auto: 1 on a CPU, an epoch elsewhere."""  # noqa: E501
+    """Steps in one call of the devices; for more than 1 they hold all training images; auto: 1 on a CPU, an epoch elsewhere."""  # noqa: E501
     together: Annotated[
         bool | None, tyro.conf.arg(help_behavior_hint="(default: on an accelerator)")
     ] = None
-    """Train an ensemble's networks in one vmapped step; else one after another."""
+    """Train an ensemble's networks in one vmapped step, not one after another."""
     checkpoint_every_steps: int = 0
     """Steps between checkpoints; 0: one every 30 seconds."""
     max_skipped_steps: int = 10
-    """Steps in a row whose loss or gradients aren't finite (and so skipped) before training gives up."""  # noqa: E501
+    """Skipped steps in a row, whose loss or gradients weren't finite, after which training ends with an error."""  # noqa: E501
     tensorboard: bool = False
     """Also write TensorBoard event files into the run's folder (extra: tensorboard)."""
     coordinator: Annotated[
@@ -254,13 +254,13 @@ class RunOptions(Checked, ranges=RANGES):
     num_processes: Annotated[
         int | None, tyro.conf.arg(help_behavior_hint="(default: from the cluster, if any)")
     ] = None
-    """Several processes: how many there are."""
+    """Several processes: their number."""
     process_id: Annotated[
         int | None, tyro.conf.arg(help_behavior_hint="(default: from the cluster, if any)")
     ] = None
-    """Several processes: which one this is, from 0."""
+    """Several processes: the index of this one, from 0."""
     stall_seconds: int = 60
-    """Several processes: one that makes no progress for so long ends itself, and with it the others."""  # noqa: E501
+    """Several processes: seconds without progress after which a process ends itself and the others."""  # noqa: E501
 
     def for_resuming(self, workdir: str | Path, **changes: Any) -> "RunOptions":
         """Returns the options of a run that is resumed here: devices and processes are this call's.

@@ -52,7 +52,7 @@ _SHORT.maxlevel = 3
 
 
 def quoted(value: object) -> str:
-    """``repr`` of what a message quotes, cut to a part of a line, however long or deep it is.
+    """Returns the ``repr`` of a value for a message, cut to a part of a line.
 
     Examples:
       >>> quoted([24, "x"]), len(quoted("y" * 10_000))
@@ -66,7 +66,7 @@ def quoted(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """As `quoted`, but text has no quotes, as on a command line.
+    """Returns `quoted`, but text without quotes, as on a command line.
 
     Examples:
       >>> shown("cnn"), shown(0.5), len(shown("y" * 10_000))

@@ -1,4 +1,4 @@
-"""Scores a run on its complete test set or validation split: python -m digits_jax.evaluate RUN"""
+"""Scores a run on its whole test set or validation split: python -m digits_jax.evaluate RUN"""
 
 import json
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Arguments:
     """Folder of the run, or cnn, mlp or tiny, which come with the package."""
     # The training images aren't offered: a streamed run holds none in memory.
     split: Literal["test", "validation"] = "test"
-    """What to score: test, or validation, the images for choices."""
+    """Images to score: test, or validation, on which choices are made."""
     views: int = 1
-    """Views of each image whose probabilities are averaged: itself, and others slightly rotated, scaled, sheared and shifted."""  # noqa: E501
+    """Views of each image, whose probabilities are averaged: the image itself, then slightly rotated, scaled, sheared and shifted ones."""  # noqa: E501
     json: Switch = False
     """Print JSON."""
     dataset: Optional[str] = None
-    """Path of your own data, where it has moved since the run was trained on it; for a network of the package, any data set."""  # noqa: E501
+    """Path of your own data, if it has moved since the training; for a network of the package, any data set."""  # noqa: E501
     data_dir: Optional[str] = None
     """Folder with the original files, or of tensorflow-datasets (default: as in training)."""
     devices: int | Literal["auto"] = "auto"

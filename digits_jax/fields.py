@@ -54,7 +54,7 @@ class Checked:
         yield from ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for JSON."""
+        """Returns the fields as plain values, for JSON."""
         return dataclasses.asdict(self)  # type: ignore[call-overload]
 
     @classmethod

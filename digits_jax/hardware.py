@@ -32,7 +32,7 @@ _VECTORS = {
 
 
 def cpu_count() -> int:
-    """CPU cores that this process may use: its affinity, and its container's quota."""
+    """Returns how many CPU cores this process may use: its affinity, its container's quota."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -41,7 +41,7 @@ def cpu_count() -> int:
 
 
 def cpu_quota() -> float:
-    """The cores' worth of time that Linux's control groups allow, infinite without a limit.
+    """Returns the CPU time per second that Linux's control groups allow; infinite without a limit.
 
     The group and those above it are asked, of version 2 (``cpu.max``: quota and period) and of
     version 1; in a container, groups above its own can't be seen.
@@ -72,7 +72,7 @@ def _read_quota(folder: Path) -> float:
 
 @cache
 def processor_lines() -> tuple[str, ...]:
-    """The lines of ``/proc/cpuinfo`` that name the processor and what it can; none elsewhere."""
+    """Reads the processor's name and features in ``/proc/cpuinfo``; empty without that file."""
     try:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -81,13 +81,13 @@ def processor_lines() -> tuple[str, ...]:
 
 
 def processor_features() -> frozenset[str]:
-    """The instruction sets that the processor has, in Linux's words; none where it isn't Linux."""
+    """Returns the processor's instruction sets as Linux names them; empty on other systems."""
     flags = [x.partition(":")[2] for x in processor_lines() if not x.startswith("model name")]
     return frozenset(" ".join(flags).split())
 
 
 def processor_name() -> str:
-    """The processor's name and its vectors: machines of one name differ in them, and in speed."""
+    """Returns the processor's name and vectors, in which processors of one name may differ."""
     names = [x.partition(":")[2].strip() for x in processor_lines() if x.startswith("model name")]
     # platform.processor() is empty or just "x86_64" on most Linux systems.
     name = names[0] if names else platform.processor() or platform.machine()
@@ -96,7 +96,7 @@ def processor_name() -> str:
 
 
 def version_of(package: str) -> str | None:
-    """An installed package's version; None of one that is merely on the path, as a checkout is.
+    """Returns an installed package's version; None if it is only on the path, as a checkout is.
 
     Examples:
       >>> version_of("no-such-package") is None

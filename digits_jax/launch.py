@@ -38,7 +38,7 @@ class Arguments(Checked, ranges=RANGES):
     num_processes: int
     """Processes to start."""
     devices_per_process: Optional[int] = None
-    """Given to each as --devices; left out, each gets its share of the cores."""
+    """--devices of each process (default: its share of the cores)."""
 
 
 def main(argv: Sequence[str]) -> int:

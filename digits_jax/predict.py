@@ -1,4 +1,4 @@
-"""Reads digits in anybody's pictures: python -m digits_jax.predict [RUN] IMAGE..."""
+"""Reads digits in pictures: python -m digits_jax.predict [RUN] IMAGE..."""
 
 import contextlib
 import csv
@@ -42,7 +42,7 @@ class Arguments:
     image: Annotated[list[str], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")] = field(
         default_factory=list
     )
-    """The pictures; all else are runs to compare."""
+    """Pictures; the positional arguments are runs then."""
     ensemble: Switch = False
     """Average the probabilities of several runs."""
     line: Switch = False
@@ -54,11 +54,11 @@ class Arguments:
     csv: Switch = False
     """Print a table (one digit an image)."""
     show: Switch = False
-    """Write a picture of what was read to seen.png."""
+    """Draw what was read into seen.png."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE", help_behavior_hint="")] = (
         ""
     )
-    """Write that picture here instead of seen.png; for RUN test.csv, the answers as a .csv file."""
+    """File of --show instead of seen.png; for RUN test.csv, the .csv file of the answers."""
 
 
 def main(argv: Sequence[str]) -> int:

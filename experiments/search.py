@@ -70,7 +70,7 @@ class Arguments:
     """What to search, and for how long."""
 
     arch: Literal["cnn", "mlp", "ann"] = "cnn"
-    """Network: cnn, or mlp (ann is another word for it)."""
+    """Network: cnn, or mlp (also called ann)."""
     dataset: str = "auto"
     """Data set, as for training."""
     data_dir: str | None = None
@@ -156,7 +156,7 @@ def open_study(output: Path, config: TrainConfig, dataset: Dataset, sampler: str
 
 
 def ended(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were trained to their end, or stopped by the pruner."""
+    """Returns the trials that were trained to their end, or stopped by the pruner."""
     return study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
 
 

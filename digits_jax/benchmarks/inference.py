@@ -1,6 +1,6 @@
-"""Images a second of the test set, and the time that one image takes.
+"""Prediction: images per second of the test set, and the latency of one image.
 
-The networks are trained for a moment: what they answer costs as much as later on.
+The networks are trained for a few steps: a prediction costs the same after a whole training.
 """
 
 import itertools

@@ -27,15 +27,17 @@ class Options:
         Literal["all", "step", "inference", "time-to-accuracy", "input", "startup", "scaling"],
         tyro.conf.Positional,
     ] = "all"
-    """One benchmark; all: those that the summary needs, with -v or -o every one."""
+    """One benchmark; all: those of the summary, or every one with -v or -o."""
     quick: Switch = False
     """Fewer and shorter measurements, where no flag says otherwise."""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    verbose: Annotated[Switch, tyro.conf.arg(aliases=["-v"])] = False
     """Run all benchmarks, and print their tables behind the summary."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")] = None
+    output: Annotated[
+        Path | None, tyro.conf.arg(aliases=["-o"], metavar="FOLDER", help_behavior_hint="")
+    ] = None
     """Folder for JSON and Markdown files."""
     dataset: str = "auto"
-    """As in training; auto: mnist where it can be had, else digits."""
+    """As in training; auto: mnist if it can be loaded, else digits."""
     data_dir: Optional[str] = None
     """Its folder, as in training."""
     platform: Literal["auto", "cpu", "gpu", "tpu"] = "auto"

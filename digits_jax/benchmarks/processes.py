@@ -97,11 +97,9 @@ def timed_process(command: Sequence[str], environment: Mapping[str, str] | None 
 
 @contextlib.contextmanager
 def _memory_marks(process: int) -> Iterator[list[int]]:
-    """A list that grows by the largest resident set of a process so far, in bytes.
-
-    ``getrusage`` counts what the parent had when it forked. The mark that Linux keeps for a program
-    begins with the program, but is gone when it ends, so it is read all the while.
-    """
+    """Yields a list that grows by the largest resident set of a process so far, in bytes."""
+    # `getrusage` counts the parent's memory at the fork. Linux's mark begins with the program, but
+    # is gone when it ends, so it is read all the while.
     ended, marks = threading.Event(), []
 
     def watch() -> None:

@@ -57,8 +57,8 @@ def product_flops_per_second(mesh: Mesh, dtype: str, *, quick: bool) -> float:
 def flops(lowered: jax.stages.Lowered) -> float | None:
     """Counts floating-point operations of one call, as XLA's cost analysis has it.
 
-    What is lowered is of whole arrays, on all devices, and nothing in it has become a call of a
-    library, whose operations aren't counted. The count has every addition and comparison, too.
+    The lowered program computes whole arrays, on all devices, and calls no library yet, whose
+    operations wouldn't be counted. Additions and comparisons count, too.
 
     Returns:
       None where a backend can't analyse it.

@@ -24,7 +24,7 @@ from digits_jax.training.parallel import start_backend
 from digits_jax.training.run_metadata import device_name
 from digits_jax.training.setup import TrainSetup, prepare
 
-# What the seconds' growth is held against, for each factor.
+# The size that the seconds are compared with, for each factor.
 SIZE_OF = {"batch": "images", "width": "flops", "devices": "devices", "data": "images"}
 BATCH_SIZES, QUICK_SIZES = (32, 64, 128, 256, 512, 1024), (128, 256)
 WIDTHS, QUICK_WIDTHS = (0.5, 1.0, 2.0, 4.0), (1.0, 2.0)  # on the channels and the dense layer

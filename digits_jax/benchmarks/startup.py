@@ -1,4 +1,4 @@
-"""What passes before anything is computed: a process's start, imports, the data."""
+"""The time before anything is computed: a process's start, imports, the data."""
 
 import sys
 from typing import Any

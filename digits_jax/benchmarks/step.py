@@ -1,4 +1,4 @@
-"""What a training step costs: compilation, host, transfer, device; and how near the limit it is."""
+"""The cost of a training step: compilation, host, transfer, device; and the share of peak speed."""
 
 import contextlib
 import itertools
@@ -44,8 +44,7 @@ def measure(options: Options, arch: str) -> dict[str, Any]:
     rows = [measure_step(setup, options) for setup in setups]
     after = product_flops_per_second(mesh, dtype, quick=options.quick)
     for row in rows:
-        # Of the two rates, that which less else disturbed. A batch that not all devices divide
-        # runs on fewer.
+        # The larger rate was disturbed less. A batch that not all devices divide runs on fewer.
         limit = max(before, after) * row["devices"] / mesh.size
         rate = row["flops"] and row["flops"] / row["step_seconds"]["median"]
         row |= {"flops_per_second": rate, "matrix_product_flops_per_second": limit}

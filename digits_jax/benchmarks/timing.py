@@ -35,8 +35,8 @@ def time_in_turn(
 ) -> list[list[float]]:
     """Measures several pieces of work, a block of one after a block of the other: A B C A B C.
 
-    A machine that others use, or that grows warm, is slower now than then: what is compared has
-    to share that.
+    The speed of a machine drifts, as it grows warm or others use it; blocks in turn share the
+    drift.
 
     Args:
       runs: ``run(count)`` makes so many calls and waits for the last one's result.

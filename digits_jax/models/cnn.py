@@ -38,21 +38,21 @@ class CNN(nn.Module):
       channels: filters of each block's convolutions.
       convs_per_block: convolutions in a block, before its pooling.
       dense_size: width of the hidden dense layer; 0 leaves it out.
-      dropout: fraction of the dense layer's activations dropped in training (of the last
-        block's where there is no dense layer).
-      batch_norm: normalize after each convolution and the dense layer. It comes after the
-        pooling, where there is a quarter of the values to normalize.
+      dropout: fraction of the dense layer's activations that training drops (of the last
+        block's, without a dense layer).
+      batch_norm: normalize after each convolution and the dense layer; after the pooling, which
+        leaves a quarter of the values.
       space_to_depth: fold 2x2 pixels into channels first: the first convolution then sees
         14x14x4, a quarter of the positions, which costs little accuracy on digits.
-      dtype: of the products' factors; their sums, parameters and statistics are float32.
-      convolution: "lax" (XLA's own) or "matmul" (products of matrices: on a CPU half as long).
+      dtype: type of the factors in products; sums, parameters and statistics are float32.
+      convolution: "lax" (XLA's own) or "matmul" (matrix products, in half the time on a CPU).
         Parameters and results are the same.
       shards: with "matmul" under `jax.jit`, the number of devices that a batch is spread over.
-      activation: after each convolution and the dense layer.
-      norm: as of `MLP`.
+      activation: applied after each convolution and the dense layer.
+      norm: see `MLP`.
       pool: "max", "average" or "stride" (the first of each 2x2 values).
-      kernel_size: side of the filters, odd. What "matmul" doesn't have (3x3 filters, max-pooling,
-        BatchNorm or none) is computed as "lax".
+      kernel_size: side of the filters, odd. "matmul" covers 3x3 filters with max-pooling, and
+        BatchNorm or no normalization; any other network is computed as "lax".
 
     Examples:
       >>> init = jax.jit(CNN(channels=(8, 16)).init)

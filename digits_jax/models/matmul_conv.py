@@ -1,10 +1,10 @@
 """Convolution, pooling and products that are fast on every backend, XLA's CPU backend above all.
 
 images and feature maps: float [batch, height, width, channels], or batch last: float [shards,
-channels, height, width, batch / shards]. There a convolution is a product of matrices. What lies
-next to a number in memory then needs the same work, whatever the filter or the window: every copy
-is long, and every operation fills the vector registers. ``shards`` is the number of devices that
-``jax.jit`` spreads a batch over: every axis but the first is then one device's own.
+channels, height, width, batch / shards]. With the batch last, a convolution is a matrix product,
+and neighbours in memory are the same pixel of different images, which need the same operations:
+every copy is long, and every operation fills the vector registers. ``shards`` is the number of
+devices that ``jax.jit`` spreads a batch over; each device holds one index of the first axis.
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from digits_jax.models.matmul_conv import dense_product
 
-# The share of BatchNorm's running statistics that a step keeps.
+# A step keeps this share of BatchNorm's running statistics.
 BATCH_NORM_MOMENTUM = 0.9
 
 
@@ -21,12 +21,12 @@ class MLP(nn.Module):
     """Flattens the image; then dense layers with ReLU; then logits.
 
     Attributes:
-      hidden_sizes: width of each hidden layer; any number of them, none included.
-      dropout: fraction of each hidden layer's activations dropped in training.
+      hidden_sizes: width of each hidden layer; empty for a linear classifier.
+      dropout: fraction of each hidden layer's activations that training drops.
       batch_norm: normalize each hidden layer over the batch, before its ReLU.
-      dtype: of the products' factors; their sums, parameters and statistics are float32.
-      activation: after each hidden layer.
-      norm: "batch", "layer", "group" or "none", overrides ``batch_norm``.
+      dtype: type of the factors in products; sums, parameters and statistics are float32.
+      activation: applied after each hidden layer.
+      norm: "batch", "layer", "group" or "none" instead of ``batch_norm``.
 
     Examples:
       >>> init = jax.jit(MLP(hidden_sizes=(64,)).init)

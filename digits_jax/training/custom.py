@@ -39,7 +39,7 @@ class CustomModule:
         self._takes = inspect.signature(call).parameters.keys() & {"train", "axis_name"}
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool) -> Any:
-        """As linen's."""
+        """Initializes the variables, as `flax.linen.Module.init`."""
         keys = {"params": key, "dropout": jax.random.fold_in(key, 1)}  # NNX makes its Dropout here
         return self.module.init(keys, images, **self._taken(train=train))
 
@@ -52,7 +52,7 @@ class CustomModule:
         axis_name: str | None = None,
         **options: Any,
     ) -> Any:
-        """As linen's."""
+        """Applies the module, as `flax.linen.Module.apply`."""
         modes = self._taken(train=train, axis_name=axis_name)
         return self.module.apply(variables, images, **modes, **options)
 

@@ -25,7 +25,7 @@ from digits_jax.training.interrupts import Interrupted
 
 T = TypeVar("T")
 
-# Five seconds more, and the runtime aborts where a process hasn't come.
+# The runtime aborts five seconds later if a process is still missing.
 INITIALIZATION_SECONDS = 60
 # A stopped process (SIGSTOP) was noticed after 13 to 15 s with a timeout of 15 s.
 HEARTBEAT_SECONDS = 30
@@ -149,7 +149,7 @@ def _join(arguments: dict[str, Any]) -> None:
 
 
 def _leave() -> None:
-    """Waits for all, however long one takes to finish; the shutdown itself is impatient."""
+    """Waits for all processes without a limit, then shuts down, which has a limit."""
     faulthandler.cancel_dump_traceback_later()  # the process that the others wait for has its own
     if jax.distributed.is_initialized():
         barrier("the end")
@@ -157,7 +157,7 @@ def _leave() -> None:
 
 
 def _fail_together(error: DigitsError) -> NoReturn:
-    """Raises what all processes raise, when none needs the others to print it."""
+    """Raises an error that all processes raise; none waits for another."""
     jax.distributed.shutdown()
     raise error
 

@@ -18,11 +18,11 @@ class InitialNetwork(TrainedNetwork):
     """A trained network whose parameters others start from."""
 
     def has_head_for(self, class_names: tuple[str, ...]) -> bool:
-        """Whether its last layer is taken over, too: only for the same classes."""
+        """Returns whether its last layer is taken over, too: only for the same classes."""
         return self.class_names == class_names
 
     def describe(self, class_names: tuple[str, ...]) -> str:
-        """Says what is taken over, in words."""
+        """Describes which parameters are taken over."""
         params = self.variables["params"]
         if self.has_head_for(class_names):
             return f"all {count_params(params):,} parameters"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: finish the step, save, and leave."""
+"""Ctrl-C, SIGTERM and SIGHUP: training finishes the step, saves and ends."""
 
 import contextlib
 import os
@@ -13,11 +13,7 @@ _KEPT = (signal.SIG_IGN, None)
 
 
 class Interrupted(Exception):  # noqa: N818 - it isn't an error
-    """Training was asked to stop, and has saved what it had.
-
-    Attributes:
-      signal_number: what asked.
-    """
+    """A signal stopped the training, after a checkpoint was saved."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -25,19 +21,19 @@ class Interrupted(Exception):  # noqa: N818 - it isn't an error
 
 
 class StopRequest:
-    """Whether a signal came, and which."""
+    """The first signal that came, if any."""
 
     signal_number: int | None = None
 
     def check(self) -> None:
-        """Raises `Interrupted` where one came."""
+        """Raises `Interrupted` if one came."""
         if self.signal_number is not None:
             raise Interrupted("stopped", self.signal_number)
 
 
 @contextlib.contextmanager
 def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:
-    """While open, the first signal is noted; a second one acts as it did before.
+    """Records the first signal while open; a second one acts as it did before.
 
     Args:
       last_words: printed when the second one comes, before it acts.
@@ -47,7 +43,7 @@ def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:
         yield request  # Python delivers signals to the main thread alone.
         return
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    # Ignored as in a background job or under nohup, or handled by C code: it stays so.
+    # Signals that are ignored (in a background job, by nohup) or handled by C code stay so.
     previous = {n: handler for n, handler in handlers.items() if handler not in _KEPT}
 
     def restore() -> None:

@@ -91,7 +91,7 @@ def epoch_row(
     setup: TrainSetup, step: int, totals: dict[str, float], validation: Score
 ) -> dict[str, Any]:
     """Returns what ``metrics.jsonl`` says about an epoch that ends with a step."""
-    # Of the steps that weren't skipped; 0 where all were.
+    # Means over the steps that weren't skipped; 0 if all were.
     count = max(totals["count"], 1)
     return {
         "step": step,

@@ -69,9 +69,10 @@ CHECKPOINT_EVERY_SECONDS = 30.0
 MAX_STEPS_AHEAD = 16
 # Several processes agree on stops and saves this often, as it is a separate collective.
 AGREE_EVERY_STEPS = 16
-# For which several processes may compile.
+# Several processes may compile for this long before their watchdogs end them.
 COMPILE_SECONDS = 600
-# A request to save; a request to stop is larger: a signal's number, which may be 1, and SAVE.
+# Requests are numbers, so that processes agree on the largest: SAVE, or to stop, SAVE + a signal's
+# number.
 SAVE = 1
 # What saves and draws takes half a second and more to import, and nothing of it is needed before.
 _NEEDED_LATER = ("orbax.checkpoint", "matplotlib.backends.backend_agg")
@@ -95,12 +96,12 @@ def fit(
 
     Args:
       config: what to train; the preset fills in fields that are None.
-      module: a linen module instead of ours: float32 images [batch, 28, 28, 1] in [0, 1] to logits
+      module: a custom linen module, from float32 images [batch, 28, 28, 1] in [0, 1] to logits
         [batch, classes]; ``train`` and ``axis_name`` are passed if its ``__call__`` takes them.
         ``config.arch`` still chooses the recipe.
-      loss: ``f(logits, labels) -> float32 [batch]`` instead of the cross-entropy, which is still
-        what is reported.
-      tx: an optax transformation instead of the one that ``config`` names.
+      loss: a custom loss, ``f(logits, labels) -> float32 [batch]``; the reported loss is still the
+        cross-entropy.
+      tx: a custom optimizer, an optax transformation.
       dataset: instead of the one that ``config.dataset`` names.
       callbacks: called after each epoch with a list of its row of metrics; what they raise ends
         the training.
@@ -146,8 +147,8 @@ def resume(
     """Resumes a run from its newest checkpoint; see `fit`.
 
     Args:
-      module, loss, tx: what it was trained with, where they weren't ours.
-      dataset: the one it was trained on, where it isn't one that has a name.
+      module, loss, tx: the custom ones that it was trained with.
+      dataset: the one that it was trained on, if its name can't be loaded.
       options: fields of `RunOptions` that differ now, such as data_dir, devices and platform.
 
     Examples:
@@ -214,8 +215,8 @@ def train_members(
     Products of many members round differently from those of one, in the last bits.
 
     Args:
-      setups: of each network; they differ in their seeds alone, or also in their images, of which
-        all have equally many.
+      setups: one for each network; they differ in their seeds, and perhaps in their images, of
+        which all have equally many.
       workdirs: folders that the caller holds, one for each network; None writes nothing.
       resuming: resume the run in the folder; for one network.
 
@@ -291,7 +292,7 @@ class _Training:
         self.identities: list[tuple[int, int] | None] = []  # of the folders
 
     def writing(self) -> Iterator[tuple[TrainSetup, Path]]:
-        """The networks whose files this process writes."""
+        """Yields the networks whose files this process writes."""
         if self.workdirs and self.main:
             yield from zip(self.setups, self.workdirs, strict=True)
 
@@ -305,9 +306,9 @@ class _Training:
                 )
 
     def check_stop(self) -> None:
-        """Between two pieces of work other than steps: raises `Interrupted` after a signal.
+        """Raises `Interrupted` after a signal, between two pieces of work other than steps.
 
-        Several processes stop only at the end of a step on which they have agreed.
+        Several processes stop only at the end of a step, on which they agree.
         """
         distributed.arm_watchdog(self.options.stall_seconds)
         if jax.process_count() == 1:
@@ -339,7 +340,7 @@ class _Training:
                 save = step == last or (every > 0 and step % every == 0)
                 due = not every and time.monotonic() - last_save > CHECKPOINT_EVERY_SECONDS
                 request = self._stop_request() or (SAVE if due else 0)
-                # Whether to pause is the same in all processes.
+                # All processes must pause at the same steps.
                 asked = request > 0 if alone else step % AGREE_EVERY_STEPS == 0
                 pausing = epoch_ended or save or asked
                 if pausing or len(pending) * multi_step.max_steps >= ahead:
@@ -373,7 +374,7 @@ class _Training:
         return self.stop.signal_number + SAVE if self.stop.signal_number else 0
 
     def _next_pause(self, step: int) -> int:
-        """The next step after which something else than a step is done."""
+        """Returns the next step after which the loop scores, saves or ends."""
         last, every = self.setup.total_steps, self.options.checkpoint_every_steps
         save = step + every - step % every if every > 0 else last
         return min(save, last, *(end for end in self.ends_at if end > step))
@@ -438,7 +439,7 @@ class _Training:
         """Scores the splits after the last step; writes results and predictions."""
         splits = [(setup.dataset.validation, setup.dataset.test) for setup in self.setups]
         validations = self.validation or self.score(state, [v for v, _ in splits], self.check_stop)
-        tests = validations  # where a study gives the validation split in place of the test set
+        tests = validations  # a study may give the validation split in place of the test set
         if any(validation is not test for validation, test in splits):
             tests = self.score(state, [test for _, test in splits], self.check_stop)
         states = split_members(state, self.setups)
@@ -448,7 +449,7 @@ class _Training:
             workdir = self.workdirs[index] if self.workdirs else None
             own, validation, test = states[index], validations[index], tests[index]
             results = make_results(setup, own, validation, test, self._seconds(index))
-            if workdir and keep_results:  # the seconds of its training stay
+            if workdir and keep_results:  # with the seconds of its training
                 results = written_results(workdir, results["params_sha256"]) or results
             if workdir and self.main:
                 write_results(workdir, results, validation, test)

@@ -1,8 +1,8 @@
 """Several training steps in one call of the devices, for one network or several side by side.
 
-On a CPU a call is one step, with a batch that the host made while the device was busy with the one
-before. An accelerator would wait for the host: there the training images lie on the device, and a
-call takes many steps, gathering each batch by the indices that the host would have gathered it by.
+On a CPU a call takes one step, and the host prepares the next batch meanwhile. An accelerator would
+wait for the host: there the training images lie on the device, and a call takes many steps, each of
+which gathers its batch by the same indices.
 
 Several networks (an ensemble's members) are one state with a leading member axis, stepped by
 ``jax.vmap``; each device then has some of the members instead of a part of each batch.

@@ -46,8 +46,8 @@ def start(setup: TrainSetup, workdir: Path, *, quiet: bool) -> tuple[TrainState,
     for name, value in describe_run(setup)["jax"].items():
         if (was := read_part(workdir, "jax").get(name)) != value:
             raise ConfigError(
-                f"{name}={value}: the run in {workdir} was trained with {shown(str(was))}, and "
-                "other random numbers would follow; set it as it was"
+                f"{name}={value}: the run in {workdir} was trained with {shown(str(was))}, "
+                "and its random numbers would change; set it as it was"
             )
     path = workdir / folder.CHECKPOINTS
     restored = _restore(setup, workdir)
@@ -105,7 +105,7 @@ def with_initial(setup: TrainSetup, workdir: Path) -> TrainSetup:
 
 
 def unscored(totals: dict[str, float]) -> bool:
-    """Whether steps were taken since the last epoch was scored."""
+    """Returns whether steps were taken since the last epoch was scored."""
     return totals["count"] + totals["skipped"] > 0
 
 
@@ -126,7 +126,7 @@ def make_verifier(workdir: Path) -> Callable[[int], str | None]:
     config, _ = read_config(workdir)
     dataset, custom = read_part(workdir, "dataset"), read_part(workdir, "custom")
     try:
-        # What a module or an optimizer of the caller's keeps isn't known here.
+        # The state of a custom module or optimizer isn't known here.
         unknown = custom.keys() & {"module", "tx"}
         wanted = None if unknown else stored_state(config, dataset["num_classes"])
     except (KeyError, TypeError, ValueError) as error:
@@ -167,11 +167,10 @@ def load_trained(
     """Loads a run's setup and its newest intact checkpoint, for scoring.
 
     Args:
-      dataset: the one that it was trained on, where it has no known name; or its path, where it
-        has moved.
-      needs_images: without it, the setup's data set has blank images, and a notice, where the data
-        aren't at hand.
-      module, tx: what it was trained with, where they weren't ours.
+      dataset: the one that it was trained on, if its name can't be loaded; or the new path of user
+        data that has moved.
+      needs_images: raise if the data can't be loaded; otherwise the images are blank then.
+      module, tx: the custom ones that it was trained with.
       options: fields of `RunOptions` that differ here, such as data_dir, devices and platform.
     """
     workdir = Path(workdir)

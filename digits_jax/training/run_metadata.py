@@ -1,4 +1,4 @@
-"""What a run's files say about it, and what a program prints about it."""
+"""Describes a run, in its files and to the user."""
 
 import platform
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether a setup, a folder and a checkpoint are of one run."""
+"""Checks that a setup, a folder and a checkpoint belong to the same run."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from digits_jax.runs import folder
 from digits_jax.training.run_metadata import describe_run
 from digits_jax.training.setup import TrainSetup
 
-# What a checkpoint holds beside the state: sums over the epoch so far, the seconds of all sessions,
-# and how many steps in a row were skipped up to now.
+# A checkpoint holds these beside the state: sums over the epoch so far, the seconds of all
+# sessions, and how many steps in a row were skipped.
 ZERO_SUMS = {"loss": 0.0, "correct": 0.0, "count": 0.0, "skipped": 0.0}
 ZERO_SECONDS = {"train_seconds": 0.0, "compile_seconds": 0.0, "total_seconds": 0.0}
 ZERO_TOTALS = {**ZERO_SUMS, **ZERO_SECONDS, "skipped_in_a_row": 0.0}
@@ -79,7 +79,7 @@ def check_same_inputs(setup: TrainSetup, workdir: Path, *, same_teacher: bool = 
 
 
 def platform_differences(setup: TrainSetup, workdir: Path) -> list[str]:
-    """Returns a sentence for each package and device that isn't that of the run in a folder."""
+    """Returns a sentence for each package and device that differs from the run in a folder."""
     now = describe_run(setup)
     return [
         f"{name} is {value}, and was {shown(str(run.get(name)))}: the last bits may differ"

@@ -23,9 +23,9 @@ from digits_jax.training.setup import PRNG, TrainSetup
 from digits_jax.training.state import TrainState
 from digits_jax.training.steps import eval_step, predict_step, to_float
 
-# Of the first training images, whose order is random.
+# Batches of the first training images, whose order is random.
 RECALIBRATION_BATCHES = 40
-# About half of what training changes. Chosen on MNIST's validation images.
+# About half as strong as the augmentation of training; chosen on MNIST's validation images.
 VIEW_STRENGTHS = {
     "rotation_degrees": 6.0,
     "scale_factor": 1.06,
@@ -94,7 +94,7 @@ def make_scorer(setups: Sequence[TrainSetup]) -> Callable[..., list[Score]]:
     }
     state = first.for_scoring(first.abstract_state)
     if members == 1:
-        # What lies on another process's devices couldn't be read here.
+        # A process can't read what lies on another process's devices.
         logits_spec = P() if share[1] > 1 else P(parallel.AXIS)
         step = parallel.parallelize(_score_step, mesh, outputs=(P(), logits_spec))
         step = step.lower(state, parallel.shard(example, mesh)).compile()
@@ -193,7 +193,7 @@ def _recalibrate(state: TrainState, setup: TrainSetup, statistics: Callable) -> 
 
 
 def batch_statistics(apply: Callable, params: Any, batch_stats: Any, images: jax.Array) -> Any:
-    """Computes the mean and variance that each BatchNorm of a module of ours finds in a batch."""
+    """Computes the mean and variance of a batch at each BatchNorm of an `MLP` or a `CNN`."""
     # A training step adds the batch's share to running statistics of 0.
     zeros = jax.tree.map(jnp.zeros_like, batch_stats)
     variables = {"params": params, "batch_stats": zeros}

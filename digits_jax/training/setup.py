@@ -37,7 +37,7 @@ MAX_STEPS_PER_CALL = 256
 
 @dataclass(frozen=True)
 class TrainSetup:
-    """All that a training needs, checked, before anything is written.
+    """Everything that a training needs, checked before anything is written.
 
     Attributes:
       config: resolved.
@@ -75,7 +75,7 @@ class TrainSetup:
 
     @property
     def platform(self) -> str:
-        """Of the devices: "cpu", "gpu" or "tpu"."""
+        """The kind of the devices: "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
 
     @property
@@ -163,12 +163,12 @@ def prepare(
     platform = devices[0].platform
     custom = custom_parts.describe(module=module, loss=loss, tx=tx)
     config = _resolve(config, dataset, custom, platform)
-    # Any number of devices divides 0.
+    # Scoring has no batch that the devices must divide: any number divides 0.
     mesh = _make_mesh(devices, config.batch_size if to_train else 0, config.arch, options)
     convolution = choose_convolution(options.convolution, platform)
     network, eval_network = _networks(config, convolution, mesh, dataset.num_classes, module)
     total_steps = num_steps(config.epochs, len(dataset.train), config.batch_size)
-    schedule = optax.constant_schedule(0.0)  # the caller's isn't known
+    schedule = optax.constant_schedule(0.0)  # that of a custom optimizer isn't known
     if tx is None:
         schedule, tx = _optimizer(config, total_steps)
     custom_parts.check_tx(tx)
@@ -184,7 +184,7 @@ def prepare(
         dataset=dataset,
         module=network,
         eval_module=eval_network,
-        # Read once an epoch: outside of jit each of its operations would be compiled by itself.
+        # Outside of jit, each of its operations would be compiled separately.
         schedule=jax.jit(schedule),
         tx=tx,
         mesh=mesh,

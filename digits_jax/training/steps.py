@@ -77,12 +77,12 @@ def train_step(
       teacher: the first argument of ``teacher_apply``.
       loss: ``f(logits, labels) -> float32 [batch]``; None for `cross_entropy`.
       augment: ``f(key, images) -> images`` on float32 images in [0, 1], or None.
-      ema_decay: of the exponential moving average, for a state that keeps one: after t steps
-        ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps fade quickly.
+      ema_decay: decay of the exponential moving average, for a state that keeps one; after t
+        steps it is ``min(ema_decay, (1 + t) / (10 + t))``, so that the first steps fade quickly.
       adversarial: the largest perturbation of `fgsm_perturb`, applied after ``augment``; 0 for
         none.
-      teacher_apply: ``f(teacher, images) -> logits`` of a network to distil, which sees the images
-        that the step trains on, as augmented; or None.
+      teacher_apply: ``f(teacher, images) -> logits`` of a network to distil, computed on the
+        augmented images; or None.
       teacher_weight: in [0, 1], the share of `distillation_loss` in the loss.
 
     Returns:
@@ -158,8 +158,8 @@ def train_step(
         opt_state=opt_state,
         average=_update_average(state, params, batch_stats, ema_decay),
     )
-    # Every device sees the same sums, so either all skip the step or none does. Of gradients the
-    # squares: they are what Adam's second moment adds up.
+    # Every device sees the same sums, so either all skip the step or none does. The squares of the
+    # gradients must be finite, too, because Adam's second moment adds them up.
     finite = all_finite((jax.tree.map(jnp.square, grads), sums, batch_stats))
     unchanged = state, jax.tree.map(jnp.zeros_like, sums)
     new_state, sums = jax.tree.map(partial(jnp.where, finite), (new_state, sums), unchanged)

@@ -188,7 +188,7 @@ def find_data(data_dir: str | None) -> str:
 
 
 def is_installed(peer: str) -> bool:
-    """Whether a peer's library is here."""
+    """Returns whether a peer's library is installed."""
     return importlib.util.find_spec(PEERS[peer][0].split("_")[0]) is not None
 
 

@@ -50,7 +50,7 @@ def make_model(recipe: Any) -> nn.Module:
 
 
 def warp(images: torch.Tensor, amounts: torch.Tensor, strengths: Sequence[float]) -> torch.Tensor:
-    """`digits_jax.data.augment.warp` without its elastic field.
+    """Warps images as `digits_jax.data.augment.warp`, without its elastic field.
 
     Args:
       images: float32 [batch, 1, side, side].
@@ -112,7 +112,7 @@ def to_float(images: torch.Tensor, recipe: Any) -> torch.Tensor:
 
 
 def autocast(recipe: Any) -> torch.autocast:
-    """bfloat16 where the recipe asks for it."""
+    """Computes in bfloat16 if the recipe asks for it."""
     return torch.autocast("cpu", torch.bfloat16, enabled=recipe.dtype == "bfloat16")
 
 

@@ -61,13 +61,10 @@ class Progress:
     def line(self, text: str) -> None:
         """Prints a line, above the bar where there is one."""
         self._last_line = time.monotonic()
-        if self._quiet:
-            return
         if self._bar is not None:
-            self._bar.clear()
-        print(text, flush=True)
-        if self._bar is not None:
-            self._bar.refresh()
+            self._bar.write(text)
+        elif not self._quiet:
+            print(text, flush=True)
 
 
 def open_tensorboard(path: Path) -> Any:

@@ -161,8 +161,8 @@ def train_step(
     # Every device sees the same sums, so either all skip the step or none does. The squares of the
     # gradients must be finite, too, because Adam's second moment adds them up.
     finite = all_finite((jax.tree.map(jnp.square, grads), sums, batch_stats))
-    unchanged = state, jax.tree.map(jnp.zeros_like, sums)
-    new_state, sums = jax.tree.map(partial(jnp.where, finite), (new_state, sums), unchanged)
+    unchanged = state, optax.tree.zeros_like(sums)
+    new_state, sums = optax.tree.where(finite, (new_state, sums), unchanged)
     new_state = new_state.replace(step=state.step + 1)
     return new_state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
 

@@ -74,7 +74,7 @@ COMPILE_SECONDS = 600
 # Requests are numbers, so that processes agree on the largest: SAVE, or to stop, SAVE + a signal's
 # number.
 SAVE = 1
-# What saves and draws takes half a second and more to import, and nothing of it is needed before.
+# Saving and drawing need these; a thread imports them, which takes half a second, during training.
 _NEEDED_LATER = ("orbax.checkpoint", "matplotlib.backends.backend_agg")
 
 # Called after each epoch with its row of metrics.jsonl, one row for each network.

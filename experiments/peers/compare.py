@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,12 +56,12 @@ _PACKAGES = ("jax", "jaxlib", "flax", "torch", "keras", "numpy")
 
 @dataclass(frozen=True)
 class Scenario:
-    """One thing that is measured; each peer with its goal (of ours to theirs), or None."""
+    """A train step or a whole process of one recipe, and the peers that it is compared with."""
 
     words: str
     arch: str
     preset: str
-    peers: Mapping[str, float | None]
+    peers: Sequence[str]
     batch_size: int | None = None  # None: the preset's own
     dtype: str = "auto"  # that ours multiplies in
 
@@ -72,27 +72,25 @@ class Scenario:
         return TrainConfig(**fields).resolve(DATASET)
 
 
-_QUICK = {_CNN: 1.3, _CNN_BF16: 1.0, _PLAIN: None, _COMPILED: None, _KERAS: None}
-_MLP = {_PLAIN: 1.0, _PLAIN_BF16: None, _KERAS: None}
+_MLP = (_PLAIN, _PLAIN_BF16, _KERAS)
 _STEPS = {
-    "cnn-quick": Scenario("train step, quick CNN", "cnn", "quick", _QUICK),
+    "cnn-quick": Scenario(
+        "train step, quick CNN", "cnn", "quick", (_CNN, _CNN_BF16, _PLAIN, _COMPILED, _KERAS)
+    ),
     "cnn-standard": Scenario(
-        "train step, standard CNN, augmented", "cnn", "standard", {_CNN: 1.0, _CNN_BF16: None}
+        "train step, standard CNN, augmented", "cnn", "standard", (_CNN, _CNN_BF16)
     ),
     "mlp-128": Scenario("train step, MLP, batch 128", "mlp", "quick", _MLP, 128),
     "mlp-512": Scenario("train step, MLP, batch 512", "mlp", "quick", _MLP, 512),
 }
-_PROCESS = Scenario("whole process, quick CNN", "cnn", "quick", {_CNN: 0.8, _CNN_BF16: None})
 SCENARIOS = {
     **_STEPS,
-    # The same with ours in float32, so that types are compared with their like.
+    # The same with ours in float32, as the first peer computes.
     **{
-        f"{name}-float32": dataclasses.replace(
-            each, peers=dict([*each.peers.items()][:1]), dtype="float32"
-        )
+        f"{name}-float32": dataclasses.replace(each, peers=each.peers[:1], dtype="float32")
         for name, each in _STEPS.items()
     },
-    "process": _PROCESS,
+    "process": Scenario("whole process, quick CNN", "cnn", "quick", (_CNN, _CNN_BF16)),
 }
 
 
@@ -142,14 +140,13 @@ def main(argv: Sequence[str]) -> None:
         for name in names:
             measure = measure_processes if name == "process" else measure_steps
             rows, busy = measure(name, arguments, data_dir)
-            disturbed = max(busy) >= 0.25
-            if disturbed:
+            if max(busy) >= 0.25:
                 result["notes"].append(
                     f"{name}: others kept up to {max(busy):.1f} cores busy; measure again on a "
                     "quiet machine, as threads that spin while they wait (PyTorch's) suffer most"
                 )
-            result["rows"] += [{**row, "name": name, "disturbed": disturbed} for row in rows]
-            # What is measured stays, whatever comes after it.
+            result["rows"] += [{**row, "name": name} for row in rows]
+            # Written after each scenario: a later one may fail.
             files = {".json": as_json(result), ".md": markdown(result).encode()}
             replace_files({path.with_suffix(end): text for end, text in files.items()})
     print(f"{markdown(result)}\nwritten: {path}, and .md beside it")
@@ -319,8 +316,7 @@ def measure_steps(
             for peer, found in pairs.items():
                 found.append(in_turn(partial(rate, None), partial(rate, peer), number))
         words = f"{scenario.words}, in {workers[None].facts['dtype']}"
-    goals = scenario.peers
-    return [make_row(words, p, "images/s", pairs[p], goals[p]) for p in pairs], busy
+    return [make_row(words, peer, "images/s", found) for peer, found in pairs.items()], busy
 
 
 def measure_processes(
@@ -353,16 +349,15 @@ def measure_processes(
             found.append(in_turn(partial(ours, seed, cold), partial(theirs, peer, seed), seed))
     rows = []
     for (peer, cold), pairs in runs.items():
-        goal = None if cold else scenario.peers[peer]
         words = scenario.words + (", cold compilation cache" if cold else "")
         seconds = [(own["seconds"], other["seconds"]) for own, other in pairs]
         accuracies = [
             statistics.mean(run["accuracy"] for run in side) for side in zip(*pairs, strict=True)
         ]
-        rows.append({**make_row(words, peer, "s", seconds, goal), "accuracies": accuracies})
+        rows.append({**make_row(words, peer, "s", seconds), "accuracies": accuracies})
         memory = [(own["memory"], other["memory"]) for own, other in pairs]
         if not cold and all(map(all, memory)):
-            rows.append(make_row(f"peak memory, {words}", peer, "MB", memory, None))
+            rows.append(make_row(f"peak memory, {words}", peer, "MB", memory))
     return rows, busy
 
 
@@ -401,20 +396,16 @@ def busy_cores(seconds: float = 0.2) -> float:
 
 
 def make_row(
-    words: str, peer: str, unit: str, pairs: Sequence[tuple[float, float]], goal: float | None
+    words: str, peer: str, unit: str, pairs: Sequence[tuple[float, float]]
 ) -> dict[str, Any]:
     """Returns a row of the result: medians, and the median and range of the rounds' ratios.
 
     Examples:
-      >>> row = make_row("a step", "PyTorch", "images/s", [(3, 2), (2, 2), (5, 2)], 1.3)
-      >>> row["ours"], row["theirs"], row["ratio"], row["reached"]
-      (3, 2, {'median': 1.5, 'low': 1.0, 'high': 2.5}, True)
+      >>> row = make_row("a step", "PyTorch", "images/s", [(3, 2), (2, 2), (5, 2)])
+      >>> row["ours"], row["theirs"], row["ratio"]
+      (3, 2, {'median': 1.5, 'low': 1.0, 'high': 2.5})
     """
     ratios = [ours / theirs for ours, theirs in pairs]
-    median = statistics.median(ratios)
-    reached = None
-    if goal is not None:
-        reached = median >= goal if unit == "images/s" else median <= goal
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
     return {
         "words": words,
@@ -422,9 +413,7 @@ def make_row(
         "unit": unit,
         "ours": ours,
         "theirs": theirs,
-        "ratio": {"median": median, "low": min(ratios), "high": max(ratios)},
-        "goal": goal,
-        "reached": reached,
+        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
         "rounds": list(pairs),
     }
 
@@ -439,16 +428,9 @@ def markdown(result: dict[str, Any]) -> str:
         if row["unit"] == "s":
             pairs = zip(shown, row["accuracies"], strict=True)
             shown = [f"{text} ({percent(accuracy)})" for text, accuracy in pairs]
-        ratio, goal = row["ratio"], None
-        if row["goal"] is not None:
-            # A ratio measured beside others' work is shown, but nothing follows from it.
-            verdict = "disturbed" if row["disturbed"] else "yes" if row["reached"] else "no"
-            goal = f"{'≥' if row['unit'] == 'images/s' else '≤'} {row['goal']:g}: {verdict}"
-        low, high = fixed(ratio["low"], 2), fixed(ratio["high"], 2)
-        cells.append(
-            [row["words"], row["peer"], *shown, f"{ratio['median']:.2f}", f"{low} to {high}", goal]
-        )
-    heads = ["what", "against", "ours", "theirs", "ours / theirs", "range", "goal"]
+        median, low, high = (fixed(row["ratio"][x], 2) for x in ("median", "low", "high"))
+        cells.append([row["words"], row["peer"], *shown, median, f"{low} to {high}"])
+    heads = ["what", "against", "ours", "theirs", "ours / theirs", "range"]
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
     return (
         f"{markdown_table(cells, heads, 'llr')}\n\n"

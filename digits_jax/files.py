@@ -29,7 +29,7 @@ _NO_DATA = (CACHE, "__MACOSX", "Thumbs.db", "desktop.ini")
 MAX_ARRAY_BYTES = 1_000_000_000  # of all arrays of an npz file together, unpacked
 MAX_JSON_BYTES = 50_000_000
 # Windows has no SIGHUP: a terminal or a connection that is closed.
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def replace_files(files: dict[Path, bytes | Callable[[BinaryIO], object]]) -> None:
@@ -181,7 +181,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
     previous = {}
     if threading.current_thread() is threading.main_thread():  # only it receives signals
-        for number in _SIGNALS:
+        for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 previous[number] = signal.signal(number, handle)
     try:

@@ -16,8 +16,8 @@ from typing import IO
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.errors import ConfigError
 from digits_jax.fields import Checked, Optional, Range
+from digits_jax.files import SIGNALS
 from digits_jax.train import parse_arguments
-from digits_jax.training.interrupts import SIGNALS
 
 POLL_SECONDS = 0.05
 # A process may be stopped (SIGSTOP) for so long.

@@ -7,9 +7,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-# Windows has no SIGHUP: a terminal or a connection that is closed.
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-_KEPT = (signal.SIG_IGN, None)
+from digits_jax.files import SIGNALS
 
 
 class Interrupted(Exception):  # noqa: N818 - it isn't an error
@@ -44,7 +42,7 @@ def stop_on_signals(last_words: str = "") -> Iterator[StopRequest]:
         return
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     # Signals that are ignored (in a background job, by nohup) or handled by C code stay so.
-    previous = {n: handler for n, handler in handlers.items() if handler not in _KEPT}
+    previous = {n: old for n, old in handlers.items() if old not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -1,6 +1,5 @@
 """A custom module, loss and optimizer, instead of the library's."""
 
-import dataclasses
 import inspect
 import re
 from typing import Any
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from digits_jax.config import OTHER_ARCH_FIELDS, TrainConfig
-from digits_jax.data.datasets import Dataset
 from digits_jax.errors import ConfigError
 
 # The fields of a configuration that have no effect beside what the caller brings, and their values.
@@ -73,13 +71,11 @@ def describe(**given: Any) -> dict[str, str]:
     return {name: re.sub(r" at 0x[0-9a-f]+", "", text)[:1000] for name, text in texts.items()}
 
 
-def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> TrainConfig:
-    """Fills in a configuration from its preset; fields that the caller replaces become neutral.
-
-    A preset's batch that is larger than the data set becomes the largest power of two in it.
+def neutral_fields(config: TrainConfig, custom: dict[str, str]) -> dict[str, Any]:
+    """Returns the values of the fields that custom parts replace.
 
     Raises:
-      ConfigError: a field is given that has no effect then.
+      ConfigError: such a field is given.
     """
     neutral: dict[str, Any] = {}
     for what in custom:
@@ -87,11 +83,7 @@ def resolve(config: TrainConfig, dataset: Dataset, custom: dict[str, str]) -> Tr
             if getattr(config, name) not in (None, value):
                 raise ConfigError(f"{name}: has no effect beside {what}=...; leave one of them out")
         neutral |= NO_EFFECT[what]
-    resolved = config.resolve(dataset.name, small=dataset.is_small)
-    size = len(dataset.train)
-    if config.batch_size is None and resolved.batch_size > size:
-        neutral["batch_size"] = 1 << (size.bit_length() - 1)  # devices divide a power of two
-    return dataclasses.replace(resolved, **neutral)
+    return neutral
 
 
 def check_loss(loss: Any, num_classes: int) -> None:

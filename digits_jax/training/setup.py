@@ -234,17 +234,20 @@ def _start_devices(config: TrainConfig, options: RunOptions) -> list[Device]:
 def _resolve(
     config: TrainConfig, dataset: Dataset, custom: dict[str, str], platform: str
 ) -> TrainConfig:
-    dtype = config.dtype
-    if dtype == "auto":  # bfloat16 where the devices multiply it fast
+    """Fills in the fields that depend on the preset, the data, custom parts and the devices."""
+    fields, size = custom_parts.neutral_fields(config, custom), len(dataset.train)
+    resolved = config.resolve(dataset.name, small=dataset.is_small)
+    if resolved.batch_size > size:
+        if config.batch_size is not None:
+            raise ConfigError(
+                f"batch_size={config.batch_size}: {dataset.name} has {size:,} training images; "
+                "give at most that"
+            )
+        fields["batch_size"] = 1 << (size.bit_length() - 1)  # devices divide a power of two
+    if config.dtype == "auto":  # bfloat16 where the devices multiply it fast
         fast = platform != "cpu" or processor_features() & {"avx512_bf16", "amx_bf16"}
-        dtype = "bfloat16" if fast else "float32"
-    config = dataclasses.replace(custom_parts.resolve(config, dataset, custom), dtype=dtype)
-    if config.batch_size > len(dataset.train):
-        raise ConfigError(
-            f"batch_size={config.batch_size}: {dataset.name} has {len(dataset.train):,} training "
-            "images; give at most that"
-        )
-    return config
+        fields["dtype"] = "bfloat16" if fast else "float32"
+    return dataclasses.replace(resolved, **fields)
 
 
 def _make_mesh(devices: list[Device], batch_size: int, arch: str, options: RunOptions) -> Mesh:

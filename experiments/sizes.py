@@ -6,17 +6,16 @@ without runs is measured after a few steps. Writes sizes.json and sizes.md.
 """
 
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from digits_jax.benchmarks.timing import repeated, spread, time_in_turn
 from digits_jax.cli import parse, run_program
 from digits_jax.config import RunOptions, TrainConfig
 from digits_jax.files import read_json
@@ -25,7 +24,7 @@ from digits_jax.runs.folder import hold_folder
 from experiments.study import RESULTS, write_results
 
 PRESETS = ("quick", "standard", "best", "tiny")
-SINGLE_CALLS, MANY = 300, 4096
+MANY = 4096
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,9 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
             fit(config, RunOptions(workdir=str(folder)), dataset=data, quiet=True)
         predictor = Predictor.load(folder)
         network, images = predictor.network, np.asarray(data.test.images)
-        one = _median_seconds(lambda: predictor.predict(images[0]), SINGLE_CALLS)
-        many = _median_seconds(lambda: predictor.predict(images[:MANY]), 5)
+        calls = [lambda: predictor.predict(images[0]), lambda: predictor.predict(images[:MANY])]
+        blocks = time_in_turn([repeated(call) for call in calls], repeats=7, seconds=0.5)
+        one, many = (spread(each)["median"] for each in blocks)
         plain, small = Path(scratch) / "model.npz", Path(scratch) / "model.onnx"
         write_archive(network, plain)
         examples, _ = data.train.rows(np.arange(0, min(5000, len(data.train)), 5))
@@ -101,17 +101,6 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
             own = predictor.predict(images).labels
             row["same_run_accuracy"] = float((own == data.test.labels).mean())
         return row
-
-
-def _median_seconds(call: Callable[[], object], times: int) -> float:
-    """The median, after one call that compiles."""
-    call()
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

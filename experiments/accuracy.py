@@ -1,4 +1,4 @@
-"""What training reaches, and how long it takes: python -m experiments.accuracy
+"""Measures the accuracy and the time of training: python -m experiments.accuracy
 
 Trains recipes with several seeds. Without --recipes, those of the README's table, each seed in a
 process whose time is measured: training.json and training.md. The others are trained as
@@ -40,7 +40,7 @@ LARGE = "--arch=mlp --preset=best --hidden-sizes=2048,2048,2048 --adversarial=0.
 # "{runs}" is the folder of all ensembles.
 ENSEMBLES = {
     "cnn-standard": "--arch=cnn --dataset=mnist",
-    # The preset standard before, with a fifth of the parameters.
+    # A fifth of the parameters of the preset standard.
     "cnn-small": "--arch=cnn --channels=24,48 --dense-size=128 --batch-size=256 --epochs=25 "
     "--dataset=mnist",
     "cnn-tiny": "--arch=cnn --preset=tiny --dataset=mnist",
@@ -50,7 +50,7 @@ ENSEMBLES = {
     "cnn-best": "--arch=cnn --preset=best --dataset=mnist",
     # No preset, as it takes hours on a CPU.
     "mlp-large": f"{LARGE} --epochs=300 --dataset=mnist",
-    # To learn from five networks takes minutes of a GPU, and hours of a CPU.
+    # Distillation from five networks takes minutes on a GPU and hours on a CPU.
     "cnn-distilled": "--arch=cnn --preset=best --dataset=mnist --teacher={runs}/cnn-best",
     "mlp-large-distilled": f"{LARGE} --epochs=60 --dataset=mnist --teacher={{runs}}/cnn-best",
     "mlp-distilled": "--arch=mlp --preset=best --epochs=20 --augment-strength=1 --dataset=mnist "
@@ -85,7 +85,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains what is missing, then writes the tables of all that is there."""
+    """Trains the missing runs, then writes the tables of all runs."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     if unknown := set(arguments.recipes) - set(RECIPES):
         raise ConfigError(f"--recipes={min(unknown)}: give some of {', '.join(RECIPES)}")
@@ -124,7 +124,7 @@ def _data_flag(arguments: Arguments) -> list[str]:
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-    """Reads what the networks of an ensemble reach, one by one and together."""
+    """Reads the accuracies of an ensemble's networks and of the ensemble."""
     ensemble = read_run(workdir)
     members = [read_run(workdir / name) for name in ensemble.results["members"]]
     return {

@@ -47,7 +47,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains what is missing, then compares."""
+    """Trains the missing runs, then compares."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     if arguments.seeds < 2:
         raise ConfigError(f"--seeds={arguments.seeds}: give 2 or more, to tell seeds from models")

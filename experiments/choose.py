@@ -63,7 +63,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Trains what is missing, then writes the table of all that is there."""
+    """Trains the missing runs, then writes the table of all runs."""
     own, *candidates = split_candidates(argv)
     arguments = parse(Arguments, own, doc=__doc__ or "")
     configs = check(arguments, candidates)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         table = open_table(path, arguments, configs)
         table["command"] = shlex.join(["python", "-m", "experiments.choose", *argv])
         write_results(path, table, markdown(table))
-        # All candidates of some seeds before the next: what is interrupted can be compared.
+        # All candidates with some seeds before the next seeds: an interrupted table is comparable.
         for first in range(0, arguments.seeds, TOGETHER):
             for flags, config in configs.items():
                 some = range(first, min(first + TOGETHER, arguments.seeds))

@@ -2,7 +2,7 @@
 
 Digits, moved about on a background of noise, as a stock tfds data set of array_record files:
 ``tfds.builder_from_directory`` and ``--dataset=tfds/large_digits`` read it. The same seed gives the
-same bytes. It gets its name when it is complete.
+same bytes. It is renamed into place when it is complete.
 """
 
 import io

@@ -1,9 +1,8 @@
-"""How confident a model is where there is no digit: python -m experiments.out_of_distribution RUN
+"""Measures confidence on images of no digit: python -m experiments.out_of_distribution RUN
 
-A digit recognizer answers with a digit whatever it is shown; only a low probability tells a letter
-or a scribble. Draws some of both, reads them as `digits_jax.predict` would, and writes which share
-stays under the threshold of confidence, beside the share of the correct answers to test images that
-the threshold costs.
+A digit recognizer predicts a digit for any image; only a low probability marks a letter or a
+scribble. Draws some of both, reads them as `digits_jax.predict` would, and writes the share below
+the threshold of confidence, beside the share of correctly classified test images below it.
 """
 
 import sys

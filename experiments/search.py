@@ -131,7 +131,7 @@ def open_study(output: Path, config: TrainConfig, dataset: Dataset, sampler: str
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(path))),
         study_name="search",
         direction="maximize",
-        # Half of the trials go on after a quarter of the epochs, and half of these after a half.
+        # Half of the trials continue after a quarter of the epochs, and half of these after a half.
         # Earlier, large batches and slow averages of the weights would have no chance.
         pruner=optuna.pruners.SuccessiveHalvingPruner(
             min_resource=max(1, round((config.epochs or 0) / 4)), reduction_factor=2
@@ -196,7 +196,7 @@ def suggest(trial: Any, arch: str) -> list[str]:
     values = {"optimizer": trial.suggest_categorical("optimizer", list(OPTIMIZERS))}
     ranges = OPTIMIZERS[values["optimizer"]]
     for name, (low, high) in zip(("learning_rate", "weight_decay"), ranges, strict=True):
-        # A rate means something else to each optimizer, so each has a parameter of its own.
+        # Good rates differ between optimizers, so each optimizer has its own parameter.
         drawn = trial.suggest_float(f"{name}_{values['optimizer']}", low, high, log=True)
         values[name] = f"{drawn:.3g}"
     for name, high, step in (("label_smoothing", 0.2, 0.01), ("dropout", 0.5, 0.05)):

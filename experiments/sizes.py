@@ -1,4 +1,4 @@
-"""What each preset costs on a device: python -m experiments.sizes
+"""Measures the size and the latency of each preset: python -m experiments.sizes
 
 Parameters, file sizes, multiply-adds, and the latency of one image and of many, on one core, of
 every preset's network, with the accuracy of its trained runs (see experiments.accuracy). A preset
@@ -65,7 +65,7 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
     data = load_dataset(arguments.dataset, arguments.data_dir)
     runs = sorted(arguments.runs.glob(f"{arch}-{arguments.dataset}-{preset}-seed*"))
     runs = runs or sorted(arguments.ensembles.glob(f"{arch}-{preset}/member-*"))
-    # Of what was trained elsewhere the checkpoints may be missing.
+    # Runs from another machine may lack their checkpoints.
     kept = [run for run in runs if (run / "checkpoints").exists()]
     with tempfile.TemporaryDirectory() as scratch:
         folder = kept[0] if kept else Path(scratch) / "run"

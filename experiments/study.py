@@ -1,4 +1,4 @@
-"""What the studies share: runs that are trained once, tables of results, and held-out images."""
+"""Shared by the studies: runs that are trained once, tables of results, held-out images."""
 
 import dataclasses
 import json
@@ -95,7 +95,7 @@ def write_results(path: Path, results: Any, text: str) -> None:
 
 
 def replace_block(page: str, name: str, text: str) -> str:
-    """Replaces what is between a page's marks of a name, if it has such.
+    """Replaces the text between a page's marks of a name, if it has them.
 
     Examples:
       >>> replace_block("a <!-- x -->old<!-- /x --> b", "x", "new")
@@ -109,7 +109,7 @@ def replace_block(page: str, name: str, text: str) -> str:
 
 
 def without_test(dataset: Dataset) -> Dataset:
-    """Replaces the test split by the validation split: what isn't there can't be chosen by."""
+    """Replaces the test split by the validation split, so that no choice depends on it."""
     return dataclasses.replace(dataset, test=dataset.validation)
 
 
@@ -119,8 +119,8 @@ def hold_out(dataset: Dataset, index: int, count: int) -> Dataset:
     Args:
       dataset: its training and validation images are dealt out, always in the same way; the first
         of twelve parts of a data set such as MNIST is its own validation split.
-      index: of the part, from 0; after the last comes the first again.
-      count: of the parts, which are of one size; the rest is trained on.
+      index: of the part, from 0, modulo ``count``.
+      count: of the parts, which have equal sizes; the rest is the training split.
 
     Returns:
       The data set, without its test split.

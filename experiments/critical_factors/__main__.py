@@ -2,7 +2,7 @@
 
 Trains the MLP and the CNN with one factor changed at a time, several seeds each, and scores them on
 the validation split; then scores the baselines on corrupted test images. Writes factors.csv,
-robustness.csv, report.md and figures. Started again, it trains what is missing.
+robustness.csv, report.md and figures. Started again, it trains the missing runs.
 """
 
 import sys
@@ -55,7 +55,7 @@ class Arguments:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains what is missing, then reports."""
+    """Trains the missing runs, then reports."""
     arguments = parse(Arguments, argv, doc=__doc__ or "")
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds={arguments.seeds}: give 1 or more; intervals need 2")
@@ -109,7 +109,7 @@ def train_factors(
     known: dict[tuple[str, int], Row] = {}
     for arch, factor, label, settings in tqdm(levels, "levels", disable=None):
         keys = {seed: (arch, factor, label, seed) for seed in seeds}
-        for seed, key in keys.items():  # what another factor has trained isn't trained again
+        for seed, key in keys.items():  # another factor may have had the same training
             if key not in rows and (same := known.get((key_of(settings), seed))):
                 rows[key] = same._replace(factor=factor, level=label)
         if missing := [seed for seed, key in keys.items() if key not in rows]:

@@ -151,13 +151,13 @@ def _signs(rng: Generator, n: int) -> np.ndarray:
 
 
 def _impulse_noise(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
-    """Some pixels are black or white."""
+    """Makes some pixels black or white."""
     random = rng.random(grey.shape, np.float32)
     return np.where(random < share, (random < share / 2).astype(np.float32), grey)
 
 
 def _motion_blur(rng: Generator, grey: np.ndarray, length: float) -> np.ndarray:
-    """The mean along a straight path, in any direction."""
+    """Averages along a straight path, in a random direction."""
     angle = rng.uniform(0, np.pi, (len(grey), 1, 1)).astype(np.float32)
     y, x = grid(grey)
     total = np.zeros_like(grey)
@@ -168,7 +168,7 @@ def _motion_blur(rng: Generator, grey: np.ndarray, length: float) -> np.ndarray:
 
 
 def _scale(_: Generator, grey: np.ndarray, factor: float) -> np.ndarray:
-    """Smaller. Each new pixel covers more than one old one, hence the blur."""
+    """Shrinks the image. Each new pixel covers several old ones, so it is blurred first."""
     spread = 0.35 * np.sqrt(1 / factor**2 - 1)
     return affine(_smooth(grey, spread), EYE / factor)
 
@@ -181,7 +181,7 @@ def _rotation(rng: Generator, grey: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _stripe(rng: Generator, grey: np.ndarray, width: float) -> np.ndarray:
-    """A vertical stripe of the image is its negative."""
+    """Inverts a vertical stripe of the image."""
     x = np.arange(grey.shape[2])
     start = rng.integers(0, grey.shape[2] - int(width) + 1, (len(grey), 1))
     inside = (x >= start) & (x < start + width)
@@ -189,7 +189,7 @@ def _stripe(rng: Generator, grey: np.ndarray, width: float) -> np.ndarray:
 
 
 def _fog(rng: Generator, grey: np.ndarray, density: float) -> np.ndarray:
-    """Noise of several sizes in front of it, the coarse ones stronger."""
+    """Adds noise of several scales, the coarse ones stronger."""
     n, height, width = grey.shape
     clouds = np.zeros_like(grey)
     for cells, weight in ((2, 0.5), (4, 0.3), (8, 0.2)):
@@ -200,7 +200,7 @@ def _fog(rng: Generator, grey: np.ndarray, density: float) -> np.ndarray:
 
 
 def _spatter(rng: Generator, grey: np.ndarray, share: float) -> np.ndarray:
-    """Round drops of ink."""
+    """Adds round drops of ink."""
     field = ndimage.gaussian_filter(rng.standard_normal(grey.shape, np.float32), (0, 1.2, 1.2))
     level = np.quantile(field, 1 - share, axis=(1, 2), keepdims=True)
     deviation = field.std((1, 2), keepdims=True)
@@ -259,14 +259,14 @@ def _canny_edges(_: Generator, grey: np.ndarray, part: float) -> np.ndarray:
 
 
 def _translation(rng: Generator, grey: np.ndarray, distance: float) -> np.ndarray:
-    """By a distance, in any direction."""
+    """Moves the image by a distance, in a random direction."""
     angle = rng.uniform(0, 2 * np.pi, len(grey))
     shifts = distance * np.stack([np.sin(angle), np.cos(angle)], -1)
     return affine(grey, EYE, shifts)
 
 
 def _off_centre(rng: Generator, grey: np.ndarray, pixels: float) -> np.ndarray:
-    """By whole pixels in one of eight directions; MNIST's margin is four pixels wide."""
+    """Moves by whole pixels in one of eight directions; MNIST's margin is four pixels wide."""
     directions = np.array([(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b])
     shifts = pixels * directions[rng.integers(0, 8, len(grey))]
     return affine(grey, EYE, shifts)

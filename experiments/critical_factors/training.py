@@ -1,4 +1,4 @@
-"""Trains what settings describe, with the library's own loop; see `factors` for the settings."""
+"""Trains networks by settings, in the library's loop; see `factors` for the settings."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class ChangedInput(nn.Module):
     warp: Sequence[tuple[str, float]] = ()
 
     def setup(self) -> None:
-        """Leaves out a level of names."""
+        """Gives the parameters the network's own names."""
         nn.share_scope(self, self.network)
 
     def __call__(
@@ -141,7 +141,7 @@ def draw_images(count: int, seed: int, size: int) -> np.ndarray:
 def noisy_labels(labels: np.ndarray, share: float, seed: int, num_classes: int) -> np.ndarray:
     """Replaces a share of the labels by another class, each other class as often.
 
-    The labels changed with a smaller share are changed alike with a larger one.
+    A larger share changes the same labels, in the same way, and more.
 
     Examples:
       >>> labels = np.zeros(10, np.int32)

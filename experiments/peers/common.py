@@ -1,4 +1,4 @@
-"""What the contenders share: the data and their turns. NumPy, and nothing of our package.
+"""Shared by the contenders: data and turns. It imports NumPy, and not our package.
 
 The peers' processes are timed from the start, so they don't import what they don't use.
 """

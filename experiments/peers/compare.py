@@ -153,7 +153,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def check(arguments: Arguments) -> list[str]:
-    """Returns the names of what is to be measured.
+    """Returns the names of the scenarios to measure.
 
     Raises:
       ConfigError: an unknown name, or a number that can't be.

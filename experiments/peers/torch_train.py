@@ -154,7 +154,7 @@ def main(argv: list[str]) -> None:
             schedule.step()
 
     if recipe.worker:
-        run_steps(5)  # what is compiled or tuned in the first calls isn't measured
+        run_steps(5)  # the first calls compile and tune
         serve(run_steps, threads=torch.get_num_threads())
         return
     started = time.perf_counter()

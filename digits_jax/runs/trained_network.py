@@ -18,7 +18,7 @@ from digits_jax.runs.pretrained import FOLDER, find_pretrained, read_card, read_
 # What `build_model` needs of a run's configuration.
 SETTINGS = ("arch", "batch_norm", "hidden_sizes", "channels", "convs_per_block", "dense_size")
 SETTINGS += ("space_to_depth",)
-MAX_LAYERS = 100  # beside the dense ones of a CNN; what a stranger's file lists is built
+MAX_LAYERS = 100  # beside the dense ones of a CNN; an untrusted file may list any number
 
 
 @dataclass(frozen=True, eq=False)

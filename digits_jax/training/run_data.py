@@ -1,4 +1,4 @@
-"""The data of one's own that a run was trained on."""
+"""The user data that a run was trained on."""
 
 import os
 from dataclasses import replace
@@ -13,7 +13,7 @@ from digits_jax.runs.folder import CONFIG
 def load_own_of_run(
     workdir: str | Path, path: str | None = None, data_dir: str | os.PathLike | None = None
 ) -> Dataset | None:
-    """Loads the data of one's own that a run was trained on; None where there is no such.
+    """Loads the user data that a run was trained on, or returns None.
 
     Args:
       workdir: the run's folder, whose ``config.json`` says where the data were and how pictures

@@ -150,21 +150,34 @@ def train_step(
 
     grads, (logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, sums = _sum_over((grads, metric_sums(logits, labels, mask)), axis_name)
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    new_state = state.replace(
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        average=_update_average(state, params, batch_stats, ema_decay),
-    )
+
+    def update(state: TrainState) -> TrainState:
+        updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = _update_average(state, params, batch_stats, ema_decay)
+        return state.replace(
+            params=params, batch_stats=batch_stats, opt_state=opt_state, average=average
+        )
+
     # Every device sees the same sums, so either all skip the step or none does. The squares of the
     # gradients must be finite, too, because Adam's second moment adds them up.
     finite = all_finite((jax.tree.map(jnp.square, grads), sums, batch_stats))
-    unchanged = state, optax.tree.zeros_like(sums)
-    new_state, sums = optax.tree.where(finite, (new_state, sums), unchanged)
+    new_state = _update_if(finite, update, state)
+    sums = {name: jnp.where(finite, value, 0) for name, value in sums.items()}
     new_state = new_state.replace(step=state.step + 1)
     return new_state, {**sums, "skipped": 1 - finite.astype(jnp.float32)}
+
+
+def _update_if(
+    finite: jax.Array, update: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    # On a CPU XLA updates the moments of a branch in place, and copies them for a selection: a
+    # tenth of the MLP's step. An accelerator would wait for the host to choose the branch.
+    return jax.lax.platform_dependent(
+        state,
+        cpu=lambda state: jax.lax.cond(finite, update, lambda state: state, state),
+        default=lambda state: optax.tree.where(finite, update(state), state),
+    )
 
 
 def fgsm_perturb(

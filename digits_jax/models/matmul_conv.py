@@ -263,7 +263,7 @@ def _rounded_product(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _rounded_product_forward(x: jax.Array, w: jax.Array, dtype: Any) -> tuple[jax.Array, Any]:
-    x, w = x.astype(dtype), w.astype(dtype)
+    x, w = jnp.asarray(x, dtype), jnp.asarray(w, dtype)
     return _product(x, w, 1, 0), (x, w)
 
 

@@ -2,19 +2,27 @@
 
 Each is trained with seed 0 and written to digits_jax/runs/pretrained, in int8 or, the tiny one, in
 float16. The file is read back and scored once on the test images, as is the float32 network; the
-card holds the accuracy on MNIST's.
+card holds the accuracy on MNIST's. The temperature and the threshold of confidence are chosen on
+drawn pictures of validation images.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from digits_jax.cli import leave, parse, run_program
 from digits_jax.fields import Switch
 from experiments.study import train_run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from digits_jax.deploy.network import Network
 
 # Name -> flags of the training, and whether its file is in int8.
 RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {
@@ -23,6 +31,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], bool]] = {
     "tiny": (("--arch=cnn", "--preset=tiny", "--dataset=mnist"), False),
 }
 QUICK = ("--dataset=digits", "--epochs=0.5")
+PICTURES = 1500  # that confidence is chosen on
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class Arguments:
     """Folder of the data set, as for training."""
     quick: Switch = False
     """Train on scikit-learn's digits for half an epoch, to try the command."""
+    confidence: Switch = False
+    """Choose only the temperature and the threshold again, of the networks that are there."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder to write to instead of the package's."""
 
@@ -49,6 +60,9 @@ def main(argv: Sequence[str]) -> None:
     folder = arguments.output or FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.names:
+        if arguments.confidence:
+            refit(name, folder, arguments.data_dir)
+            continue
         card = make(name, folder, arguments)
         print(
             f"{name}: {card['bytes']:,} bytes, test accuracy {card['test_accuracy']:.2%} "
@@ -73,6 +87,7 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     train_run((*flags, *here), arguments.runs / name)
     network = load_network(arguments.runs / name)
     (member,), (run,) = network.members, network.facts["runs"]
+    network = fit_confidence(network, "digits" if arguments.quick else "mnist", arguments.data_dir)
     path = folder / f"{name}.npz"
     write_variables(member.variables, path, int8=int8)
     facts = {fact: run[fact] for names in RUN_FACTS for fact in names.split()}
@@ -104,6 +119,54 @@ def make(name: str, folder: Path, arguments: Arguments) -> dict[str, Any]:
     }
     write_json(folder / f"{name}.json", card)
     return card
+
+
+def refit(name: str, folder: Path, data_dir: str | None) -> None:
+    """Chooses the confidence of a network that is there again, and writes it to its card."""
+    from digits_jax.deploy.network import from_card
+    from digits_jax.files import read_json, write_json
+
+    path = folder / f"{name}.json"
+    card = read_json(path)
+    network = fit_confidence(from_card(card, path.with_suffix(".npz")), "mnist", data_dir)
+    chosen = {"threshold": network.threshold, "temperature": network.temperature}
+    write_json(path, card | chosen)
+    print(f"{name}: threshold {network.threshold:.4f}, temperature {network.temperature:.4f}")
+
+
+def fit_confidence(network: "Network", dataset: str, data_dir: str | None) -> "Network":
+    """Chooses a network's temperature and threshold on pictures of validation images."""
+    from digits_jax.deploy.network import calibrate
+    from digits_jax.deploy.predictor import Predictor
+
+    images, labels = read_drawn_pictures(dataset, data_dir)
+    fitted = calibrate(network, Predictor(network).predict(images).logits, labels)
+    return dataclasses.replace(fitted, facts=network.facts)
+
+
+@cache
+def read_drawn_pictures(dataset: str, data_dir: str | None) -> "tuple[np.ndarray, np.ndarray]":
+    """Draws validation images in each condition of `experiments.drawing`, and reads them.
+
+    Returns:
+      uint8 [n, 28, 28], and the labels.
+    """
+    import numpy as np
+
+    from digits_jax import load_dataset
+    from experiments.drawing import CONDITIONS
+    from experiments.handwriting import read_pictures
+
+    split = load_dataset(dataset, data_dir).validation
+    images, labels = split.rows(np.arange(min(PICTURES, len(split))))
+    parts = np.array_split(np.arange(len(labels)), len(CONDITIONS))
+    glyphs = [
+        glyph
+        for name, part in zip(CONDITIONS, parts, strict=True)
+        for _, glyph in read_pictures(name, images[part, ..., 0], int(part[0]))
+    ]
+    found = [index for index, glyph in enumerate(glyphs) if glyph is not None]
+    return np.stack([glyph for glyph in glyphs if glyph is not None]), labels[found]
 
 
 if __name__ == "__main__":

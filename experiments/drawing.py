@@ -93,7 +93,7 @@ def draw(ink: np.ndarray, how: Drawing, rng: np.random.Generator) -> bytes:
         )
     elif scale != 1:
         large = large.resize(size, Image.Resampling.BICUBIC)
-    strokes = _change_pen(np.asarray(large, np.float32) / 255, rng.uniform(*how.pen) * scale)
+    strokes = change_pen(np.asarray(large, np.float32) / 255, rng.uniform(*how.pen) * scale)
     room = [int(s * ink.shape[0] * scale) for s in rng.uniform(*how.margin, 2)]
     top, left = (int(rng.integers(0, r + 1)) for r in room)
     page = np.zeros((strokes.shape[0] + room[0], strokes.shape[1] + room[1]), np.float32)
@@ -115,7 +115,7 @@ def draw(ink: np.ndarray, how: Drawing, rng: np.random.Generator) -> bytes:
     return stream.getvalue()
 
 
-def _change_pen(strokes: np.ndarray, radius: float) -> np.ndarray:
+def change_pen(strokes: np.ndarray, radius: float) -> np.ndarray:
     """Strokes wider by ``radius`` pixels at either side, or thinner where it is negative."""
     if abs(radius) < 0.5:
         return strokes
@@ -153,15 +153,21 @@ def _shade(shape: tuple[int, ...], lost: float, rng: np.random.Generator) -> np.
     return (1 - lost * np.clip((side + far) / 2 + 0.15, 0, 1)).astype(np.float32)
 
 
-def compose(images: np.ndarray, touching: bool, rng: np.random.Generator) -> np.ndarray:
-    """Puts digits side by side, uint8 [56, width]; sizes, spacing and baseline vary.
+def compose(
+    images: np.ndarray, rng: np.random.Generator, overlap: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Puts digits side by side; sizes, spacing and baseline vary.
 
     Args:
       images: uint8 [n, 28, 28].
-      touching: let them meet by one pixel or two; else at least two pixels are between.
       rng: of the random amounts.
+      overlap: let neighbours meet, and move them so many more pixels into each other: at least the
+        first, fewer than the second. None: at least two pixels are between.
+
+    Returns:
+      uint8 [n, 56, width]: each digit in its place. Their maximum is the row.
     """
-    line = np.zeros((56, 28 * 2 * len(images) + 20), np.uint8)
+    digits = np.zeros((len(images), 56, 28 * 2 * len(images) + 20), np.uint8)
     end = 0
     for number, image in enumerate(images):
         size = round(28 * rng.uniform(0.9, 1.1))
@@ -170,12 +176,13 @@ def compose(images: np.ndarray, touching: bool, rng: np.random.Generator) -> np.
         digit = digit[:, columns[0] : columns[-1] + 1]
         top = 28 - size // 2 + int(rng.integers(-3, 4))
         left = end + int(rng.integers(2, 12))
-        if touching and number:
-            left = _meet(line[top : top + size], digit, end) - int(rng.integers(0, 2))
-        place = line[top : top + size, left : left + digit.shape[1]]
-        np.maximum(place, digit, out=place)
-        end = int(np.flatnonzero((line > 50).any(axis=0))[-1]) + 1
-    return line[:, : end + 4]
+        line = digits.max(axis=0)
+        if overlap and number:
+            left = _meet(line[top : top + size], digit, end) - int(rng.integers(*overlap))
+            left = max(left, 0)
+        digits[number, top : top + size, left : left + digit.shape[1]] = digit
+        end = int(np.flatnonzero((digits.max(axis=0) > 50).any(axis=0))[-1]) + 1
+    return digits[:, :, : end + 4]
 
 
 def _meet(line: np.ndarray, digit: np.ndarray, end: int) -> int:

@@ -1,14 +1,13 @@
 """Reads test images drawn as users' pictures: python -m experiments.handwriting RUN...
 
 Each of MNIST's test images is drawn as a user might send it, encoded to a file's bytes, and read
-with what `digits_jax.predict` uses; so are rows of digits. Writes handwriting.json, .md and .png:
-each condition's accuracy beside that on the images as they are, and some of the pictures beside
-what the model sees.
+with what `digits_jax.predict` uses. Writes handwriting.json, .md and .png: each condition's
+accuracy beside that on the images as they are, and some of the pictures beside what the model sees.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,18 +22,16 @@ from tqdm import tqdm
 from digits_jax import ConfigError, load_dataset, read_run
 from digits_jax.cli import parse, run_program
 from digits_jax.deploy.predictor import Predictor
-from digits_jax.evaluation.metrics import wilson_interval
 from digits_jax.formatting import fixed, interval, markdown_table, percent
 from digits_jax.hardware import cpu_count, use_compilation_cache
 from digits_jax.runs.folder import hold_folder
 from digits_jax.vision.decode import decode_image
-from digits_jax.vision.segment import read_digit, read_line, segment
-from experiments.drawing import CONDITIONS, Drawing, compose, draw
+from digits_jax.vision.segment import read_digit
+from experiments.drawing import CONDITIONS, draw
 from experiments.study import RESULTS, write_results
 
 SEED = 7
-PART, ROWS, SHOWN = 250, 25, 6  # pictures and rows of one job; pictures of the sheet
-_score: Callable[[np.ndarray], np.ndarray]  # of a process of the pool
+PART, SHOWN = 250, 6  # pictures of one job, of the sheet
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Arguments:
     """What to read."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
-    """Folders of trained runs; rows are read by the first."""
+    """Folders of trained runs."""
     count: int = 10_000
     """Number of images."""
     split: Literal["test", "validation"] = "test"
@@ -71,13 +68,10 @@ def main(argv: Sequence[str]) -> None:
         "runs": [run.name for run in arguments.runs],
         "plain_accuracy": [float(correct.mean()) for correct in plain],
         "conditions": {},
-        "rows": [],
     }
     # A process of the pool uses one core; NumPy reads this when it is imported there.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    pool = ProcessPoolExecutor(
-        cpu_count(), get_context("spawn"), _start_worker, (arguments.runs[0],)
-    )
+    pool = ProcessPoolExecutor(cpu_count(), get_context("spawn"))
     with hold_folder(arguments.output), pool:
         for name, how in CONDITIONS.items():
             glyphs, found = read_condition(pool, name, images)
@@ -88,21 +82,9 @@ def main(argv: Sequence[str]) -> None:
                 change = difference(correct, before)
                 row["runs"].append({"accuracy": float(correct.mean()), "difference": change})
             table["conditions"][name] = row
-        table["rows"] = [
-            study_rows(pool, images, labels, length, touching)
-            for touching, lengths in ((False, range(2, 11)), (True, (2, 3, 5)))
-            for length in lengths
-        ]
         sheet = contact_sheet(images[:SHOWN])
         sheet.quantize(32).save(arguments.output / "handwriting.png", optimize=True)
         write_results(arguments.output / "handwriting.json", table, markdown(table))
-
-
-def _start_worker(run: Path) -> None:
-    global _score
-    use_compilation_cache()
-    predictor = Predictor.load(run)
-    _score = lambda images: predictor.predict(images).probabilities  # noqa: E731
 
 
 def read_condition(pool: Executor, name: str, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,50 +123,8 @@ def difference(correct: np.ndarray, plain: np.ndarray) -> tuple[float, float, fl
     return float(change.mean()), float(change.mean() - half), float(change.mean() + half)
 
 
-def study_rows(
-    pool: Executor, images: np.ndarray, labels: np.ndarray, length: int, touching: bool
-) -> dict[str, Any]:
-    """Reads rows of so many digits."""
-    count = len(images) // (5 if length == 5 else 20)
-    jobs = [
-        pool.submit(read_rows, images, labels, length, touching, range(s, min(s + ROWS, count)))
-        for s in range(0, count, ROWS)
-    ]
-    jobs = tqdm(jobs, desc=f"rows of {length}", leave=False, disable=None)
-    done = [job.result() for job in jobs]
-    correct, counted = (sum(each) for each in zip(*done, strict=True))
-    return {
-        "digits": length,
-        "touching": touching,
-        "rows": count,
-        "accuracy": correct / count,
-        "interval": wilson_interval(correct, count),
-        "right_number_of_digits": counted / count,
-    }
-
-
-def read_rows(
-    images: np.ndarray, labels: np.ndarray, length: int, touching: bool, numbers: range
-) -> tuple[int, int]:
-    """Returns how many rows are read correctly, and of how many the number of digits is."""
-    correct = counted = 0
-    for index in numbers:
-        key = [SEED + 1 + touching, length]
-        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, index]))
-        chosen = rng.integers(0, len(images), length)
-        row = compose(images[chosen], touching, rng)
-        picture = draw(row, Drawing("", scale=(2, 5), margin=(0.1, 1)), rng)
-        rows = read_line(segment(decode_image(picture, f"row {index}")), _score)
-        glyphs = [glyph for row in rows for glyph in row.digits]
-        if len(glyphs) == length:
-            counted += 1
-            answers = _score(np.stack([glyph.image for glyph in glyphs])).argmax(-1)
-            correct += bool((answers == labels[chosen]).all())
-    return correct, counted
-
-
 def markdown(table: dict[str, Any]) -> str:
-    """Makes the tables of conditions and of rows."""
+    """Makes the table of conditions."""
     pairs = zip(table["runs"], table["plain_accuracy"], strict=True)
     plain = ", ".join(f"{run} {percent(accuracy)}" for run, accuracy in pairs)
     parts = [f"The first {table['count']:,} {table['split']} images; as they are: {plain}."]
@@ -198,20 +138,7 @@ def markdown(table: dict[str, Any]) -> str:
     columns = ["picture", "goal, points", "not found"]
     for run in table["runs"]:
         columns += [run, "points [95% interval]"]
-    parts += [markdown_table(lines, columns), f"Rows of digits, read by {table['runs'][0]}:"]
-    columns = ["digits", "apart or touching", "rows", "all read correctly [95% interval]"]
-    lines = [
-        (
-            row["digits"],
-            "touching" if row["touching"] else "apart",
-            f"{row['rows']:,}",
-            f"{percent(row['accuracy'], 1)} "
-            f"{interval(row['interval'], lambda end: percent(end, 1))}",
-            percent(row["right_number_of_digits"], 1),
-        )
-        for row in table["rows"]
-    ]
-    return "\n\n".join([*parts, markdown_table(lines, [*columns, "all found"])])
+    return "\n\n".join([*parts, markdown_table(lines, columns)])
 
 
 def _points(value: float) -> str:

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from digits_jax import DigitsError, RunOptions, TrainConfig, fit_ensemble, load_dataset, read_run
+from digits_jax.deploy.predictor import Predictor
 from digits_jax.vision.decode import decode_image
 from experiments import (
     accuracy,
@@ -18,6 +20,8 @@ from experiments import (
     handwriting,
     large_data,
     out_of_distribution,
+    rejector,
+    rows,
     sizes,
     study,
 )
@@ -72,7 +76,7 @@ def test_folds_are_of_one_size_and_begin_with_the_validation_split(digits):
 
 
 PROGRAMS = [accuracy, ann_vs_cnn, choose, handwriting, large_data]
-PROGRAMS += [out_of_distribution, sizes]
+PROGRAMS += [out_of_distribution, rejector, rows, sizes]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -89,6 +93,7 @@ def test_published_tables_are_those_of_their_results():
         "training": accuracy.training_table,
         "handwriting": handwriting.markdown,
         "out_of_distribution": out_of_distribution.markdown,
+        "rows": rows.markdown,
         "sizes": sizes.markdown,
         **{f"choices/{path.stem}": choose.markdown for path in CHOICES.glob("*.json")},
     }
@@ -236,20 +241,40 @@ def test_pictures_of_digits_are_read_as_those_digits(digits):
     again = handwriting.read_pictures(name, images[3:4], 3)
     np.testing.assert_array_equal(again[0][0], pairs[3][0])
     rng = np.random.Generator(np.random.Philox(key=1))
-    row = drawing.compose(images[:3], True, rng)
-    page = decode_image(drawing.draw(row, drawing.CONDITIONS["inverted"], rng), "row")
+    row = drawing.compose(images[:3], rng, (0, 2))
+    page = decode_image(drawing.draw(row.max(axis=0), drawing.CONDITIONS["inverted"], rng), "row")
     assert page.shape[0] == 56
 
 
-def test_images_without_digits_are_measured(ensemble):
-    drawn = np.stack(list(out_of_distribution.scribbles(5)))[:, ::8, ::8][:, :28, :28]
-    letters = list(out_of_distribution.printed("A"))
-    assert len(letters) > 5
-    run = ensemble / "member-0"
-    row = out_of_distribution.measure(run, {"a": np.pad(drawn, ((0, 0), (0, 3), (0, 3)))}, None)
-    assert row["counts"] == {"a": 5}
-    assert 0 <= row["shares"]["a"] <= 1
-    assert "| a (5) |" in out_of_distribution.markdown([row])
+def test_digits_that_touch_are_one_piece_and_others_are_not(digits):
+    images, rng = np.asarray(digits.test.images[:3, :, :, 0]), np.random.default_rng(0)
+    for overlap, pieces in ((None, 3), ((0, 2), 1)):
+        row = drawing.compose(images, rng, overlap)
+        assert row.shape[:2] == (3, 56)
+        assert ndimage.label(row.max(axis=0) > 50, np.ones((3, 3)))[1] == pieces
+
+
+def test_rows_are_counted(digits):
+    images, labels = digits.test.rows(np.arange(20))
+    row = rows.measure(rows.KINDS[0], 2, images[..., 0], labels, Predictor.pretrained(), 5)
+    assert row["rows"] == 5
+    assert row["accuracy"] >= 0.6
+    assert row["wrong_and_confident"] <= 1 - row["accuracy"]
+    table = {"run": "cnn", "split": "test", "rows": [row]}
+    assert "| apart | 2 | 5 | 100.0% |" in rows.markdown(table)
+
+
+def test_what_is_no_digit_is_measured():
+    pages = [*out_of_distribution.scribbles(5), *out_of_distribution.circles(1)]
+    row = out_of_distribution.measure("a", pages, None, Predictor.pretrained())
+    assert (row["kind"], row["count"], row["right"]) == ("a", 6, None)
+    assert row["wrong_and_confident"] == row["confident"] <= row["confident_by_probability"]
+    ones = np.full((1, 60, 60), 255, np.uint8)
+    ones[:, 15:45, 28:32] = 0
+    row = out_of_distribution.measure("b", ones, ["1"], Predictor.pretrained())
+    assert (row["right"], row["wrong_and_confident"]) == (1, 0)
+    table = {"run": "cnn", "split": "test", "rows": [row]}
+    assert "| b | 1 | 100.0% |" in out_of_distribution.markdown(table)
 
 
 def test_drawn_pictures_are_counted_by_kind(tmp_path):

@@ -176,11 +176,15 @@ def load_strokes() -> Dataset:
 def draw_digit(rng: np.random.Generator, digit: int) -> np.ndarray:
     """Draws a digit in one of its ways: uint8 [28, 28], placed as MNIST's are."""
     ways = WAYS[digit]
-    strokes = [_smooth(stroke) for stroke in ways[rng.integers(len(ways))]]
-    strokes = _bend(rng, strokes)
+    return draw_strokes(rng, ways[rng.integers(len(ways))])
+
+
+def draw_strokes(rng: np.random.Generator, lines: Sequence[Points]) -> np.ndarray:
+    """Draws strokes, as those of ``WAYS``, bent: uint8 [28, 28], placed as MNIST's are."""
+    strokes = _bend(rng, [_smooth(line) for line in lines])
     width = _HEIGHT * rng.uniform(0.085, 0.18)  # as MNIST's; `place_digit` makes others so
     image = place_digit(_draw(strokes, width))
-    assert image is not None  # every way has ink
+    assert image is not None  # strokes have ink
     return image
 
 

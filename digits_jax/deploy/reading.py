@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from digits_jax.deploy.predictions import Digit, Line, Predictions
+from digits_jax.deploy.rejection import are_digits, digit_probability, load_rejector
 from digits_jax.vision.segment import (
     Glyph,
     Row,
@@ -42,12 +43,13 @@ class Reading:
 def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Reading:
     """Reads one digit somewhere on a picture, uint8 [height, width], or a line or page of them.
 
-    The first of the networks also divides lines into digits. Where one digit is read and several
-    seem to be on the picture, the answer isn't confident.
+    The first of the networks also divides lines into digits. What doesn't look like one digit isn't
+    answered with confidence, nor is one digit of a picture that seems to hold several.
     """
 
     def score(images: np.ndarray) -> np.ndarray:  # not calibrated: see `Score`
-        return softmax(predict[0](images).logits, -1)
+        found = predict[0](images)
+        return softmax(found.logits, -1) * _digit_probability(images, found)[:, None]
 
     found = segment(grey, page=mode == "page")
     if mode == "page":
@@ -63,17 +65,24 @@ def read_picture(grey: np.ndarray, predict: Sequence[Predict], mode: Mode) -> Re
 
 
 def _line(row: Row[Glyph], predict: Predict, alone: bool) -> Line:
-    found = predict(np.stack([glyph.image for glyph in row.digits]))
+    images = np.stack([glyph.image for glyph in row.digits])
+    found = predict(images)
+    confident = found.confident & (_digit_probability(images, found) >= load_rejector().threshold)
     digits = [
         Digit(
             name=name,
             probability=float(found.confidence[i]),
             runner_up=found.class_names[found.runners_up[i]],
             runner_up_probability=float(found.runner_up_confidence[i]),
-            confident=alone and bool(found.confident[i]),
+            confident=alone and bool(confident[i]),
             box=glyph.box,
             image=glyph.image,
         )
         for i, (name, glyph) in enumerate(zip(found.names, row.digits, strict=True))
     ]
     return Line(tuple(digits), tuple(row.marks))
+
+
+def _digit_probability(images: np.ndarray, found: Predictions) -> np.ndarray:
+    """That each image is of one digit; 1 where the classes aren't digits."""
+    return digit_probability(images) if are_digits(found.class_names) else np.ones(len(images))

@@ -16,16 +16,17 @@ from digits_jax.vision.ink import LONGEST, find_ink
 from digits_jax.vision.marks import Mark, is_slash, name_mark
 from digits_jax.vision.touching import Box, Part, split_touching
 
-# A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes]. Those of
-# smoothed labels serve best: sharper ones make a pair that touches look as certain as a digit.
+# A network as a function, uint8 [n, 28, 28] -> probabilities float32 [n, classes], together less
+# than 1 where an image may be no digit. Those of smoothed labels serve best: sharper ones make a
+# pair that touches look as certain as a digit.
 Score = Callable[[np.ndarray], np.ndarray]
 
 # Pages whose digits are lower than this, in pixels of their ink, are processed at a larger size.
 _LOW, _LONGEST_PAGE = 24, 3000
 _MAX_PIECES = 20_000  # on one page; the time to sort them into rows grows with their square
-# Mean probability of a page's digits, smoothed: 0.87 to 0.93 upright, 0.6 to 0.85 turned. A page is
-# turned where it is lower, and higher then.
-_CONFIDENT = 0.86
+# Mean score of a page's digits: 0.88 to 0.92 upright, 0.3 to 0.8 turned. A page is turned where it
+# is lower, and higher then.
+_CONFIDENT = 0.84
 _DISC = 12  # pixels: smaller ones are dots
 _ASIDE = 0.08  # how far beside a digit a small piece of it may be, in heights of the line
 

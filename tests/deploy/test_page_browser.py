@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from digits_jax.deploy.network import combine
 from digits_jax.deploy.page import write_page
 from digits_jax.deploy.predictor import Predictor
+from digits_jax.deploy.rejection import digit_probability
 from digits_jax.vision.digit import place_digit
 from digits_jax.vision.segment import read_digit
 
@@ -125,6 +126,23 @@ def test_each_digit_that_is_drawn_is_recognised(open_page):
         answers[digit] = page.inner_text(".prediction")
         page.click("#clear")
     assert answers == {digit: digit for digit in DIGITS}
+
+
+def test_the_page_tells_digits_from_other_ink_as_python_does(open_page):
+    page = open_page(constant_network(8, "eight"))
+    images = np.random.default_rng(3).integers(0, 256, (9, 28, 28), np.uint8)
+    images[1:, :4] = images[1:, 24:] = images[1:, :, :9] = images[1:, :, 19:] = 0
+    images[2, 4:24, 13:16] = 255
+    found = page.evaluate(
+        "images => images.map(pixels => digits.digitProbability(Uint8Array.from(pixels)))",
+        images.reshape(9, 784).tolist(),
+    )
+    np.testing.assert_allclose(found, digit_probability(images), atol=1e-4)
+    draw(page, STROKES["8"])
+    assert verdict(page) == "It is 8."
+    page.click("#clear")
+    draw(page, [[(0.2, 0.8), (0.5, 0.2), (0.8, 0.8), (0.25, 0.6), (0.75, 0.5)]])
+    assert verdict(page) == "Not confident: it may be 8."
 
 
 PLACE = "([ink, w, h]) => [...digits.placeDigit(Float32Array.from(JSON.parse(ink)), w, h)]"

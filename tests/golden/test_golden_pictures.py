@@ -32,7 +32,8 @@ def drawn(mode, index):
     how = dataclasses.replace(how, scale=(1, 3))  # larger ones take a second each
     count = 1 if mode == "line" else 3
     chosen = [images[rng.integers(len(images), size=rng.integers(2, 7))] for _ in range(count)]
-    rows = [compose(each, index % 3 == 0, rng) for each in chosen]
+    overlap = (0, 2) if index % 3 == 0 else None
+    rows = [compose(each, rng, overlap).max(axis=0) for each in chosen]
     width = max(row.shape[1] for row in rows)
     return draw(np.vstack([np.pad(r, ((0, 0), (0, width - r.shape[1]))) for r in rows]), how, rng)
 

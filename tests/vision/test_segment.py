@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
 from digits_jax.vision import segment as segment_module
 from digits_jax.vision.segment import (
@@ -19,7 +20,7 @@ from digits_jax.vision.segment import (
     read_page,
     segment,
 )
-from digits_jax.vision.touching import MAX_PARTS, choose_cuts
+from digits_jax.vision.touching import MAX_PARTS, Part, choose_cuts, cut
 
 
 def blank(height=100, width=200):
@@ -168,12 +169,12 @@ def touching():
 
 
 def test_touching_digits_are_cut():
-    def score(images):  # confident of what is as wide as one ring is
-        scores = np.full((len(images), 10), 0.05, np.float32)
-        tall = np.array([np.ptp(np.flatnonzero(image.any(axis=1))) for image in images])
-        one = (tall >= 18) & (np.abs(widths(images) - 14.5) < 2.5)
-        scores[:, 0] = np.where(one, 0.95, 0.2)
-        return scores
+    def score(images):  # confident of one hole that is nearly as wide as the ink
+        holes = [ndimage.label(image < 128)[0] == 2 for image in images]
+        wide = [np.ptp(np.flatnonzero(hole.any(axis=0))) if hole.any() else 0 for hole in holes]
+        one = [ndimage.label(image < 128)[1] == 2 for image in images]
+        good = one & (widths(images) - np.array(wide) < 9)
+        return np.where(good, 0.95, 0.2)[:, None].astype(np.float32)
 
     assert boxes(find_rows(touching())) == [[(30, 30, 88, 70)]]
     found = boxes(read_line(touching(), score))
@@ -188,6 +189,63 @@ def test_a_0_does_not_become_two_1s():
         return np.where(widths(images)[:, None] < 12, 0.99, 0.85) * np.eye(10)[[0]]
 
     assert boxes(read_line(segment(page), score)) == [[(30, 30, 64, 70)]]
+
+
+def test_parts_that_are_digits_with_little_doubt_arent_cut():
+    counts = []
+
+    def score(images):
+        counts.append(len(images))
+        return np.full((len(images), 1), 0.9, np.float32)
+
+    page = blank(100, 200)
+    for left in (20, 80, 140):
+        paint_ring(page, left, 30, 40, 34)
+    assert len(read_line(segment(page), score)[0].digits) == 3
+    assert counts == [3, 3]
+
+
+def pieces(kind):
+    """Two touching strokes: the ink of each, float32 [60, 80]."""
+    left, right = Image.new("L", (80, 60)), Image.new("L", (80, 60))
+    if kind == "overhang":  # a 7 over a 1
+        ImageDraw.Draw(left).line([(8, 4), (52, 4), (26, 56)], 255, 5)
+        ImageDraw.Draw(right).line([(48, 8), (44, 56)], 255, 5)
+    elif kind == "side by side":  # two slanted 1s that meet halfway
+        ImageDraw.Draw(left).line([(40, 4), (22, 56)], 255, 5)
+        ImageDraw.Draw(right).line([(49, 4), (31, 56)], 255, 5)
+        ImageDraw.Draw(right).rectangle((33, 28, 38, 31), fill=255)
+    else:
+        ImageDraw.Draw(left).ellipse((4, 4, 38, 56), outline=255, width=5)
+        ImageDraw.Draw(right).ellipse((36, 4, 70, 56), outline=255, width=5)
+    return [np.asarray(image, np.float32) / 255 for image in (left, right)]
+
+
+@pytest.mark.parametrize("kind", ["overhang", "side by side", "rings"])
+def test_a_cut_leaves_each_digit_its_ink(kind):
+    digits = pieces(kind)
+    whole = np.maximum(*digits)
+    top, bottom, left, right = (
+        end for axis in (1, 0) for end in np.flatnonzero(whole.any(axis=axis))[[0, -1]] + [0, 1]
+    )
+    digits = [digit[top:bottom, left:right] for digit in digits]
+    whole = whole[top:bottom, left:right]
+    found = cut(Part(whole, (0, 0, right - left, bottom - top)), float(bottom - top))
+    last = max(stop for _, stop in found)
+
+    def share(part, digit):  # of the ink of both, what they have in common
+        left, top, right, bottom = part.box
+        own = np.zeros_like(whole)
+        own[top:bottom, left:right] = part.ink
+        return np.minimum(own, digit).sum() / np.maximum(own, digit).sum()
+
+    pairs = [(found.get((0, i)), found.get((i, last))) for i in range(1, last)]
+    best = max(
+        min(share(part, digit) for part, digit in zip(pair, digits, strict=True))
+        for pair in pairs
+        if None not in pair
+    )
+    assert best > 0.75
 
 
 @given(st.integers(2, 6), st.lists(st.floats(-5, 0), min_size=21, max_size=21), st.floats(0.3, 3))

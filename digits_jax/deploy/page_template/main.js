@@ -5,12 +5,13 @@ function byId(id) {
 }
 
 // Shows the networks' predictions for the drawing as it is now; returns the milliseconds taken.
-function makePredicting(networks, cards, announce) {
+function makePredicting(networks, rejector, cards, announce) {
   return (drawing) => {
     const start = performance.now();
     const ink = drawing.readInk();
     const pixels = placeDigit(ink.data, ink.width, ink.height);
-    const predictions = pixels && networks.map((network) => predict(network, pixels));
+    const isDigit = pixels && (!rejector || digitProbability(rejector, pixels) >= rejector.threshold);
+    const predictions = pixels && networks.map((network) => predict(network, pixels, isDigit));
     cards.forEach((card, i) => showPrediction(card, networks[i], predictions && predictions[i]));
     const { kind, text } = verdictOf(networks, predictions);
     const verdict = byId("verdict");
@@ -104,12 +105,13 @@ function warmUp(networks, rounds) {
   const ink = newInk(INK_SIDE, INK_SIDE);
   for (let i = 0; i < ink.data.length; i += 1) ink.data[i] = Number(i % INK_SIDE > 100 && i % 7 > 2);
   const pixels = placeDigit(ink.data, ink.width, ink.height);
-  for (const network of networks) predict(network, pixels);
+  for (const network of networks) predict(network, pixels, true);
   if (rounds > 1) setTimeout(() => warmUp(networks, rounds - 1));
 }
 
 function start() {
   const networks = readNetworks(byId("networks").textContent);
+  const [rejector] = readNetworks(byId("rejector").textContent);
   const cards = networks.map(makeCard);
   byId("models").append(...cards.map(({ card }) => card));
   byId("models").dataset.count = networks.length;
@@ -117,7 +119,7 @@ function start() {
   byId("models").classList.toggle("long-names", longest > 2);
   byId("facts").append(...networks.map((network) => element("li", "", describe(network))));
   const announce = makeAnnouncer(byId("live"), 700);
-  const update = makePredicting(networks, cards, announce);
+  const update = makePredicting(networks, rejector, cards, announce);
   const milliseconds = [];
   const drawing = new Drawing(
     byId("canvas"),
@@ -134,6 +136,7 @@ function start() {
   // For programs: pure functions, and how long the last predictions took.
   window.digits = Object.freeze({
     logits: (index, pixels) => [...networkLogits(networks[index], pixels)],
+    digitProbability: (pixels) => digitProbability(rejector, pixels),
     placeDigit,
     findDigit: (data, width, height) => {
       const ink = readDigit({ data: Float32Array.from(data), width, height });

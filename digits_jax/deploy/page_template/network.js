@@ -157,10 +157,16 @@ function networkLogits(network, pixels) {
   });
 }
 
+// The probability that pixels are one digit; see rejection.py.
+function digitProbability(rejector, pixels) {
+  return softmax(networkLogits(rejector, pixels), rejector.temperature)[1];
+}
+
 // {probabilities, order, confident}: the classes by descending probability, and whether the first
-// one reaches the threshold.
-function predict(network, pixels) {
+// one reaches the threshold; `isDigit` is whether the pixels look like one of the classes.
+function predict(network, pixels, isDigit) {
   const probabilities = softmax(networkLogits(network, pixels), network.temperature);
   const order = [...probabilities.keys()].sort((a, b) => probabilities[b] - probabilities[a]);
-  return { probabilities, order, confident: probabilities[order[0]] >= network.threshold };
+  const confident = isDigit && probabilities[order[0]] >= network.threshold;
+  return { probabilities, order, confident };
 }

@@ -1,6 +1,7 @@
 """Pictures of one digit each -> 28x28 images, read by several processes."""
 
 import contextlib
+import itertools
 import os
 import pickle
 import queue
@@ -23,6 +24,7 @@ from digits_jax.vision.segment import read_digit
 
 # Fewer pictures are read before the processes have started, which takes half a second.
 _FEWEST = 100
+_PART = 10_000  # pictures that are submitted to the threads at once
 _SERVE = "from digits_jax.data.pictures import serve; serve()"
 
 
@@ -73,7 +75,9 @@ def read_pictures(paths: Sequence[Path], picture: str, title: str) -> list[np.nd
 
         threads = ThreadPoolExecutor(count)
         stack.callback(threads.shutdown, cancel_futures=True)
-        return show(threads.map(ask, paths))
+        # Futures take 2 kB each: 2 GB for a million pictures at once.
+        parts = (paths[start : start + _PART] for start in range(0, len(paths), _PART))
+        return show(itertools.chain.from_iterable(threads.map(ask, part) for part in parts))
 
 
 @contextlib.contextmanager

@@ -200,7 +200,9 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
     # Imports and tracing make many objects that stay. At Python's threshold of 700 objects, garbage
     # collection took 0.27 s of the 1.5 s that training's imports take; here it takes 0.11 s.
     gc.set_threshold(100_000, 50, 100)
-    for name in JAX_SETTINGS:  # JAX reads them when it is imported
+    # JAX reads them when it is imported. Each key of ours names its implementation; a default that
+    # JAX doesn't know would be an error.
+    for name in (*JAX_SETTINGS, "jax_default_prng_impl"):
         os.environ.pop(name.upper(), None)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -75,8 +75,8 @@ def load_run_network(path: Path, *, finished: bool = True) -> TrainedNetwork:
     try:
         if module := described.get("custom", {}).get("module"):
             raise CheckpointError(
-                f"{path}: was trained with a custom module ({shown(module)}): it isn't predicted "
-                "with, exported, a teacher or a start; "
+                f"{path}: was trained with a custom module ({shown(module)}), which can't be used "
+                "for prediction, export, teacher or init_from; "
                 "use digits_jax.load_trained(RUN, module=...)"
             )
         config, classes = described["config"], tuple(map(str, described["dataset"]["class_names"]))

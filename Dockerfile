@@ -1,5 +1,5 @@
 # docker build -t digits_jax . && docker run --rm -v "$PWD:/data" digits_jax predict photo.jpg
-# What writes to the mounted folder runs as its owner: docker run --user "$(id -u):$(id -g)" ...
+# To write to the mounted folder, run as its owner: docker run --user "$(id -u):$(id -g)" ...
 FROM python:3.12-slim
 
 WORKDIR /src

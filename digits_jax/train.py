@@ -214,7 +214,8 @@ def _check_repeated(setup: Any, arguments: Arguments) -> list[str]:
     if run is None:
         return []
     if arguments.modes.resume:
-        if setup.config.ensemble == 1:  # a custom module isn't known here: ours would be announced
+        if setup.config.ensemble == 1:
+            # Before the network is announced: it isn't the run's if that has a custom module.
             check_same_inputs(setup, run)
         return []
     same_teacher = read_config(run)[0].teacher == setup.config.teacher

@@ -98,7 +98,8 @@ class Digit:
       name: of the most probable class.
       probability: of that class.
       runner_up, runner_up_probability: of the second most probable class.
-      confident: whether the probability reaches the network's threshold.
+      confident: whether the probability reaches the network's threshold, the ink looks like one
+        digit, and the picture holds no others where one is read.
       box: (left, top, right, bottom) in pixels of the picture.
       image: uint8 [28, 28], the network's input: 0 the paper and 255 the ink.
     """

@@ -15,10 +15,10 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; see `digits_jax.vis
 Span = tuple[int, int]  # from one candidate cut to another
 
 MAX_PARTS = 12  # of one connected piece
-# By how much, in mean log probability, the parts must be better than the whole: for a piece as
-# wide as one digit may be (in heights of the line), and for a wider one.
-_WIDE = 1.05
+_WIDE = 1.05  # of the line's height: one digit is seldom wider
 _LITTLE_DOUBT = 0.75  # the least probability of a part that isn't cut; smoothed labels give 0.9
+# By how much, in mean log probability, the parts must be better than the whole: for a piece up to
+# ``_WIDE``, and for a wider one.
 _MARGIN_NARROW, _MARGIN_WIDE = 0.5, 0.2
 # Taken off a part's log probability: for the ink that its cut crosses, and for what it is wider
 # than the line is high (a digit seldom is), both in heights of the line.

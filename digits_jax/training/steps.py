@@ -68,7 +68,7 @@ def train_step(
     A step that isn't finite leaves the parameters, statistics, optimizer and average unchanged; it
     is counted, so that the next one has the next key. The loss is the mean over the images of the
     whole batch, on all devices, whose mask is 1. BatchNorm sees every image, padding too: train on
-    full batches.
+    full batches. Call it under `jax.jit`: without it, a CPU compiles the update at each call.
 
     Args:
       batch, axis_name: see the top of this module.

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from networks import SETTINGS, assert_close, numpy_logits, random_images, random_network
+from numpy_layers import apply_layers
 from scipy.special import softmax
 
 from digits_jax import DataError, load_dataset
@@ -39,6 +40,19 @@ def test_an_archive_gives_the_network_back(network, tmp_path):
     for ours, theirs in zip(found.members, network.members, strict=True):
         assert json.dumps(ours.settings) == json.dumps(theirs.settings)
         jax.tree.map(np.testing.assert_array_equal, ours.variables, theirs.variables)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_archive_is_computed_with_numpy_alone(name, tmp_path):
+    network, images = random_network(name), random_images()
+    write_archive(network, tmp_path / "model.npz")
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as file:
+        (member,) = json.loads(str(file["network"]))["members"]
+        layers = [
+            (layer["kind"], {array: file[entry] for array, entry in layer["arrays"].items()})
+            for layer in member["layers"]
+        ]
+    assert_close(apply_layers(layers, images), numpy_logits(network, images))
 
 
 RUN = {

@@ -25,6 +25,7 @@ from experiments.study import RESULTS, write_results
 
 PRESETS = ("quick", "standard", "best", "tiny")
 MANY = 4096
+REPEATS, SECONDS = 7, 0.5  # of each call that is timed
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def measure(arch: str, preset: str, arguments: Arguments) -> dict[str, Any]:
         predictor = Predictor.load(folder)
         network, images = predictor.network, np.asarray(data.test.images)
         calls = [lambda: predictor.predict(images[0]), lambda: predictor.predict(images[:MANY])]
-        blocks = time_in_turn([repeated(call) for call in calls], repeats=7, seconds=0.5)
+        blocks = time_in_turn([repeated(call) for call in calls], repeats=REPEATS, seconds=SECONDS)
         one, many = (spread(each)["median"] for each in blocks)
         plain, small = Path(scratch) / "model.npz", Path(scratch) / "model.onnx"
         write_archive(network, plain)

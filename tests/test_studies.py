@@ -300,7 +300,8 @@ def test_drawn_pictures_are_counted_by_kind(tmp_path):
 @pytest.mark.slow
 def test_sizes_of_a_preset_with_and_without_runs(ensemble, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(sizes, "SINGLE_CALLS", 2)
+    monkeypatch.setattr(sizes, "REPEATS", 1)
+    monkeypatch.setattr(sizes, "SECONDS", 0.01)
     arguments = sizes.Arguments(tmp_path, ensemble.parent, dataset="digits")
     trained, untrained = (sizes.measure("mlp", preset, arguments) for preset in ("tiny", "quick"))
     runs = [read_run(ensemble / f"member-{index}") for index in range(2)]

@@ -24,6 +24,7 @@ from digits_jax.vision.segment import read_digit
 
 # Fewer pictures are read before the processes have started, which takes half a second.
 _FEWEST = 100
+_MOST_PROCESSES = 16  # of 60 MB each, beside the picture that each decodes
 _PART = 10_000  # pictures that are submitted to the threads at once
 _SERVE = "from digits_jax.data.pictures import serve; serve()"
 
@@ -54,17 +55,23 @@ def read_pictures(paths: Sequence[Path], picture: str, title: str) -> list[np.nd
     def show(results: Iterable[np.ndarray | str]) -> list[np.ndarray | str]:
         return list(tqdm(results, title, len(paths), leave=False, disable=None))
 
-    count = min(cpu_count(), len(paths) // _FEWEST)
-    if count < 2:
-        # BLAS's own threads would wait for each other: twice the time.
-        with threadpool_limits(1):
-            return show(read_picture(path, picture) for path in paths)
+    count = min(cpu_count(), len(paths) // _FEWEST, _MOST_PROCESSES)
+    if getattr(sys, "frozen", False) or not sys.executable:  # Python is a part of another program
+        count = 1
     # Not threads, as most of the work holds Python's lock. Not `multiprocessing`, whose processes
     # import the caller's script again: one without `if __name__ == "__main__"` would run twice.
     with contextlib.ExitStack() as stack:
+        workers = []
+        with contextlib.suppress(OSError):  # a limit of processes: those that started are used
+            while len(workers) < count > 1:
+                workers.append(stack.enter_context(_worker()))
+        if not workers:
+            # BLAS's own threads would wait for each other: twice the time.
+            with threadpool_limits(1):
+                return show(read_picture(path, picture) for path in paths)
         idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-        for _ in range(count):
-            idle.put(stack.enter_context(_worker()))
+        for worker in workers:
+            idle.put(worker)
 
         def ask(path: Path) -> np.ndarray | str:
             worker = idle.get()
@@ -73,7 +80,7 @@ def read_pictures(paths: Sequence[Path], picture: str, title: str) -> list[np.nd
             finally:
                 idle.put(worker)
 
-        threads = ThreadPoolExecutor(count)
+        threads = ThreadPoolExecutor(len(workers))
         stack.callback(threads.shutdown, cancel_futures=True)
         # Futures take 2 kB each: 2 GB for a million pictures at once.
         parts = (paths[start : start + _PART] for start in range(0, len(paths), _PART))
@@ -110,7 +117,6 @@ def _ask(worker: subprocess.Popen[bytes], path: Path, picture: str) -> np.ndarra
         worker.stdin.flush()
         answer = pickle.load(worker.stdout)
     except (OSError, EOFError, pickle.UnpicklingError):
-        worker.kill()
         raise DataError(
             f"{path}: the process that read it ended with status {worker.wait()}; if there was "
             "too little memory, give more, else remove the picture"
@@ -122,6 +128,9 @@ def _ask(worker: subprocess.Popen[bytes], path: Path, picture: str) -> np.ndarra
 
 def serve() -> None:
     """Reads the pictures that standard input names until it ends, and writes the images."""
+    # What anything prints goes to standard error, not between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
     with threadpool_limits(1), contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             path, picture = pickle.load(sys.stdin.buffer)
@@ -129,5 +138,5 @@ def serve() -> None:
                 answer = read_picture(path, picture)
             except DataError as error:
                 answer = error
-            pickle.dump(answer, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
+            pickle.dump(answer, answers)
+            answers.flush()

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -56,11 +55,27 @@ def test_a_process_that_dies_is_one_line(paths, two, monkeypatch):
         read_pictures(paths, "ink", "title")
 
 
+def test_a_limit_of_processes_leaves_this_one(paths, two, monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert len(read_pictures(paths, "ink", "title")) == 12
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
 from digits_jax.data import pictures
 print("started", flush=True)
+
+def announced(results, *_, **__):
+    for number, result in enumerate(results):
+        if number == 0:
+            print("reading", flush=True)
+        yield result
+
+pictures.tqdm = announced
 pictures._FEWEST, pictures.cpu_count = 1, lambda: 2
 paths = sorted(Path(sys.argv[1]).glob("*.png")) * int(sys.argv[2])
 print(len(pictures.read_pictures(paths, "ink", "")))
@@ -88,15 +103,14 @@ def start(tmp_path, paths):
 
 
 def test_a_script_is_not_run_again(start):
-    assert start(1).communicate(timeout=60) == ("started\n12\n", "")
+    assert start(1).communicate(timeout=60) == ("started\nreading\n12\n", "")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left(start, number):
     process = start(1_000)
-    assert process.stdout.readline() == "started\n"
-    time.sleep(1)
+    assert [process.stdout.readline() for _ in range(2)] == ["started\n", "reading\n"]
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as Ctrl-C does
     else:

@@ -68,7 +68,7 @@ def train_step(
     A step that isn't finite leaves the parameters, statistics, optimizer and average unchanged; it
     is counted, so that the next one has the next key. The loss is the mean over the images of the
     whole batch, on all devices, whose mask is 1. BatchNorm sees every image, padding too: train on
-    full batches. Call it under `jax.jit`: without it, a CPU compiles the update at each call.
+    full batches.
 
     Args:
       batch, axis_name: see the top of this module.
@@ -171,6 +171,8 @@ def train_step(
 def _update_if(
     finite: jax.Array, update: Callable[[TrainState], TrainState], state: TrainState
 ) -> TrainState:
+    if not isinstance(finite, jax.core.Tracer):  # without jit: a branch would be compiled
+        return update(state) if finite else state
     # On a CPU XLA updates the moments of a branch in place, and copies them for a selection: a
     # tenth of the MLP's step. An accelerator would wait for the host to choose the branch.
     return jax.lax.platform_dependent(

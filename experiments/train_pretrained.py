@@ -140,7 +140,7 @@ def fit_confidence(network: "Network", dataset: str, data_dir: str | None) -> "N
     from digits_jax.deploy.predictor import Predictor
 
     images, labels = read_drawn_pictures(dataset, data_dir)
-    fitted = calibrate(network, Predictor(network).predict(images).logits, labels)
+    fitted = calibrate(network, labels, Predictor(network).predict(images).logits)
     return dataclasses.replace(fitted, facts=network.facts)
 
 

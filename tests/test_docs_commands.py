@@ -31,7 +31,7 @@ NOT_HERE = {
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```|^\| `(digits-jax [^`]+)`", re.DOTALL | re.MULTILINE)
 COMPILE_FAST = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 PRELUDE = 'set -euxo pipefail\nsrun() { "$@"; }  # Slurm starts its arguments on each node\n'
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("docs")]
+pytestmark = pytest.mark.slow
 
 
 def short(line):

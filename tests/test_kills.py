@@ -10,7 +10,7 @@ from programs import TIMEOUT_SECONDS, call, start, without_seconds
 from digits_jax.runs.checkpoint import find_damage, list_steps
 from digits_jax.runs.folder import read_metrics, read_results
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
+pytestmark = pytest.mark.slow
 # 60 epochs of 19.6 steps, saved at every third: most of the time it is saving.
 LONG = ("--arch=mlp", "--dataset=digits", "--preset=quick", "--epochs=60", "--hidden-sizes=16")
 LONG = (*LONG, "--batch-size=64", "--dropout=0.2", "--augment=affine", "--ema-decay=0.99")

@@ -14,7 +14,7 @@ from digits_jax.models.build import abstract_variables
 from digits_jax.runs.checkpoint import list_steps, read_weights
 from digits_jax.runs.folder import read_metrics, read_results
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("many processes")]
+pytestmark = pytest.mark.slow
 # 50 steps of 64 images; with nothing whose near-ties rounding would flip.
 # In float32: bfloat16 makes a difference in the last bit of a sum larger now and then.
 FIFTY = ("--arch=mlp", "--dataset=digits", "--epochs=2.54", "--hidden-sizes=16", "--augment=shift")

@@ -18,11 +18,7 @@ from digits_jax.deploy.onnx import onnx_logits
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.deploy.preprocessing import preprocess_source
 
-# The run is trained once, in the worker of this group.
-pytestmark = [
-    pytest.mark.filterwarnings("default::DeprecationWarning"),
-    pytest.mark.xdist_group("deploy"),
-]
+pytestmark = pytest.mark.filterwarnings("default::DeprecationWarning")
 
 
 def logits_of(file, images):

@@ -124,7 +124,6 @@ def test_onnx_and_stablehlo_state_their_input(tmp_path):
     assert [str(size) for size in found.in_avals[0].shape] == ["n", "28", "28", "1"]
 
 
-@pytest.mark.xdist_group("deploy")
 def test_int8_predicts_nearly_the_same(run, tmp_path):
     import onnx
 

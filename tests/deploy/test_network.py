@@ -115,7 +115,6 @@ def change_config(path, part="config", **values):
     (path / "config.json").write_text(json.dumps(about))
 
 
-@pytest.mark.xdist_group("deploy")
 @pytest.mark.parametrize(
     ("act", "message"),
     [

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from programs import call, stop, training
 
-# Each is trained once, in one worker.
-pytestmark = pytest.mark.xdist_group("golden trainings")
 COMMON = "--dataset=digits --preset=quick --platform=cpu --seed=3 --dtype=float32"
 MLP = "--arch=mlp --hidden-sizes=32,16"
 CNN = "--arch=cnn --channels=6,10 --dense-size=24"

@@ -13,7 +13,6 @@ STEPS, BATCH = 2000, 32
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("long runs")  # groups are started first
 @pytest.mark.parametrize("devices", [2, 8])
 @pytest.mark.parametrize(
     "network",

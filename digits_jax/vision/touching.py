@@ -15,6 +15,9 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom; see `digits_jax.vis
 Span = tuple[int, int]  # from one candidate cut to another
 
 MAX_PARTS = 12  # of one connected piece
+# What may be digits on one picture, whose images take the time: each doubtful part has 40 to 230.
+# All parts of printed text are doubtful.
+MAX_SPANS = 4000
 _WIDE = 1.05  # of the line's height: one digit is seldom wider
 _LITTLE_DOUBT = 0.75  # the least probability of a part that isn't cut; smoothed labels give 0.9
 # By how much, in mean log probability, the parts must be better than the whole: for a piece up to
@@ -59,42 +62,49 @@ class Part:
         return image
 
 
-def split_touching(parts: list[Part], score: Callable[[np.ndarray], np.ndarray]) -> list[Part]:
-    """Splits the parts of a row of digits where that makes digits of them.
+def split_touching(
+    rows: list[list[Part]], score: Callable[[np.ndarray], np.ndarray]
+) -> list[list[Part]]:
+    """Splits the parts of rows of digits where that makes digits of them.
 
     A part that is a digit with little doubt stays as it is. Another is taken uncut or cut into up
     to ``MAX_PARTS``; cuts run from top to bottom where they cross little ink. For each number of
     parts, dynamic programming finds the cuts with the greatest sum of log probabilities (of each
     part's most probable class); the number is that with the greatest mean, where parts must be
-    better than the whole by more than a margin, so that a 0 doesn't become two 1s.
+    better than the whole by more than a margin, so that a 0 doesn't become two 1s. The widest are
+    cut first; once there are ``MAX_SPANS`` between cuts, the others stay as they are.
 
     Args:
-      parts: from left to right, at least one.
+      rows: parts from left to right, at least one in each.
       score: probabilities of the classes, uint8 [n, 28, 28] -> float32 [n, classes]: less than 1
         together where an image may be no digit.
     """
-    height = float(np.median([part.ink.shape[0] for part in parts]))
+    if not rows:
+        return []
+    parts = [part for row in rows for part in row]
+    heights = [float(np.median([part.ink.shape[0] for part in row])) for row in rows for _ in row]
+    widths = [part.ink.shape[1] / height for part, height in zip(parts, heights, strict=True)]
     wholes = score(np.stack([part.image for part in parts])).max(axis=1)
-    # Cutting is what takes time: few parts need it.
-    options = [
-        cut(part, height)
-        if whole < _LITTLE_DOUBT or part.ink.shape[1] > _WIDE * height
-        else {(0, 1): part}
-        for part, whole in zip(parts, wholes, strict=True)
-    ]
+    options: list[dict[Span, Part]] = [{(0, 1): part} for part in parts]
+    count = 0
+    for number in sorted(range(len(parts)), key=lambda number: -widths[number]):
+        # Cutting is what takes time: few parts need it.
+        if count < MAX_SPANS and (wholes[number] < _LITTLE_DOUBT or widths[number] > _WIDE):
+            options[number] = cut(parts[number], heights[number])
+            count += len(options[number])
     spans = [(number, span) for number, found in enumerate(options) for span in found]
     images = np.stack([options[number][span].image for number, span in spans])
     logs = np.log(np.clip(score(images).max(axis=1), 1e-4, 1))
     values: list[dict[Span, float]] = [{} for _ in parts]
     for (number, span), log in zip(spans, logs, strict=True):
         part = options[number][span]
-        too_wide = max(part.ink.shape[1] / height - 1, 0)
+        too_wide = max(part.ink.shape[1] / heights[number] - 1, 0)
         values[number][span] = log - _CROSSING * part.crossed - _WIDENESS * too_wide
-    return [
-        options[number][span]
-        for number, part in enumerate(parts)
-        for span in choose_cuts(values[number], part.ink.shape[1] / height)
-    ]
+    chosen = iter(
+        [found[span] for span in choose_cuts(value, width)]
+        for found, value, width in zip(options, values, widths, strict=True)
+    )
+    return [[part for _ in row for part in next(chosen)] for row in rows]
 
 
 def choose_cuts(logs: Mapping[Span, float], width: float) -> list[Span]:
@@ -144,11 +154,17 @@ def cut(part: Part, height: float) -> dict[Span, Part]:
     ]
     last = len(lefts) - 1
     inked = part.ink > THRESHOLD
+    # The columns where each cut has something to its right, and to its left.
+    starts = [int((~left).any(axis=0).argmax()) for left in lefts]
+    stops = [wide - int(left.any(axis=0)[::-1].argmax()) for left in lefts]
     spans = {}
     for i, j in combinations(range(last + 1), 2):
-        if np.count_nonzero(lefts[i] & ~lefts[j] & inked) > _CROSSED * height**2:
+        both = slice(starts[j], stops[i])
+        crossing = lefts[i][:, both] & ~lefts[j][:, both] & inked[:, both]
+        if i and j < last and np.count_nonzero(crossing) > _CROSSED * height**2:
             continue
-        ink = np.where(lefts[j] & ~lefts[i], part.ink, 0)
+        first, between = starts[i], slice(starts[i], stops[j])
+        ink = np.where(lefts[j][:, between] & ~lefts[i][:, between], part.ink[:, between], 0)
         inside = ink > THRESHOLD
         rows, cols = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if (i, j) != (0, last) and (
@@ -156,7 +172,8 @@ def cut(part: Part, height: float) -> dict[Span, Part]:
         ):
             continue
         top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, cols[0], cols[-1] + 1))
-        box = (part.box[0] + left, part.box[1] + top, part.box[0] + right, part.box[1] + bottom)
+        x, y = part.box[0] + first, part.box[1]
+        box = (x + left, y + top, x + right, y + bottom)
         spans[i, j] = Part(ink[top:bottom, left:right], box, crossed[j])
     return spans
 

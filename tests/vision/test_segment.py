@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from digits_jax.vision import segment as segment_module
+from digits_jax.vision import touching as touching_module
 from digits_jax.vision.segment import (
     find_digit,
     find_rows,
@@ -203,6 +204,28 @@ def test_parts_that_are_digits_with_little_doubt_arent_cut():
         paint_ring(page, left, 30, 40, 34)
     assert len(read_line(segment(page), score)[0].digits) == 3
     assert counts == [3, 3]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_few_of_a_page_without_digits_are_cut(monkeypatch, turned):
+    monkeypatch.setattr(touching_module, "MAX_SPANS", 200)
+    page = blank(500, 700)
+    for top in range(20, 400, 60):
+        for left in range(20, 660, 40):
+            paint_ring(page, left, top)
+    paint_ring(page, 20, 440)
+    paint_ring(page, 48, 440)  # the widest part
+    counts = []
+
+    def score(images):  # of no digit
+        counts.append(len(images))
+        return np.full((len(images), 1), 0.3, np.float32)
+
+    rows = read_page(segment(page.T if turned else page), score)
+    number = sum(len(row.digits) for row in rows)
+    assert number >= 113
+    assert sum(counts) <= 6 * number + 2 * 200  # 113 parts of 20 spans or more, in 4 directions
+    assert counts[-1] > number + 20  # some are cut
 
 
 def pieces(kind):

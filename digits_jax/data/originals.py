@@ -132,6 +132,9 @@ REGISTERED: dict[str, Registered] = {
 }
 
 DATASETS = ("auto", *REGISTERED, "digits", "strokes")
+# Of user data, whose names are others, it isn't known: its labels 0 to 9 may stand for anything.
+OF_DIGITS = {name for name, data in REGISTERED.items() if data.class_names == tuple(_DIGITS)}
+OF_DIGITS |= {"digits", "strokes"}
 
 
 def find_originals(data: Registered, root: Path) -> Path | None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from digits_jax.deploy.network import Network, check_classes
-from digits_jax.deploy.rejection import are_digits, load_rejector
+from digits_jax.deploy.rejection import knows_digits, load_rejector
 from digits_jax.errors import DataError
 from digits_jax.files import replace_file
 from digits_jax.runs.pretrained import quantize
@@ -75,14 +75,14 @@ def to_html(networks: Sequence[Network], *, int8: bool = False) -> str:
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    names = networks[0].class_names
+    of_digits = all(map(knows_digits, networks))
     return Template(_part("page.html")).substitute(
         policy="; ".join(f"{name} {value}" for name, value in policy.items()),
-        title=escape(f"Draw{' a digit' if are_digits(names) else ''}: the models classify it"),
+        title=escape(f"Draw{' a digit' if of_digits else ''}: the models classify it"),
         style=style,
         script=script,
         networks=_to_json(_describe(networks, int8)),
-        rejector=_to_json(_describe([load_rejector()], True) if are_digits(names) else []),
+        rejector=_to_json(_describe([load_rejector()], True) if of_digits else []),
     )
 
 

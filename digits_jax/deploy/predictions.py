@@ -21,6 +21,7 @@ class Predictions:
       logits: float32 [n, classes].
       probabilities: float32 [n, classes].
       threshold: the least probability of a confident prediction.
+      of_digits: whether the network was trained on digits, see `rejection.knows_digits`.
 
     Examples:
       >>> found = Predictions(("0", "1", "2"), np.log([[0.2, 0.7, 0.1]]),
@@ -35,6 +36,7 @@ class Predictions:
     logits: np.ndarray
     probabilities: np.ndarray
     threshold: float
+    of_digits: bool = False
 
     def __len__(self) -> int:
         return len(self.probabilities)

@@ -21,6 +21,7 @@ from digits_jax.deploy.network import (
 )
 from digits_jax.deploy.predictions import Digit, Line, Predictions
 from digits_jax.deploy.reading import read_picture
+from digits_jax.deploy.rejection import knows_digits
 from digits_jax.errors import ConfigError, DataError, shown
 from digits_jax.hardware import check_backend, cpu_count
 from digits_jax.runs.pretrained import DEFAULT, find_pretrained
@@ -127,7 +128,8 @@ class Predictor:
         classes = self.network.class_names
         logits = np.concatenate([np.zeros((0, len(classes)), np.float32), *parts])
         probabilities = softmax(logits / np.float32(self.network.temperature), -1)
-        return Predictions(classes, logits, probabilities, self.network.threshold)
+        of_digits = knows_digits(self.network)
+        return Predictions(classes, logits, probabilities, self.network.threshold, of_digits)
 
     def _predict_chunk(self, images: np.ndarray) -> np.ndarray:
         count = len(images)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 
 from digits_jax.deploy.predictions import Digit, Line, Predictions
-from digits_jax.deploy.rejection import are_digits, digit_probability, load_rejector
+from digits_jax.deploy.rejection import digit_probability, load_rejector
 from digits_jax.vision.segment import (
     Glyph,
     Row,
@@ -84,5 +84,5 @@ def _line(row: Row[Glyph], predict: Predict, alone: bool) -> Line:
 
 
 def _digit_probability(images: np.ndarray, found: Predictions) -> np.ndarray:
-    """That each image is of one digit; 1 where the classes aren't digits."""
-    return digit_probability(images) if are_digits(found.class_names) else np.ones(len(images))
+    """That each image is of one digit; 1 where the network may know something else."""
+    return digit_probability(images) if found.of_digits else np.ones(len(images))

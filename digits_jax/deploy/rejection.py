@@ -4,7 +4,7 @@ A network that was trained on digits alone is confident of many of these. This i
 two classes; `python -m experiments.rejector` trains it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from digits_jax.data.originals import OF_DIGITS
 from digits_jax.deploy.network import Network, from_card
 from digits_jax.files import read_json
 
@@ -20,9 +21,13 @@ _CHUNK = 128  # images at once: their activations stay in the processor's cache
 _FOLDER = Path(__file__).parent
 
 
-def are_digits(class_names: Sequence[str]) -> bool:
-    """Whether classes are digits: of others, the network knows nothing."""
-    return all(name in tuple("0123456789") for name in class_names)
+def knows_digits(network: Network) -> bool:
+    """Whether a network was trained on the package's data sets of digits alone.
+
+    The rejector knows nothing of other images. Label numbers have the names "0" to "9", too.
+    """
+    names = {name for run in network.facts.get("runs", ()) for name in run["dataset"].split("+")}
+    return bool(names) and names <= OF_DIGITS
 
 
 @cache

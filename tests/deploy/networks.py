@@ -61,7 +61,7 @@ def constant_network(digit, name, threshold=0.5) -> Network:
     bias[digit] = math.log(81)
     logits = {"kernel": np.zeros((784, 10), np.float32), "bias": bias}
     member = Member(SETTINGS["linear"], {"params": {"logits": logits}})
-    return Network(name, DIGITS, (member,), threshold, {})
+    return Network(name, DIGITS, (member,), threshold, {"runs": [{"dataset": "mnist"}]})
 
 
 def random_images(count=6, seed=0) -> np.ndarray:

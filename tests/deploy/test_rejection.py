@@ -9,9 +9,11 @@ from PIL import Image, ImageDraw
 from scipy.special import softmax
 
 from digits_jax import load_dataset
+from digits_jax.deploy.network import load_pretrained
 from digits_jax.deploy.predictor import Predictor
 from digits_jax.deploy.reading import read_picture
-from digits_jax.deploy.rejection import are_digits, digit_probability, load_rejector
+from digits_jax.deploy.rejection import digit_probability, knows_digits, load_rejector
+from digits_jax.runs.pretrained import pretrained_names
 from experiments import rejector as study
 from experiments.drawing import compose
 from experiments.out_of_distribution import printed, scribbles
@@ -61,18 +63,32 @@ def test_letters_and_scribbles_arent_answered_with_confidence():
     assert np.mean([read(page).confident for page in pages]) < 0.2
 
 
-def test_networks_of_other_classes_are_asked_alone():
+@pytest.mark.parametrize(
+    ("datasets", "of_digits"),
+    [
+        (["mnist"], True),
+        (["mnist+digits+strokes", "emnist/digits"], True),
+        (["fashion_mnist"], False),
+        (["emnist/balanced"], False),
+        (["mnist", "own-mnist"], False),
+        (["mnist+forms"], False),
+        ([], False),
+    ],
+)
+def test_networks_that_were_trained_on_something_else_are_asked_alone(datasets, of_digits):
+    """All have the classes 0 to 9."""
     letter = Image.new("L", (120, 120), 255)
     ImageDraw.Draw(letter).line([(30, 90), (60, 30), (90, 90)], 0, 7)
-    grey = np.asarray(letter)
-    network = constant_network(1, "one")
-    confident = []
-    for names in (network.class_names, tuple("ABCDEFGHIJ")):
-        assert are_digits(names) == (names == network.class_names)
-        predictor = Predictor(dataclasses.replace(network, class_names=names))
-        (lines,) = read_picture(grey, [predictor.predict], "digit").answers
-        confident.append(lines[0].digits[0].confident)
-    assert confident == [False, True]
+    facts = {"runs": [{"dataset": name} for name in datasets]}
+    network = dataclasses.replace(constant_network(1, "one"), facts=facts)
+    assert knows_digits(network) == of_digits
+    predictor = Predictor(network)
+    (lines,) = read_picture(np.asarray(letter), [predictor.predict], "digit").answers
+    assert lines[0].digits[0].confident == (not of_digits)
+
+
+def test_the_pretrained_networks_were_trained_on_digits():
+    assert all(knows_digits(load_pretrained(name)) for name in pretrained_names())
 
 
 @pytest.mark.mnist

@@ -50,7 +50,7 @@ def predict(images, known=blurred(DIGITS.train.images[:300, :, :, 0])):  # noqa:
     squared = (found**2).sum(-1)[:, None] + (known**2).sum(-1) - 2 * found @ known.T
     nearest = [squared[:, labels == digit].min(-1) for digit in range(10)]
     logits = -np.stack(nearest, -1).astype(np.float32) / (9 * 255) ** 2 / 4
-    return Predictions(DIGITS.class_names, logits, softmax(logits, -1), 0.5)
+    return Predictions(DIGITS.class_names, logits, softmax(logits, -1), 0.5, of_digits=True)
 
 
 def digest(*arrays):

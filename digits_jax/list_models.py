@@ -1,4 +1,4 @@
-"""Lists the networks that the package carries: python -m digits_jax.list_models"""
+"""Lists the networks that the package carries: digits-jax models"""
 
 import json as json_module
 from collections.abc import Sequence

@@ -270,9 +270,11 @@ def _number(
         is_text = labels["train"].dtype.kind == "U"
         values = class_names if is_text else list(range(len(class_names)))
     if not 2 <= len(values) <= MAX_CLASSES:
+        names = ", ".join(shown(str(value)) for value in values[:5])
         raise DataError(
-            f"there are {len(values):,} classes ({', '.join(shown(str(v)) for v in values[:5])}"
-            f"{', ...' if len(values) > 5 else ''}): must be 2 to {MAX_CLASSES:,}"
+            f"{'labels' if class_names is None else 'class_names'}: the number of classes is "
+            f"{len(values):,} ({names}{', ...' if len(values) > 5 else ''}): must be 2 to "
+            f"{MAX_CLASSES:,}"
         )
     numbers = {value: number for number, value in enumerate(values)}
     found = {}

@@ -49,7 +49,7 @@ def write_cache(name: str, roots: list[Path], dataset: Dataset) -> None:
     for split in SPLITS:
         part: Any = getattr(dataset, split)
         members |= {f"{split}_images": part.images, f"{split}_labels": part.labels}
-    reason = "no folder can be written; give one as data_dir"
+    reason = "no folder can be written; set DIGITS_JAX_DATA_DIR to one"
     try:
         if root := first_writable(roots):
             path = cache_path(name, root)

@@ -309,6 +309,11 @@ def _read_folders(root: Path, picture: str) -> _Arrays:
             "test, each with a folder for each class, or class folders alone"
         )
     pictures, left_out = _find_pictures(root, depth=2 if splits else 1)
+    held = {path.relative_to(root).parts[: 2 if splits else 1] for _, _, path in pictures}
+    for path in sorted(root.glob("*/*" if splits else "*")):
+        parts = path.relative_to(root).parts
+        if parts not in held and path.is_dir() and not path.is_symlink() and is_visible(path):
+            left_out.append(f"{'/'.join(parts)}: holds no picture")
     classes = sorted({label for _, label, _ in pictures}, key=natural_key)
     if not any(part == "train" for part, *_ in pictures):
         loose = sum(path.is_file() for path in root.iterdir())

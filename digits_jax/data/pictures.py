@@ -50,7 +50,9 @@ def read_picture(path: Path, picture: str) -> np.ndarray | str:
 
 
 def read_pictures(paths: Sequence[Path], picture: str, title: str) -> list[np.ndarray | str]:
-    """Reads pictures as `read_picture` does, with a progress bar, on all cores."""
+    """Reads pictures as `read_picture` does, with a progress bar or a line, on all cores."""
+    if len(paths) > _FEWEST and not sys.stderr.isatty():
+        print(f"reading {len(paths):,} pictures of {title}", file=sys.stderr)
 
     def show(results: Iterable[np.ndarray | str]) -> list[np.ndarray | str]:
         return list(tqdm(results, title, len(paths), leave=False, disable=None))

@@ -150,8 +150,11 @@ WRONG_TRAIN = [
     ((IMAGES, np.where(LABELS, np.nan, 0)), "train labels holds nan: must be whole numbers"),
     ((IMAGES, [None] * 60), "train labels is object: must be whole numbers or text"),
     ((IMAGES, [" "] * 60), "train labels holds an empty text: must name a class"),
-    ((IMAGES, LABELS * 0 + 7), "there are 1 classes (7): must be 2 to 1,000"),
-    ((IMAGES.repeat(20, 0), np.arange(1200)), "there are 1,200 classes (0, 1, 2, 3, 4, ...): must"),
+    ((IMAGES, LABELS * 0 + 7), "labels: the number of classes is 1 (7): must be 2 to 1,000"),
+    (
+        (IMAGES.repeat(20, 0), np.arange(1200)),
+        "labels: the number of classes is 1,200 (0, 1, 2, 3, 4, ...): must",
+    ),
     ((IMAGES[:4], LABELS[:4]), "train has 4 images: too few to take validation from"),
     (IMAGES, "train is a ndarray: must be (images, labels)"),
 ]
@@ -357,6 +360,7 @@ def test_class_folders(tmp_path, capsys, monkeypatch):
     (root / "b" / "link").symlink_to(tmp_path)
     (root / "b" / "inside.png").symlink_to(root / "9" / "0.png")
     os.mkfifo(root / "9" / "pipe.png")
+    (root / "empty").mkdir()
     mine = load_dataset(root, root)  # where the cache is, too
     assert (mine.name, mine.class_names) == ("my-pictures", ("9", "10", "a", "b"))
     splits = (mine.train, mine.validation, mine.test)
@@ -374,9 +378,10 @@ def test_class_folders(tmp_path, capsys, monkeypatch):
         "b/link.png: is a link out of the folder",
         "b/link: is a link to a folder",
         "9/pipe.png: is no regular file",
+        "empty: holds no picture",
     ):
         assert f"note: my-pictures: left out: {line}" in err
-    assert err.count("left out") == 7
+    assert err.count("left out") == 8
 
     # Again, from the cache: with the same lines, and without decoding.
     with monkeypatch.context() as patch:

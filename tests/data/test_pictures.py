@@ -78,7 +78,7 @@ def announced(results, *_, **__):
 pictures.tqdm = announced
 pictures._FEWEST, pictures.cpu_count = 1, lambda: 2
 paths = sorted(Path(sys.argv[1]).glob("*.png")) * int(sys.argv[2])
-print(len(pictures.read_pictures(paths, "ink", "")))
+print(len(pictures.read_pictures(paths, "ink", "mine")))
 """
 
 
@@ -103,7 +103,10 @@ def start(tmp_path, paths):
 
 
 def test_a_script_is_not_run_again(start):
-    assert start(1).communicate(timeout=60) == ("started\nreading\n12\n", "")
+    assert start(1).communicate(timeout=60) == (
+        "started\nreading\n12\n",
+        "reading 12 pictures of mine\n",
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -77,6 +77,7 @@ def blocks(page):
     return dict(re.findall(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", text, re.DOTALL))
 
 
+@pytest.mark.slow
 def test_the_readmes_example_prints_what_stands_below_it(tmp_path, request):
     readme = REPOSITORY / "README.md"
     [snippet] = snippets(readme)

@@ -125,7 +125,12 @@ def test_what_cannot_be_trained_or_read(ensemble, tmp_path):
 @pytest.mark.parametrize(
     ("config", "options"),
     [
-        pytest.param({"batch_size": 48}, {"devices": 3, "steps_per_call": 4}, id="three devices"),
+        pytest.param(
+            {"batch_size": 48},
+            {"devices": 3, "steps_per_call": 4},
+            id="three devices",
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"teacher": "TEACHER"}, {}, id="teacher", marks=pytest.mark.slow),
         pytest.param(CNN, {"devices": 1}, id="cnn", marks=pytest.mark.slow),
     ],

@@ -651,6 +651,7 @@ def test_libraries_that_are_not_installed_are_named(tmp_path, monkeypatch):
         load_dataset("tfds/own", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_pages_python_runs(tmp_path, monkeypatch, capsys):
     """User arrays, and a custom tfds set without TensorFlow."""
     monkeypatch.chdir(tmp_path)

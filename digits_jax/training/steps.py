@@ -17,6 +17,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from digits_jax.training.losses import cross_entropy, distillation_loss, masked_sum, metric_sums
 from digits_jax.training.state import TrainState
@@ -171,7 +172,7 @@ def train_step(
 def _update_if(
     finite: jax.Array, update: Callable[[TrainState], TrainState], state: TrainState
 ) -> TrainState:
-    if not isinstance(finite, jax.core.Tracer):  # without jit: a branch would be compiled
+    if not isinstance(finite, Tracer):  # without jit: a branch would be compiled
         return update(state) if finite else state
     # On a CPU XLA updates the moments of a branch in place, and copies them for a selection: a
     # tenth of the MLP's step. An accelerator would wait for the host to choose the branch.

@@ -9,7 +9,7 @@ from programs import call
 
 from digits_jax.runs.folder import read_results
 
-STEPS, BATCH = 2000, 32
+STEPS, BATCH = 1000, 32
 
 
 @pytest.mark.slow
@@ -19,7 +19,7 @@ STEPS, BATCH = 2000, 32
     [("mlp", "--hidden-sizes=16,16"), ("cnn", "--channels=4,8", "--dense-size=16")],
     ids=lambda network: network[0],
 )
-def test_2000_steps_end(network, devices, tmp_path):
+def test_1000_steps_end(network, devices, tmp_path):
     arch, *sizes = network
     epochs = STEPS * BATCH / 1257  # the embedded digits have 1,257 to train on
     flags = [f"--arch={arch}", *sizes, "--dataset=digits", "--preset=quick", "--workdir=run"]

@@ -156,8 +156,8 @@ def _flags() -> list[str]:
     return re.findall(r"--[a-z][a-z0-9-]*", text.getvalue())
 
 
-def _with_flags(message: str) -> str:
-    """A library's error, which speaks of arguments, with the flags of the program that runs."""
+def with_flags(message: str) -> str:
+    """Replaces the arguments that a library's message names by flags of the program that runs."""
     if not _parsed:
         return message
     if re.match(r"[^=\s]*[/.][^=\s]*: ", message):  # a file's fields aren't flags
@@ -225,7 +225,7 @@ def run_program(main: Callable[[Sequence[str]], int | None]) -> int:
         sys.stdout.flush()
         return status
     except DigitsError as error:
-        message, status = _with_flags(str(error)), error.status
+        message, status = with_flags(str(error)), error.status
     except KeyboardInterrupt:  # raised by a handler other than ours
         print("stopped", file=sys.stderr)
         return 130

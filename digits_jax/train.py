@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from digits_jax.cli import leave, parse, parse_known, run_program
+from digits_jax.cli import leave, parse, parse_known, run_program, with_flags
 from digits_jax.config import RunOptions, TrainConfig, check_processes, read_config
 from digits_jax.errors import ConfigError
 from digits_jax.fields import Switch
@@ -243,7 +243,7 @@ def print_notice(text: str) -> None:
     """Prints what must not be overlooked, if anything."""
     if not text:
         return
-    lines = textwrap.wrap(text, 75, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(with_flags(text), 75, break_long_words=False, break_on_hyphens=False)
     print("", "!" * 78, *(f"!! {line}" for line in lines), "!" * 78, "", sep="\n", flush=True)
 
 

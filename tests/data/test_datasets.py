@@ -278,7 +278,7 @@ def server(tmp_path, monkeypatch):
 
 
 def test_download_from_a_mirror(server, home, monkeypatch):
-    urls = ("http://127.0.0.1:9/", server[0])  # nobody answers at the first
+    urls = ("http://127.0.0.1:9/", server[0])  # nothing listens at the first
     data = dataclasses.replace(REGISTERED["mnist"], urls=urls)
     monkeypatch.setitem(REGISTERED, "mnist", data)
     dataset = check(load_dataset("auto"))
